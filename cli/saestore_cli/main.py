@@ -1,0 +1,5 @@
+"""The `saestore` command."""
+
+
+def main() -> None:
+    """Run the command line."""

@@ -1,0 +1,52 @@
+"""Is this the same run? Canonical JSON, hashed."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+
+def canonical(value: Any) -> str:
+    """Return JSON with sorted keys, no spaces, and every number as Python writes it.
+
+    Raises:
+        ValueError: The value holds NaN or infinity, which JSON cannot say.
+    """
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def fingerprint(*values: Any) -> str:
+    """Return the SHA-256 of the values' canonical JSON, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(canonical(value).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return one line per dotted path at which two settings differ, in sorted order."""
+    left, right = dict(_leaves(old)), dict(_leaves(new))
+    gone = "(absent)"
+    return [
+        f"{path}: {left.get(path, gone)} → {right.get(path, gone)}"
+        for path in sorted(left.keys() | right.keys())
+        if left.get(path, gone) != right.get(path, gone)
+    ]
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _leaves(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and value:
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{path}[{index}]")
+    else:
+        yield path, canonical(value)

@@ -1,0 +1,115 @@
+"""Where everything lies in a lake. No other file spells a directory or file name.
+
+    <lake>/activations/<name>/
+    <lake>/dictionaries/<series>/<name>/
+    <lake>/features/<series>/<name>/<analysis>/
+    <lake>/evaluations/<series>/<name>/<evaluation>/
+
+All paths use forward slashes and are relative: to the lake for artefacts, to the artefact for what
+is inside it.
+"""
+
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from typing_extensions import override
+
+from saestore_schemas.names import ArtefactKind
+
+
+FOLDERS: dict[ArtefactKind, str] = {
+    "activations": "activations",
+    "dictionary": "dictionaries",
+    "features": "features",
+    "evaluation": "evaluations",
+}
+"""Top folder of each kind of artefact."""
+
+DEPTH: dict[ArtefactKind, int] = {
+    "activations": 1,
+    "dictionary": 2,
+    "features": 3,
+    "evaluation": 3,
+}
+"""Segments in an artefact's name: features and evaluations are `series/name/analysis`."""
+
+MANIFEST = "manifest.json"
+FILES = "files.parquet"
+PROGRESS = ".progress"
+"""What an unfinished run leaves: lock, settings, commits. Gone when the manifest is there."""
+LOCK = f"{PROGRESS}/lock.json"
+RUN = f"{PROGRESS}/run.json"
+"""Settings and fingerprint of the unfinished run."""
+
+# activations
+HOOKS = "hooks"
+TOKENS = "tokens"
+FLAGS = "flags"
+CONTEXTS = "contexts"
+SEGMENTS = "segments"
+MOMENTS = "moments"
+DOCUMENTS = "documents"
+VOCABULARY = "vocabulary.parquet"
+COMMITS = f"{PROGRESS}/commits"
+
+# dictionaries
+CONFIG = "config.json"
+WEIGHTS = "weights.safetensors"
+METRICS = "metrics.parquet"
+CHECKPOINTS = "checkpoints"
+
+# evaluations
+SCORES = "scores.parquet"
+
+
+def hook_array(hookpoint: str) -> str:
+    """Return the array of one hookpoint, its name percent-encoded where it must be."""
+    return f"{HOOKS}/{quote(hookpoint, safe='._-')}"
+
+
+def hookpoint_of(segment: str) -> str:
+    """Return the hookpoint that a path segment under `hooks/` stands for."""
+    return unquote(segment)
+
+
+def shard_file(array: str, shard: int, *, ndim: int) -> str:
+    """Return the file of one shard: Zarr v3 default keys with separator '.'."""
+    return f"{array}/c.{shard}" + ".0" * (ndim - 1)
+
+
+def commit_file(shard: int) -> str:
+    """Return the commit of one shard of an unfinished activation store."""
+    return f"{COMMITS}/{shard:08d}.json"
+
+
+def table_folder(table: str) -> str:
+    """Return the folder of one feature table."""
+    return table
+
+
+def part_file(table: str, part: int) -> str:
+    """Return one Parquet file of a table that is written in parts."""
+    return f"{table}/part-{part:05d}.parquet"
+
+
+def checkpoint_folder(step: int) -> str:
+    """Return the folder of one training checkpoint."""
+    return f"{CHECKPOINTS}/{step:09d}"
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An artefact's kind and name."""
+
+    kind: ArtefactKind
+    name: str
+
+    @property
+    def path(self) -> str:
+        """The artefact's folder, relative to the lake."""
+        return f"{FOLDERS[self.kind]}/{self.name}"
+
+    @override
+    def __str__(self) -> str:
+        """Return the path, which is unambiguous."""
+        return self.path

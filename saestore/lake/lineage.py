@@ -1,0 +1,55 @@
+"""Who was made from whom: parents, children, and what a removal would orphan."""
+
+from dataclasses import dataclass
+
+from saestore.lake.lake import Lake
+from saestore.lake.layout import Ref
+
+
+@dataclass(frozen=True)
+class Node:
+    """One artefact in a family tree.
+
+    Attributes:
+        ref: The artefact.
+        fingerprint: Its fingerprint, or the one its child remembers when it is gone.
+        state: `present`, `changed` (present with another fingerprint than the child remembers) or
+            `missing`.
+        parents: What it was made from.
+    """
+
+    ref: Ref
+    fingerprint: str
+    state: str
+    parents: tuple["Node", ...]
+
+
+def ancestors(lake: Lake, ref: Ref) -> Node:
+    """Return the artefact with everything it was made from.
+
+    Raises:
+        ArtefactNotFoundError: The artefact itself is not there.
+    """
+    manifest = lake.manifest(ref)
+    return _node(lake, ref, manifest.fingerprint)
+
+
+def children(lake: Lake, ref: Ref) -> list[Ref]:
+    """Return the artefacts that name this one as a parent, sorted by kind and name."""
+    return [
+        each
+        for each in lake.refs()
+        if any(p.kind == ref.kind and p.name == ref.name for p in lake.manifest(each).parents)
+    ]
+
+
+def _node(lake: Lake, ref: Ref, remembered: str) -> Node:
+    if ref not in lake.refs(ref.kind):
+        return Node(ref, remembered, "missing", ())
+    manifest = lake.manifest(ref)
+    return Node(
+        ref,
+        manifest.fingerprint,
+        "present" if manifest.fingerprint == remembered else "changed",
+        tuple(_node(lake, Ref(p.kind, p.name), p.fingerprint) for p in manifest.parents),
+    )

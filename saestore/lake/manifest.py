@@ -1,0 +1,340 @@
+"""Manifests: begin a run, finish it, open an artefact, check its bytes.
+
+    begin  → the settings of the unfinished run lie in `.progress/run.json`
+    finish → files are listed with size and checksum, then the manifest appears, then progress goes
+
+A manifest is written last and atomically, so an artefact either exists whole or is progress that a
+rerun resumes.
+"""
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import crc32c
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, JsonValue, ValidationError
+
+import saestore
+from saestore.errors import (
+    ArtefactExistsError,
+    DamagedArtefactError,
+    FormatVersionError,
+    IncompleteArtefactError,
+)
+from saestore.fingerprint import differences, fingerprint
+from saestore.lake import layout
+from saestore.lake.storage import Storage
+from saestore_schemas import tables
+from saestore_schemas.manifest import FORMAT_VERSION, ArrayInfo, Manifest, Parent, Payload
+
+
+_BLOCK = 8 << 20
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a verb: what it makes, from which settings and parents."""
+
+    ref: layout.Ref
+    settings: dict[str, JsonValue]
+    parents: tuple[Parent, ...]
+
+    @classmethod
+    def of(cls, ref: layout.Ref, settings: BaseModel, parents: Sequence[Parent] = ()) -> "Run":
+        """Return the run that these settings describe."""
+        return cls(ref, settings.model_dump(mode="json"), tuple(parents))
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of kind, settings and parents' fingerprints."""
+        return fingerprint(
+            self.ref.kind,
+            self.settings,
+            [parent.model_dump(mode="json") for parent in self.parents],
+        )
+
+
+def begin(artefact: Storage, run: Run) -> Manifest | None:
+    """Start or resume a run; return the manifest if it is finished already.
+
+    Call it while holding the artefact's lock.
+
+    Raises:
+        ArtefactExistsError: The name is taken by other settings, finished or not.
+    """
+    if artefact.exists(layout.MANIFEST):
+        manifest = load(artefact, run.ref)
+        if manifest.fingerprint != run.fingerprint:
+            raise _exists(run, manifest.settings, manifest.parents)
+        return manifest
+    artefact.remove_temporaries()
+    if artefact.exists(layout.RUN):
+        started = json.loads(artefact.read(layout.RUN))
+        if started["fingerprint"] != run.fingerprint:
+            raise _exists(
+                run, started["settings"], [Parent(**parent) for parent in started["parents"]]
+            )
+    else:
+        record = {
+            "fingerprint": run.fingerprint,
+            "settings": run.settings,
+            "parents": [parent.model_dump(mode="json") for parent in run.parents],
+        }
+        artefact.write(layout.RUN, json.dumps(record, indent=1).encode())
+    return None
+
+
+def finish(
+    artefact: Storage,
+    run: Run,
+    *,
+    arrays: Mapping[str, ArrayInfo],
+    counts: Mapping[str, int],
+    facts: Mapping[str, JsonValue],
+    checksums: Mapping[str, tuple[int, str]] | None = None,
+) -> Manifest:
+    """List the payload, write the manifest, remove the progress.
+
+    Args:
+        artefact: The artefact's folder; every file in it outside `.progress` is payload.
+        run: The run that made it.
+        arrays: Shapes and types of what it holds.
+        counts: Counts worth knowing without opening it.
+        facts: What the run found out.
+        checksums: Size and checksum of files already digested while they were written; the others
+            are read once.
+    """
+    paths = [
+        path
+        for path in artefact.files()
+        if not path.startswith(f"{layout.PROGRESS}/") and path != layout.FILES
+    ]
+    known = dict(checksums or {})
+    rows = [(path, *(known.get(path) or digest_file(artefact, path))) for path in paths]
+    sink = io.BytesIO()
+    columns = list(zip(*rows, strict=True)) or [(), (), ()]
+    listing = pa.table(
+        [pa.array(column, type=field.type) for column, field in
+         zip(columns, tables.FILES.schema(), strict=True)],
+        schema=tables.FILES.schema(),
+    )  # fmt: skip
+    pq.write_table(listing, sink, compression="zstd")
+    artefact.write(layout.FILES, sink.getvalue())
+    manifest = Manifest(
+        kind=run.ref.kind,
+        name=run.ref.name,
+        fingerprint=run.fingerprint,
+        settings=run.settings,
+        parents=run.parents,
+        versions=library_versions(),
+        created=datetime.now(UTC),
+        arrays=dict(arrays),
+        counts=dict(counts),
+        facts=dict(facts),
+        payload=Payload(
+            digest=f"sha256:{hashlib.sha256(sink.getvalue()).hexdigest()}",
+            files=len(rows),
+            bytes=sum(row[1] for row in rows),
+        ),
+    )
+    artefact.write(layout.MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
+    lock = artefact.path(layout.LOCK)
+    for name in artefact.names(layout.PROGRESS):
+        if name != lock.name:
+            artefact.remove(f"{layout.PROGRESS}/{name}")
+    return manifest
+
+
+def load(artefact: Storage, ref: layout.Ref) -> Manifest:
+    """Return an artefact's manifest.
+
+    Raises:
+        IncompleteArtefactError: There is only progress.
+        FormatVersionError: Another major version wrote it.
+        DamagedArtefactError: It is not a manifest of this artefact.
+    """
+    if not artefact.exists(layout.MANIFEST):
+        raise IncompleteArtefactError(
+            kind=ref.kind,
+            name=ref.name,
+            missing="its manifest is not written yet",
+            command="the command that started it",
+        )
+    data = artefact.read(layout.MANIFEST)
+    try:
+        content: dict[str, Any] = json.loads(data)
+        version = content["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _bad_manifest(ref, f"is not JSON with a format_version ({error})") from error
+    if version != FORMAT_VERSION:
+        raise FormatVersionError(
+            file=artefact.join(layout.MANIFEST), found=version, supported=FORMAT_VERSION
+        )
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise _bad_manifest(ref, f"field {where}: {problem['msg']}") from error
+    if manifest.kind != ref.kind or manifest.name != ref.name:
+        raise _bad_manifest(ref, f"belongs to {manifest.kind} {manifest.name!r}")
+    run = Run(ref, manifest.settings, manifest.parents)
+    if run.fingerprint != manifest.fingerprint:
+        raise _bad_manifest(ref, "its settings do not match its fingerprint")
+    return manifest
+
+
+def payload(artefact: Storage, manifest: Manifest) -> dict[str, tuple[int, str]]:
+    """Return size and checksum of each payload file, by path.
+
+    Raises:
+        DamagedArtefactError: The listing is missing or not the one the manifest names.
+    """
+    if not artefact.exists(layout.FILES):
+        raise DamagedArtefactError(name=manifest.name, damage=(f"{layout.FILES}: missing",))
+    data = artefact.read(layout.FILES)
+    if f"sha256:{hashlib.sha256(data).hexdigest()}" != manifest.payload.digest:
+        raise DamagedArtefactError(
+            name=manifest.name, damage=(f"{layout.FILES}: digest differs from the manifest's",)
+        )
+    table = pq.read_table(io.BytesIO(data)).to_pydict()
+    return {
+        path: (size, checksum)
+        for path, size, checksum in zip(
+            table["path"], table["bytes"], table["checksum"], strict=True
+        )
+    }
+
+
+def damage(
+    artefact: Storage,
+    manifest: Manifest,
+    *,
+    quick: bool = False,
+    advance: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Return one line per damaged, missing or foreign file; none when all is well.
+
+    Args:
+        artefact: The artefact's folder.
+        manifest: Its manifest.
+        quick: Compare sizes only.
+        advance: Called with the number of bytes checked.
+    """
+    try:
+        expected = payload(artefact, manifest)
+    except DamagedArtefactError as error:
+        return list(error.damage)
+    return list(_damage(artefact, expected, quick=quick, advance=advance))
+
+
+def check_sizes(artefact: Storage, manifest: Manifest, paths: Sequence[str]) -> None:
+    """Compare the sizes of some payload files: what an ordinary reader does before it reads.
+
+    Raises:
+        DamagedArtefactError: A file is missing, unlisted or has another size.
+    """
+    expected = payload(artefact, manifest)
+    found = [
+        line
+        for path in paths
+        if (line := _size_problem(artefact, path, expected.get(path))) is not None
+    ]
+    if found:
+        raise DamagedArtefactError(name=manifest.name, damage=tuple(found))
+
+
+def _size_problem(artefact: Storage, path: str, expected: tuple[int, str] | None) -> str | None:
+    if expected is None:
+        return f"{path}: not in the artefact's file list"
+    size = artefact.size(path)
+    if size is None:
+        return f"{path}: missing"
+    if size != expected[0]:
+        return f"{path}: {size} bytes, expected {expected[0]}"
+    return None
+
+
+def _damage(
+    artefact: Storage,
+    expected: Mapping[str, tuple[int, str]],
+    *,
+    quick: bool,
+    advance: Callable[[int], None] | None,
+) -> Iterator[str]:
+    for path, (size, checksum) in expected.items():
+        problem = _size_problem(artefact, path, (size, checksum))
+        if problem is not None:
+            yield problem
+        elif not quick:
+            found = digest_file(artefact, path)[1]
+            if found != checksum:
+                yield f"{path}: checksum {found}, expected {checksum}"
+        if advance is not None:
+            advance(size)
+    ours = {*expected, layout.MANIFEST, layout.FILES}
+    for path in artefact.files():
+        top = path.split("/", 1)[0]
+        beside = f"{top}/{layout.MANIFEST}"
+        added_later = top != path and beside not in expected and artefact.exists(beside)
+        if path not in ours and not added_later and top != layout.PROGRESS:
+            yield f"{path}: foreign file, not in the artefact's file list"
+
+
+def digest_file(artefact: Storage, path: str) -> tuple[int, str]:
+    """Return a file's size and `crc32c:` checksum, reading it once."""
+    crc, size = 0, 0
+    with artefact.fs.open(artefact.join(path), "rb") as file:
+        while block := file.read(_BLOCK):
+            crc = crc32c.crc32c(block, crc)
+            size += len(block)
+    return size, checksum_text(crc)
+
+
+def checksum_text(crc: int) -> str:
+    """Return a crc32c as manifests write it."""
+    return f"crc32c:{crc:08x}"
+
+
+def parent_of(manifest: Manifest) -> Parent:
+    """Return the record by which a child names this artefact."""
+    return Parent(kind=manifest.kind, name=manifest.name, fingerprint=manifest.fingerprint)
+
+
+def library_versions() -> dict[str, str]:
+    """Return versions of what computes and writes, for manifests."""
+    names = (
+        "torch", "transformer-lens", "transformers", "zarr", "numpy", "pyarrow", "polars", "duckdb",
+    )  # fmt: skip
+    versions = {"saestore": saestore.__version__, "python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _exists(
+    run: Run, settings: Mapping[str, Any], parents: Sequence[Parent]
+) -> ArtefactExistsError:
+    lines = differences(settings, run.settings)
+    before = {f"parent {p.kind} {p.name}": p.fingerprint[:12] for p in parents}
+    after = {f"parent {p.kind} {p.name}": p.fingerprint[:12] for p in run.parents}
+    return ArtefactExistsError(
+        kind=run.ref.kind,
+        name=run.ref.name,
+        differences=tuple(lines + differences(before, after)),
+    )
+
+
+def _bad_manifest(ref: layout.Ref, what: str) -> DamagedArtefactError:
+    return DamagedArtefactError(name=ref.name, damage=(f"{layout.MANIFEST}: {what}",))

@@ -1,0 +1,103 @@
+"""Settings of `saestore analyze`: what every feature does, as Parquet."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from saestore_schemas.base import Model
+from saestore_schemas.names import ArtefactName, DictionaryName
+
+
+class TopSubsample(Model):
+    """The contexts with the largest peaks."""
+
+    kind: Literal["top"] = "top"
+    """Discriminator."""
+    n: int = Field(default=20, ge=1)
+    """Contexts kept; fewer if fewer fire."""
+    window: int | None = Field(default=64, ge=1)
+    """Tokens around the peak; null, the whole context."""
+
+
+class QuantileSubsample(Model):
+    """Contexts drawn at random from equal-count strata of the peak, lowest stratum first."""
+
+    kind: Literal["quantile"] = "quantile"
+    """Discriminator."""
+    q: int = Field(default=10, ge=1, le=255)
+    """Strata."""
+    n: int = Field(default=5, ge=1)
+    """Contexts kept in each stratum."""
+    window: int | None = Field(default=64, ge=1)
+    """Tokens around the peak; null, the whole context."""
+
+
+class UniformSubsample(Model):
+    """Contexts drawn at random among those where the feature fires."""
+
+    kind: Literal["uniform"] = "uniform"
+    """Discriminator."""
+    n: int = Field(default=20, ge=1)
+    """Contexts kept."""
+    window: int | None = Field(default=64, ge=1)
+    """Tokens around the peak; null, the whole context."""
+
+
+class SilentSubsample(Model):
+    """Contexts drawn at random among those where the feature never fires."""
+
+    kind: Literal["silent"] = "silent"
+    """Discriminator."""
+    n: int = Field(default=20, ge=1)
+    """Contexts kept."""
+    window: int | None = Field(default=64, ge=1)
+    """Tokens from the start of the context; null, the whole context."""
+
+
+Subsample = Annotated[
+    TopSubsample | QuantileSubsample | UniformSubsample | SilentSubsample,
+    Field(discriminator="kind"),
+]
+"""Ways of choosing example contexts, one class each."""
+
+
+class LogitSettings(Model):
+    """Direct logit attribution of each feature's decoder vector."""
+
+    top_k: int = Field(default=10, ge=1)
+    """Tokens kept at each end."""
+    lm: str | None = None
+    """Language model whose unembedding is used (hub name or directory); absent, the one the store
+    was made with."""
+
+
+class AnalyzeSettings(Model):
+    """One analysis of one dictionary over one activation store."""
+
+    name: ArtefactName = "default"
+    """Name of the analysis beside the dictionary."""
+    dictionary: DictionaryName
+    """The dictionary, `series/name`."""
+    activations: ArtefactName | None = None
+    """Activation store; absent, the one it was trained on."""
+    rows: int | None = Field(default=None, ge=1)
+    """Analyse whole contexts from the start of the store until this many rows are reached; null,
+    all of it."""
+    value_dtype: Literal["float32", "float16"] = "float32"
+    """How a firing's value is stored. float16 saves a third and refuses to overflow."""
+    firings: Literal["both", "feature"] = "both"
+    """`both` sort orders, or by `feature` only (queries by context then scan)."""
+    ignore_tokens: tuple[int, ...] = ()
+    """Token ids left out of this analysis beside those the store flags."""
+    subsamples: dict[ArtefactName, Subsample] = {
+        "top": TopSubsample(),
+        "quantile": QuantileSubsample(),
+        "silent": SilentSubsample(),
+    }
+    """Example groups by name."""
+    logits: LogitSettings | None = LogitSettings()
+    """Logit attribution; null skips it and loads no language model."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the random subsamples."""
+    memory_mib: int = Field(default=1024, ge=16)
+    """Memory for sorting firings; more than this is spilled to disk. Never changes a result."""

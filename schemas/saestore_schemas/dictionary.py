@@ -1,0 +1,192 @@
+"""Sparse dictionaries: the settings that make one, and the record that describes its weights.
+
+The settings half is a section of `train`. The record half is `config.json` beside the weights:
+everything a reader needs to compute what training computed, with nothing implied by a default.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from saestore_schemas.base import Model
+from saestore_schemas.manifest import Parent
+from saestore_schemas.names import HookpointName
+
+
+class TopK(Model):
+    """Keep the k largest positive pre-activations of each row (arXiv:2406.04093)."""
+
+    kind: Literal["topk"] = "topk"
+    """Discriminator."""
+    k: int = Field(ge=1)
+    """Features that may fire on one row."""
+
+
+class Relu(Model):
+    """Keep every positive pre-activation; sparsity comes from a penalty."""
+
+    kind: Literal["relu"] = "relu"
+    """Discriminator."""
+
+
+Activation = Annotated[TopK | Relu, Field(discriminator="kind")]
+"""Activation functions, one class each."""
+
+ScaleKind = Literal["none", "dataset_mean_norm", "dataset_rms", "dataset_centred_rms"]
+"""Normalisation x' = a(x - mu) from the store's moments.
+
+`dataset_mean_norm`: a = sqrt(d)/E||x||; `dataset_rms`: a = sqrt(d/E||x||^2); `dataset_centred_rms`:
+mu = E x and a = sqrt(d/tr Cov x).
+"""
+
+
+class SaeSettings(Model):
+    """A sparse autoencoder: reconstructs the hookpoint it reads."""
+
+    family: Literal["sae"] = "sae"
+    """Discriminator."""
+    hookpoint: HookpointName
+    """What it reads and reconstructs; must be in the activation store."""
+    d_sae: int | None = Field(default=None, ge=1)
+    """Number of features. Give this or `expansion`."""
+    expansion: float | None = Field(default=None, gt=0)
+    """Number of features as a multiple of d_in. Give this or `d_sae`."""
+    activation: Activation
+    """Activation function with its parameters."""
+    subtract_b_dec: bool = True
+    """Subtract the decoder bias from the input before encoding."""
+    decoder_bias: bool = True
+    """Have a decoder bias; without one it stays zero."""
+    decoder_norm: Literal["unit", "free"] = "unit"
+    """`unit`: decoder vectors are held at length 1; `free`: they are not, and penalties and the
+    gate use their lengths."""
+    gate_on_decoder_norm: bool = False
+    """Compare pre-activation times decoder length instead of the pre-activation alone."""
+    scale: ScaleKind = "dataset_centred_rms"
+    """Normalisation of the input, measured over the whole store."""
+    dtype: Literal["float32"] = "float32"
+    """Type of the stored weights."""
+
+    @model_validator(mode="after")
+    def _one_width(self) -> Self:
+        if (self.d_sae is None) == (self.expansion is None):
+            msg = "give exactly one of d_sae and expansion"
+            raise ValueError(msg)
+        if (
+            isinstance(self.activation, TopK)
+            and self.d_sae is not None
+            and self.activation.k > self.d_sae
+        ):
+            msg = f"activation.k = {self.activation.k} is more than d_sae = {self.d_sae}"
+            raise ValueError(msg)
+        return self
+
+
+DictionarySettings = SaeSettings
+"""The `[dictionary]` section of train, discriminated by `family`."""
+
+
+class ScaleRecord(Model):
+    """The normalisation of one hookpoint, as applied or as folded."""
+
+    kind: ScaleKind
+    """Which rule gave `a` and the mean."""
+    a: float = Field(gt=0)
+    """Factor: x' = a(x - mu), and back: y = y'/a + mu."""
+    mean: str | None
+    """Name of the tensor holding mu beside the weights; null when not centred."""
+    rows: int = Field(ge=0)
+    """Rows the moments were measured on."""
+    excluded: tuple[str, ...]
+    """Which rows were left out: special, ignored."""
+    state: Literal["external", "folded"]
+    """`external`: encode applies a and mu; `folded`: the weights already contain them."""
+
+
+class InferenceRecord(Model):
+    """How codes are computed once training is over."""
+
+    kind: Literal["same_as_training"]
+    """Row-wise activation functions need nothing else."""
+
+
+class Semantics(Model):
+    """What the numbers in the weights mean."""
+
+    subtract_b_dec: bool
+    """The decoder bias is subtracted before encoding."""
+    gate_on_decoder_norm: bool
+    """The gate compares pre-activation times decoder length."""
+    decoder_norm: Literal["unit", "free"]
+    """Whether decoder vectors have length 1 (in the units of the stored weights at training)."""
+    activation: Activation
+    """Activation function with its parameters."""
+    inference: InferenceRecord
+    """How codes are computed at inference."""
+    l0_scope: Literal["row"]
+    """What k and L0 count over."""
+    firing: Literal["positive"]
+    """Which entries count as firings: strictly positive ones."""
+
+
+class ModelRecord(Model):
+    """The language model a dictionary belongs to."""
+
+    name: str
+    """Hub name or local directory, as given to generate."""
+    revision: str | None
+    """Revision on the hub, if one was named."""
+    weights_fingerprint: str | None
+    """Digest of the model's configuration and weights."""
+    processing: str
+    """`raw` or `compatibility`; `unknown` for imported dictionaries."""
+    capture_dtype: str | None
+    """How the activations were stored that it was trained on."""
+
+
+class TrainRecord(Model):
+    """History: how the weights came to be. Reading them does not need it."""
+
+    fingerprint: str
+    """Fingerprint of the training settings and their parents."""
+    rows: int
+    """Rows seen."""
+    steps: int
+    """Optimiser steps."""
+    settings: dict[str, JsonValue]
+    """The training settings, whole."""
+
+
+class DictionaryConfig(Model):
+    """`config.json`: every key present, null where it does not apply."""
+
+    format: Literal["saestore.dictionary"] = "saestore.dictionary"
+    """File type."""
+    format_version: Literal[1] = 1
+    """Major version of this record and of the tensor names beside it."""
+    family: Literal["sae"]
+    """Which equations apply."""
+    d_in: tuple[int, ...]
+    """Width of each input hookpoint."""
+    d_out: tuple[int, ...]
+    """Width of each output hookpoint."""
+    d_sae: int
+    """Number of features."""
+    dtype: Literal["float32"]
+    """Type of the weights."""
+    hookpoints_in: tuple[HookpointName, ...]
+    """What encode reads, in the order of d_in."""
+    hookpoints_out: tuple[HookpointName, ...]
+    """What decode reconstructs, in the order of d_out."""
+    semantics: Semantics
+    """What the numbers mean."""
+    scale: dict[str, ScaleRecord]
+    """Normalisation of each hookpoint."""
+    model: ModelRecord | None
+    """The language model, null for synthetic data."""
+    train: TrainRecord | None
+    """History, null when unknown."""
+    parents: tuple[Parent, ...]
+    """Artefacts this one was made from."""
+    versions: dict[str, str]
+    """Library versions at training."""

@@ -1,0 +1,37 @@
+"""Settings of `saestore evaluate`: how good is a dictionary?"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from saestore_schemas.base import Model
+from saestore_schemas.names import ArtefactName, DictionaryName
+
+
+class SpliceSettings(Model):
+    """Cross-entropy with the reconstruction put in place of the activations."""
+
+    contexts: int = Field(default=32, ge=1)
+    """Contexts of the store run through the language model, evenly spread over the split."""
+    forward_contexts: int = Field(default=4, ge=1)
+    """Contexts in one forward pass."""
+    lm: str | None = None
+    """Language model to run (hub name or directory); absent, the one the store was made with."""
+
+
+class EvaluateSettings(Model):
+    """One evaluation of one dictionary."""
+
+    name: ArtefactName = "default"
+    """Name of the evaluation beside the dictionary."""
+    dictionary: DictionaryName
+    """The dictionary, `series/name`."""
+    activations: ArtefactName | None = None
+    """Activation store; absent, the one it was trained on."""
+    split: Literal["held_out", "train", "all"] = "held_out"
+    """Which contexts: those training never saw, those it saw, or all. `held_out` and `train` follow
+    the training run's `activations.held_out`."""
+    rows: int | None = Field(default=1_000_000, ge=1)
+    """At most so many rows for the metrics that need no language model; null, all of the split."""
+    splice: SpliceSettings | None = SpliceSettings()
+    """Cross-entropy; null skips it and loads no language model."""

@@ -1,0 +1,25 @@
+"""Machine facts: where the lake lies, which device computes. Never part of a fingerprint."""
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class MachineSettings(BaseSettings):
+    """Read from `SAESTORE_*` environment variables; command-line flags win."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SAESTORE_", frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
+
+    lake: str = "lake"
+    """Folder or fsspec URL of the lake."""
+    device: str = "auto"
+    """Torch device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; absent, what torch chooses."""
+    output: Literal["text", "json"] = "text"
+    """How commands answer."""
+    no_progress: bool = False
+    """Draw no progress bars."""

@@ -1,0 +1,348 @@
+"""Every Parquet table of the lake: columns, types, meaning and sort order, written once.
+
+Writers take their Arrow schema from here, readers check files against it, and the reference pages
+are rendered from it. A change of meaning raises `TABLE_VERSION`.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+
+TABLE_VERSION = 1
+"""Major version of all tables below; stands in every file's metadata as `saestore.table_version`."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, Arrow type and meaning."""
+
+    name: str
+    type: pa.DataType
+    doc: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: its columns in order, and the columns its rows are sorted by."""
+
+    name: str
+    doc: str
+    sort: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    def schema(self) -> pa.Schema:
+        """Return the Arrow schema, column meanings in the field metadata."""
+        return pa.schema(
+            [
+                pa.field(c.name, c.type, nullable=c.nullable, metadata={"doc": c.doc})
+                for c in self.columns
+            ],
+            metadata={
+                "saestore.table": self.name,
+                "saestore.table_version": str(TABLE_VERSION),
+            },
+        )
+
+
+def _list(item: pa.DataType) -> pa.DataType:
+    return pa.list_(pa.field("item", item, nullable=False))
+
+
+FILES = Table(
+    "files",
+    "Payload files of an artefact, beside its manifest.",
+    ("path",),
+    (
+        Column("path", pa.string(), "path relative to the artefact, with forward slashes"),
+        Column("bytes", pa.uint64(), "size"),
+        Column("checksum", pa.string(), "`crc32c:` and eight hexadecimal digits"),
+    ),
+)
+
+DOCUMENTS = Table(
+    "documents",
+    "Documents of an activation store; the corpus's metadata columns follow these.",
+    ("document",),
+    (
+        Column("document", pa.uint64(), "index in the order of the store"),
+        Column("document_id", pa.string(), "id given by the source"),
+        Column("source", pa.string(), "which source it came from"),
+        Column("n_tokens", pa.uint64(), "tokens of the whole document, none added"),
+        Column("n_chars", pa.uint64(), "code points of the whole document"),
+        Column("text", pa.string(), "the whole text, if corpus.store_text is set", nullable=True),
+    ),
+)
+
+VOCABULARY = Table(
+    "vocabulary",
+    "The tokenizer's vocabulary.",
+    ("token_id",),
+    (
+        Column("token_id", pa.uint32(), "token id"),
+        Column("token", pa.string(), "display form: the bytes decoded, undecodable ones U+FFFD"),
+        Column("bytes", pa.binary(), "exact bytes the token stands for"),
+        Column("special", pa.bool_(), "control token such as BOS or padding"),
+        Column(
+            "n_rows",
+            pa.uint64(),
+            "kept rows holding this token; in an activation store null",
+            nullable=True,
+        ),
+    ),
+)
+
+_SEGMENT = pa.struct(
+    [
+        pa.field("document", pa.uint64(), nullable=False),
+        pa.field("document_id", pa.string(), nullable=False),
+        pa.field("start", pa.uint16(), nullable=False),
+        pa.field("length", pa.uint16(), nullable=False),
+        pa.field("document_offset", pa.uint64(), nullable=False),
+    ]
+)
+
+CONTEXTS = Table(
+    "contexts",
+    "The contexts that were analysed, with their text.",
+    ("context",),
+    (
+        Column("context", pa.uint32(), "0 to C-1, in the store's order"),
+        Column("source", pa.string(), "corpus source of its first document"),
+        Column("store_row", pa.uint64(), "row of its first token in the activation store"),
+        Column("n_positions", pa.uint16(), "tokens in it"),
+        Column("token_ids", _list(pa.uint32()), "all tokens, special ones included"),
+        Column("ignored", _list(pa.uint16()), "positions that are not kept"),
+        Column("kept_before", pa.uint64(), "kept rows in all earlier contexts"),
+        Column(
+            "segments",
+            _list(_SEGMENT),
+            "which document each stretch comes from, and its token offset there",
+        ),
+        Column("text", pa.string(), "decoded text of the whole context"),
+        Column(
+            "char_offsets",
+            _list(pa.uint32()),
+            "n_positions + 1 code-point offsets: token i is text[o[i]:o[i+1]]",
+        ),
+        Column(
+            "shuffle_rank",
+            pa.uint32(),
+            "rank of the context by splitmix64(seed xor context), ties by context",
+        ),
+        Column("store_context", pa.uint64(), "index in the activation store"),
+    ),
+)
+
+
+def firings(value: pa.DataType, order: str) -> Table:
+    """Return the firings table in one of its two orders, `feature` or `context`."""
+    sort = {
+        "feature": ("feature", "context", "position"),
+        "context": ("context", "position", "feature"),
+    }[order]
+    return Table(
+        f"firings_by_{order}",
+        f"Every firing: value > 0. Sorted by {', '.join(sort)}.",
+        sort,
+        (
+            Column("feature", pa.uint32(), "feature, 0 to n_features-1"),
+            Column("context", pa.uint32(), "row of `contexts`"),
+            Column("position", pa.uint16(), "position in the context, from 0"),
+            Column(
+                "value",
+                value,
+                "coefficient of the folded decoder vector: value times dec_norm is a length in "
+                "raw units",
+            ),
+        ),
+    )
+
+
+FIRINGS_BY_FEATURE = firings(pa.float32(), "feature")
+FIRINGS_BY_CONTEXT = firings(pa.float32(), "context")
+
+QUANTILES = {
+    "q001": 1, "q01": 10, "q05": 50, "q10": 100, "q25": 250, "q50": 500,
+    "q75": 750, "q90": 900, "q95": 950, "q99": 990, "q999": 999,
+}  # fmt: skip
+"""Quantile columns of `features` and their permille p: element max(1, ceil(p n / 1000))."""
+
+FEATURES = Table(
+    "features",
+    "One line per feature, dead ones included.",
+    ("feature",),
+    (
+        Column("feature", pa.uint32(), "feature"),
+        Column("layer", pa.uint16(), "layer of a cross-layer transcoder; else 0"),
+        Column("index", pa.uint32(), "index within the layer; else the feature"),
+        Column("n_rows", pa.uint64(), "kept rows analysed (same for all)"),
+        Column("n_firings", pa.uint64(), "rows with value > 0"),
+        Column("density", pa.float64(), "n_firings / n_rows"),
+        Column("n_contexts", pa.uint32(), "contexts with at least one firing"),
+        Column("sum", pa.float64(), "sum of its values"),
+        Column("sum_sq", pa.float64(), "sum of the squares of its values"),
+        Column("mean", pa.float64(), "sum / n_firings; null if it never fires", nullable=True),
+        Column(
+            "std",
+            pa.float64(),
+            "population standard deviation over its firings; null if it never fires",
+            nullable=True,
+        ),
+        Column("max", pa.float32(), "largest value; null if it never fires", nullable=True),
+        Column("max_context", pa.uint32(), "where: first context with it", nullable=True),
+        Column("max_position", pa.uint16(), "where: first position with it", nullable=True),
+        Column("min", pa.float32(), "smallest value; null if it never fires", nullable=True),
+        *(
+            Column(
+                name,
+                pa.float32(),
+                f"discrete {permille / 10:g} % quantile of its values over firings",
+                nullable=True,
+            )
+            for name, permille in QUANTILES.items()
+        ),
+        Column(
+            "first_row",
+            pa.uint64(),
+            "kept rows before its first firing; null if it never fires. Dead in the first N rows: "
+            "null or >= N",
+            nullable=True,
+        ),
+        Column(
+            "first_position_share",
+            pa.float64(),
+            "share of firings at the first kept position of a context",
+            nullable=True,
+        ),
+        Column("top_token_id", pa.uint32(), "token it fires on most often", nullable=True),
+        Column("top_token_share", pa.float64(), "share of firings on that token", nullable=True),
+        Column("enc_norm", pa.float32(), "length of the folded encoder vector"),
+        Column("dec_norm", pa.float32(), "length of the folded decoder vector, raw units"),
+        Column(
+            "enc_dec_cos",
+            pa.float32(),
+            "cosine of encoder and decoder vector; null where shapes differ or one is zero",
+            nullable=True,
+        ),
+        Column("b_enc", pa.float32(), "folded encoder bias"),
+        Column("threshold", pa.float32(), "threshold, if the activation has one", nullable=True),
+        Column(
+            "logit_scale",
+            pa.float64(),
+            "mean over firings of value / final-norm scale; null without captured scales",
+            nullable=True,
+        ),
+        Column(
+            "sample_offset",
+            pa.uint32(),
+            "splitmix64(splitmix64(seed) xor feature) mod C: offset of its random order",
+        ),
+    ),
+)
+
+HISTOGRAMS = Table(
+    "histograms",
+    "Histograms of each feature's values, by name.",
+    ("feature", "what"),
+    (
+        Column("feature", pa.uint32(), "feature"),
+        Column(
+            "what",
+            pa.string(),
+            "`value`: 50 equal bins on [0, max]; `log_value`: edges 2^(k/4), k = -96 to 63; "
+            "`peak`: as value, over context maxima; `position`: 32 equal bins over context_size",
+        ),
+        Column("lo", pa.float32(), "lower end of the first bin"),
+        Column("hi", pa.float32(), "upper end of the last bin"),
+        Column("counts", _list(pa.uint64()), "firings in each bin"),
+    ),
+)
+
+EXAMPLES = Table(
+    "examples",
+    "Example contexts of each feature, by subsample.",
+    ("feature", "subsample", "stratum", "rank"),
+    (
+        Column("feature", pa.uint32(), "feature"),
+        Column("subsample", pa.string(), "name in `[subsamples.NAME]`"),
+        Column("stratum", pa.uint8(), "stratum, lowest first; 0 if not stratified"),
+        Column("rank", pa.uint16(), "rank inside the stratum, from 0"),
+        Column("context", pa.uint32(), "row of `contexts`"),
+        Column("peak_position", pa.uint16(), "first position with the largest value"),
+        Column("peak", pa.float32(), "largest value in the context; 0 for silent examples"),
+        Column("window_start", pa.uint16(), "first token of the window"),
+        Column("window_length", pa.uint16(), "tokens in the window"),
+        Column("positions", _list(pa.uint16()), "where the feature fires inside the window"),
+        Column("values", _list(pa.float32()), "its values there"),
+        Column("n_eligible", pa.uint32(), "contexts this stratum was drawn from"),
+    ),
+)
+
+LOGITS = Table(
+    "logits",
+    "Tokens that each feature's decoder vector promotes and suppresses most.",
+    ("feature", "score", "head", "sign", "rank"),
+    (
+        Column("feature", pa.uint32(), "feature"),
+        Column(
+            "score",
+            pa.string(),
+            "`direction`: <P d, gamma * u_t>, mean over the vocabulary subtracted",
+        ),
+        Column("head", pa.uint16(), "head of a crosscoder; else 0"),
+        Column("sign", pa.int8(), "+1 promoted, -1 suppressed"),
+        Column("rank", pa.uint16(), "rank, from 0"),
+        Column("token_id", pa.uint32(), "token"),
+        Column("value", pa.float32(), "score, per unit of value / final-norm scale"),
+    ),
+)
+
+LOGIT_STATS = Table(
+    "logit_stats",
+    "Distribution of each feature's logit scores over the vocabulary.",
+    ("feature", "score", "head"),
+    (
+        Column("feature", pa.uint32(), "feature"),
+        Column("score", pa.string(), "as in `logits`"),
+        Column("head", pa.uint16(), "as in `logits`"),
+        Column("mean", pa.float32(), "mean, before it is subtracted"),
+        Column("std", pa.float32(), "population standard deviation"),
+        Column("skew", pa.float32(), "skewness; null if std is 0", nullable=True),
+        Column("kurtosis", pa.float32(), "kurtosis (normal: 3); null if std is 0", nullable=True),
+        Column("min", pa.float32(), "smallest score"),
+        Column("max", pa.float32(), "largest score"),
+    ),
+)
+
+METRICS = Table(
+    "metrics",
+    "Metrics of a training run, long form.",
+    ("step", "name", "index"),
+    (
+        Column("step", pa.int64(), "optimiser steps done"),
+        Column("rows", pa.int64(), "rows seen"),
+        Column("name", pa.string(), "metric, such as `loss` or `l0_mean`"),
+        Column("index", pa.int32(), "element of a vector metric; 0 for scalars"),
+        Column("value", pa.float64(), "value; null where undefined", nullable=True),
+    ),
+)
+
+SCORES = Table(
+    "scores",
+    "Metrics of one evaluation.",
+    ("metric",),
+    (
+        Column("metric", pa.string(), "name, as the reference defines it"),
+        Column("value", pa.float64(), "value; null where undefined", nullable=True),
+        Column("unit", pa.string(), "unit; empty for ratios"),
+        Column("n", pa.uint64(), "rows, tokens or features it was computed from"),
+    ),
+)
+
+TABLES = (
+    FILES, DOCUMENTS, VOCABULARY, CONTEXTS, FIRINGS_BY_FEATURE, FIRINGS_BY_CONTEXT, FEATURES,
+    HISTOGRAMS, EXAMPLES, LOGITS, LOGIT_STATS, METRICS, SCORES,
+)  # fmt: skip
+"""Every table, for the reference pages and for readers that check what they open."""

@@ -1,0 +1,196 @@
+"""Settings of `saestore train`: an activation store to a sparse dictionary.
+
+Wherever a field counts steps, an integer is a number of steps, a float a fraction of all steps, and
+0 switches the thing off.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from saestore_schemas.base import Model
+from saestore_schemas.dictionary import DictionarySettings, TopK
+from saestore_schemas.names import ArtefactName
+
+
+Steps = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)]
+"""An integer: steps; a float from 0 to 1: that share of all steps."""
+
+
+class ShuffleSettings(Model):
+    """How rows are mixed on their way to the trainer."""
+
+    window_rows: int | None = Field(default=None, ge=1)
+    """Rows mixed in memory at once; absent, the store up to 1 Mi rows under a memory cap."""
+
+
+class ActivationsSettings(Model):
+    """Which rows train the dictionary."""
+
+    name: ArtefactName
+    """Activation store in the lake."""
+    batch_rows: int = Field(default=4096, ge=1)
+    """Rows in one step."""
+    held_out: float = Field(default=0.05, ge=0, lt=1)
+    """Share of contexts, chosen by a hash of the context's index, that training never sees and
+    that evaluate uses."""
+    shuffle: ShuffleSettings = ShuffleSettings()
+    """Mixing."""
+
+
+class BudgetSettings(Model):
+    """How long to train. Give exactly one."""
+
+    rows: int | None = Field(default=None, ge=1)
+    """Rows to see, repeats included."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the training rows of the store."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.rows is None) == (self.epochs is None):
+            msg = "give exactly one of rows and epochs"
+            raise ValueError(msg)
+        return self
+
+
+class InitSettings(Model):
+    """Starting weights."""
+
+    tie_factor: float = Field(default=1.0, gt=0)
+    """Encoder = factor times decoder transposed."""
+    decoder_vector_norm: float = Field(default=1.0, gt=0)
+    """Length of the random decoder vectors; 1 when decoder_norm is `unit`."""
+    decoder_bias: Literal["zero", "mean"] = "zero"
+    """`mean`: the mean of the normalised input, from the store's moments."""
+
+
+class L1Settings(Model):
+    """Penalty lambda * mean over rows of sum_i f_i ||W_dec[i]||."""
+
+    kind: Literal["l1"] = "l1"
+    """Discriminator."""
+    coefficient: float = Field(gt=0)
+    """lambda, in normalised units."""
+    warmup: Steps = 0.05
+    """lambda rises linearly from 0."""
+
+
+class AuxSettings(Model):
+    """AuxK: dead features reconstruct the residual (arXiv:2406.04093)."""
+
+    coefficient: float = Field(default=1 / 32, ge=0)
+    """Weight; 0 switches it off."""
+    k: int | None = Field(default=None, ge=1)
+    """Dead features used on one row; absent, half of d_out."""
+    dead_after_rows: int | None = Field(default=None, ge=1)
+    """A feature is dead after so many rows without firing; absent, min(10 000 000, a tenth of all
+    rows)."""
+
+
+class LossSettings(Model):
+    """What is minimised: squared error summed over dimensions, mean over rows, plus these."""
+
+    sparsity: L1Settings | None = None
+    """Sparsity penalty; absent, none. Refused with top-k activations."""
+    aux: AuxSettings | None = None
+    """AuxK; absent, on with its defaults for top-k activations and off otherwise."""
+
+
+class OptimizerSettings(Model):
+    """Adam."""
+
+    lr: float | None = Field(default=None, gt=0)
+    """Learning rate; absent, 2e-4 / sqrt(d_sae / 2^14)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the first and second moment."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment."""
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """Global L2 norm to which gradients are clipped; absent (null), no clipping."""
+
+
+class ScheduleSettings(Model):
+    """Learning rate over the run."""
+
+    kind: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape between warm-up and cool-down; linear and cosine fall over the whole run."""
+    warmup: Steps = 0.05
+    """Linear rise at the start, at most 1000 steps when given as a share."""
+    cooldown: Steps = 0.2
+    """Linear fall at the end (kind `constant`)."""
+    end_ratio: float = Field(default=0.0, ge=0, le=1)
+    """Learning rate at the end, as a share of `lr`."""
+
+
+class CheckpointSettings(Model):
+    """Complete states from which a run resumes bit for bit."""
+
+    count: int = Field(default=10, ge=0)
+    """Evenly spaced checkpoints in a run; 0 writes none."""
+    keep: Literal["latest", "all"] = "latest"
+    """`latest`: only the newest, removed when the run finishes; `all`: every one, kept."""
+
+
+class LogSettings(Model):
+    """Metrics."""
+
+    every: int = Field(default=50, ge=1)
+    """Steps between rows of metrics.parquet."""
+
+
+class SeedSettings(Model):
+    """Independent random streams."""
+
+    init: int = Field(default=0, ge=0)
+    """Starting weights."""
+    data: int = Field(default=0, ge=0)
+    """Order of the rows."""
+
+
+class TrainSettings(Model):
+    """One training run."""
+
+    series: ArtefactName
+    """Group of dictionaries this one belongs to."""
+    name: ArtefactName
+    """Name within the series."""
+    activations: ActivationsSettings
+    """Training rows."""
+    dictionary: DictionarySettings
+    """What is trained."""
+    budget: BudgetSettings
+    """How long."""
+    init: InitSettings = InitSettings()
+    """Starting weights."""
+    loss: LossSettings = LossSettings()
+    """Objective."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    """Optimiser."""
+    schedule: ScheduleSettings = ScheduleSettings()
+    """Learning-rate schedule."""
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    """Checkpoints."""
+    log: LogSettings = LogSettings()
+    """Metrics."""
+    seed: SeedSettings = SeedSettings()
+    """Random streams."""
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        if self.loss.sparsity is not None and isinstance(self.dictionary.activation, TopK):
+            msg = (
+                "loss.sparsity is set, but activation.kind 'topk' fixes L0 by itself: "
+                "remove loss.sparsity, or use activation.kind = 'relu'"
+            )
+            raise ValueError(msg)
+        if self.dictionary.decoder_norm == "unit" and self.init.decoder_vector_norm != 1.0:
+            msg = (
+                "init.decoder_vector_norm applies to decoder_norm = 'free' only: "
+                "unit decoders start at 1"
+            )
+            raise ValueError(msg)
+        if not self.dictionary.decoder_bias and self.init.decoder_bias != "zero":
+            msg = "init.decoder_bias is set, but dictionary.decoder_bias is false"
+            raise ValueError(msg)
+        return self
