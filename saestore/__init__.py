@@ -1,3 +1,26 @@
-"""saestore: a columnar lake for sparse-dictionary research on language models."""
+"""saestore: a columnar lake for sparse-dictionary research on language models.
+
+    import saestore
+
+    lake = saestore.open_lake("lake")
+    lake.sql("SELECT feature, density, max FROM features ORDER BY density DESC LIMIT 5")
+"""
+
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from saestore.api import OpenLake, open_lake
 
 __version__ = "0.1.0"
+
+__all__ = ["OpenLake", "__version__", "open_lake"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the public names on first use, so that importing the package stays cheap."""
+    if name in {"OpenLake", "open_lake"}:
+        import saestore.api  # noqa: PLC0415 - the point of this function
+
+        return getattr(saestore.api, name)
+    raise AttributeError(f"module 'saestore' has no attribute {name!r}")

@@ -1,0 +1,284 @@
+"""An open lake: the four verbs, questions in SQL, and the artefacts' own facts."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
+
+from saestore.api import config
+from saestore.errors import UnsupportedError
+from saestore.lake import Lake, Ref, lineage, manifest as manifests
+from saestore.progress import Progress, Silent
+from saestore_schemas.analyze import AnalyzeSettings
+from saestore_schemas.evaluate import EvaluateSettings
+from saestore_schemas.generate import GenerateSettings
+from saestore_schemas.manifest import Manifest
+from saestore_schemas.settings import MachineSettings
+from saestore_schemas.train import TrainSettings
+
+
+if TYPE_CHECKING:
+    import duckdb
+    import polars as pl
+    import pyarrow as pa
+
+    from saestore.activations import ActivationStore
+    from saestore.dictionaries import SparseDictionary
+    from saestore.evaluate import Evaluation
+    from saestore.exchange import ExportReport
+    from saestore.features import Analysis, NamedQuery
+
+S = TypeVar("S", bound=BaseModel)
+
+Settings = S | Mapping[str, Any] | str | os.PathLike[str]
+"""Settings of a verb: the model, a mapping with the same keys, or a TOML file's path."""
+
+
+def open_lake(path: str | os.PathLike[str] | None = None, *, device: str | None = None) -> "OpenLake":
+    """Return the lake at a folder or fsspec URL; a lake that does not exist yet is empty.
+
+    Args:
+        path: Where; absent, `SAESTORE_LAKE`, else `./lake`.
+        device: Torch device of the verbs; absent, `SAESTORE_DEVICE`, else the best there is.
+    """
+    machine = MachineSettings()
+    return OpenLake(
+        Lake.at(machine.lake if path is None else path), device=device or machine.device
+    )
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One artefact in a listing.
+
+    Attributes:
+        ref: Kind and name.
+        manifest: Its manifest, or None while it is unfinished.
+    """
+
+    ref: Ref
+    manifest: Manifest | None
+
+
+@dataclass(frozen=True)
+class OpenLake:
+    """A lake and the device on which its verbs compute.
+
+    Attributes:
+        lake: The lake.
+        device: Torch device name, or `auto`.
+    """
+
+    lake: Lake
+    device: str = "auto"
+
+    def generate(
+        self, settings: "Settings[GenerateSettings]", *, progress: Progress | None = None
+    ) -> "ActivationStore":
+        """Text to activations: return the store, made, resumed or found finished.
+
+        Raises:
+            SaestoreError: Any of the tree; finished parts stay and a rerun resumes.
+        """
+        from saestore import generate
+
+        wanted = config.as_settings(GenerateSettings, settings)
+        return generate.run(wanted, self.lake, device=self.device, progress=progress or Silent())
+
+    def train(
+        self, settings: "Settings[TrainSettings]", *, progress: Progress | None = None
+    ) -> "SparseDictionary":
+        """Activations to a dictionary: return it, trained, resumed or found finished.
+
+        Raises:
+            SaestoreError: Any of the tree; checkpoints stay and a rerun resumes.
+        """
+        from saestore import train
+
+        wanted = config.as_settings(TrainSettings, settings)
+        return train.run(wanted, self.lake, device=self.device, progress=progress or Silent())
+
+    def evaluate(
+        self, settings: "Settings[EvaluateSettings]", *, progress: Progress | None = None
+    ) -> "Evaluation":
+        """Return how good a dictionary is, measured or found measured.
+
+        Raises:
+            SaestoreError: Any of the tree.
+        """
+        from saestore import evaluate
+
+        wanted = config.as_settings(EvaluateSettings, settings)
+        return evaluate.run(wanted, self.lake, device=self.device, progress=progress or Silent())
+
+    def analyze(
+        self, settings: "Settings[AnalyzeSettings]", *, progress: Progress | None = None
+    ) -> "Analysis":
+        """A dictionary to feature tables: return the analysis, made or found finished.
+
+        Raises:
+            SaestoreError: Any of the tree.
+        """
+        from saestore import analyze
+
+        wanted = config.as_settings(AnalyzeSettings, settings)
+        ref = analyze.run(wanted, self.lake, device=self.device, progress=progress or Silent())
+        return self.analysis(ref.name)
+
+    def activations(self, name: str) -> "ActivationStore":
+        """Return an activation store.
+
+        Raises:
+            ArtefactNotFoundError: There is none of that name.
+        """
+        from saestore.activations import ActivationStore
+
+        return ActivationStore.open(self.lake, name)
+
+    def dictionary(self, name: str) -> "SparseDictionary":
+        """Return a trained dictionary, `series/name`.
+
+        Raises:
+            ArtefactNotFoundError: There is none of that name.
+        """
+        from saestore import dictionaries
+
+        return dictionaries.load(self.lake, name)
+
+    def analysis(self, name: str) -> "Analysis":
+        """Return an analysis, `series/name` or `series/name/analysis`.
+
+        Raises:
+            ArtefactNotFoundError: There is none of that name.
+        """
+        from saestore.features import Analysis
+
+        return Analysis.open(self.lake, name)
+
+    def duckdb(self) -> "duckdb.DuckDBPyConnection":
+        """Return a read-only DuckDB connection with a view over every analysis for each table."""
+        from saestore import features
+
+        return features.connect(self.lake)
+
+    def sql(self, sql: str, params: Mapping[str, Any] | None = None) -> "pa.Table":
+        """Answer one SQL question over all analyses.
+
+        Raises:
+            QueryError: DuckDB refused it.
+        """
+        from saestore import features
+
+        return features.query(self.lake, sql, dict(params or {}))
+
+    def named(
+        self, query: str, params: Mapping[str, Any] | None = None, *, analysis: str | None = None
+    ) -> "pa.Table":
+        """Answer a named query inside one analysis (default the only one).
+
+        Raises:
+            QueryError: No such query or parameter, or it is not clear which analysis.
+        """
+        from saestore import features
+
+        return features.run_named(self.lake, query, dict(params or {}), analysis=analysis)
+
+    def queries(self) -> "dict[str, NamedQuery]":
+        """Return the named queries with their parameters and SQL."""
+        from saestore import features
+
+        return features.named_queries()
+
+    def polars(self, table: str, analysis: str) -> "pl.LazyFrame":
+        """Return one table of an analysis as a lazy Polars frame.
+
+        Raises:
+            ArtefactNotFoundError: No such analysis.
+        """
+        return self.analysis(analysis).lazy(table)
+
+    def ls(self, kind: str | None = None) -> list[Remark]:
+        """Return what the lake holds, unfinished runs last within their kind."""
+        from saestore.lake import KINDS
+
+        wanted = [k for k in KINDS if kind is None or k == kind]
+        return [
+            Remark(ref, None if unfinished else self.lake.manifest(ref))
+            for k in wanted
+            for unfinished in (False, True)
+            for ref in self.lake.refs(k, unfinished=unfinished)
+        ]
+
+    def manifest(self, name: str) -> Manifest:
+        """Return the manifest of the artefact that a name means.
+
+        Raises:
+            ArtefactNotFoundError: None or several have that name.
+            IncompleteArtefactError: It was started and not finished.
+        """
+        return self.lake.manifest(self.lake.find(name))
+
+    def verify(
+        self, name: str, *, quick: bool = False, progress: Progress | None = None
+    ) -> list[str]:
+        """Return one line per damaged, missing or foreign file of an artefact; none when well.
+
+        Args:
+            name: The artefact.
+            quick: Compare sizes only instead of reading every byte.
+            progress: Where to report.
+        """
+        ref = self.lake.find(name)
+        manifest = self.lake.manifest(ref)
+        artefact = self.lake.artefact(ref)
+        reporter = progress or Silent()
+        with reporter.task(f"verify {name}", total=manifest.payload.bytes, unit="B") as task:
+            found = manifests.damage(artefact, manifest, quick=quick, advance=task.advance)
+        if not found and ref.kind == "activations":
+            from saestore.activations import verify
+
+            found = verify.damage(self.lake, ref.name, quick=quick)
+        return found
+
+    def lineage(self, name: str) -> lineage.Node:
+        """Return an artefact with everything it was made from.
+
+        Raises:
+            ArtefactNotFoundError: None or several have that name.
+        """
+        return lineage.ancestors(self.lake, self.lake.find(name))
+
+    def children(self, name: str) -> list[Ref]:
+        """Return the artefacts made from this one."""
+        return lineage.children(self.lake, self.lake.find(name))
+
+    def remove(self, name: str) -> Ref:
+        """Remove an artefact and everything in it.
+
+        Raises:
+            UnsupportedError: Other artefacts were made from it; they are named.
+        """
+        ref = self.lake.find(name)
+        kept = lineage.children(self.lake, ref)
+        if kept:
+            raise UnsupportedError(
+                f"{ref.name!r} has children: {', '.join(child.path for child in kept)}",
+                found=f"{len(kept)} children",
+                expected="none",
+                hint="remove them first; what they were made from must stay while they exist",
+            )
+        self.lake.artefact(ref).remove()
+        return ref
+
+    def export_saelens(self, dictionary: str, folder: str | os.PathLike[str]) -> "ExportReport":
+        """Write a dictionary as SAELens reads it; return the largest difference measured.
+
+        Raises:
+            UnsupportedError: It cannot be expressed exactly there, and why.
+        """
+        from saestore import exchange
+
+        return exchange.export_saelens(self.dictionary(dictionary), Path(folder))
