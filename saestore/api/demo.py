@@ -17,7 +17,13 @@ from saestore.api.lake import OpenLake
 from saestore.errors import ConfigError
 from saestore.progress import Progress, Silent
 from saestore_schemas.analyze import AnalyzeSettings
-from saestore_schemas.corpus import CorpusSettings, JsonlSource, ParquetSource, StdlibSource, TextSource
+from saestore_schemas.corpus import (
+    CorpusSettings,
+    JsonlSource,
+    ParquetSource,
+    StdlibSource,
+    TextSource,
+)
 from saestore_schemas.dictionary import SaeSettings, TopK
 from saestore_schemas.evaluate import EvaluateSettings, SpliceSettings
 from saestore_schemas.generate import GenerateSettings, StoreSettings
@@ -121,9 +127,7 @@ def plan(*, model: str, layers: int, corpus: str | None, tokens: int) -> DemoPla
             series="demo",
             name="topk-32",
             activations=ActivationsSettings(name="demo", batch_rows=2048),
-            dictionary=SaeSettings(
-                hookpoint=hookpoint, expansion=8.0, activation=TopK(k=32)
-            ),
+            dictionary=SaeSettings(hookpoint=hookpoint, expansion=8.0, activation=TopK(k=32)),
             budget=BudgetSettings(epochs=4.0),
             optimizer=OptimizerSettings(lr=1e-3),
             log=LogSettings(every=10),
@@ -211,7 +215,9 @@ def write_configs(lake: OpenLake, settings: DemoPlan) -> None:
     """Write the demo's settings as TOML files that the verbs take."""
     folder = lake.lake.storage.child(CONFIGS)
     for verb, model in settings.stages().items():
-        head = f"# saestore {verb}: the demo's settings; `saestore config show {verb}` explains all\n"
+        head = (
+            f"# saestore {verb}: the demo's settings; `saestore config show {verb}` explains all\n"
+        )
         body = tomli_w.dumps(_chosen(model))
         folder.write(f"{verb}.toml", (head + body).encode())
 
@@ -239,19 +245,14 @@ def commands(lake: OpenLake, feature: int) -> tuple[tuple[str, str], ...]:
     place = Path(root)
     shown = str(place.relative_to(here)) if place.is_relative_to(here) else root
     at = f"--lake {shown}"
+    own = "SELECT feature, density, max FROM features LIMIT 5"
+    again = f"{shown}/{CONFIGS}/train.toml --set name=topk-16 --set dictionary.activation.k=16"
     return (
         ("everything in the lake", f"saestore ls {at}"),
         ("one feature, whole", f"saestore show feature {DICTIONARY} {feature} {at}"),
         ("the training curves", f"saestore show {DICTIONARY} {at}"),
         ("questions that are ready", f"saestore query --list {at}"),
-        (
-            "a question of your own",
-            f'saestore query "SELECT feature, density, max FROM features LIMIT 5" {at}',
-        ),
-        (
-            "another dictionary",
-            f"saestore train {shown}/{CONFIGS}/train.toml {at} "
-            "--set name=topk-16 --set dictionary.activation.k=16",
-        ),
+        ("a question of your own", f'saestore query "{own}" {at}'),
+        ("another dictionary", f"saestore train {again} {at}"),
         ("for SAELens", f"saestore export sae-lens {DICTIONARY} sae-lens-demo {at}"),
     )

@@ -37,7 +37,9 @@ Settings = S | Mapping[str, Any] | str | os.PathLike[str]
 """Settings of a verb: the model, a mapping with the same keys, or a TOML file's path."""
 
 
-def open_lake(path: str | os.PathLike[str] | None = None, *, device: str | None = None) -> "OpenLake":
+def open_lake(
+    path: str | os.PathLike[str] | None = None, *, device: str | None = None
+) -> "OpenLake":
     """Return the lake at a folder or fsspec URL; a lake that does not exist yet is empty.
 
     Args:
