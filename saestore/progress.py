@@ -1,7 +1,7 @@
 """How long work reports: the library calls this protocol, the terminal draws it, tests record it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -16,24 +16,14 @@ class Task(Protocol):
 class Progress(Protocol):
     """Where verbs report what they do."""
 
-    def task(self, label: str, *, total: int | None, unit: str, done: int = 0) -> "TaskContext":
+    def task(
+        self, label: str, *, total: int | None, unit: str, done: int = 0
+    ) -> AbstractContextManager[Task]:
         """Open a bar over `total` units, of which `done` were finished by an earlier run."""
         ...
 
     def note(self, message: str) -> None:
         """Say one line that stays on screen."""
-        ...
-
-
-class TaskContext(Protocol):
-    """A bar that closes when its block ends."""
-
-    def __enter__(self) -> Task:
-        """Show the bar."""
-        ...
-
-    def __exit__(self, *exc: object) -> None:
-        """Close the bar."""
         ...
 
 

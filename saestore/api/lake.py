@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=BaseModel)
 
-Settings = S | Mapping[str, Any] | str | os.PathLike[str]
+Settings: TypeAlias = S | Mapping[str, Any] | str | os.PathLike[str]
 """Settings of a verb: the model, a mapping with the same keys, or a TOML file's path."""
 
 
