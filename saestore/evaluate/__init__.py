@@ -1,0 +1,7 @@
+"""How good a dictionary is: reconstruction, sparsity, and what the language model loses by it."""
+
+from saestore.evaluate.evaluation import Evaluation
+from saestore.evaluate.run import run
+
+
+__all__ = ["Evaluation", "run"]
