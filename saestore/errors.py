@@ -69,7 +69,13 @@ def _rebuild(
 
 
 class ConfigError(SaestoreError, ValueError):
-    """A setting is unknown, misspelt, out of range or contradicts another."""
+    """A setting is unknown, misspelt, out of range or contradicts another.
+
+    Attributes:
+        field: Dotted path of the setting.
+        file: Where it stands, or None.
+        others: One line for each further problem in the same settings.
+    """
 
     def __init__(
         self,
@@ -79,14 +85,21 @@ class ConfigError(SaestoreError, ValueError):
         expected: str = "",
         hint: str = "",
         file: str | None = None,
+        problem: str = "",
+        others: tuple[str, ...] = (),
     ) -> None:
         where = f"{file}: " if file else ""
         wanted = f"; expected {expected}" if expected else ""
+        also = "".join(f"\n  also {line}" for line in others)
         super().__init__(
-            f"{where}{field}: found {found!r}{wanted}", found=found, expected=expected, hint=hint
+            f"{where}{field}: {problem or f'found {found!r}'}{wanted}{also}",
+            found=found,
+            expected=expected,
+            hint=hint,
         )
         self.field = field
         self.file = file
+        self.others = others
 
 
 class ArtefactNotFoundError(SaestoreError, FileNotFoundError):

@@ -1,0 +1,239 @@
+"""Settings from a TOML file, a mapping and `--set` overrides, or an error that names the repair.
+
+TOML has no null. Where a setting may be null (a section switched off, a limit lifted), the file
+says `false`; `--set` also takes `null`.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from saestore.api import problems
+from saestore.errors import ConfigError, nearest
+from saestore_schemas.analyze import AnalyzeSettings
+from saestore_schemas.evaluate import EvaluateSettings
+from saestore_schemas.generate import GenerateSettings
+from saestore_schemas.train import TrainSettings
+
+
+VERBS: dict[str, type[BaseModel]] = {
+    "generate": GenerateSettings,
+    "train": TrainSettings,
+    "evaluate": EvaluateSettings,
+    "analyze": AnalyzeSettings,
+}
+"""Verbs that take a settings file, in the order of the main job."""
+
+OVERRIDES = "--set"
+"""Where a setting stands that came from an override."""
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def settings_of(verb: str) -> type[BaseModel]:
+    """Return the settings model of a verb.
+
+    Raises:
+        ConfigError: There is no such verb.
+    """
+    if verb not in VERBS:
+        close = nearest(verb, list(VERBS), n=1)
+        raise ConfigError(
+            field="verb",
+            found=verb,
+            expected=f"one of {', '.join(VERBS)}",
+            hint=f"did you mean {close[0]}?" if close else "`saestore --help` lists the verbs",
+        )
+    return VERBS[verb]
+
+
+def load_settings(
+    verb: str, path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()
+) -> BaseModel:
+    """Return the settings of a verb: the file, changed by the overrides, validated.
+
+    Args:
+        verb: `generate`, `train`, `evaluate` or `analyze`.
+        path: A TOML file; None starts from nothing.
+        overrides: `a.b.c=value` each, in order; values in TOML's spelling, bare words are strings.
+
+    Raises:
+        ConfigError: The file is missing or not TOML, an override is malformed, or a setting is
+            unknown, missing or wrong. All problems are listed, the first one is the error.
+    """
+    return load(settings_of(verb), path, overrides)
+
+
+def load(model: type[M], path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> M:
+    """Return settings of one model from a file and overrides, as `load_settings` does.
+
+    Raises:
+        ConfigError: As there.
+    """
+    data = {} if path is None else read_toml(path)
+    changed = [_assign(data, text) for text in overrides]
+    return _validated(
+        model,
+        problems.without_false(model, data),
+        file=None if path is None else os.fspath(path),
+        changed=tuple(changed),
+    )
+
+
+def as_settings(model: type[M], settings: M | Mapping[str, Any] | str | os.PathLike[str]) -> M:
+    """Return settings given as the model itself, a mapping with the same keys, or a TOML file.
+
+    Raises:
+        ConfigError: As `load_settings`.
+    """
+    if isinstance(settings, model):
+        return settings
+    if isinstance(settings, Mapping):
+        return _validated(model, dict(settings), file=None, changed=())
+    if isinstance(settings, (str, os.PathLike)):
+        return load(model, settings)
+    raise ConfigError(
+        field="settings",
+        found=type(settings).__name__,
+        expected=f"{model.__name__}, a mapping, or the path of a TOML file",
+        hint="`saestore config show VERB` prints a file to start from",
+    )
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return a TOML file's contents.
+
+    Raises:
+        ConfigError: It is missing, a folder, not UTF-8, or not TOML (with line and column).
+    """
+    name = os.fspath(path)
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise ConfigError(
+            field="settings file",
+            found=name,
+            expected="an existing TOML file",
+            hint=_beside(Path(path)),
+            problem=f"there is no file {name}",
+        ) from error
+    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ConfigError(
+            field="settings file",
+            found=name,
+            expected="a readable TOML file",
+            hint="name the file itself, such as configs/train/demo.toml",
+            problem=f"cannot read {name}: {why}",
+        ) from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            field="TOML",
+            found=None,
+            expected="valid TOML",
+            hint="text stands in quotes, sections are [section], lists are [1, 2]",
+            file=name,
+            problem=str(error),
+        ) from error
+
+
+def parse_override(text: str) -> tuple[tuple[str | int, ...], Any]:
+    """Return the path and value of one `a.b.c=value`.
+
+    >>> parse_override("dictionary.activation.k=32")
+    (('dictionary', 'activation', 'k'), 32)
+    >>> parse_override("corpus.sources[0].path=books/a.txt")
+    (('corpus', 'sources', 0, 'path'), 'books/a.txt')
+
+    Raises:
+        ConfigError: There is no `=`, a part of the path is empty, or the value opens a TOML list,
+            table or string and does not close it.
+    """
+    key, equals, value = text.partition("=")
+    parts = key.strip().replace("[", ".").replace("]", "").split(".")
+    if not equals or not all(parts):
+        raise ConfigError(
+            field=OVERRIDES,
+            found=text,
+            expected="name=value, such as dictionary.activation.k=32",
+            hint="write the dotted path of a setting, `=`, and its value, without spaces",
+        )
+    path = tuple(int(part) if part.isdigit() else part for part in parts)
+    return path, _value(key.strip(), value.strip())
+
+
+def _value(key: str, text: str) -> Any:
+    if text == "null":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        if text[:1] in {"[", "{", '"', "'"} or "\n" in text:
+            raise ConfigError(
+                field=key,
+                found=text,
+                expected="a value as TOML writes it",
+                hint=f"quote it for the shell: {OVERRIDES} '{key}=[1, 2]'; {error}",
+                file=OVERRIDES,
+            ) from error
+        return text
+
+
+def _assign(data: dict[str, Any], text: str) -> tuple[str | int, ...]:
+    path, value = parse_override(text)
+    here: Any = data
+    for depth, part in enumerate(path):
+        fits = (
+            (isinstance(here, dict) and isinstance(part, str))
+            or (isinstance(here, list) and isinstance(part, int) and part < len(here))
+        )  # fmt: skip
+        if not fits:
+            where = problems.dotted(path[:depth])
+            size = f"a list of {len(here)}" if isinstance(here, list) else repr(here)
+            raise ConfigError(
+                field=problems.dotted(path),
+                found=here,
+                expected=f"a section or list that has {part!r}",
+                hint=f"set {where or 'the section'} itself, or another name below it",
+                file=OVERRIDES,
+                problem=f"{where or 'the file'} is {size}, which has no {part!r}",
+            )
+        if depth == len(path) - 1:
+            here[part] = value
+        elif isinstance(here, dict):
+            here = here.setdefault(part, {})
+        else:
+            here = here[part]
+    return path
+
+
+def _validated(
+    model: type[M], data: dict[str, Any], *, file: str | None, changed: tuple[Any, ...]
+) -> M:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        verb = next((name for name, known in VERBS.items() if known is model), None)
+
+        def source(path: tuple[str | int, ...]) -> str | None:
+            mine = any(path[: len(c)] == c or c[: len(path)] == path for c in changed if path)
+            return OVERRIDES if mine else file
+
+        raise problems.config_error(model, data, error, source=source, verb=verb) from error
+
+
+def _beside(path: Path) -> str:
+    folder = path.parent
+    known = sorted(p.name for p in folder.glob("*.toml")) if folder.is_dir() else []
+    close = nearest(path.name, known, n=1)
+    if close:
+        return f"did you mean {folder / close[0]}?"
+    if known:
+        return f"{folder} holds {', '.join(known[:5])}"
+    return "`saestore config show VERB > FILE` writes one to start from"
