@@ -7,6 +7,8 @@ import socket
 import pytest
 
 
+pytest_plugins = ["saestore.testing.fixtures"]
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
