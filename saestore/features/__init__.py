@@ -1,0 +1,37 @@
+"""The feature tables: read as pages, lazy frames and SQL, without model, tokenizer or torch."""
+
+from saestore.features.analysis import Analysis
+from saestore.features.choose import RULE, features_about_something
+from saestore.features.connect import connect, query
+from saestore.features.named import NamedQuery, Parameter, named_queries, run_named
+from saestore.features.page import (
+    Example,
+    ExampleGroup,
+    FeaturePage,
+    Histogram,
+    LogitTable,
+    LogitToken,
+    Provenance,
+    TokenPiece,
+)
+
+
+__all__ = [
+    "RULE",
+    "Analysis",
+    "Example",
+    "ExampleGroup",
+    "FeaturePage",
+    "Histogram",
+    "LogitTable",
+    "LogitToken",
+    "NamedQuery",
+    "Parameter",
+    "Provenance",
+    "TokenPiece",
+    "connect",
+    "features_about_something",
+    "named_queries",
+    "query",
+    "run_named",
+]

@@ -1,0 +1,214 @@
+"""One feature, whole: everything that a terminal, a web page or a JSON reader draws.
+
+Every number here stands in a table of the analysis; nothing is computed that SQL would not give.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TokenPiece:
+    """One token of an example.
+
+    Attributes:
+        text: Its piece of the context's text; the pieces concatenate to the text. Empty for a
+            token that only completes a character of the token before.
+        value: The feature's value here; 0 where it is silent.
+        special: It is a control token of the tokenizer, such as BOS.
+        kept: It was analysed; tokens that were not never carry a value.
+    """
+
+    text: str
+    value: float
+    special: bool
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """One context, cut to its window.
+
+    Attributes:
+        context: Row of `contexts`.
+        rank: Rank inside its stratum, from 0.
+        peak: The feature's largest value in the context; 0 if it is silent there.
+        peak_position: First position with that value.
+        window_start: Position of the first token shown.
+        n_positions: Tokens in the whole context; the window may show fewer.
+        source: Corpus source of the document at the peak.
+        document: Index of that document in the store.
+        document_id: Its id.
+        tokens: The window.
+    """
+
+    context: int
+    rank: int
+    peak: float
+    peak_position: int
+    window_start: int
+    n_positions: int
+    source: str
+    document: int
+    document_id: str
+    tokens: tuple[TokenPiece, ...]
+
+
+@dataclass(frozen=True)
+class ExampleGroup:
+    """The examples of one stratum of one subsample.
+
+    Attributes:
+        subsample: Name in the settings' `[subsamples.NAME]`.
+        kind: How it was drawn: `top`, `quantile`, `uniform`, `silent`.
+        stratum: Stratum, from 0, lowest values first.
+        strata: How many strata the subsample has.
+        n_eligible: Contexts this stratum was drawn from.
+        examples: By rank.
+    """
+
+    subsample: str
+    kind: str
+    stratum: int
+    strata: int
+    n_eligible: int
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts in equal bins from lo to hi (`log_value`: bins of a quarter octave).
+
+    Attributes:
+        what: `value`, `log_value`, `position` or `peak`.
+        lo: Lower end of the first bin.
+        hi: Upper end of the last bin.
+        counts: Firings (for `peak`, contexts) in each bin.
+    """
+
+    what: str
+    lo: float
+    hi: float
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LogitToken:
+    """A token that a feature's decoder vector promotes or suppresses."""
+
+    token_id: int
+    token: str
+    value: float
+
+
+@dataclass(frozen=True)
+class LogitTable:
+    """One score's ends and its distribution over the vocabulary.
+
+    Attributes:
+        score: Which score, such as `direction`.
+        head: Head of a crosscoder; else 0.
+        promoted: Largest scores first.
+        suppressed: Smallest scores first.
+        statistics: mean, std, skew, kurtosis, min, max; None where undefined.
+    """
+
+    score: str
+    head: int
+    promoted: tuple[LogitToken, ...]
+    suppressed: tuple[LogitToken, ...]
+    statistics: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the numbers come from.
+
+    Attributes:
+        activations: Name of the activation store.
+        hookpoints: Hookpoints of the dictionary.
+        n_rows: Kept rows analysed.
+        n_contexts: Contexts analysed.
+        fingerprint: Fingerprint of the analysis.
+        created: When it was written, ISO 8601, UTC.
+    """
+
+    activations: str
+    hookpoints: tuple[str, ...]
+    n_rows: int
+    n_contexts: int
+    fingerprint: str
+    created: str
+
+
+@dataclass(frozen=True)
+class FeaturePage:
+    """Everything about one feature.
+
+    Attributes:
+        series: Series of the dictionary.
+        dictionary: Its name inside the series.
+        analysis: Name of the analysis.
+        feature: Which feature.
+        n_features: Features of the dictionary.
+        statistics: Its line of `features`, column by column; None where undefined.
+        top_token: The token it fires on most often; None if it never fires.
+        histograms: By what: `value`, `log_value`, `position`, `peak`; empty counts if it never
+            fires.
+        logits: One table for each score and head; none if logits were not asked for.
+        groups: Example groups in the order of the settings, strata lowest first.
+        provenance: What was analysed.
+    """
+
+    series: str
+    dictionary: str
+    analysis: str
+    feature: int
+    n_features: int
+    statistics: Mapping[str, float | int | None]
+    top_token: str | None
+    histograms: Mapping[str, Histogram]
+    logits: tuple[LogitTable, ...]
+    groups: tuple[ExampleGroup, ...]
+    provenance: Provenance
+
+    @property
+    def max(self) -> float:
+        """The feature's largest value: what colours are scaled by; 0 if it never fires."""
+        return float(self.statistics["max"] or 0.0)
+
+    @property
+    def n_firings(self) -> int:
+        """Rows on which it fires."""
+        return int(self.statistics["n_firings"] or 0)
+
+    @property
+    def density(self) -> float:
+        """Share of kept rows on which it fires."""
+        return float(self.statistics["density"] or 0.0)
+
+    def examples(self, subsample: str) -> tuple[Example, ...]:
+        """Return the examples of one subsample, all strata; none if it has no such subsample."""
+        return tuple(
+            example
+            for group in self.groups
+            if group.subsample == subsample
+            for example in group.examples
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can say, tuples as lists."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
