@@ -1,0 +1,219 @@
+"""What every sparse dictionary can do. A family is one subclass in one file and a registry entry.
+
+    x' = a (x − μ)         normalise
+    f  = encode(x')        which features, how strongly
+    ŷ' = decode(f)         normalised units
+    ŷ  = ŷ'/c + ν          raw units
+
+The public methods speak raw units. `forward` speaks normalised ones, because that is where losses
+live; the losses themselves are outside, in the trainer.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from saestore.dictionaries.code import SparseCode, TrainingCode
+from saestore.dictionaries.scale import Scale
+from saestore.errors import ConfigError, HookpointNotFoundError
+from saestore_schemas.dictionary import DictionaryConfig
+
+
+class DictionaryOutput(NamedTuple):
+    """One training forward pass, in normalised units.
+
+    Attributes:
+        code: Activations, differentiable.
+        reconstruction: Output hookpoint to reconstruction, differentiable.
+        pre_activation: Pre-activations without gradient; overwritten by the next forward pass.
+        gate: What was ranked or compared, likewise; the same tensor when the gate is on the
+            pre-activation.
+    """
+
+    code: TrainingCode
+    reconstruction: dict[str, Float[Tensor, "row d_out"]]
+    pre_activation: Float[Tensor, "row d_sae"]
+    gate: Float[Tensor, "row d_sae"]
+
+
+class SparseDictionary(nn.Module, ABC):
+    """A sparse dictionary: `encode`, `decode`, and what its features look like.
+
+    Attributes:
+        config: What the weights mean; everything a reader needs.
+        scales: Hookpoint to normalisation.
+    """
+
+    family: ClassVar[str]
+    """Name in settings and `config.json`."""
+
+    config: DictionaryConfig
+    scales: dict[str, Scale]
+
+    @property
+    def hookpoints_in(self) -> tuple[str, ...]:
+        """What encode reads."""
+        return self.config.hookpoints_in
+
+    @property
+    def hookpoints_out(self) -> tuple[str, ...]:
+        """What decode reconstructs."""
+        return self.config.hookpoints_out
+
+    @property
+    def d_sae(self) -> int:
+        """Number of features."""
+        return self.config.d_sae
+
+    def normalise(
+        self, inputs: Mapping[str, Float[Tensor, "row _"]]
+    ) -> dict[str, Float[Tensor, "row _"]]:
+        """Return the rows in normalised units; a folded dictionary's are the raw ones."""
+        return {hook: self.scales[hook].normalise(rows) for hook, rows in inputs.items()}
+
+    def encode(
+        self, inputs: Mapping[str, Float[Tensor, "row _"]] | Float[Tensor, "row _"]
+    ) -> SparseCode:
+        """Return the firings of rows in raw units.
+
+        Row-wise and deterministic: a row's code does not depend on its batch mates.
+
+        Args:
+            inputs: Rows of each input hookpoint; a bare tensor when there is only one.
+
+        Raises:
+            ConfigError: A width is not the dictionary's.
+            HookpointNotFoundError: An input hookpoint is missing.
+        """
+        with torch.inference_mode():
+            return self.encode_normalised(self.normalise(self.as_inputs(inputs)))
+
+    def decode(
+        self,
+        code: SparseCode,
+        inputs: Mapping[str, Float[Tensor, "row _"]] | Float[Tensor, "row _"] | None = None,
+    ) -> dict[str, Float[Tensor, "row _"]]:
+        """Return each output hookpoint's reconstruction in raw units.
+
+        Args:
+            code: Firings.
+            inputs: The rows that were encoded, for families whose decoder reads them.
+        """
+        rows = None if inputs is None else self.normalise(self.as_inputs(inputs))
+        with torch.inference_mode():
+            return {
+                hook: self.scales[hook].denormalise(part)
+                for hook, part in self.decode_normalised(code, rows).items()
+            }
+
+    def reconstruct(
+        self, inputs: Mapping[str, Float[Tensor, "row _"]] | Float[Tensor, "row _"]
+    ) -> dict[str, Float[Tensor, "row _"]]:
+        """Return decode(encode(inputs)), raw units in and out."""
+        return self.decode(self.encode(inputs), inputs)
+
+    def as_inputs(
+        self, inputs: Mapping[str, Float[Tensor, "row _"]] | Float[Tensor, "row _"]
+    ) -> dict[str, Float[Tensor, "row _"]]:
+        """Return the rows by input hookpoint, in the weights' type and on their device.
+
+        Raises:
+            ConfigError: A width is not the dictionary's.
+            HookpointNotFoundError: An input hookpoint is missing.
+        """
+        given = {self.hookpoints_in[0]: inputs} if isinstance(inputs, Tensor) else dict(inputs)
+        like = next(self.parameters())
+        rows: dict[str, Tensor] = {}
+        for hook, width in zip(self.hookpoints_in, self.config.d_in, strict=True):
+            if hook not in given:
+                raise HookpointNotFoundError(pattern=hook, where="the inputs", known=tuple(given))
+            if given[hook].shape[1] != width:
+                raise ConfigError(
+                    field=hook,
+                    found=given[hook].shape[1],
+                    expected=f"rows of width {width}",
+                    hint="this dictionary was trained on another hookpoint or model",
+                )
+            rows[hook] = given[hook].to(device=like.device, dtype=like.dtype)
+        return rows
+
+    @abstractmethod
+    def forward(self, inputs: Mapping[str, Float[Tensor, "row _"]]) -> DictionaryOutput:
+        """Return code and reconstruction of normalised rows, with training semantics."""
+
+    @abstractmethod
+    def encode_normalised(self, inputs: Mapping[str, Float[Tensor, "row _"]]) -> SparseCode:
+        """Return the firings of normalised rows, with inference semantics."""
+
+    @abstractmethod
+    def decode_normalised(
+        self, code: SparseCode, inputs: Mapping[str, Float[Tensor, "row _"]] | None = None
+    ) -> dict[str, Float[Tensor, "row _"]]:
+        """Return the reconstructions in normalised units."""
+
+    @abstractmethod
+    def reconstruct_with(
+        self,
+        inputs: Mapping[str, Float[Tensor, "row _"]],
+        output: DictionaryOutput,
+        features: Int64[Tensor, " feature"],
+        k: int,
+    ) -> dict[str, Float[Tensor, "row _"]]:
+        """Return what some features alone would add, for losses that revive dead ones.
+
+        On each row the `k` of `features` with the largest gate score are used with their raw
+        pre-activation, negative ones too; no decoder bias. Gradient reaches encoder and decoder of
+        these features only (and what their pre-activations read).
+
+        Args:
+            inputs: The normalised rows of the forward pass.
+            output: Its result.
+            features: Which features may be used, ascending.
+            k: How many on one row, at most `len(features)`.
+        """
+
+    @abstractmethod
+    def folded(self) -> "SparseDictionary":
+        """Return the same dictionary with its normalisation moved into the weights.
+
+        Codes and reconstructions are the same numbers; afterwards all weights are in raw units.
+
+        Raises:
+            UnsupportedError: It is folded already.
+        """
+
+    @abstractmethod
+    def decoder_norms(self) -> Float[Tensor, " d_sae"]:
+        """Return the length of each feature's decoder vector, in the weights' units."""
+
+    @abstractmethod
+    def encoder_norms(self) -> Float[Tensor, " d_sae"]:
+        """Return the length of each feature's encoder vector."""
+
+    @abstractmethod
+    def encoder_bias(self) -> Float[Tensor, " d_sae"]:
+        """Return each feature's encoder bias."""
+
+    @abstractmethod
+    def enc_dec_cosine(self) -> Float[Tensor, " d_sae"]:
+        """Return the cosine of each feature's encoder and decoder vector; NaN where one is zero."""
+
+    @abstractmethod
+    def thresholds(self) -> Float[Tensor, " d_sae"] | None:
+        """Return each feature's threshold, or None for activation functions without one."""
+
+    @abstractmethod
+    def logit_directions(self) -> Float[Tensor, "d_sae d_model"]:
+        """Return what each feature writes into the residual stream; call it on a folded one."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the weights by the names of the file format."""
+
+    @abstractmethod
+    def decoder_bias_norm(self) -> float:
+        """Return the length of the decoder bias, of all heads together."""

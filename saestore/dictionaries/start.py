@@ -1,0 +1,34 @@
+"""Starting weights: settings and moments in, a dictionary out."""
+
+from collections.abc import Mapping
+
+from saestore.dictionaries.base import SparseDictionary
+from saestore.dictionaries.scale import MomentsLike
+from saestore_schemas.dictionary import DictionarySettings
+from saestore_schemas.train import InitSettings
+
+
+def build(
+    settings: DictionarySettings,
+    *,
+    widths: Mapping[str, int],
+    moments: Mapping[str, MomentsLike],
+    init: InitSettings,
+    seed: int,
+    excluded: tuple[str, ...] = ("special", "ignored"),
+) -> SparseDictionary:
+    """Return an untrained dictionary, float32 on the CPU; a pure function of its arguments.
+
+    Args:
+        settings: The family and its options.
+        widths: Width of each hookpoint.
+        moments: Moments of each hookpoint.
+        init: How weights start.
+        seed: Seed of the starting weights.
+        excluded: Which rows the moments leave out, for the record.
+
+    Raises:
+        ConfigError: A setting contradicts the widths or the moments.
+        HookpointNotFoundError: A hookpoint has no width or moments.
+    """
+    raise AssertionError(settings, widths, moments, init, seed, excluded)
