@@ -1,15 +1,72 @@
-"""Examples in docs are tests: every Python block of the Markdown pages, every `>>>` of the library."""
+"""Shared by all tests: tiny models, no network beyond loopback, and examples in docs as tests.
 
+Every Python block of the Markdown pages and every `>>>` of the library runs.
+"""
+
+import ipaddress
+import os
+import socket
+
+import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
 
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+pytest_plugins = ["saestore.testing.fixtures"]
+
+
+@pytest.fixture(autouse=True)
+def _loopback_only(monkeypatch):
+    """Refuse connections that leave this machine: the suite passes without network."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family in {socket.AF_INET, socket.AF_INET6}:
+            host = address[0]
+            local = host == "localhost" or (
+                host.replace(".", "").replace(":", "").isalnum() and _is_loopback(host)
+            )
+            if not local:
+                msg = f"a test tried to reach {host}: tests use loopback only"
+                raise AssertionError(msg)
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+def _is_loopback(host):
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def demo_lake_folder(tmp_path_factory, tiny_llama, tiny_jsonl):
+    """A folder with `demo-lake` as the demo leaves it, made with a tiny model."""
+    from saestore.testing.lakes import small_lake, small_plan
+
+    folder = tmp_path_factory.mktemp("docs")
+    small_lake(folder / "demo-lake", small_plan(tiny_llama, tiny_jsonl))
+    return folder
+
+
+@pytest.fixture
+def demo_folder(demo_lake_folder, monkeypatch):
+    """Work where the pages' examples do: beside `demo-lake`."""
+    monkeypatch.chdir(demo_lake_folder)
+    return demo_lake_folder
+
+
 pytest_collect_file = (
     Sybil(
         parsers=[SkipParser(), PythonCodeBlockParser()],
-        patterns=["README.md", "docs/**/*.md"],
+        patterns=["README.md", "docs/*.md"],
         fixtures=["demo_folder"],
     )
-    + Sybil(parsers=[DocTestParser()], patterns=["saestore/**/*.py"])
+    + Sybil(parsers=[DocTestParser()], patterns=["saestore/*.py"])
 ).pytest()
