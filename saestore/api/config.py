@@ -17,6 +17,7 @@ from saestore.errors import ConfigError, nearest
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.evaluate import EvaluateSettings
 from saestore_schemas.generate import GenerateSettings
+from saestore_schemas.settings import MachineSettings
 from saestore_schemas.train import TrainSettings
 
 
@@ -30,6 +31,9 @@ VERBS: dict[str, type[BaseModel]] = {
 
 OVERRIDES = "--set"
 """Where a setting stands that came from an override."""
+
+PREFIX = "SAESTORE_"
+"""What environment variables for saestore begin with."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -237,3 +241,34 @@ def _beside(path: Path) -> str:
     if known:
         return f"{folder} holds {', '.join(known[:5])}"
     return "`saestore config show VERB > FILE` writes one to start from"
+
+
+def machine_settings() -> MachineSettings:
+    """Return what `SAESTORE_*` variables say about this machine.
+
+    Raises:
+        ConfigError: A variable has a value it cannot have.
+    """
+    try:
+        return MachineSettings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"{PREFIX}{first['loc'][0]}".upper()
+        raise ConfigError(
+            field=name,
+            found=first["input"],
+            expected=problems.expected(first),
+            hint=f"change or unset the environment variable {name}",
+        ) from error
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return a warning for each `SAESTORE_*` variable that nothing reads, with the nearest name."""
+    known = [f"{PREFIX}{name}".upper() for name in MachineSettings.model_fields]
+    found = []
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and name not in known:
+            close = nearest(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            found.append(f"the environment variable {name} is not known and ignored; {hint}")
+    return found

@@ -147,7 +147,7 @@ def _problem(model: type[BaseModel], data: Any, error: ErrorDetails) -> Problem:
         path,
         "" if _scalar(error["input"]) is not None else f"found {_kind_of(error['input'])}",
         _scalar(error["input"]),
-        _expected(error),
+        expected(error),
         _meaning(model, data, path, error),
     )
 
@@ -267,7 +267,8 @@ def _tags(model: type[BaseModel], data: Any, path: Path) -> list[str]:
     return found
 
 
-def _expected(error: ErrorDetails) -> str:
+def expected(error: ErrorDetails) -> str:
+    """Return what pydantic expected, without its phrases."""
     if error["type"] == "string_pattern_mismatch":
         if "/" in str(error.get("ctx", {}).get("pattern", "")):
             return "SERIES/NAME, each of letters, digits, '.', '_' and '-'"

@@ -1,0 +1,331 @@
+"""What `show` tells of an artefact: one page for each kind, read from the lake without torch."""
+
+import io
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from saestore.errors import DamagedArtefactError
+from saestore.lake import Lake, Ref, layout, manifest as manifests
+from saestore_schemas.dictionary import DictionaryConfig
+from saestore_schemas.manifest import Manifest
+
+
+if TYPE_CHECKING:
+    from saestore.activations import ActivationStore
+
+SAMPLE_TOKENS = 48
+"""Tokens of the sample context on an activations page."""
+
+DENSITY_BINS = 16
+"""Bins of the density histogram, equal in log10."""
+
+TYPICAL = 3
+"""Features named on an analysis page."""
+
+
+@dataclass(frozen=True)
+class HookSummary:
+    """One hookpoint of an activation store, over its kept rows.
+
+    Attributes:
+        hookpoint: Its name.
+        width: Its width.
+        dtype: How it is stored.
+        mean_norm: Mean length of a row.
+        rms: Root mean square of an element.
+        centred_rms: The same after subtracting the mean row.
+        min: Smallest element.
+        max: Largest element.
+    """
+
+    hookpoint: str
+    width: int
+    dtype: str
+    mean_norm: float
+    rms: float
+    centred_rms: float
+    min: float
+    max: float
+
+
+@dataclass(frozen=True)
+class ActivationsPage:
+    """An activation store.
+
+    Attributes:
+        manifest: Its manifest.
+        hookpoints: One summary each.
+        kept_rows: Rows that training and statistics use.
+        sample: Text of the first tokens of its first context.
+        children: What was made from it.
+    """
+
+    manifest: Manifest
+    hookpoints: tuple[HookSummary, ...]
+    kept_rows: int
+    sample: tuple[str, ...]
+    children: tuple[Ref, ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric over a training run; values are None where it was undefined."""
+
+    name: str
+    steps: tuple[int, ...]
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One line of an evaluation.
+
+    Attributes:
+        metric: Its name.
+        value: Its value, None where undefined.
+        unit: Its unit, empty for ratios.
+        n: Rows, tokens or features it was computed from.
+        meaning: Its definition; empty for a metric this release does not know.
+    """
+
+    metric: str
+    value: float | None
+    unit: str
+    n: int
+    meaning: str
+
+
+@dataclass(frozen=True)
+class EvaluationPage:
+    """An evaluation: its scores, each with unit and definition."""
+
+    manifest: Manifest
+    scores: tuple[Score, ...]
+
+
+@dataclass(frozen=True)
+class DictionaryPage:
+    """A dictionary.
+
+    Attributes:
+        manifest: Its manifest.
+        config: What its weights mean.
+        curves: Scalar training metrics by name.
+        evaluations: Its evaluations.
+        children: What was made from it.
+    """
+
+    manifest: Manifest
+    config: DictionaryConfig
+    curves: Mapping[str, Curve]
+    evaluations: tuple[EvaluationPage, ...]
+    children: tuple[Ref, ...]
+
+
+@dataclass(frozen=True)
+class DensityHistogram:
+    """Features by log10 density: `counts[i]` lie in [edges[i], edges[i + 1])."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class AnalysisPage:
+    """An analysis.
+
+    Attributes:
+        manifest: Its manifest.
+        n_features: Features, dead ones included.
+        n_silent: Features that never fired in it.
+        n_rows: Kept rows analysed.
+        n_firings: Firings of all features.
+        densities: How often features fire.
+        typical: A few features nearest the median density of those that fire, to go on with.
+    """
+
+    manifest: Manifest
+    n_features: int
+    n_silent: int
+    n_rows: int
+    n_firings: int
+    densities: DensityHistogram
+    typical: tuple[int, ...]
+
+
+Page = ActivationsPage | DictionaryPage | EvaluationPage | AnalysisPage
+
+
+def page(lake: Lake, name: str) -> Page:
+    """Return what there is to know about the artefact that a name means.
+
+    Raises:
+        ArtefactNotFoundError: None or several have that name.
+        IncompleteArtefactError: It was started and not finished.
+        DamagedArtefactError: A file that the page needs does not match the manifest.
+    """
+    ref = lake.find(name)
+    makers: dict[str, Callable[[Lake, Ref], Page]] = {
+        "activations": _activations,
+        "dictionary": _dictionary,
+        "evaluation": evaluation,
+        "features": _analysis,
+    }
+    return makers[ref.kind](lake, ref)
+
+
+def evaluation(lake: Lake, ref: Ref) -> EvaluationPage:
+    """Return the page of one evaluation.
+
+    Raises:
+        DamagedArtefactError: Its scores do not match the manifest.
+    """
+    manifest = lake.manifest(ref)
+    columns = _parquet(lake, ref, manifest, layout.SCORES)
+    meanings = _meanings()
+    return EvaluationPage(
+        manifest,
+        tuple(
+            Score(metric, value, unit, n, meanings.get(metric.split("@")[0], ""))
+            for metric, value, unit, n in zip(
+                columns["metric"], columns["value"], columns["unit"], columns["n"], strict=True
+            )
+        ),
+    )
+
+
+def _activations(lake: Lake, ref: Ref) -> ActivationsPage:
+    from saestore.activations import ActivationStore
+
+    store = ActivationStore.open(lake, ref.name)
+    summaries = tuple(_summary(store, name) for name in store.hookpoints)
+    kept = next((store.moments(name).count for name in store.hookpoints), 0)
+    return ActivationsPage(store.manifest, summaries, kept, _sample(store), _children(lake, ref))
+
+
+def _summary(store: "ActivationStore", hookpoint: str) -> HookSummary:
+    moments = store.moments(hookpoint)
+    info = store.hookpoints[hookpoint]
+    n, d = moments.count, info.width
+    if n == 0:
+        nothing = math.nan
+        return HookSummary(hookpoint, d, info.dtype, *([nothing] * 5))
+    return HookSummary(
+        hookpoint=hookpoint,
+        width=d,
+        dtype=info.dtype,
+        mean_norm=moments.norm_sum / n,
+        rms=math.sqrt(moments.norm_sq_sum / (n * d)),
+        centred_rms=math.sqrt(float(moments.m2.sum()) / (n * d)),
+        min=float(moments.min.min()),
+        max=float(moments.max.max()),
+    )
+
+
+def _sample(store: "ActivationStore") -> tuple[str, ...]:
+    if store.n_contexts == 0:
+        return ()
+    first, length = (int(x) for x in store.contexts()[0])
+    words = store.vocabulary().column("token")
+    tokens = store.tokens(first, first + min(length, SAMPLE_TOKENS))
+    return tuple(words[int(t)].as_py() for t in tokens)
+
+
+def _dictionary(lake: Lake, ref: Ref) -> DictionaryPage:
+    manifest = lake.manifest(ref)
+    artefact = lake.artefact(ref)
+    manifests.check_sizes(artefact, manifest, [layout.CONFIG])
+    config = DictionaryConfig.model_validate(json.loads(artefact.read(layout.CONFIG)))
+    return DictionaryPage(
+        manifest,
+        config,
+        _curves(lake, ref, manifest),
+        tuple(
+            evaluation(lake, each)
+            for each in lake.refs("evaluation")
+            if each.name.startswith(f"{ref.name}/")
+        ),
+        _children(lake, ref),
+    )
+
+
+def _curves(lake: Lake, ref: Ref, manifest: Manifest) -> dict[str, Curve]:
+    if lake.artefact(ref).size(layout.METRICS) is None:
+        return {}
+    columns = _parquet(lake, ref, manifest, layout.METRICS)
+    found: dict[str, list[tuple[int, float | None]]] = {}
+    for step, name, index, value in zip(
+        columns["step"], columns["name"], columns["index"], columns["value"], strict=True
+    ):
+        if index == 0:
+            found.setdefault(name, []).append((step, value))
+    return {
+        name: Curve(name, tuple(s for s, _ in points), tuple(v for _, v in points))
+        for name, points in found.items()
+    }
+
+
+def _analysis(lake: Lake, ref: Ref) -> AnalysisPage:
+    from saestore.features import Analysis
+
+    analysis = Analysis.open(lake, ref.name)
+    columns = analysis.lazy("features").select("density", "n_firings", "n_rows").collect()
+    densities = [float(x) for x in columns["density"]]
+    firing = sorted((x, feature) for feature, x in enumerate(densities) if x > 0)
+    middle = len(firing) // 2
+    nearest = firing[max(0, middle - TYPICAL // 2) :][:TYPICAL]
+    return AnalysisPage(
+        manifest=analysis.manifest,
+        n_features=len(densities),
+        n_silent=len(densities) - len(firing),
+        n_rows=int(columns["n_rows"][0]) if densities else 0,
+        n_firings=int(columns["n_firings"].sum()),
+        densities=histogram([x for x, _ in firing]),
+        typical=tuple(feature for _, feature in nearest),
+    )
+
+
+def histogram(densities: list[float]) -> DensityHistogram:
+    """Return how many features lie in each of `DENSITY_BINS` bins equal in log10.
+
+    Args:
+        densities: Of the features that fire: above 0, up to 1.
+    """
+    if not densities:
+        return DensityHistogram((), ())
+    lowest = math.floor(min(math.log10(x) for x in densities))
+    width = max(-lowest, 1) / DENSITY_BINS
+    counts = [0] * DENSITY_BINS
+    for x in densities:
+        # The last bin is closed: a feature that fires everywhere has density 1.
+        counts[min(int((math.log10(x) - lowest) / width), DENSITY_BINS - 1)] += 1
+    return DensityHistogram(
+        tuple(lowest + i * width for i in range(DENSITY_BINS + 1)), tuple(counts)
+    )
+
+
+def _children(lake: Lake, ref: Ref) -> tuple[Ref, ...]:
+    from saestore.lake import lineage
+
+    return tuple(lineage.children(lake, ref))
+
+
+def _parquet(lake: Lake, ref: Ref, manifest: Manifest, file: str) -> dict[str, list[Any]]:
+    artefact = lake.artefact(ref)
+    manifests.check_sizes(artefact, manifest, [file])
+    try:
+        columns: dict[str, list[Any]] = pq.read_table(io.BytesIO(artefact.read(file))).to_pydict()
+    except (OSError, ValueError) as error:
+        raise DamagedArtefactError(name=ref.name, damage=(f"{file}: {error}",)) from error
+    return columns
+
+
+def _meanings() -> dict[str, str]:
+    from saestore.evaluate.metrics import METRICS
+
+    return {name: metric.doc for name, metric in METRICS.items()}
