@@ -11,16 +11,20 @@ live; the losses themselves are outside, in the trainer.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Self
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
 from saestore.dictionaries.code import SparseCode, TrainingCode
-from saestore.dictionaries.scale import Scale
+from saestore.dictionaries.scale import MomentsLike, Scale
 from saestore.errors import ConfigError, HookpointNotFoundError
 from saestore_schemas.dictionary import DictionaryConfig
+from saestore_schemas.train import InitSettings
 
 
 class DictionaryOutput(NamedTuple):
@@ -38,6 +42,45 @@ class DictionaryOutput(NamedTuple):
     reconstruction: dict[str, Float[Tensor, "row d_out"]]
     pre_activation: Float[Tensor, "row d_sae"]
     gate: Float[Tensor, "row d_sae"]
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What an untrained dictionary is made from, beside its own settings.
+
+    Attributes:
+        widths: Width of each hookpoint.
+        moments: Moments of each hookpoint.
+        init: How weights start.
+        rng: Random stream of the starting weights.
+        excluded: Which rows the moments leave out.
+    """
+
+    widths: Mapping[str, int]
+    moments: Mapping[str, MomentsLike]
+    init: InitSettings
+    rng: np.random.Generator
+    excluded: tuple[str, ...]
+
+    def width(self, hookpoint: str) -> int:
+        """Return a hookpoint's width.
+
+        Raises:
+            HookpointNotFoundError: It has none.
+        """
+        if hookpoint not in self.widths:
+            raise HookpointNotFoundError(
+                pattern=hookpoint, where="the activation store", known=tuple(self.widths)
+            )
+        return self.widths[hookpoint]
+
+    def directions(
+        self, count: int, width: int, length: float
+    ) -> Float64[np.ndarray, "feature d_out"]:
+        """Return random isotropic vectors of one length."""
+        vectors = self.rng.standard_normal((count, width))
+        vectors *= length / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
 
 
 class SparseDictionary(nn.Module, ABC):
@@ -89,7 +132,7 @@ class SparseDictionary(nn.Module, ABC):
             ConfigError: A width is not the dictionary's.
             HookpointNotFoundError: An input hookpoint is missing.
         """
-        with torch.inference_mode():
+        with torch.no_grad():
             return self.encode_normalised(self.normalise(self.as_inputs(inputs)))
 
     def decode(
@@ -104,7 +147,7 @@ class SparseDictionary(nn.Module, ABC):
             inputs: The rows that were encoded, for families whose decoder reads them.
         """
         rows = None if inputs is None else self.normalise(self.as_inputs(inputs))
-        with torch.inference_mode():
+        with torch.no_grad():
             return {
                 hook: self.scales[hook].denormalise(part)
                 for hook, part in self.decode_normalised(code, rows).items()
@@ -141,6 +184,32 @@ class SparseDictionary(nn.Module, ABC):
             rows[hook] = given[hook].to(device=like.device, dtype=like.dtype)
         return rows
 
+    @classmethod
+    @abstractmethod
+    def begin(cls, settings: Any, beginning: Beginning) -> Self:
+        """Return an untrained dictionary.
+
+        Raises:
+            ConfigError: A setting contradicts the widths or the moments.
+            HookpointNotFoundError: A hookpoint has no width or moments.
+        """
+
+    @classmethod
+    @abstractmethod
+    def restore(
+        cls,
+        config: DictionaryConfig,
+        scales: Mapping[str, Scale],
+        tensors: Mapping[str, Tensor],
+    ) -> Self:
+        """Return the dictionary with these weights, named as in the file format."""
+
+    @classmethod
+    @abstractmethod
+    def shapes(cls, config: DictionaryConfig) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each tensor of the file format."""
+
+    @override
     @abstractmethod
     def forward(self, inputs: Mapping[str, Float[Tensor, "row _"]]) -> DictionaryOutput:
         """Return code and reconstruction of normalised rows, with training semantics."""
@@ -217,3 +286,15 @@ class SparseDictionary(nn.Module, ABC):
     @abstractmethod
     def decoder_bias_norm(self) -> float:
         """Return the length of the decoder bias, of all heads together."""
+
+    @abstractmethod
+    def project_gradient_(self) -> None:
+        """Remove the part of the gradient that a constraint on the weights forbids."""
+
+    @abstractmethod
+    def renormalise_(self) -> None:
+        """Bring the weights back onto their constraint after a step."""
+
+    def with_config(self, config: DictionaryConfig) -> Self:
+        """Return the same dictionary with another record of its history."""
+        return self.restore(config, self.scales, self.tensors())

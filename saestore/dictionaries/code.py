@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from saestore.dictionaries.kernels import Pairs, decoded
+
 
 @dataclass(frozen=True)
 class SparseCode:
@@ -116,6 +118,10 @@ class TrainingCode(Protocol):
         """Return the weighted sum of each row's activations, differentiable in both."""
         ...
 
+    def decoded(self, decoder: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "row d_out"]:
+        """Return each row's decoder vectors weighted and summed, differentiable in both."""
+        ...
+
     def to_sparse(self) -> SparseCode:
         """Return the firings, without gradient."""
         ...
@@ -147,6 +153,10 @@ class DenseCode:
         """Return the weighted sum of each row's activations."""
         return self.activations @ weights
 
+    def decoded(self, decoder: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "row d_out"]:
+        """Return each row's decoder vectors weighted and summed."""
+        return self.activations @ decoder
+
     def to_sparse(self) -> SparseCode:
         """Return the firings, without gradient."""
         return SparseCode.from_dense(self.activations.detach())
@@ -157,14 +167,12 @@ class PaddedCode:
     """Exactly k entries a row, of which those with value 0 are not firings.
 
     Attributes:
-        indices: Features; their order within a row means nothing.
+        pairs: Which features; their order within a row means nothing.
         values: Their activations.
-        d_sae: Features of the dictionary.
     """
 
-    indices: Int64[Tensor, "row k"]
+    pairs: Pairs
     values: Float[Tensor, "row k"]
-    d_sae: int
 
     def fired(self) -> Bool[Tensor, " d_sae"]:
         """Return which features fired on any row."""
@@ -172,8 +180,8 @@ class PaddedCode:
 
     def firings(self) -> Int64[Tensor, " d_sae"]:
         """Return how many rows each feature fired on."""
-        fired = self.indices[self.values.detach() != 0]
-        return torch.bincount(fired, minlength=self.d_sae)
+        fired = self.pairs.indices[self.values.detach() != 0]
+        return torch.bincount(fired, minlength=self.pairs.d_sae)
 
     def l0(self) -> Int64[Tensor, " row"]:
         """Return the number of firings of each row."""
@@ -181,8 +189,12 @@ class PaddedCode:
 
     def weighted_sum(self, weights: Float[Tensor, " d_sae"]) -> Float[Tensor, " row"]:
         """Return the weighted sum of each row's activations."""
-        return (self.values * weights[self.indices]).sum(dim=1)
+        return (self.values * weights[self.pairs.indices]).sum(dim=1)
+
+    def decoded(self, decoder: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "row d_out"]:
+        """Return each row's decoder vectors weighted and summed."""
+        return decoded(self.values, decoder, self.pairs)
 
     def to_sparse(self) -> SparseCode:
         """Return the firings, without gradient."""
-        return SparseCode.from_padded(self.indices, self.values.detach(), self.d_sae)
+        return SparseCode.from_padded(self.pairs.indices, self.values.detach(), self.pairs.d_sae)

@@ -1,8 +1,15 @@
-"""Starting weights: settings and moments in, a dictionary out."""
+"""Starting weights: settings and moments in, a dictionary out.
+
+Draws come from the stream SeedSequence([seed, "init"]), so that they share nothing with the order
+of the rows. How a family starts stands in its own file.
+"""
 
 from collections.abc import Mapping
 
-from saestore.dictionaries.base import SparseDictionary
+import numpy as np
+
+from saestore.dictionaries.base import Beginning, SparseDictionary
+from saestore.dictionaries.families import FAMILIES
 from saestore.dictionaries.scale import MomentsLike
 from saestore_schemas.dictionary import DictionarySettings
 from saestore_schemas.train import InitSettings
@@ -31,4 +38,6 @@ def build(
         ConfigError: A setting contradicts the widths or the moments.
         HookpointNotFoundError: A hookpoint has no width or moments.
     """
-    raise AssertionError(settings, widths, moments, init, seed, excluded)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, *b"init"]))
+    beginning = Beginning(widths, moments, init, rng, excluded)
+    return FAMILIES[settings.family].begin(settings, beginning)

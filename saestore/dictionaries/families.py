@@ -1,0 +1,8 @@
+"""Families of sparse dictionaries. A new one is a file and a line here."""
+
+from saestore.dictionaries.base import SparseDictionary
+from saestore.dictionaries.sae import Sae
+
+
+FAMILIES: dict[str, type[SparseDictionary]] = {family.family: family for family in (Sae,)}
+"""Name in settings and `config.json` to class."""
