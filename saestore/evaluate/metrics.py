@@ -93,6 +93,11 @@ METRICS: dict[str, Metric] = {m.name: m for m in (*RECONSTRUCTION, *SPARSITY, *C
 """Every metric by name."""
 
 
+def unit_of(name: str) -> str:
+    """Return the unit of a metric; `@hookpoint` at the end of its name is ignored."""
+    return METRICS[name.split("@", 1)[0]].unit
+
+
 @dataclass(frozen=True)
 class Score:
     """One line of the scores: a value, or None where it is undefined, and what it rests on."""

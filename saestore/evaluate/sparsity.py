@@ -1,0 +1,126 @@
+"""How sparse codes are: L0, L1, density of each feature, and which never fired.
+
+A firing is an entry different from 0. `dead[N]` looks at the first N evaluated rows, so it needs
+at least N of them. That a feature stayed silent for N rows bounds its rate: were it r, N rows
+would be silent with probability (1-r)^N, so r < 1 - 0.05^(1/N) with 95 % confidence. Rows of one
+context are not independent; the same bound with contexts for rows is the cautious reading.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+
+from saestore.evaluate.metrics import DENSITY_QUANTILES, WINDOWS, Score
+
+
+_NEVER = np.iinfo(np.int64).max
+
+
+def rate_bound(trials: int, confidence: float = 0.95) -> float | None:
+    """Return the upper bound on the rate of an event absent from all trials; None without any."""
+    if trials == 0:
+        return None
+    return -math.expm1(math.log1p(-confidence) / trials)
+
+
+class Sparsity:
+    """Counts over codes, added in the order of the rows.
+
+    Args:
+        decoder_norms: Length of each decoder vector in raw units, the weights of `l1`.
+    """
+
+    def __init__(self, decoder_norms: Float[np.ndarray, " d_sae"]) -> None:
+        self._norms = decoder_norms.astype(np.float64)
+        self._firings = np.zeros(len(decoder_norms), np.int64)
+        self._sums = np.zeros(len(decoder_norms), np.float64)
+        self._first = np.full(len(decoder_norms), _NEVER, np.int64)
+        self._context_starts: list[Int64[np.ndarray, " context"]] = []
+        self._last_context = -1
+        self.rows = 0
+
+    def update(
+        self,
+        rows: Int64[np.ndarray, " firing"],
+        features: Int64[np.ndarray, " firing"],
+        values: Float[np.ndarray, " firing"],
+        contexts: Int64[np.ndarray, " row"],
+    ) -> None:
+        """Add the codes of the next rows.
+
+        Args:
+            rows: Row of each entry, from 0 within these rows.
+            features: Its feature.
+            values: Its value; zeros are no firings.
+            contexts: Context of each of these rows, non-decreasing over the whole pass.
+        """
+        fires = values != 0
+        rows, features, values = rows[fires], features[fires], values[fires]
+        self._firings += np.bincount(features, minlength=len(self._firings))
+        self._sums += np.bincount(
+            features, weights=np.abs(values, dtype=np.float64), minlength=len(self._sums)
+        )
+        np.minimum.at(self._first, features, rows + self.rows)
+        before = np.concatenate([[self._last_context], contexts[:-1]])
+        self._context_starts.append(np.flatnonzero(contexts != before) + self.rows)
+        if len(contexts):
+            self._last_context = int(contexts[-1])
+        self.rows += len(contexts)
+
+    @property
+    def contexts(self) -> int:
+        """Contexts seen."""
+        return sum(len(starts) for starts in self._context_starts)
+
+    @property
+    def densities(self) -> Float64[np.ndarray, " d_sae"]:
+        """Firings per row of each feature."""
+        return self._firings / max(self.rows, 1)
+
+    def scores(self) -> list[Score]:
+        """Return the scores; all are None when no row was seen."""
+        rows = self.rows
+        per_row = {
+            "l0": float(self._firings.sum()),
+            "l1": float((self._sums * self._norms).sum()),
+            "l1_raw": float(self._sums.sum()),
+        }
+        return [
+            *(Score(name, total / rows if rows else None, rows) for name, total in per_row.items()),
+            *self._dead(),
+            *self._density(),
+        ]
+
+    def _dead(self) -> list[Score]:
+        starts = np.concatenate([np.zeros(0, np.int64), *self._context_starts])
+        dead, bounds, context_bounds = [], [], []
+        for name, window in WINDOWS.items():
+            n = self.rows if window is None else window
+            seen = 0 < n <= self.rows
+            contexts = int((starts < n).sum())
+            dead.append(
+                Score(f"dead[{name}]", float((self._first >= n).mean()) if seen else None, n)
+            )
+            bounds.append(Score(f"dead_rate_bound[{name}]", rate_bound(n) if seen else None, n))
+            context_bounds.append(
+                Score(
+                    f"dead_rate_bound_contexts[{name}]",
+                    rate_bound(contexts) if seen else None,
+                    contexts,
+                )
+            )
+        return [*dead, *bounds, *context_bounds]
+
+    def _density(self) -> list[Score]:
+        ordered, features = np.sort(self.densities), len(self._firings)
+        places = {
+            "min": 1,
+            **{q: max(1, -(-permille * features // 1000)) for q, permille in
+               DENSITY_QUANTILES.items()},
+            "max": features,
+        }  # fmt: skip
+        return [
+            Score(f"density[{name}]", float(ordered[place - 1]) if self.rows else None, features)
+            for name, place in places.items()
+        ]
