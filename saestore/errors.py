@@ -119,7 +119,7 @@ class ArtefactNotFoundError(SaestoreError, FileNotFoundError):
         super().__init__(
             f"no {kind} named {name!r} in {looked}",
             found=None,
-            expected=f"one of {len(known)} {kind} artefacts",
+            expected=f"one of {len(known)} names",
             hint=hint,
         )
         self.kind = kind

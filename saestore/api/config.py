@@ -224,6 +224,15 @@ def _validated(
         return model.model_validate(data)
     except ValidationError as error:
         verb = next((name for name, known in VERBS.items() if known is model), None)
+        if verb is not None and (other := _other_verb(verb, data)) is not None:
+            raise ConfigError(
+                field="settings file",
+                found=other,
+                expected=f"settings of saestore {verb}",
+                hint=f"saestore {other} {file or 'FILE'}",
+                file=file,
+                problem=f"holds settings of saestore {other}",
+            ) from error
 
         def source(path: tuple[str | int, ...]) -> str | None:
             mine = any(path[: len(c)] == c or c[: len(path)] == path for c in changed if path)
@@ -232,9 +241,22 @@ def _validated(
         raise problems.config_error(model, data, error, source=source, verb=verb) from error
 
 
+def _other_verb(verb: str, data: Mapping[str, Any]) -> str | None:
+    """Return the verb that these settings were written for, if it is plainly another."""
+    strange = data.keys() - VERBS[verb].model_fields.keys()
+    for other, model in VERBS.items():
+        if len(strange) > 1 and data.keys() <= model.model_fields.keys():
+            return other
+    return None
+
+
 def _beside(path: Path) -> str:
     folder = path.parent
-    known = sorted(p.name for p in folder.glob("*.toml")) if folder.is_dir() else []
+    known = (
+        sorted(p.name for p in folder.glob("*.toml") if p.name != "pyproject.toml")
+        if folder.is_dir()
+        else []
+    )
     close = nearest(path.name, known, n=1)
     if close:
         return f"did you mean {folder / close[0]}?"
@@ -272,3 +294,29 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
             found.append(f"the environment variable {name} is not known and ignored; {hint}")
     return found
+
+
+def verb_of(path: str | os.PathLike[str]) -> str:
+    """Return the verb whose settings a file holds, told from its sections.
+
+    Raises:
+        ConfigError: It cannot be read, or fits no verb better than another.
+    """
+    data = read_toml(path)
+    fits = {verb: len(data.keys() & model.model_fields.keys()) for verb, model in VERBS.items()}
+    best = max(fits.values())
+    chosen = [verb for verb, n in fits.items() if n == best]
+    if best and len(chosen) > 1:
+        # evaluate and analyze share names: what only one of them knows decides.
+        own = {v: len(data.keys() - VERBS[v].model_fields.keys()) for v in chosen}
+        chosen = [v for v in chosen if own[v] == min(own.values())]
+    if best == 0 or len(chosen) > 1:
+        raise ConfigError(
+            field="settings file",
+            found=sorted(data),
+            expected="the settings of one verb",
+            hint="say which with --verb",
+            file=os.fspath(path),
+            problem=f"fits {' and '.join(chosen)} alike" if best else "fits no verb",
+        )
+    return chosen[0]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from saestore.activations import ActivationStore
+    from saestore.api import pages
     from saestore.dictionaries import SparseDictionary
     from saestore.evaluate import Evaluation
     from saestore.exchange import ExportReport
@@ -213,6 +214,17 @@ class OpenLake:
             for unfinished in (False, True)
             for ref in self.lake.refs(k, unfinished=unfinished)
         ]
+
+    def show(self, name: str) -> "pages.Page":
+        """Return what there is to know about an artefact: one page for each kind.
+
+        Raises:
+            ArtefactNotFoundError: None or several have that name.
+            IncompleteArtefactError: It was started and not finished.
+        """
+        from saestore.api import pages
+
+        return pages.page(self.lake, name)
 
     def manifest(self, name: str) -> Manifest:
         """Return the manifest of the artefact that a name means.

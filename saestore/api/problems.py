@@ -104,10 +104,10 @@ def without_false(model: Any, data: Any) -> Any:
         model: The settings model, or the annotation of a field.
         data: What the file says there.
     """
-    if data is False and _allows(model, type(None)) and not _allows(model, bool):
+    if data is False and allows(model, type(None)) and not allows(model, bool):
         return None
     if isinstance(data, Mapping):
-        choices = list(_models(model, data))
+        choices = list(models_in(model, data))
         fields = {name: f for m in choices for name, f in m.model_fields.items()}
         items = _items(model)
         return {
@@ -176,7 +176,7 @@ def _paths_named(model: type[BaseModel], name: str, prefix: str = "") -> dict[st
         path = f"{prefix}{field}"
         if field == name and prefix:
             return {name: path}
-        for child in _models(info.annotation):
+        for child in models_in(info.annotation):
             if found := _paths_named(child, name, f"{path}."):
                 return found
     return {}
@@ -202,17 +202,17 @@ def _at(model: Any, data: Any, path: Path) -> list[type[BaseModel]]:
     """Return the models that may stand at a path, narrowed by what stands there."""
     here, value = model, data
     for part in path:
-        fields = (m.model_fields.get(str(part)) for m in _models(here, value))
+        fields = (m.model_fields.get(str(part)) for m in models_in(here, value))
         field = next((f for f in fields if f is not None), None)
         here = field.annotation if field is not None else _items(here)
         try:
             value = value[part]
         except (KeyError, IndexError, TypeError):
             value = None
-    return list(_models(here, value))
+    return list(models_in(here, value))
 
 
-def _models(annotation: Any, value: Any = None) -> Iterator[type[BaseModel]]:
+def models_in(annotation: Any, value: Any = None) -> Iterator[type[BaseModel]]:
     """Return the models directly in an annotation; of a tagged union only the one that fits."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         tag = value.get("kind", value.get("family")) if isinstance(value, Mapping) else None
@@ -221,7 +221,7 @@ def _models(annotation: Any, value: Any = None) -> Iterator[type[BaseModel]]:
             yield annotation
     elif get_origin(annotation) in {Union, types.UnionType, Annotated, tuple, list, dict}:
         for part in get_args(annotation):
-            yield from _models(part, value)
+            yield from models_in(part, value)
 
 
 def _items(annotation: Any) -> Any:
@@ -237,14 +237,15 @@ def _items(annotation: Any) -> Any:
     return Any
 
 
-def _allows(annotation: Any, kind: type) -> bool:
+def allows(annotation: Any, kind: type) -> bool:
+    """Return whether an annotation takes values of a type."""
     if annotation is kind or (annotation is None and kind is type(None)):
         return True
     origin = get_origin(annotation)
     if origin is Literal:
         return any(isinstance(value, kind) for value in get_args(annotation))
     if origin in {Union, types.UnionType, Annotated}:
-        return any(_allows(arg, kind) for arg in get_args(annotation))
+        return any(allows(arg, kind) for arg in get_args(annotation))
     return False
 
 

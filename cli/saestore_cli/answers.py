@@ -1,0 +1,152 @@
+"""A question's parts, and its answer as CSV, JSON or Parquet."""
+
+import datetime as dt
+import decimal
+import io
+import json
+import math
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from saestore.errors import ConfigError, StorageError
+from saestore_cli.options import TableFormat
+
+
+SUFFIXES = {
+    ".csv": TableFormat.CSV,
+    ".json": TableFormat.JSON,
+    ".parquet": TableFormat.PARQUET,
+    ".txt": TableFormat.TABLE,
+}
+"""What a file's name says about its format."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question: SQL, or the name of one that is ready."""
+
+    text: str
+    named: bool
+    params: dict[str, str]
+
+
+def question(text: str | None, params: list[str], analysis: str | None) -> Question:
+    """Return the question a command line asks: one word is a name, anything else is SQL.
+
+    Raises:
+        ConfigError: There is none, a parameter is malformed, or `--in` stands beside SQL.
+    """
+    if not text or not text.strip():
+        raise ConfigError(
+            field="query",
+            expected="SQL, or the name of a query that is ready",
+            hint="`saestore query --list` lists them; SQL stands in quotes",
+            problem="there is no question",
+        )
+    named = re.fullmatch(r"[A-Za-z_][\w-]*", text.strip()) is not None
+    if analysis is not None and not named:
+        raise ConfigError(
+            field="--in",
+            found=analysis,
+            expected="a named query beside it",
+            hint="in SQL say WHERE series = '...' AND dictionary = '...'",
+        )
+    return Question(text.strip(), named, dict(_parameter(each) for each in params))
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ConfigError(
+            field="--param",
+            found=text,
+            expected="NAME=VALUE",
+            hint="for example: --param feature=17",
+        )
+    return name, value
+
+
+def format_of(form: TableFormat | None, out: Path | None, *, json: bool) -> TableFormat:
+    """Return how to write an answer.
+
+    Raises:
+        ConfigError: Parquet was asked for without a file.
+    """
+    if form is None and out is not None:
+        form = SUFFIXES.get(out.suffix.lower(), TableFormat.CSV)
+    if form is None:
+        form = TableFormat.JSON if json else TableFormat.TABLE
+    if form is TableFormat.PARQUET and out is None:
+        raise ConfigError(
+            field="--format",
+            found="parquet",
+            expected="a file to write to",
+            hint="add --out FILE.parquet",
+        )
+    return form
+
+
+def write(table: pa.Table, form: TableFormat, out: Path | None) -> None:
+    """Write a table to a file, or to stdout.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    if out is None:
+        sys.stdout.write(_text(table, form))
+        return
+    try:
+        if form is TableFormat.PARQUET:
+            pyarrow.parquet.write_table(table, out, compression="zstd")
+        else:
+            out.write_text(_text(table, form), encoding="utf-8")
+    except OSError as error:
+        message = f"cannot write {out}: {error.strerror or error}"
+        raise StorageError(message, hint="name a file in a folder that exists") from error
+
+
+def _text(table: pa.Table, form: TableFormat) -> str:
+    if form is TableFormat.JSON:
+        rows = ",\n".join(json.dumps(plain(row), ensure_ascii=False) for row in table.to_pylist())
+        return f"[{rows}]\n"
+    if form is TableFormat.CSV:
+        sink = io.BytesIO()
+        pyarrow.csv.write_csv(_flat(table), sink)
+        return sink.getvalue().decode()
+    from saestore_cli.console import table_text
+
+    return table_text(table)
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    """Return a table whose nested and binary columns are JSON text, for CSV."""
+    columns = []
+    for name in table.column_names:
+        column = table.column(name)
+        if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+            values = [None if v is None else json.dumps(plain(v)) for v in column.to_pylist()]
+            column = pa.chunked_array([pa.array(values, pa.string())])
+        columns.append(column)
+    return pa.table(columns, names=table.column_names)
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON can say it: undefined numbers null, bytes as hexadecimal."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, (dt.date, dt.time, dt.timedelta, decimal.Decimal, Path)):
+        return str(value)
+    return value

@@ -1,0 +1,230 @@
+"""Artefacts in a terminal: a store, a dictionary, an evaluation, an analysis."""
+
+from collections.abc import Mapping, Sequence
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from saestore.api.pages import (
+    ActivationsPage,
+    AnalysisPage,
+    DictionaryPage,
+    EvaluationPage,
+    Score,
+)
+from saestore_cli.drawing import bars, curve, facts, pairs
+from saestore_cli.numbers import count, size, value
+from saestore_cli.tokens import visible
+
+
+if TYPE_CHECKING:
+    from saestore_schemas.manifest import Manifest
+
+HEADLINES = (
+    "explained_variance", "l0", "ce_recovered[zero]", "ce_recovered[mean]", "dead[all]",
+)  # fmt: skip
+"""Scores shown on a dictionary's page."""
+
+CURVES = ("loss", "mse", "ev_batch", "l0_mean", "dead", "dead_share", "aux", "lr")
+"""Metrics shown first."""
+
+_CURVES_SHOWN = 10
+
+
+@singledispatch
+def draw(page: Any, console: Console) -> None:
+    """Print the page of an artefact."""
+    raise TypeError(type(page), console)
+
+
+@draw.register
+def _(page: ActivationsPage, console: Console) -> None:
+    settings = page.manifest.settings
+    _title(console, page.manifest)
+    corpus = _get(settings, "corpus")
+    counts = page.manifest.counts
+    rows = counts.get("rows", page.kept_rows)
+    console.print(
+        facts(
+            [
+                ("model", str(_get(settings, "lm", "model"))),
+                ("corpus", _sources(corpus)),
+                ("rows", f"{count(rows)}, of which {count(page.kept_rows)} kept"),
+                ("holds", _counts(counts)),
+                *_made(page.manifest),
+            ]
+        )
+    )
+    console.print()
+    table = _table("hookpoint", ">width", "type", ">mean norm", ">rms", ">centred", ">min", ">max")
+    for hook in page.hookpoints:
+        measured = (hook.mean_norm, hook.rms, hook.centred_rms, hook.min, hook.max)
+        table.add_row(hook.hookpoint, count(hook.width), hook.dtype, *(value(x) for x in measured))
+    console.print(table)
+    if page.sample:
+        console.print()
+        console.print(Text("The first tokens of its first context", style="bold"))
+        console.print(Padding(Text("".join(visible(t) for t in page.sample)), (0, 0, 0, 2)))
+    _children(console, page.children)
+
+
+@draw.register
+def _(page: DictionaryPage, console: Console) -> None:
+    config = page.config
+    _title(console, page.manifest)
+    activation = config.semantics.activation.model_dump()
+    kind = activation.pop("kind")
+    reads = ", ".join(config.hookpoints_in)
+    trained = config.train
+    rows: list[tuple[str, Text | str]] = [
+        ("family", f"{config.family}, {kind} {pairs(list(activation.items()))}".rstrip()),
+        ("reads", f"{reads}, {' + '.join(count(d) for d in config.d_in)} wide"),
+        ("features", count(config.d_sae)),
+        ("scale", ", ".join(sorted({f"{s.kind} ({s.state})" for s in config.scale.values()}))),
+    ]
+    if trained is not None:
+        rows.append(("trained", f"{count(trained.rows)} rows in {count(trained.steps)} steps"))
+    console.print(facts([*rows, *_made(page.manifest)]))
+    if page.curves:
+        console.print()
+        console.print(_curves(page, console.width))
+    for evaluation in page.evaluations:
+        console.print()
+        name = evaluation.manifest.name.rsplit("/", 1)[-1]
+        console.print(Text(f"Evaluation {name}", style="bold"))
+        found = {score.metric: score for score in evaluation.scores}
+        console.print(
+            Padding(
+                facts([(m, value(found[m].value)) for m in HEADLINES if m in found]), (0, 0, 0, 2)
+            )
+        )
+    if not page.evaluations:
+        console.print("\nnot evaluated yet: saestore evaluate CONFIG.toml")
+    _children(console, page.children)
+
+
+@draw.register
+def _(page: EvaluationPage, console: Console) -> None:
+    _title(console, page.manifest)
+    shown = {k: v for k, v in page.manifest.facts.items() if isinstance(v, (str, int, float, bool))}
+    console.print(
+        facts(
+            [
+                ("dictionary", str(_get(page.manifest.settings, "dictionary"))),
+                *((name.replace("_", " "), value(x)) for name, x in shown.items()),
+                *_made(page.manifest),
+            ]
+        )
+    )
+    console.print()
+    console.print(scores(page.scores))
+
+
+@draw.register
+def _(page: AnalysisPage, console: Console) -> None:
+    _title(console, page.manifest)
+    dictionary = page.manifest.name.rsplit("/", 1)[0]
+    firings = page.n_firings / page.n_rows if page.n_rows else 0.0
+    console.print(
+        facts(
+            [
+                ("features", f"{count(page.n_features)}, of which {count(page.n_silent)} silent"),
+                ("rows", count(page.n_rows)),
+                ("firings", f"{count(page.n_firings)}, {value(firings)} a row"),
+                ("tables", ", ".join(sorted(page.manifest.arrays))),
+                *_made(page.manifest),
+            ]
+        )
+    )
+    edges, counts = page.densities.edges, page.densities.counts
+    if counts:
+        console.print()
+        console.print(Text("Features by density (firings per row, log scale)", style="bold"))
+        low, high = f"10^{edges[0]:g}", f"10^{edges[-1]:g}"
+        wide = "".join(c * 2 for c in bars(counts))
+        console.print(f"  {low} {wide} {high}")
+    console.print()
+    console.print(Text("Go on with", style="bold"))
+    for feature in page.typical:
+        console.print(f"  saestore show feature {dictionary} {feature}")
+    console.print("  saestore query --list")
+
+
+def scores(lines: Sequence[Score]) -> Table:
+    """Return a table of scores, each with unit and definition."""
+    table = _table("metric", ">value", "unit", "definition")
+    for line in lines:
+        table.add_row(line.metric, value(line.value), line.unit, line.meaning)
+    return table
+
+
+def summary(manifest: "Manifest") -> str:
+    """Return what an artefact holds, on one line."""
+    return _counts(manifest.counts)
+
+
+def _title(console: Console, manifest: "Manifest") -> None:
+    title = Text(f"{manifest.kind} {manifest.name}", style="bold")
+    console.print(Rule(title, align="left", characters="─", style="dim"))
+
+
+def _made(manifest: "Manifest") -> list[tuple[str, Text | str]]:
+    parents = ", ".join(f"{p.kind} {p.name}" for p in manifest.parents)
+    made = [("made from", parents)] if parents else []
+    files = f"{count(manifest.payload.files)} files, {size(manifest.payload.bytes)}"
+    when = (
+        f"{manifest.created:%Y-%m-%d %H:%M} UTC, saestore {manifest.versions.get('saestore', '?')}"
+    )
+    return [*made, ("size", files), ("written", when)]
+
+
+def _children(console: Console, children: Sequence[Any]) -> None:
+    if children:
+        console.print()
+        console.print(Text("Made from it", style="bold"))
+        for child in children:
+            console.print(f"  {child.path}")
+
+
+def _curves(page: DictionaryPage, width: int) -> Table:
+    first = [name for name in CURVES if name in page.curves]
+    names = [*first, *(name for name in page.curves if name not in first)][:_CURVES_SHOWN]
+    table = _table("metric", ">first", "over the run", ">last")
+    for name in names:
+        values = page.curves[name].values
+        known = [x for x in values if x is not None]
+        ends = (value(known[0]), value(known[-1])) if known else ("-", "-")
+        table.add_row(name, ends[0], curve(values, width - 48), ends[1])
+    return table
+
+
+def _table(*columns: str) -> Table:
+    """Return an empty table; a name that begins with > stands to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for name in columns:
+        table.add_column(name.lstrip(">"), justify="right" if name[0] == ">" else "left")
+    return table
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count(n)} {name.replace('_', ' ')}" for name, n in counts.items())
+
+
+def _get(settings: Any, *path: str) -> Any:
+    for name in path:
+        settings = settings.get(name) if isinstance(settings, Mapping) else None
+    return settings
+
+
+def _sources(corpus: Any) -> str:
+    sources = _get(corpus, "sources") or []
+    return "; ".join(
+        f"{_get(s, 'kind')} {_get(s, 'path') or ', '.join(_get(s, 'parts') or [])}".rstrip()
+        for s in sources
+    )

@@ -1,0 +1,1 @@
+"""The commands, grouped as `saestore --help` lists them."""

@@ -1,0 +1,145 @@
+"""Looking at a lake: what it holds, what an artefact is, where it came from, whether it is whole."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from saestore_cli.options import AnalysisOption
+from saestore_cli.session import Session, command
+
+
+PANEL = "Look"
+
+FEATURE = "feature"
+"""First word of `show feature SERIES/NAME INDEX`."""
+
+FEATURE_WORDS = 3
+
+
+class Kind(StrEnum):
+    """What a lake holds."""
+
+    ACTIVATIONS = "activations"
+    DICTIONARY = "dictionary"
+    FEATURES = "features"
+    EVALUATION = "evaluation"
+
+
+NameArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="ARTEFACT",
+        help="Name of an artefact, as `saestore ls` prints it.",
+        show_default=False,
+    ),
+]
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands that look."""
+    command(
+        app,
+        "ls",
+        "saestore ls --lake demo-lake",
+        "saestore ls --kind dictionary --output json",
+        panel=PANEL,
+    )(ls)
+    command(
+        app,
+        "show",
+        "saestore show demo",
+        "saestore show demo/topk-32/default",
+        "saestore show feature demo/topk-32 17 --n 3 --around 12",
+        panel=PANEL,
+    )(show)
+    command(app, "lineage", "saestore lineage demo/topk-32/default", panel=PANEL)(lineage)
+    command(
+        app,
+        "verify",
+        "saestore verify demo/topk-32",
+        "saestore verify activations/demo --quick",
+        uses=("lake", "no_progress"),
+        panel=PANEL,
+    )(verify)
+
+
+def ls(
+    session: Session,
+    kind: Annotated[
+        Kind | None,
+        typer.Option(help="Only this kind of artefact.", show_default=False),
+    ] = None,
+) -> None:
+    """List what the lake holds, unfinished runs included."""
+    lake = session.lake
+    session.output.listing(lake.lake.storage.url, lake.ls(kind.value if kind else None))
+
+
+def show(
+    session: Session,
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ARTEFACT | feature SERIES/NAME INDEX",
+            help="An artefact's name; or the word feature, a dictionary and a feature's index.",
+            show_default=False,
+        ),
+    ],
+    analysis: AnalysisOption = None,
+    n: Annotated[int, typer.Option("--n", min=0, help="Examples of each group.")] = 5,
+    around: Annotated[
+        int, typer.Option("--around", min=0, help="Tokens on each side of an example's peak.")
+    ] = 20,
+) -> None:
+    """Show an artefact, or one feature with its contexts."""
+    from saestore.errors import ConfigError
+
+    if what[0] == FEATURE and len(what) > 1:
+        if len(what) != FEATURE_WORDS or not what[2].lstrip("-").isdigit():
+            raise ConfigError(
+                field="show feature",
+                found=" ".join(what[1:]),
+                expected="SERIES/NAME and the index of a feature",
+                hint="for example: saestore show feature demo/topk-32 17",
+            )
+        name = f"{what[1]}/{analysis}" if analysis else what[1]
+        page = session.lake.analysis(name).feature(int(what[2]))
+        session.output.feature(page, n=n, around=around)
+        return
+    if len(what) > 1:
+        raise ConfigError(
+            field="show",
+            found=" ".join(what),
+            expected="one artefact, or feature SERIES/NAME INDEX",
+            hint="name one artefact at a time; `saestore ls` lists them",
+        )
+    session.output.page(session.lake.show(what[0]))
+
+
+def lineage(session: Session, name: NameArgument) -> None:
+    """What an artefact was made from, and what from it."""
+    lake = session.lake
+    session.output.lineage(lake.lineage(name), lake.children(name))
+
+
+def verify(
+    session: Session,
+    name: NameArgument,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", metavar="", help="Compare file sizes only, do not read every byte."
+        ),
+    ] = False,
+) -> None:
+    """Check an artefact's files against its manifest.
+
+    Every byte is read again; each damaged, missing or foreign file is named.
+    """
+    from saestore.errors import DamagedArtefactError
+
+    damage = session.lake.verify(name, quick=quick, progress=session.progress)
+    if damage:
+        raise DamagedArtefactError(name=name, damage=tuple(damage))
+    session.output.verified(name, quick=quick)

@@ -1,0 +1,70 @@
+"""The rest: a model's hookpoints, other tools' formats, removal."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saestore_cli.commands.look import NameArgument
+from saestore_cli.session import Session, command
+
+
+PANEL = "More"
+
+
+def add(app: typer.Typer) -> None:
+    """Add the remaining commands."""
+    command(
+        app,
+        "hookpoints",
+        "saestore hookpoints EleutherAI/pythia-70m",
+        "saestore hookpoints models/smollm2 --match 'blocks.*.hook_resid_post'",
+        uses=(),
+        panel=PANEL,
+    )(hookpoints)
+    group = typer.Typer(
+        help="Write dictionaries in other tools' formats.",
+        no_args_is_help=True,
+    )
+    command(group, "sae-lens", "saestore export sae-lens demo/topk-32 sae-lens-demo")(sae_lens)
+    app.add_typer(group, name="export", rich_help_panel=PANEL)
+    command(app, "remove", "saestore remove demo/topk-32/default", panel=PANEL)(remove)
+
+
+def hookpoints(
+    session: Session,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Hub name or local Hugging Face directory.",
+            show_default=False,
+        ),
+    ],
+    match: Annotated[
+        str | None,
+        typer.Option(metavar="GLOB", help="Only names that match.", show_default=False),
+    ] = None,
+) -> None:
+    """List a language model's hookpoints with their widths."""
+    from saestore.api import models
+
+    session.output.hookpoints(model, models.hookpoints(model, match))
+
+
+def sae_lens(
+    session: Session,
+    dictionary: Annotated[
+        str, typer.Argument(metavar="SERIES/NAME", help="A dictionary.", show_default=False)
+    ],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where to write.", show_default=False)
+    ],
+) -> None:
+    """Write a dictionary as SAELens reads it, and measure that both compute the same."""
+    session.output.exported(session.lake.export_saelens(dictionary, folder))
+
+
+def remove(session: Session, name: NameArgument) -> None:
+    """Remove an artefact from which no other was made."""
+    session.output.removed(session.lake.remove(name))

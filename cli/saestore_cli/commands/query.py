@@ -1,0 +1,112 @@
+"""Questions in SQL, and the questions that are ready."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saestore_cli.options import Format, TableFormat
+from saestore_cli.session import Session, command
+
+
+_SCREEN = 100
+"""Rows printed as a table unless `--limit` says otherwise."""
+
+
+def add(app: typer.Typer) -> None:
+    """Add `query`."""
+    command(
+        app,
+        "query",
+        'saestore query "SELECT feature, density FROM features ORDER BY density DESC LIMIT 5"',
+        "saestore query --list",
+        "saestore query top_contexts --param feature=17 --in demo/topk-32",
+        'saestore query "SELECT * FROM firings" --format parquet --out firings.parquet',
+        panel="Look",
+    )(query)
+
+
+def query(
+    session: Session,
+    *,
+    question: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SQL | NAME",
+            help="SQL over the lake's tables, or the name of a query that is ready.",
+            show_default=False,
+        ),
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param",
+            metavar="NAME=VALUE",
+            help="A parameter, `$name` in the SQL; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    analysis: Annotated[
+        str | None,
+        typer.Option(
+            "--in",
+            metavar="SERIES/NAME[/ANALYSIS]",
+            help="Which analysis a named query is about; absent, the only one.",
+            show_default=False,
+        ),
+    ] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", metavar="", help="List the queries that are ready.")
+    ] = False,
+    form: Annotated[
+        TableFormat | None,
+        typer.Option(
+            "--format",
+            help="How to write the answer; absent, by the suffix of --out, else a table.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write to a file.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            min=0,
+            help=f"At most so many rows, 0 for all; absent, {_SCREEN} on screen and all in files.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Ask a question in SQL, or one that is ready.
+
+    Every analysis of the lake is in the same tables.
+
+    Tables: features, firings, contexts, tokens, vocabulary, examples, histograms, logits, scores,
+    metrics, artefacts. All but the last three say which series, dictionary and analysis a line
+    belongs to.
+    """
+    from saestore_cli import answers
+
+    lake = session.lake
+    if listed:
+        session.output.queries(lake.queries())
+        return
+    ask = answers.question(question, param or [], analysis)
+    table = (
+        lake.named(ask.text, ask.params, analysis=analysis)
+        if ask.named
+        else lake.sql(ask.text, ask.params)
+    )
+    chosen = answers.format_of(form, out, json=session.output_format is Format.JSON)
+    if limit is None and chosen is TableFormat.TABLE and out is None:
+        limit = _SCREEN
+    shown = table.slice(0, limit) if limit else table
+    if chosen is TableFormat.TABLE and out is None:
+        session.output.table(shown, total=table.num_rows)
+    else:
+        answers.write(shown, chosen, out)
+        if out is not None:
+            session.output.wrote(out, rows=shown.num_rows)

@@ -1,0 +1,181 @@
+"""The four verbs and the demo: settings in, one library call, a summary out."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saestore_cli.options import ConfigArgument, ResumeOption, SetOption
+from saestore_cli.session import Session, command
+
+
+if TYPE_CHECKING:
+    from saestore.lake import Ref
+
+PANEL = "The main job"
+
+_USES = ("lake", "device", "no_progress")
+
+
+def add(app: typer.Typer) -> None:
+    """Add the verbs."""
+    command(
+        app,
+        "generate",
+        "saestore generate configs/generate/pythia-70m.toml",
+        "saestore generate run.toml --set tokens=100000 --set corpus.context_size=128",
+        uses=_USES,
+        panel=PANEL,
+    )(generate)
+    command(
+        app,
+        "train",
+        "saestore train configs/train/topk.toml --lake lake",
+        "saestore train run.toml --set name=topk-64 --set dictionary.activation.k=64",
+        uses=_USES,
+        panel=PANEL,
+    )(train)
+    command(
+        app,
+        "evaluate",
+        "saestore evaluate configs/evaluate/default.toml --set dictionary=demo/topk-32",
+        "saestore evaluate run.toml --set splice=false",
+        uses=_USES,
+        panel=PANEL,
+    )(evaluate)
+    command(
+        app,
+        "analyze",
+        "saestore analyze configs/analyze/default.toml --set dictionary=demo/topk-32",
+        "saestore analyze run.toml --set name=first-million --set rows=1000000",
+        uses=_USES,
+        panel=PANEL,
+    )(analyze)
+    command(
+        app,
+        "demo",
+        "saestore demo --lake demo-lake",
+        "saestore demo --corpus books/ --tokens 100000",
+        uses=_USES,
+        panel=PANEL,
+    )(demo)
+
+
+def generate(
+    session: Session,
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    resume: ResumeOption = False,
+) -> None:
+    """Text to activations: run a language model and store what it computes.
+
+    A run that was killed continues where it stopped when the same command is given again, and ends
+    with the same bytes.
+    """
+    del resume
+    _verb(session, "generate", config, overrides, _activations)
+
+
+def train(
+    session: Session,
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    resume: ResumeOption = False,
+) -> None:
+    """Activations to a dictionary: train it on a store.
+
+    A run that was killed continues from its newest checkpoint when the same command is given again,
+    and ends with the same bytes.
+    """
+    del resume
+    _verb(session, "train", config, overrides, _dictionary)
+
+
+def evaluate(
+    session: Session,
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    resume: ResumeOption = False,
+) -> None:
+    """How good a dictionary is: reconstruction, sparsity, loss."""
+    del resume
+    _verb(session, "evaluate", config, overrides, _below("evaluation"))
+
+
+def analyze(
+    session: Session,
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    resume: ResumeOption = False,
+) -> None:
+    """A dictionary to feature tables: what every feature does."""
+    del resume
+    _verb(session, "analyze", config, overrides, _below("features"))
+
+
+def demo(
+    session: Session,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Hub name or local directory of a model; absent, SmolLM2-135M.",
+            show_default=False,
+        ),
+    ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Text, JSONL or Parquet file, folder or glob; absent, the Python standard library.",
+            show_default=False,
+        ),
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to read.")] = 250_000,
+) -> None:
+    """The whole job on a small model, from text to a SQL answer.
+
+    Run it again to resume: nothing that was finished is done twice.
+    """
+    from saestore.api import demo as library
+
+    lake = session.lake
+    result = library.run(lake, model=model, corpus=corpus, tokens=tokens, progress=session.progress)
+    session.output.demo(result)
+
+
+def _verb(
+    session: Session,
+    verb: str,
+    config: Any,
+    overrides: list[str] | None,
+    ref_of: Callable[[Any], "Ref"],
+) -> None:
+    from saestore.api.config import load_settings
+
+    settings = load_settings(verb, config, overrides or ())
+    lake = session.lake
+    getattr(lake, verb)(settings, progress=session.progress)
+    ref = ref_of(settings)
+    session.output.finished(ref, lake.lake.manifest(ref))
+
+
+def _activations(settings: Any) -> "Ref":
+    from saestore.lake import Ref
+
+    return Ref("activations", settings.name)
+
+
+def _dictionary(settings: Any) -> "Ref":
+    from saestore.lake import Ref
+
+    return Ref("dictionary", f"{settings.series}/{settings.name}")
+
+
+def _below(kind: Any) -> Callable[[Any], "Ref"]:
+    def ref(settings: Any) -> "Ref":
+        from saestore.lake import Ref
+
+        return Ref(kind, f"{settings.dictionary}/{settings.name}")
+
+    return ref

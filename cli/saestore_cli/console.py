@@ -1,0 +1,268 @@
+"""Answers for people: plain text on any width, colour and bars where a terminal has them."""
+
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from saestore_cli.drawing import facts, terminal
+from saestore_cli.numbers import count, size, value
+from saestore_cli.report import Report
+from saestore_cli.tokens import visible
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pydantic import BaseModel
+
+    from saestore.api.demo import DemoResult
+    from saestore.api.lake import Remark
+    from saestore.api.pages import Page
+    from saestore.exchange import ExportReport
+    from saestore.features import FeaturePage, NamedQuery
+    from saestore.lake import Ref
+    from saestore.lake.lineage import Node
+    from saestore.lm import HookpointInfo
+    from saestore_schemas.manifest import Manifest
+
+_UNLIMITED = 10_000
+"""Columns of a table that goes to a file: nothing is cut."""
+
+DEMO_SCORES = {
+    "explained_variance": "of the activations' variance is reconstructed (explained variance)",
+    "l0": "features fire on a token on average (L0)",
+    "ce_recovered[zero]": "of the language model's loss is recovered, against zero ablation",
+    "ce_recovered[mean]": "of the language model's loss is recovered, against mean ablation",
+    "dead[all]": "of the features never fire on held-out text (dead)",
+}
+"""Score to what it says, on the demo's last page."""
+
+
+class ConsoleOutput:
+    """Prints answers on stdout, warnings and errors on stderr."""
+
+    def __init__(self) -> None:
+        self._out = terminal()
+
+    def error(self, report: Report) -> None:
+        """Print the message and, on a line of its own, the hint."""
+        console = terminal(sys.stderr)
+        console.print(
+            Text("error: ", style="bold red").append(report.message, style="not bold default"),
+            soft_wrap=True,
+        )
+        if report.hint:
+            console.print(
+                Text("hint: ", style="bold").append(report.hint, style="not bold"), soft_wrap=True
+            )
+
+    def warning(self, message: str) -> None:
+        """Print a warning on stderr."""
+        terminal(sys.stderr).print(Text("warning: ", style="bold").append(message), soft_wrap=True)
+
+    def finished(self, ref: "Ref", manifest: "Manifest") -> None:
+        """Print what was made and how to look at it."""
+        from saestore_cli.artefact_pages import summary
+
+        self._out.print(
+            f"{ref.path}: {summary(manifest)}; {size(manifest.payload.bytes)}", soft_wrap=True
+        )
+        self._out.print(f"look at it: saestore show {ref.path}", soft_wrap=True)
+
+    def listing(self, lake: str, remarks: "Sequence[Remark]") -> None:
+        """Print a table of artefacts."""
+        if not remarks:
+            self._out.print(f"the lake at {lake} is empty", soft_wrap=True)
+            self._out.print("fill it: saestore demo, or saestore generate CONFIG.toml")
+            return
+        from saestore_cli.artefact_pages import summary
+
+        table = _table("artefact", ">size", "holds", "written (UTC)")
+        for each in remarks:
+            if each.manifest is None:
+                table.add_row(each.ref.path, "", "unfinished: run its command again", "")
+            else:
+                table.add_row(
+                    each.ref.path,
+                    size(each.manifest.payload.bytes),
+                    summary(each.manifest),
+                    f"{each.manifest.created:%Y-%m-%d %H:%M}",
+                )
+        self._out.print(table)
+
+    def page(self, page: "Page") -> None:
+        """Print one artefact's page."""
+        from saestore_cli import artefact_pages
+
+        artefact_pages.draw(page, self._out)
+
+    def feature(self, page: "FeaturePage", *, n: int, around: int) -> None:
+        """Print one feature's page."""
+        from saestore_cli import feature_panel
+
+        feature_panel.draw(self._out, page, n=n, around=around)
+
+    def lineage(self, node: "Node", children: "Sequence[Ref]") -> None:
+        """Print the tree of what it was made from, then what was made from it."""
+        self._out.print(_tree(node))
+        if children:
+            self._out.print()
+            self._out.print(Text("made from it", style="bold"))
+            for child in children:
+                self._out.print(f"  {child.path}", soft_wrap=True)
+
+    def verified(self, name: str, *, quick: bool) -> None:
+        """Print that all is well."""
+        what = "all sizes are right" if quick else "every byte is as it was written"
+        self._out.print(f"{name}: {what}", soft_wrap=True)
+
+    def table(self, table: "pa.Table", *, total: int) -> None:
+        """Print rows; on a terminal within its width, else as wide as they are."""
+        if self._out.is_terminal:
+            self._out.print(_rows(table))
+        else:
+            self._out.file.write(table_text(table))
+        if table.num_rows < total:
+            more = f"{count(total - table.num_rows)} more rows: --limit 0 shows all"
+            terminal(sys.stderr).print(more)
+
+    def wrote(self, file: Path, *, rows: int) -> None:
+        """Print where the answer is."""
+        self._out.print(f"{file}: {count(rows)} rows", soft_wrap=True)
+
+    def queries(self, queries: "Mapping[str, NamedQuery]") -> None:
+        """Print each query, what it answers, and its parameters."""
+        for query in queries.values():
+            words = [f"{p.name}={'...' if p.default is None else p.default}" for p in query.params]
+            self._out.print(
+                Text(query.name, style="bold").append("  " + " ".join(words), style="not bold")
+            )
+            self._out.print(Padding(Text(query.doc), (0, 0, 0, 4)))
+        self._out.print()
+        self._out.print("ask one: saestore query NAME --param name=value --in SERIES/NAME")
+
+    def document(self, text: str, *, kind: str) -> None:
+        """Print it as it is."""
+        del kind
+        sys.stdout.write(text)
+
+    def checked(self, file: str, verb: str, settings: "BaseModel") -> None:
+        """Print that the file is right."""
+        del settings
+        self._out.print(f"{file}: valid settings of saestore {verb}", soft_wrap=True)
+
+    def hookpoints(self, model: str, hookpoints: "Sequence[HookpointInfo]") -> None:
+        """Print a table of hookpoints."""
+        table = _table("hookpoint", ">layer", ">width")
+        for each in hookpoints:
+            layer = "" if each.layer is None else str(each.layer)
+            table.add_row(each.name, layer, count(each.width))
+        self._out.print(table)
+        self._out.print(f"\n{count(len(hookpoints))} hookpoints of {model}", soft_wrap=True)
+
+    def exported(self, report: "ExportReport") -> None:
+        """Print what was written and the measured differences."""
+        self._out.print(
+            facts(
+                [
+                    ("written", f"{report.folder} ({', '.join(report.files)})"),
+                    ("format", f"{report.format}, {report.architecture}"),
+                    *(("rewritten", each) for each in report.rewrites),
+                    ("compared", f"{count(report.rows)} rows, {count(report.tied_rows)} tied"),
+                    ("codes", f"largest relative difference {value(report.max_error_codes)}"),
+                    (
+                        "reconstruction",
+                        f"largest relative difference {value(report.max_error_reconstruction)}",
+                    ),
+                ]
+            )
+        )
+
+    def removed(self, ref: "Ref") -> None:
+        """Print what is gone."""
+        self._out.print(f"removed {ref.path}", soft_wrap=True)
+
+    def demo(self, result: "DemoResult") -> None:
+        """Print quality, features, an answer, and commands to go on with."""
+        out = self._out
+        _heading(out, f"The dictionary {result.plan.train.series}/{result.plan.train.name}")
+        for name, says in DEMO_SCORES.items():
+            if (x := result.scores.get(name)) is not None:
+                shown = value(x) if name == "l0" else f"{x:.1%}"
+                out.print(f"  {shown:>7}  {says}")
+        from saestore_cli import feature_panel
+
+        _heading(out, "Features it found")
+        out.print(Padding(Text(result.rule), (0, 0, 0, 2)))
+        for page in result.features:
+            out.print()
+            feature_panel.brief(out, page, n=3)
+        _heading(out, result.question)
+        for line in result.sql.splitlines():
+            out.print(f"  {line}", style="dim", soft_wrap=True)
+        out.print()
+        out.print(Padding(_rows(result.answer), (0, 0, 0, 2)))
+        _heading(out, "Go on")
+        for does, line in result.commands:
+            out.print(f"  {does}:", style="dim")
+            out.print(f"    {line}", soft_wrap=True)
+
+
+def table_text(table: "pa.Table") -> str:
+    """Return a table as text, as wide as it needs, without control characters."""
+    sink = io.StringIO()
+    console = terminal(sink, width=_UNLIMITED)
+    console.print(_rows(table))
+    return "".join(f"{line.rstrip()}\n" for line in sink.getvalue().splitlines())
+
+
+def _rows(table: "pa.Table") -> Table:
+    import pyarrow.types as kinds
+
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for field in table.schema:
+        right = kinds.is_integer(field.type) or kinds.is_floating(field.type)
+        shown.add_column(visible(field.name), justify="right" if right else "left", overflow="fold")
+    for row in table.to_pylist():
+        shown.add_row(*(_cell(each) for each in row.values()))
+    return shown
+
+
+def _cell(x: Any) -> str:
+    if x is None:
+        return "null"
+    if isinstance(x, float):
+        return f"{x:.6g}"
+    return visible(str(x))
+
+
+def _heading(out: Console, text: str) -> None:
+    out.print()
+    out.print(Rule(Text(text, style="bold"), align="left", characters="─", style="dim"))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for name in columns:
+        right = name.startswith(">")
+        table.add_column(name.lstrip(">"), justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def _tree(node: "Node") -> Tree:
+    label = Text(node.ref.path).append(f"  {node.fingerprint[:12]}", style="dim")
+    if node.state != "present":
+        label.append(f"  {node.state}", style="bold red")
+    tree = Tree(label)
+    for parent in node.parents:
+        tree.add(_tree(parent))
+    return tree

@@ -1,0 +1,101 @@
+"""Small pieces of a page: the console, bars of text, curves, two-column facts."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typing_extensions import override
+
+from saestore_cli.numbers import value
+
+
+WIDEST = 100
+"""Columns used on a wide terminal: longer lines are hard to read."""
+NARROW = 80
+"""Columns when there is no terminal."""
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+class Terminal(Console):
+    """A console that lets a closed pipe be handled at the command's boundary."""
+
+    @override
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704 - called by rich while it handles BrokenPipeError
+
+
+def terminal(stream: TextIO | None = None, *, width: int | None = None) -> Console:
+    """Return a console that prints text as it is: no markup, emoji or highlighting.
+
+    Args:
+        stream: Where; absent, stdout.
+        width: Columns; absent, the terminal's up to 100, or 80 (or `COLUMNS`) without one.
+    """
+    stream = stream or sys.stdout
+    console = Terminal(file=stream, markup=False, emoji=False, highlight=False)
+    if width is None and not console.is_terminal:
+        columns = os.environ.get("COLUMNS", "")
+        width = int(columns) if columns.isdigit() else NARROW
+    console.width = width or min(console.width, WIDEST)
+    return console
+
+
+def coloured(console: Console) -> bool:
+    """Return whether colours can be seen: a colour terminal, and no `NO_COLOR`."""
+    return console.color_system is not None and not console.no_color
+
+
+def bars(counts: Sequence[float]) -> str:
+    """Return one block character for each count; the smallest count above 0 is still seen.
+
+    >>> bars([0, 1, 4, 8])
+    ' ▁▄█'
+    """
+    largest = max(counts, default=0)
+    if largest <= 0:
+        return " " * len(counts)
+    steps = len(BLOCKS)
+    return "".join(
+        " " if n <= 0 else BLOCKS[max(0, min(steps - 1, round(n / largest * steps) - 1))]
+        for n in counts
+    )
+
+
+def curve(values: Sequence[float | None], width: int) -> str:
+    """Return a line of blocks from the smallest to the largest value, at most `width` long.
+
+    >>> curve([0.0, 0.5, 1.0], 8)
+    '▁▅█'
+    """
+    known = [x for x in values if x is not None]
+    if not known or width < 1:
+        return ""
+    lowest, span = min(known), max(known) - min(known)
+    picked = values
+    if len(values) > width:
+        picked = [values[i * (len(values) - 1) // max(width - 1, 1)] for i in range(width)]
+    top = len(BLOCKS) - 1
+    return "".join(
+        " " if x is None else BLOCKS[round((x - lowest) / span * top) if span else 0]
+        for x in picked
+    )
+
+
+def facts(rows: Sequence[tuple[str, Text | str]]) -> Table:
+    """Return names and what stands beside them, in two columns."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(ratio=1)
+    for name, content in rows:
+        grid.add_row(name, content)
+    return grid
+
+
+def pairs(items: Sequence[tuple[str, float | int | str | None]]) -> str:
+    """Return `name value` pairs on one line."""
+    return "   ".join(f"{name} {value(x)}" for name, x in items)

@@ -1,0 +1,182 @@
+"""One feature in a terminal: who it is, how it fires, which tokens, in which contexts."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from saestore_cli.drawing import bars, coloured, facts
+from saestore_cli.numbers import count, value
+from saestore_cli.tokens import around_peak, legend, marked, visible
+
+
+if TYPE_CHECKING:
+    from saestore.features import Example, ExampleGroup, FeaturePage, LogitTable
+
+QUANTILES = {
+    "q01": "1 %", "q10": "10 %", "q25": "25 %", "q50": "50 %",
+    "q75": "75 %", "q90": "90 %", "q99": "99 %",
+}  # fmt: skip
+
+TITLES = {
+    "top": "Top contexts",
+    "quantile": "Contexts from each part of its range, strongest first",
+    "uniform": "Contexts drawn at random among those where it fires",
+    "silent": "Contexts where it is silent",
+}
+"""Kind of subsample to heading."""
+
+
+def draw(console: Console, page: "FeaturePage", *, n: int, around: int) -> None:
+    """Print the page.
+
+    Args:
+        console: Where.
+        page: The feature.
+        n: Examples of each group; of stratified groups, one from each of `n` strata.
+        around: Tokens on each side of the peak.
+    """
+    console.print(Panel(_head(page), title=_title(page), title_align="left", box=box.ROUNDED))
+    for table in page.logits:
+        console.print(_logits(table))
+    colour = coloured(console)
+    for subsample, groups in _by_subsample(page):
+        chosen = _chosen(groups, n)
+        if not chosen:
+            continue
+        console.print()
+        console.print(_heading(subsample, groups[0], colour=colour))
+        for number, (group, example) in enumerate(chosen, 1):
+            console.print(_caption(number, group, example), style="dim", soft_wrap=False)
+            text = marked(around_peak(example, around), page.max, coloured=colour)
+            console.print(Padding(_trimmed(example, around, text), (0, 0, 0, 4)))
+
+
+def _title(page: "FeaturePage") -> Text:
+    return Text(f"Feature {page.feature} @ {page.series}/{page.dictionary}", style="bold")
+
+
+def _head(page: "FeaturePage") -> RenderableType:
+    statistics = page.statistics
+    origin = page.provenance
+    rows: list[tuple[str, Text | str]] = [
+        ("dictionary", f"{', '.join(origin.hookpoints)}; {count(page.n_features)} features"),
+        ("analysis", f"{page.analysis}, on {origin.activations}"),
+        ("fires", _fires(page)),
+    ]
+    if page.n_firings:
+        moments = (
+            f"max {page.max:.4f}   mean {value(statistics['mean'])}   "
+            f"std {value(statistics['std'])}"
+        )
+        spread = [f"{label} {value(statistics.get(name))}" for name, label in QUANTILES.items()]
+        rows += [
+            (
+                "value",
+                moments,
+            ),
+            ("quantiles", "   ".join(spread)),
+        ]
+        if "value" in page.histograms and page.histograms["value"].counts:
+            drawn = page.histograms["value"]
+            rows.append(("histogram", f"{value(drawn.lo)} {bars(drawn.counts)} {value(drawn.hi)}"))
+        if page.top_token is not None:
+            share = statistics["top_token_share"] or 0
+            rows.append(("top token", f"'{visible(page.top_token)}' in {share:.0%} of its firings"))
+    weights = [
+        ("decoder length", statistics.get("dec_norm")),
+        ("encoder bias", statistics.get("b_enc")),
+        ("cosine of the two vectors", statistics.get("enc_dec_cos")),
+    ]
+    shown = "   ".join(f"{name} {value(x)}" for name, x in weights if x is not None)
+    if shown:
+        rows.append(("weights", shown))
+    return facts(rows)
+
+
+def _fires(page: "FeaturePage") -> str:
+    rows = page.provenance.n_rows
+    if not page.n_firings:
+        return f"never, on {count(rows)} rows"
+    contexts = page.statistics.get("n_contexts")
+    where = f", in {count(int(contexts))} contexts" if contexts is not None else ""
+    share = f"{page.density:.3%}" if page.density >= 1e-5 else value(page.density)  # noqa: PLR2004
+    return f"{count(page.n_firings)} times on {count(rows)} rows (density {share}){where}"
+
+
+def _logits(table: "LogitTable") -> RenderableType:
+    head = f", head {table.head}" if table.head else ""
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("Promotes", "", "Suppresses", ""):
+        grid.add_column(title, justify="left" if title else "right", no_wrap=True)
+    for i in range(max(len(table.promoted), len(table.suppressed))):
+        cells: list[str] = []
+        for side in (table.promoted, table.suppressed):
+            known = i < len(side)
+            cells += [f"'{visible(side[i].token)}'", f"{side[i].value:.3f}"] if known else ["", ""]
+        grid.add_row(*cells)
+    outer = Table.grid()
+    outer.add_row("")
+    outer.add_row(Text(f"Tokens by logit score `{table.score}`{head}", style="bold"))
+    outer.add_row(Padding(grid, (0, 0, 0, 2)))
+    return outer
+
+
+def _by_subsample(page: "FeaturePage") -> "Iterator[tuple[str, list[ExampleGroup]]]":
+    names: dict[str, list[ExampleGroup]] = {}
+    for group in page.groups:
+        names.setdefault(group.subsample, []).append(group)
+    yield from names.items()
+
+
+def _chosen(groups: "list[ExampleGroup]", n: int) -> "list[tuple[ExampleGroup, Example]]":
+    if len(groups) == 1:
+        return [(groups[0], example) for example in groups[0].examples[:n]]
+    filled = [group for group in reversed(groups) if group.examples]
+    if n >= len(filled):
+        picked = filled
+    else:
+        picked = [filled[i * (len(filled) - 1) // max(n - 1, 1)] for i in range(n)]
+    return [(group, group.examples[0]) for group in picked]
+
+
+def _heading(subsample: str, group: "ExampleGroup", *, colour: bool) -> RenderableType:
+    title = Text(TITLES.get(group.kind, subsample), style="bold")
+    if group.kind == "silent":
+        title.append(f" ({count(group.n_eligible)} of them)", style="not bold")
+    else:
+        title.append("  ").append_text(legend(coloured=colour))
+    return Rule(title, align="left", characters="─", style="dim")
+
+
+def _caption(number: int, group: "ExampleGroup", example: "Example") -> str:
+    peak = "" if group.kind == "silent" else f"peak {example.peak:.4f}  "
+    part = f"part {group.stratum + 1} of {group.strata}  " if group.strata > 1 else ""
+    return f"{number:>2}  {peak}{part}context {example.context}  {visible(example.document_id)}"
+
+
+def _trimmed(example: "Example", around: int, text: Text) -> Text:
+    """Put dots where the context goes on beyond what is shown."""
+    first = max(example.window_start, example.peak_position - around)
+    last = min(example.window_start + len(example.tokens), example.peak_position + around + 1)
+    out = Text("… " if first > 0 else "")
+    out.append_text(text)
+    return out.append(" …") if last < example.n_positions else out
+
+
+def brief(console: Console, page: "FeaturePage", *, n: int, around: int = 10) -> None:
+    """Print a feature in a few lines: how it fires, what it promotes, its top contexts."""
+    console.print(_title(page).append(f"   fires {_fires(page)}", style="not bold"))
+    for table in page.logits[:1]:
+        words = ", ".join(f"'{visible(t.token)}'" for t in table.promoted[:6])
+        console.print(Padding(Text(f"promotes {words}"), (0, 0, 0, 2)))
+    top = next((g for g in page.groups if g.kind == "top"), None)
+    for example in top.examples[:n] if top is not None else ():
+        text = marked(around_peak(example, around), page.max, coloured=coloured(console))
+        console.print(Padding(_trimmed(example, around, text), (0, 0, 0, 2)))

@@ -1,0 +1,169 @@
+"""Answers as JSON, one document per command, for programs."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saestore_cli.answers import plain
+from saestore_cli.report import Report
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pydantic import BaseModel
+
+    from saestore.api.demo import DemoResult
+    from saestore.api.lake import Remark
+    from saestore.api.pages import Page
+    from saestore.exchange import ExportReport
+    from saestore.features import FeaturePage, NamedQuery
+    from saestore.lake import Ref
+    from saestore.lake.lineage import Node
+    from saestore.lm import HookpointInfo
+    from saestore_schemas.manifest import Manifest
+
+
+class JsonOutput:
+    """Every answer is one JSON document on stdout; errors are `{"error": {...}}`."""
+
+    def error(self, report: Report) -> None:
+        """Print the error with its parts."""
+        _print(
+            {
+                "error": {
+                    "kind": report.kind,
+                    "message": report.message,
+                    "found": report.found,
+                    "expected": report.expected,
+                    "hint": report.hint,
+                }
+            }
+        )
+
+    def warning(self, message: str) -> None:
+        """Write a warning to stderr, so that stdout stays one document."""
+        sys.stderr.write(f"warning: {message}\n")
+
+    def finished(self, ref: "Ref", manifest: "Manifest") -> None:
+        """Print the manifest."""
+        _print({"path": ref.path, "manifest": manifest})
+
+    def listing(self, lake: str, remarks: "Sequence[Remark]") -> None:
+        """Print kind, name, state, counts and size of each artefact."""
+        _print(
+            {
+                "lake": lake,
+                "artefacts": [
+                    {
+                        "kind": each.ref.kind,
+                        "name": each.ref.name,
+                        "path": each.ref.path,
+                        "finished": each.manifest is not None,
+                        "created": each.manifest.created if each.manifest else None,
+                        "bytes": each.manifest.payload.bytes if each.manifest else None,
+                        "counts": each.manifest.counts if each.manifest else {},
+                    }
+                    for each in remarks
+                ],
+            }
+        )
+
+    def page(self, page: "Page") -> None:
+        """Print the page, field by field."""
+        _print(page)
+
+    def feature(self, page: "FeaturePage", *, n: int, around: int) -> None:
+        """Print the page with `n` examples a group, each cut to `around` tokens beside its peak."""
+        from saestore_cli.tokens import cut
+
+        _print(cut(page, n=n, around=around).to_dict())
+
+    def lineage(self, node: "Node", children: "Sequence[Ref]") -> None:
+        """Print the family tree."""
+        _print({**_node(node), "children": [child.path for child in children]})
+
+    def verified(self, name: str, *, quick: bool) -> None:
+        """Print that there is no damage."""
+        _print({"name": name, "quick": quick, "damage": []})
+
+    def table(self, table: "pa.Table", *, total: int) -> None:
+        """Print the rows and how many there are."""
+        _print({"total": total, "rows": table.to_pylist()})
+
+    def wrote(self, file: Path, *, rows: int) -> None:
+        """Print the file's name and rows."""
+        _print({"file": str(file), "rows": rows})
+
+    def queries(self, queries: "Mapping[str, NamedQuery]") -> None:
+        """Print each query with parameters and SQL."""
+        _print(list(queries.values()))
+
+    def document(self, text: str, *, kind: str) -> None:
+        """Print JSON as it is, anything else as one string."""
+        if kind == "json":
+            sys.stdout.write(text)
+        else:
+            _print({kind: text})
+
+    def checked(self, file: str, verb: str, settings: "BaseModel") -> None:
+        """Print the settings, defaults filled in."""
+        _print({"file": file, "verb": verb, "settings": settings})
+
+    def hookpoints(self, model: str, hookpoints: "Sequence[HookpointInfo]") -> None:
+        """Print each hookpoint."""
+        _print({"model": model, "hookpoints": list(hookpoints)})
+
+    def exported(self, report: "ExportReport") -> None:
+        """Print the report."""
+        _print({**_simple(report), "max_error": report.max_error})
+
+    def removed(self, ref: "Ref") -> None:
+        """Print what was removed."""
+        _print({"removed": ref.path})
+
+    def demo(self, result: "DemoResult") -> None:
+        """Print everything the demo found."""
+        _print(
+            {
+                "plan": result.plan.stages(),
+                "scores": dict(result.scores),
+                "rule": result.rule,
+                "features": [page.to_dict() for page in result.features],
+                "question": result.question,
+                "sql": result.sql,
+                "answer": result.answer.to_pylist(),
+                "commands": [{"does": does, "command": line} for does, line in result.commands],
+            }
+        )
+
+
+def _node(node: "Node") -> dict[str, Any]:
+    return {
+        "path": node.ref.path,
+        "fingerprint": node.fingerprint,
+        "state": node.state,
+        "parents": [_node(parent) for parent in node.parents],
+    }
+
+
+def _simple(value: Any) -> Any:
+    """Return models, dataclasses and paths as JSON can say them."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _simple(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _simple(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return [_simple(item) for item in value]
+    if hasattr(value, "_asdict"):
+        return _simple(value._asdict())
+    return plain(value)
+
+
+def _print(value: Any) -> None:
+    text = json.dumps(_simple(value), ensure_ascii=False, indent=1, default=str)
+    sys.stdout.write(text + "\n")

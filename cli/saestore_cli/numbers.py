@@ -1,0 +1,74 @@
+"""Numbers as people read them: thousands separated, units said, four significant digits."""
+
+import math
+
+
+_KIB = 1024
+_SIGNIFICANT = 4
+_LARGE = 100_000
+
+
+def count(n: int) -> str:
+    """Return a whole number with thousands separators.
+
+    >>> count(1234567)
+    '1,234,567'
+    """
+    return f"{n:,}"
+
+
+def value(x: float | str | None) -> str:
+    """Return a measured value with four significant digits; a dash where it is undefined.
+
+    >>> value(0.123456), value(1234567.0), value(3e-07), value(None)
+    ('0.1235', '1,234,567', '3e-07', '-')
+    """
+    if x is None or isinstance(x, str):
+        return x if isinstance(x, str) else "-"
+    if isinstance(x, bool) or not isinstance(x, (int, float)):
+        return str(x)
+    if not math.isfinite(x):
+        return "-" if math.isnan(x) else str(x)
+    if isinstance(x, int) or (x.is_integer() and abs(x) < 1e15):  # noqa: PLR2004 - exact in float64
+        return count(int(x))
+    return f"{x:,.0f}" if abs(x) >= _LARGE else f"{x:.{_SIGNIFICANT}g}"
+
+
+def size(n: float) -> str:
+    """Return bytes in the largest unit that leaves a number of 1 or more.
+
+    >>> size(1536)
+    '1.5 KiB'
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < _KIB:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= _KIB
+    return f"{n:.1f} TiB"
+
+
+def amount(n: float, unit: str) -> str:
+    """Return so many units; bytes are scaled."""
+    return size(n) if unit == "B" else f"{count(round(n))} {unit}"
+
+
+def rate(per_second: float, unit: str) -> str:
+    """Return a speed.
+
+    >>> rate(1900.4, "tokens"), rate(0.25, "steps")
+    ('1,900 tokens/s', '0.25 steps/s')
+    """
+    if unit == "B":
+        return f"{size(per_second)}/s"
+    return f"{per_second:,.0f} {unit}/s" if per_second >= 10 else f"{per_second:.2g} {unit}/s"  # noqa: PLR2004
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as h:mm:ss or m:ss.
+
+    >>> duration(75), duration(3675)
+    ('1:15', '1:01:15')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

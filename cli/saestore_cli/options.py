@@ -1,0 +1,97 @@
+"""Options that several commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    """How a command answers."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class TableFormat(StrEnum):
+    """How `query` writes its answer."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
+
+
+LakeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lake",
+        metavar="PATH",
+        help="Folder or URL of the lake; absent, SAESTORE_LAKE, else ./lake.",
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="Torch device: auto, cpu, cuda, cuda:1, mps; absent, SAESTORE_DEVICE, else auto.",
+        show_default=False,
+    ),
+]
+OutputOption = Annotated[
+    Format | None,
+    typer.Option(
+        "--output",
+        help="Answer as text or as JSON; absent, SAESTORE_OUTPUT, else text.",
+        show_default=False,
+    ),
+]
+ProgressOption = Annotated[
+    bool, typer.Option("--no-progress", metavar="", help="Draw no progress bars.")
+]
+DebugOption = Annotated[
+    bool, typer.Option("--debug", metavar="", help="Show tracebacks of errors.")
+]
+ConfigArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CONFIG.toml",
+        help="Settings file; `saestore config show VERB` writes one to start from.",
+        show_default=False,
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="A.B.C=VALUE",
+        help="Change one setting; may be repeated. Values as in TOML, bare words are strings.",
+        show_default=False,
+    ),
+]
+ResumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        metavar="",
+        help="Accepted for clarity: running the same command again always resumes.",
+    ),
+]
+AnalysisOption = Annotated[
+    str | None,
+    typer.Option(
+        "--analysis",
+        metavar="NAME",
+        help="Which analysis of the dictionary; absent, the only one.",
+        show_default=False,
+    ),
+]
+
+
+def examples(*lines: str) -> str:
+    """Return the end of a command's help: one example a line."""
+    shown = "\n\n".join(line.replace("[", "\\[") for line in lines)
+    return f"[bold]Examples[/bold]\n\n{shown}"

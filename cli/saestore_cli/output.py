@@ -1,0 +1,106 @@
+"""What commands hand over: one method per kind of thing, two implementations, errors included."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from saestore_cli.options import Format
+from saestore_cli.report import Report
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pydantic import BaseModel
+
+    from saestore.api.demo import DemoResult
+    from saestore.api.lake import Remark
+    from saestore.api.pages import Page
+    from saestore.exchange import ExportReport
+    from saestore.features import FeaturePage, NamedQuery
+    from saestore.lake import Ref
+    from saestore.lake.lineage import Node
+    from saestore.lm import HookpointInfo
+    from saestore_schemas.manifest import Manifest
+
+
+class Output(Protocol):
+    """Where a command's answer goes. Answers go to stdout, warnings and text errors to stderr."""
+
+    def error(self, report: Report) -> None:
+        """Say what went wrong and what to do."""
+        ...
+
+    def warning(self, message: str) -> None:
+        """Say something that does not stop the command."""
+        ...
+
+    def finished(self, ref: "Ref", manifest: "Manifest") -> None:
+        """Say that a verb made an artefact, or found it made."""
+        ...
+
+    def listing(self, lake: str, remarks: "Sequence[Remark]") -> None:
+        """List artefacts."""
+        ...
+
+    def page(self, page: "Page") -> None:
+        """Show one artefact."""
+        ...
+
+    def feature(self, page: "FeaturePage", *, n: int, around: int) -> None:
+        """Show one feature: `n` examples of each group, `around` tokens beside the peak."""
+        ...
+
+    def lineage(self, node: "Node", children: "Sequence[Ref]") -> None:
+        """Show what an artefact was made from and what from it."""
+        ...
+
+    def verified(self, name: str, *, quick: bool) -> None:
+        """Say that an artefact is whole."""
+        ...
+
+    def table(self, table: "pa.Table", *, total: int) -> None:
+        """Show rows of an answer that has `total` rows."""
+        ...
+
+    def wrote(self, file: Path, *, rows: int) -> None:
+        """Say that an answer was written to a file."""
+        ...
+
+    def queries(self, queries: "Mapping[str, NamedQuery]") -> None:
+        """List the queries that are ready."""
+        ...
+
+    def document(self, text: str, *, kind: str) -> None:
+        """Print a generated file, `toml` or `json`, as it is."""
+        ...
+
+    def checked(self, file: str, verb: str, settings: "BaseModel") -> None:
+        """Say that a settings file is right."""
+        ...
+
+    def hookpoints(self, model: str, hookpoints: "Sequence[HookpointInfo]") -> None:
+        """List a model's hookpoints."""
+        ...
+
+    def exported(self, report: "ExportReport") -> None:
+        """Say what an export wrote and how exact it is."""
+        ...
+
+    def removed(self, ref: "Ref") -> None:
+        """Say that an artefact is gone."""
+        ...
+
+    def demo(self, result: "DemoResult") -> None:
+        """Show what the demo found, and how to go on."""
+        ...
+
+
+def output_for(form: Format) -> Output:
+    """Return the implementation for a format."""
+    if form is Format.JSON:
+        from saestore_cli.json_output import JsonOutput
+
+        return JsonOutput()
+    from saestore_cli.console import ConsoleOutput
+
+    return ConsoleOutput()
