@@ -252,6 +252,17 @@ def check_sizes(artefact: Storage, manifest: Manifest, paths: Sequence[str]) -> 
         raise DamagedArtefactError(name=manifest.name, damage=tuple(found))
 
 
+def check_size(artefact: Storage, name: str, path: str, expected: tuple[int, str] | None) -> None:
+    """Compare one file's size with the file list's, as a reader does on first touch.
+
+    Raises:
+        DamagedArtefactError: It is missing, unlisted or has another size.
+    """
+    problem = _size_problem(artefact, path, expected)
+    if problem is not None:
+        raise DamagedArtefactError(name=name, damage=(problem,))
+
+
 def _size_problem(artefact: Storage, path: str, expected: tuple[int, str] | None) -> str | None:
     if expected is None:
         return f"{path}: not in the artefact's file list"
@@ -302,6 +313,11 @@ def digest_file(artefact: Storage, path: str) -> tuple[int, str]:
 def checksum_text(crc: int) -> str:
     """Return a crc32c as manifests write it."""
     return f"crc32c:{crc:08x}"
+
+
+def checksum_of(data: bytes) -> str:
+    """Return the checksum of some bytes."""
+    return checksum_text(crc32c.crc32c(data))
 
 
 def parent_of(manifest: Manifest) -> Parent:

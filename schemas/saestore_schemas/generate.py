@@ -26,7 +26,7 @@ class StoreSettings(Model):
     chunk_kib: int = Field(default=512, ge=1)
     """Upper bound of one inner chunk in KiB; rows per chunk is the largest power of two that
     fits. A chunk is the unit of reading and of checksums."""
-    shard_mib: int = Field(default=512, ge=1)
+    shard_mib: float = Field(default=512, gt=0)
     """Upper bound of one shard of the widest hookpoint in MiB; rows per shard is the largest power
     of two that fits. A shard is one file per hookpoint and the unit of resuming."""
 

@@ -1,0 +1,37 @@
+"""The activation store: dense rows in sharded Zarr, ragged contexts over them."""
+
+from typing import TYPE_CHECKING, Any
+
+from saestore.activations.commits import Cursor
+from saestore.activations.layout import HookInfo, Spec
+from saestore.activations.moments import Moments
+from saestore.activations.split import Split, held_out, split_contexts
+from saestore.activations.store import ActivationStore
+from saestore.activations.writer import RowBatch, StoreWriter
+
+
+if TYPE_CHECKING:
+    from saestore.activations.stream import ActivationStream
+
+__all__ = [
+    "ActivationStore",
+    "ActivationStream",
+    "Cursor",
+    "HookInfo",
+    "Moments",
+    "RowBatch",
+    "Spec",
+    "Split",
+    "StoreWriter",
+    "held_out",
+    "split_contexts",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the stream on first use: reading a store needs no torch, streaming tensors does."""
+    if name == "ActivationStream":
+        from saestore.activations.stream import ActivationStream  # noqa: PLC0415 - as said above
+
+        return ActivationStream
+    raise AttributeError(f"module 'saestore.activations' has no attribute {name!r}")

@@ -1,0 +1,114 @@
+"""The bytes of one shard of a Zarr v3 array, written and read without a Zarr library.
+
+A shard of uncompressed chunks has one possible form: chunk i at i * (chunk bytes + 4), each followed
+by its crc32c, then an index of (offset, length) pairs with a crc32c of its own. Offsets can thus be
+computed instead of looked up, and the index is read once, to check that this is such a shard.
+
+Source: the Zarr v3 sharding_indexed codec with codecs [bytes, crc32c], index at the end.
+"""
+
+from dataclasses import dataclass
+
+import crc32c
+import numpy as np
+from jaxtyping import Shaped
+
+from saestore.errors import DamagedArtefactError
+
+
+CRC = 4
+"""Bytes of one crc32c, little-endian."""
+ABSENT = 2**64 - 1
+"""Offset and length of a chunk that a shard does not hold."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How the rows of one array lie in chunks and shards.
+
+    Attributes:
+        chunk_rows: Rows of one chunk.
+        shard_rows: Rows of one shard, a multiple of chunk_rows.
+        row_bytes: Stored bytes of one row.
+    """
+
+    chunk_rows: int
+    shard_rows: int
+    row_bytes: int
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of a full shard."""
+        return self.shard_rows // self.chunk_rows
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of one chunk, without its crc32c."""
+        return self.chunk_rows * self.row_bytes
+
+    def offset(self, chunk: int) -> int:
+        """Return where a chunk of the shard begins."""
+        return chunk * (self.chunk_bytes + CRC)
+
+    def used(self, rows: int) -> int:
+        """Return how many chunks a shard with so many rows holds; the last may be padded."""
+        return -(-rows // self.chunk_rows)
+
+    def file_bytes(self, rows: int) -> int:
+        """Return the size of a shard file with so many rows."""
+        return self.offset(self.used(rows)) + self.chunks * 16 + CRC
+
+    def index(self, rows: int) -> bytes:
+        """Return the index, with its crc32c, of a shard with so many rows."""
+        entries = np.full((self.chunks, 2), ABSENT, "<u8")
+        used = self.used(rows)
+        entries[:used, 0] = np.arange(used, dtype=np.uint64) * np.uint64(self.chunk_bytes + CRC)
+        entries[:used, 1] = self.chunk_bytes + CRC
+        data = entries.tobytes()
+        return data + crc32c.crc32c(data).to_bytes(CRC, "little")
+
+
+def grid(row_bytes: int, *, chunk_kib: int, shard_rows: int) -> Grid:
+    """Return the grid whose chunk is the largest power of two of rows that fits in `chunk_kib`."""
+    rows = power_of_two(chunk_kib * 1024 // row_bytes)
+    return Grid(min(rows, shard_rows), shard_rows, row_bytes)
+
+
+def power_of_two(limit: int) -> int:
+    """Return the largest power of two not above a limit; 1 if the limit is below 1."""
+    return 1 << max(limit, 1).bit_length() - 1
+
+
+def parts(
+    rows: Shaped[np.ndarray, "row ..."], layout: Grid, *, fill: float
+) -> list[bytes | memoryview]:
+    """Return a shard's bytes in pieces: chunk, crc32c, chunk, crc32c, …, index.
+
+    Args:
+        rows: The rows of the shard, contiguous, at most `shard_rows`.
+        layout: The array's grid.
+        fill: What pads the last chunk.
+    """
+    pieces: list[bytes | memoryview] = []
+    for start in range(0, len(rows), layout.chunk_rows):
+        chunk = rows[start : start + layout.chunk_rows]
+        missing = layout.chunk_rows - len(chunk)
+        if missing:
+            padding = np.full((missing, *rows.shape[1:]), fill, rows.dtype)
+            chunk = np.concatenate([chunk, padding])
+        data = memoryview(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)
+        pieces += [data, crc32c.crc32c(data).to_bytes(CRC, "little")]
+    pieces.append(layout.index(len(rows)))
+    return pieces
+
+
+def check_chunk(data: memoryview, *, artefact: str, file: str, chunk: int) -> None:
+    """Compare a chunk, followed by its crc32c, with that crc32c.
+
+    Raises:
+        DamagedArtefactError: They differ, or bytes are missing.
+    """
+    if crc32c.crc32c(data[:-CRC]).to_bytes(CRC, "little") != bytes(data[-CRC:]):
+        raise DamagedArtefactError(
+            name=artefact, damage=(f"{file}: chunk {chunk} does not match its crc32c",)
+        )
