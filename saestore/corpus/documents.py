@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -24,6 +24,7 @@ class Document:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+@runtime_checkable
 class DocumentSource(Protocol):
     """Documents in a fixed order, from any of them on.
 

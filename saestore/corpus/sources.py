@@ -92,7 +92,7 @@ class Chain:
 
 
 def _joined(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    known: dict[str, "pa.Field[Any]"] = {}
+    known: dict[str, pa.Field[Any]] = {}
     for schema in schemas:
         for field in schema:
             if known.setdefault(field.name, field).type != field.type:

@@ -106,7 +106,8 @@ class StdlibDocuments:
             if LEFT_OUT & set(below.parts) or below.name.startswith("_sysconfigdata"):
                 continue
             if "docstrings" in self._parts:
-                yield _Entry("docstrings", ".".join(below.with_suffix("").parts), path)
+                module = ".".join(below.with_suffix("").parts).removesuffix(".__init__")
+                yield _Entry("docstrings", module, path)
             if "sources" in self._parts:
                 yield _Entry("sources", below.as_posix(), path)
 
@@ -118,7 +119,7 @@ def docstrings(source: str, module: str) -> str:
     """
     tree = ast.parse(source)
     found = (
-        [f"{module.removesuffix('.__init__')}\n\n{doc}"] if (doc := ast.get_docstring(tree)) else []
+        [f"{module}\n\n{doc}"] if (doc := ast.get_docstring(tree)) else []
     )
     found.extend(f"{head}\n{inspect.cleandoc(doc)}" for head, doc in _inside(tree, ""))
     return "\n\n\n".join(found) + "\n" if found else ""

@@ -1,11 +1,12 @@
 """What the corpus asks of a tokenizer."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Text to token ids that remember where in the text they began."""
 

@@ -1,0 +1,20 @@
+"""The frozen language model: load it, read its hookpoints, patch it, take its loss."""
+
+from saestore.lm.default import default_model
+from saestore.lm.hookpoints import HookpointInfo
+from saestore.lm.load import layer_count
+from saestore.lm.model import LanguageModel
+from saestore.lm.tokenizer import LmTokenizer
+from saestore.lm.unembedding import Unembedding
+from saestore.lm.vocabulary import vocabulary_of
+
+
+__all__ = [
+    "HookpointInfo",
+    "LanguageModel",
+    "LmTokenizer",
+    "Unembedding",
+    "default_model",
+    "layer_count",
+    "vocabulary_of",
+]

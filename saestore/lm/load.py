@@ -1,0 +1,134 @@
+"""Booting a language model: Hugging Face weights under TransformerLens hookpoints."""
+
+import copy
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from saestore.errors import ConfigError, MissingExtraError, UnsupportedError
+from saestore.lm import weights
+from saestore.lm.place import Place, loading
+from saestore.lm.tokenizer import LmTokenizer
+from saestore_schemas.lm import LmSettings
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to run.
+
+    Attributes:
+        bridge: TransformerLens's bridge over the model.
+        tokenizer: Its tokenizer.
+        fingerprint: Digest of its weights as loaded.
+        revision: The commit on the hub; None for a local directory.
+    """
+
+    bridge: Any
+    tokenizer: LmTokenizer
+    fingerprint: str
+    revision: str | None
+
+
+def load(settings: LmSettings, *, device: str) -> Loaded:
+    """Load a model.
+
+    Raises:
+        ConfigError: There is no such model, it cannot be read, or the device is not there.
+        UnsupportedError: TransformerLens does not know its architecture.
+        MissingExtraError: TransformerLens is not installed.
+    """
+    place = Place.of(settings)
+    chosen = resolve(device)
+    bridge_class = _bridge_class()
+    tokenizer = LmTokenizer.load(settings)
+    source = _Source(place)
+    try:
+        with loading(place, "model"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice to authors of models
+            bridge = bridge_class.boot_transformers(
+                place.name,
+                device=chosen,
+                dtype=getattr(torch, settings.dtype),
+                # TransformerLens changes the tokenizer it is given.
+                tokenizer=copy.deepcopy(tokenizer.vendor),
+                model_class=source,
+                revision=place.revision,
+            )
+            if settings.processing == "compatibility":
+                bridge.enable_compatibility_mode(disable_warnings=True)
+    except (NotImplementedError, RuntimeError) as error:
+        message = f"TransformerLens cannot run {settings.model!r}: {error}"
+        raise UnsupportedError(
+            message, hint="use a model that TransformerLens supports, in raw processing"
+        ) from error
+    bridge.eval()
+    return Loaded(bridge, tokenizer, source.fingerprint, source.revision)
+
+
+def layer_count(model: str, *, revision: str | None = None) -> int:
+    """Return how many blocks a model has, from its configuration alone.
+
+    Raises:
+        ConfigError: There is no such model.
+    """
+    from transformers import AutoConfig  # noqa: PLC0415 - seconds
+
+    place = Place.of(LmSettings(model=model, revision=revision))
+    with loading(place, "config.json"):
+        config = AutoConfig.from_pretrained(
+            place.name, revision=place.revision, local_files_only=place.local
+        )
+    return int(config.get_text_config().num_hidden_layers)
+
+
+def resolve(device: str) -> str:
+    """Return the device that a name means; `auto` is CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: Torch does not know it, or it is not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            field="device",
+            found=device,
+            expected="a device of this machine",
+            hint=f"'auto' takes what is there ({str(error).splitlines()[0]})",
+        ) from error
+    return device
+
+
+class _Source:
+    """Stands where TransformerLens expects a model class, and sees the weights it loads."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self.fingerprint = ""
+        self.revision: str | None = None
+
+    def from_pretrained(self, name: str, **options: Any) -> Any:
+        from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds
+
+        # TransformerLens names the type as older releases of transformers did.
+        options["dtype"] = options.pop("torch_dtype", torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            name, local_files_only=self._place.local, **options
+        )
+        self.fingerprint = weights.digest(model)
+        self.revision = None if self._place.local else getattr(model.config, "_commit_hash", None)
+        return model
+
+
+def _bridge_class() -> Any:
+    try:
+        from transformer_lens.model_bridge import TransformerBridge  # noqa: PLC0415 - seconds
+    except ImportError as error:
+        raise MissingExtraError(
+            package="transformer-lens>=3.9", extra="model", purpose="running a language model"
+        ) from error
+    return TransformerBridge

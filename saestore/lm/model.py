@@ -1,0 +1,183 @@
+"""The frozen language model under study: load it, read its hookpoints, patch it, take its loss."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from saestore.errors import HookpointNotFoundError
+from saestore.lm import load
+from saestore.lm.hookpoints import HookpointInfo, Hookpoints, survey
+from saestore.lm.hooks import Enough, Function, hooked
+from saestore.lm.losses import NextTokenLoss
+from saestore.lm.tokenizer import LmTokenizer
+from saestore.lm.unembedding import Unembedding, unembedding_of
+from saestore.lm.vocabulary import vocabulary_of
+from saestore_schemas.lm import LmSettings
+
+
+HEAD = "unembed.hook_in"
+"""Where the final norm's output enters the unembedding."""
+
+
+class LanguageModel:
+    """A language model that only runs forward.
+
+    Attributes:
+        name: Hub name or directory, as the settings say it.
+        revision: The commit on the hub; None for a local directory.
+        fingerprint: Digest of the weights as loaded.
+        d_model: Width of the residual stream.
+        n_layers: Blocks.
+        n_vocab: Rows of the unembedding; the tokenizer may have fewer tokens.
+        tokenizer: Its tokenizer.
+    """
+
+    def __init__(self, loaded: load.Loaded, settings: LmSettings) -> None:
+        self._bridge = loaded.bridge
+        self._points: Mapping[str, Any] = loaded.bridge.hook_dict
+        self.name = settings.model
+        self.revision = loaded.revision
+        self.fingerprint = loaded.fingerprint
+        self.tokenizer: LmTokenizer = loaded.tokenizer
+        self.d_model = int(loaded.bridge.cfg.d_model)
+        self.n_layers = int(loaded.bridge.cfg.n_layers)
+        head = loaded.bridge.original_model.get_output_embeddings().weight
+        self.n_vocab = int(head.shape[0])
+        self.device: torch.device = head.device
+        self.dtype: torch.dtype = head.dtype
+
+    @classmethod
+    def load(cls, settings: LmSettings, *, device: str = "auto") -> "LanguageModel":
+        """Load a model; no socket is opened for a local directory.
+
+        Args:
+            settings: Which model, and how its weights are used.
+            device: `auto`, or what torch understands, such as `cpu` or `cuda:1`.
+
+        Raises:
+            ConfigError: There is no such model, or it cannot be read.
+            UnsupportedError: TransformerLens does not know its architecture.
+            MissingExtraError: TransformerLens is not installed.
+        """
+        return cls(load.load(settings, device=device), settings)
+
+    @cached_property
+    def _hookpoints(self) -> Hookpoints:
+        return survey(self._bridge, model=self.name, n_vocab=self.n_vocab)
+
+    @cached_property
+    def _loss(self) -> NextTokenLoss:
+        return NextTokenLoss.of(self._bridge)
+
+    def hookpoints(self) -> dict[str, HookpointInfo]:
+        """Return every place that can be read, in the order of the forward pass."""
+        return dict(self._hookpoints.infos)
+
+    def match(self, patterns: Sequence[str]) -> list[str]:
+        """Return the hookpoints that exact names or globs mean, each once, in forward order.
+
+        Raises:
+            HookpointNotFoundError: A pattern matches nothing; the nearest names are given.
+        """
+        return self._hookpoints.match(patterns)
+
+    @torch.inference_mode()
+    def capture(
+        self, tokens: Int64[Tensor, "batch position"], hookpoints: Sequence[str]
+    ) -> dict[str, Float[Tensor, "batch position _"]]:
+        """Return what passes by some hookpoints; the forward stops after the last of them.
+
+        Attention is causal, so contexts of different lengths may be padded on the right with any
+        token: the rows of real tokens do not see it, and the caller drops the others.
+
+        Args:
+            tokens: Token ids.
+            hookpoints: Exact names, each once in the result.
+
+        Raises:
+            HookpointNotFoundError: The model has no such hookpoint, or it did not fire.
+        """
+        seen: dict[str, Tensor] = {}
+        wanted = dict.fromkeys(hookpoints)
+
+        def keep(name: str) -> Function:
+            def note(value: Tensor) -> None:
+                seen[name] = value.flatten(2)
+                if len(seen) == len(wanted):
+                    raise Enough
+
+            return note
+
+        self._forward(tokens, [(self._point(name), keep(name)) for name in wanted])
+        for name in wanted:
+            if name not in seen:
+                raise HookpointNotFoundError(
+                    pattern=name, where=self.name, known=tuple(self._hookpoints.infos)
+                )
+        return {name: seen[name] for name in wanted}
+
+    @torch.inference_mode()
+    def token_losses(
+        self,
+        tokens: Int64[Tensor, "batch position"],
+        *,
+        patches: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+    ) -> Float32[Tensor, "batch position"]:
+        """Return each position's cross-entropy of predicting the next token, in nats.
+
+        The last position predicts nothing and has 0.
+
+        Args:
+            tokens: Token ids.
+            patches: Functions by hookpoint; what passes by (batch, position, width) is replaced by
+                what they return. A later patch sees what the earlier ones did.
+
+        Raises:
+            HookpointNotFoundError: The model has no such hookpoint before its unembedding.
+        """
+        held: list[Tensor] = []
+
+        def end(value: Tensor) -> None:
+            held.append(value)
+            raise Enough
+
+        hooks = [
+            (self._point(name), _patch(function)) for name, function in (patches or {}).items()
+        ]
+        tokens = tokens.to(self.device)
+        self._forward(tokens, [*hooks, (self._points[HEAD], end)])
+        losses = torch.zeros(tokens.shape, dtype=torch.float32, device=self.device)
+        rows = held[0][:, :-1].reshape(-1, self.d_model)
+        losses[:, :-1] = self._loss(rows, tokens[:, 1:].reshape(-1)).view(len(tokens), -1)
+        return losses
+
+    def unembedding(self) -> Unembedding:
+        """Return the final norm's gain and the unembedding matrix, on the CPU."""
+        return unembedding_of(self._bridge)
+
+    def vocabulary(self) -> pa.Table:
+        """Return every token id with its exact bytes (`tables.VOCABULARY`, `n_rows` null)."""
+        return vocabulary_of(self.tokenizer, size=self.n_vocab)
+
+    def _point(self, name: str) -> Any:
+        if name not in self._points:
+            raise HookpointNotFoundError(
+                pattern=name, where=self.name, known=tuple(self._hookpoints.infos)
+            )
+        return self._points[name]
+
+    def _forward(self, tokens: Tensor, hooks: Sequence[tuple[Any, Function]]) -> None:
+        with hooked(hooks):
+            self._bridge(tokens.to(self.device), return_type=None, use_cache=False)
+
+
+def _patch(function: Callable[[Tensor], Tensor]) -> Function:
+    def replace(value: Tensor) -> Tensor:
+        return function(value.flatten(2)).to(value.dtype).reshape(value.shape)
+
+    return replace

@@ -1,0 +1,97 @@
+"""Where a model comes from: a local directory, which is never looked up anywhere, or a hub."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from saestore.errors import ConfigError, nearest
+from saestore.lm.transformers import quiet
+from saestore_schemas.lm import LmSettings
+
+
+@dataclass(frozen=True)
+class Place:
+    """A model's whereabouts.
+
+    Attributes:
+        name: The local directory, or the hub name.
+        revision: Commit, tag or branch; None for local directories.
+        local: Whether it is a directory: no socket is opened for it.
+    """
+
+    name: str
+    revision: str | None
+    local: bool
+
+    @classmethod
+    def of(cls, settings: LmSettings) -> "Place":
+        """Return where the model of some settings is.
+
+        Raises:
+            ConfigError: It is spelled as a path and nothing is there, or the directory holds no
+                model.
+        """
+        path = Path(settings.model).expanduser()
+        if path.is_dir():
+            if not (path / "config.json").is_file():
+                holds = ", ".join(sorted(each.name for each in path.iterdir())[:8]) or "nothing"
+                raise ConfigError(
+                    field="lm.model",
+                    found=settings.model,
+                    expected="a Hugging Face directory, which has a config.json",
+                    hint=f"that folder holds {holds}; name the folder that save_pretrained wrote",
+                )
+            return cls(str(path), None, local=True)
+        if (
+            path.exists()
+            or settings.model.startswith((".", "~", os.sep))
+            or (settings.model.count("/") > 1)
+        ):
+            raise ConfigError(
+                field="lm.model",
+                found=settings.model,
+                expected="a directory, or a hub name such as EleutherAI/pythia-70m",
+                hint=_near(path),
+            )
+        return cls(settings.model, settings.revision, local=False)
+
+
+@contextmanager
+def loading(place: Place, what: str) -> Iterator[None]:
+    """Turn the errors of loading from a place into ours, and draw no bars.
+
+    Raises:
+        ConfigError: The model or a part of it is not there, or cannot be read.
+    """
+    try:
+        with quiet():
+            yield
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if place.local:
+            expected = f"a directory with a {what} that can be read"
+            hint = line
+        else:
+            expected = f"a {what} on the hub, or a local directory of that name"
+            hint = (
+                f"{line} (offline? download it once where there is a network, or name a local "
+                "directory)"
+            )
+        raise ConfigError(
+            field="lm.model", found=place.name, expected=expected, hint=hint
+        ) from error
+
+
+def _near(path: Path) -> str:
+    if path.is_file():
+        return f"that is a file; the model's directory may be {path.parent}"
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent} either"
+    close = nearest(path.name, [each.name for each in path.parent.iterdir() if each.is_dir()])
+    if close:
+        return f"did you mean {', '.join(str(path.parent / name) for name in close)}?"
+    return f"{path.parent.absolute()} holds no folder of a similar name"
