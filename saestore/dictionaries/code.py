@@ -7,7 +7,7 @@ questions, so that no loss or metric asks which one it has.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -99,6 +99,7 @@ def _offsets(counts: Int64[Tensor, " row"]) -> Int64[Tensor, " _"]:
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
 
 
+@runtime_checkable
 class TrainingCode(Protocol):
     """A code that losses differentiate through."""
 

@@ -13,7 +13,7 @@ and it costs nothing. `tr Cov` is the population's, m2 / count.
 
 import math
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from saestore.errors import ConfigError
 from saestore_schemas.dictionary import ScaleKind, ScaleRecord
 
 
+@runtime_checkable
 class MomentsLike(Protocol):
     """Moments of one hookpoint over the rows that training uses, float64."""
 
