@@ -287,6 +287,15 @@ class SparseDictionary(nn.Module, ABC):
     def decoder_bias_norm(self) -> float:
         """Return the length of the decoder bias, of all heads together."""
 
+    @property
+    @abstractmethod
+    def fixes_l0(self) -> bool:
+        """Whether the activation function sets L0 by itself, so that no penalty is needed."""
+
+    @abstractmethod
+    def scalars(self) -> dict[str, float]:
+        """Return numbers of the activation function worth logging, such as k."""
+
     @abstractmethod
     def project_gradient_(self) -> None:
         """Remove the part of the gradient that a constraint on the weights forbids."""

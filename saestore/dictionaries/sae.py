@@ -306,6 +306,17 @@ class Sae(SparseDictionary):
         """Return the decoder vectors: what each feature writes into the residual stream."""
         return self.W_dec.detach()
 
+    @property
+    @override
+    def fixes_l0(self) -> bool:
+        """Whether the activation function sets L0 by itself."""
+        return self.activation.fixes_l0
+
+    @override
+    def scalars(self) -> dict[str, float]:
+        """Return numbers of the activation function worth logging."""
+        return self.activation.scalars()
+
     @override
     def project_gradient_(self) -> None:
         """Remove what of each decoder vector's gradient points along it, for unit decoders."""

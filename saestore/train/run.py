@@ -1,11 +1,29 @@
 """The verb: stream rows, take steps, write a dictionary; or resume one bit for bit."""
 
+import math
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
+import torch
+
+from saestore import dictionaries
+from saestore.activations import ActivationStore, ActivationStream
 from saestore.dictionaries import SparseDictionary
-from saestore.lake import Lake
+from saestore.errors import ConfigError, DivergedError
+from saestore.lake import Lake, Ref, Storage, layout, lock, manifest as manifests
 from saestore.progress import Progress, Silent
+from saestore.train import checkpoints, losses, schedules
+from saestore.train.checkpoints import Checkpoint
+from saestore.train.metrics import Metrics, MetricsTable
+from saestore.train.trainer import Schedule, Trainer
+from saestore_schemas.dictionary import ModelRecord, TrainRecord
+from saestore_schemas.manifest import ArrayInfo
 from saestore_schemas.train import TrainSettings
+
+
+Evaluate = Callable[[SparseDictionary, int], Mapping[str, float]]
+"""Measures a dictionary after a step; its numbers go into the metrics under `evaluate/`."""
 
 
 def run(
@@ -14,7 +32,7 @@ def run(
     *,
     device: str = "auto",
     progress: Progress | None = None,
-    evaluate: Callable[[SparseDictionary, int], Mapping[str, float]] | None = None,
+    evaluate: Evaluate | None = None,
 ) -> SparseDictionary:
     """Train a dictionary and write it; a finished one is returned as it is.
 
@@ -26,14 +44,285 @@ def run(
         lake: Where the store lies and the dictionary is written.
         device: Torch device; `auto` takes the best there is.
         progress: Where to report.
-        evaluate: Called with the dictionary and the step at every checkpoint; its numbers go into
-            the metrics.
+        evaluate: Called with the dictionary and the step at every checkpoint and at the end; its
+            numbers go into the metrics.
 
     Raises:
         ArtefactNotFoundError: No such activation store.
         ArtefactExistsError: The name is taken by a dictionary with other settings.
+        ArtefactBusyError: Another process is training it.
         ConfigError: The settings contradict the store.
         HookpointNotFoundError: The store has no such hookpoint.
         DivergedError: The loss became NaN or infinite.
     """
-    raise AssertionError(settings, lake, device, progress or Silent(), evaluate)
+    ref = Ref("dictionary", f"{settings.series}/{settings.name}")
+    store = ActivationStore.open(lake, settings.activations.name)
+    described = manifests.Run.of(ref, settings, [manifests.parent_of(store.manifest)])
+    artefact = lake.artefact(ref)
+    if not artefact.exists(layout.MANIFEST):
+        with lock.writing(artefact, name=ref.name):
+            if manifests.begin(artefact, described) is None:
+                training = _Training.prepare(
+                    settings, store, artefact, described, device=torch.device(_device(device))
+                )
+                training.evaluate = evaluate
+                training.finish(progress or Silent())
+    else:
+        manifests.begin(artefact, described)
+    return dictionaries.load(lake, ref.name)
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def schedule_of(settings: TrainSettings, rows_per_epoch: int) -> Schedule:
+    """Return how long a run is: whole batches only.
+
+    Args:
+        settings: The run's settings.
+        rows_per_epoch: Rows that one pass over the training rows yields.
+
+    Raises:
+        ConfigError: The budget is smaller than one batch.
+    """
+    batch, budget = settings.activations.batch_rows, settings.budget
+    rows = budget.rows or int((budget.epochs or 0) * rows_per_epoch)
+    if rows < batch:
+        raise ConfigError(
+            field="budget.rows" if budget.rows else "budget.epochs",
+            found=budget.rows or budget.epochs,
+            expected=f"at least one batch: activations.batch_rows is {batch} and the store has "
+            f"{rows_per_epoch} training rows",
+            hint="use smaller batches, more epochs, or generate more tokens",
+        )
+    steps = rows // batch
+    return Schedule(steps, batch, losses.dead_after_rows(settings.loss, steps * batch))
+
+
+@dataclass
+class _Clock:
+    """Where the time goes; no part of the metrics, which must not depend on it."""
+
+    started: float
+    rows: int = 0
+    waited: float = 0.0
+
+    def facts(self) -> dict[str, float]:
+        elapsed = time.perf_counter() - self.started
+        return {
+            "rows_per_s": self.rows / elapsed if elapsed else 0.0,
+            "seconds": elapsed,
+            "seconds_waiting_for_rows": self.waited,
+        }
+
+
+@dataclass
+class _Training:
+    """One run under way."""
+
+    settings: TrainSettings
+    store: ActivationStore
+    artefact: Storage
+    run: manifests.Run
+    stream: ActivationStream
+    trainer: Trainer
+    table: MetricsTable
+    last: Metrics
+    evaluate: Evaluate | None = None
+
+    @classmethod
+    def prepare(
+        cls,
+        settings: TrainSettings,
+        store: ActivationStore,
+        artefact: Storage,
+        described: manifests.Run,
+        *,
+        device: torch.device,
+    ) -> "_Training":
+        """Return the run at its start, or where its newest checkpoint left it."""
+        widths = {hook: info.width for hook, info in store.hookpoints.items()}
+        hooks = _hookpoints(settings)
+        moments = {hook: store.moments(hook) for hook in hooks if hook in widths}
+        dictionary = dictionaries.build(
+            settings.dictionary,
+            widths=widths,
+            moments=moments,
+            init=settings.init,
+            seed=settings.seed.init,
+        )
+        stream = ActivationStream(
+            store,
+            hooks,
+            batch_rows=settings.activations.batch_rows,
+            seed=settings.seed.data,
+            split="train",
+            held_out=settings.activations.held_out,
+            window_rows=settings.activations.shuffle.window_rows,
+        )
+        schedule = schedule_of(settings, stream.rows_per_epoch)
+        variance = sum(
+            dictionary.scales[hook].record.a ** 2 * float(moments[hook].m2.sum())
+            / moments[hook].count
+            for hook in dictionary.hookpoints_out
+        )  # fmt: skip
+        found = checkpoints.newest(artefact, fingerprint=described.fingerprint)
+        if found is not None:
+            for ours, theirs in zip(
+                dictionary.parameters(), found.dictionary.parameters(), strict=True
+            ):
+                ours.data.copy_(theirs)
+        trainer = Trainer(dictionary.to(device), settings, schedule, variance=variance)
+        table, last = MetricsTable(), Metrics()
+        if found is not None:
+            trainer.load_state(found.tensors, found.values["trainer"])
+            stream.load_state_dict(found.values["stream"])
+            table, last = MetricsTable.from_bytes(found.metrics), found.values["last"]
+        return cls(settings, store, artefact, described, stream, trainer, table, last)
+
+    def finish(self, progress: Progress) -> None:
+        """Take all steps that are left and write the artefact."""
+        schedule, trainer = self.trainer.schedule, self.trainer
+        total = schedule.steps * schedule.batch_rows
+        progress.note(
+            f"{trainer.dictionary.d_sae} features, {schedule.steps} steps of "
+            f"{schedule.batch_rows} rows; mixing window {self.stream.window_rows} rows, "
+            f"{self.stream.mixing:.2f} rows of the same context per row and batch"
+        )
+        clock = _Clock(time.perf_counter())
+        label = f"training {self.run.ref.name}"
+        with progress.task(label, total=total, unit="row", done=trainer.rows) as task:
+            batches = iter(self.stream)
+            pauses = schedules.checkpoint_steps(self.settings.checkpoints.count, schedule.steps)
+            while trainer.step < schedule.steps:
+                waiting = time.perf_counter()
+                batch = next(batches)
+                clock.waited += time.perf_counter() - waiting
+                self._step(batch)
+                clock.rows += schedule.batch_rows
+                if trainer.step in pauses:
+                    self._measure()
+                    self._checkpoint()
+                task.advance(schedule.batch_rows, **_shown(self.last))
+        self._measure()
+        self._write(clock)
+
+    def _step(self, batch: Mapping[str, torch.Tensor]) -> None:
+        done = self.trainer.step + 1
+        log = done == 1 or done % self.settings.log.every == 0
+        try:
+            found = self.trainer.advance(batch, log=log or done == self.trainer.schedule.steps)
+        except DivergedError as error:
+            names = self.artefact.names(layout.CHECKPOINTS)
+            where = f"{layout.CHECKPOINTS}/{names[-1]}" if names else None
+            path = self.artefact.join(where) if where else None
+            raise DivergedError(
+                step=error.step, loss=float(error.found), checkpoint=path
+            ) from error
+        if found is not None:
+            self.last = found
+            self.table.add(self.trainer.step, self.trainer.rows, found)
+
+    def _measure(self) -> None:
+        if self.evaluate is not None:
+            scores = self.evaluate(self.trainer.dictionary, self.trainer.step)
+            named = {f"evaluate/{name}": float(value) for name, value in scores.items()}
+            self.table.add(self.trainer.step, self.trainer.rows, named)
+
+    def _checkpoint(self) -> None:
+        tensors, values = self.trainer.state()
+        state = Checkpoint(
+            dictionary=self.trainer.dictionary,
+            tensors=tensors,
+            values={
+                "trainer": values,
+                "stream": self.stream.state_dict(),
+                "last": self.last,
+                "environment": checkpoints.environment(self.trainer.device),
+            },
+            metrics=self.table.to_bytes(),
+        )
+        step = self.trainer.step
+        checkpoints.write(self.artefact, step, state, fingerprint=self.run.fingerprint)
+        if self.settings.checkpoints.keep == "latest":
+            checkpoints.keep_latest(self.artefact, step)
+
+    def _write(self, clock: _Clock) -> None:
+        trainer = self.trainer
+        config = trainer.dictionary.config.model_copy(
+            update={
+                "model": _model(self.store),
+                "parents": self.run.parents,
+                "train": TrainRecord(
+                    fingerprint=self.run.fingerprint,
+                    rows=trainer.rows,
+                    steps=trainer.step,
+                    settings=self.run.settings,
+                ),
+            }
+        )
+        dictionary = trainer.dictionary.to("cpu").with_config(config)
+        dictionaries.save(dictionary, self.artefact)
+        self.artefact.write(layout.METRICS, self.table.to_bytes())
+        if self.settings.checkpoints.keep == "latest":
+            checkpoints.retire(self.artefact)
+        arrays = {
+            name: ArrayInfo(shape=tuple(tensor.shape), dtype=str(tensor.dtype).rsplit(".")[-1])
+            for name, tensor in dictionary.tensors().items()
+        }
+        manifests.finish(
+            self.artefact,
+            self.run,
+            arrays=arrays,
+            counts={"rows": trainer.rows, "steps": trainer.step, "d_sae": dictionary.d_sae},
+            facts={
+                **_known(self.last),
+                "dead_after_rows": trainer.schedule.dead_after,
+                "learning_rate": trainer.lr,
+                "mixing": self.stream.mixing,
+                "window_rows": self.stream.window_rows,
+                **clock.facts(),
+            },
+        )
+
+
+_FACTS = ("loss", "ev_batch", "l0_mean", "dead", "dead_1e5", "dead_1e6", "dead_1e7")
+"""Metrics of the last step that stand in the manifest."""
+
+
+def _known(last: Metrics) -> dict[str, float | None]:
+    """Return the manifest's facts among metrics; undefined ones are null."""
+    return {
+        name: None if math.isnan(value) else value
+        for name in _FACTS
+        if isinstance(value := last.get(name), float)
+    }
+
+
+def _shown(last: Metrics) -> dict[str, float | str]:
+    names = {"loss": "loss", "l0_mean": "L0", "ev_batch": "EV", "dead": "dead"}
+    return {
+        shown: value for name, shown in names.items() if isinstance(value := last.get(name), float)
+    }
+
+
+def _hookpoints(settings: TrainSettings) -> tuple[str, ...]:
+    return (settings.dictionary.hookpoint,)
+
+
+def _model(store: ActivationStore) -> ModelRecord:
+    lm = store.settings.lm
+    known = store.manifest.facts.get("lm")
+    fingerprint = known.get("fingerprint") if isinstance(known, dict) else None
+    return ModelRecord(
+        name=lm.model,
+        revision=lm.revision,
+        weights_fingerprint=None if fingerprint is None else str(fingerprint),
+        processing=lm.processing,
+        capture_dtype=store.settings.dtype,
+    )

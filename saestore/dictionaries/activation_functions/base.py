@@ -1,7 +1,7 @@
 """What an activation function does: decide which pre-activations become firings."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,6 +12,9 @@ from saestore.dictionaries.pre_activation import PreActivation
 
 class ActivationFunction(ABC):
     """f = select(g) * h, with g the gate score and h the pre-activation."""
+
+    fixes_l0: ClassVar[bool]
+    """Whether it sets L0 by itself; otherwise a penalty must."""
 
     @abstractmethod
     def __init__(self, settings: Any) -> None:
@@ -31,3 +34,7 @@ class ActivationFunction(ABC):
             values: Pre-activations h.
             gate: Gate scores g; the same tensor as `values` when the gate is on h.
         """
+
+    def scalars(self) -> dict[str, float]:
+        """Return numbers worth logging; none here."""
+        return {}

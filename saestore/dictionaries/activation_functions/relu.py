@@ -6,6 +6,8 @@ The gradient is 1 where it fires and 0 elsewhere, at exactly 0 too. Use top-k wh
 rather than found.
 """
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +21,8 @@ from saestore_schemas import dictionary as schemas
 
 class Relu(ActivationFunction):
     """Keep what is positive."""
+
+    fixes_l0: ClassVar[bool] = False
 
     @override
     def __init__(self, settings: schemas.Relu) -> None:

@@ -9,6 +9,8 @@ identity on firings; there is none through the selection.
 Source: Gao et al. 2024 (arXiv:2406.04093).
 """
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -26,6 +28,8 @@ DENSE_SHARE = 1 / 8
 
 class TopK(ActivationFunction):
     """Keep the k largest."""
+
+    fixes_l0: ClassVar[bool] = True
 
     @override
     def __init__(self, settings: schemas.TopK) -> None:
@@ -51,6 +55,11 @@ class TopK(ActivationFunction):
         indices, scores = largest(gate, self.k)
         kept = torch.where(scores > 0, values.gather(1, indices), 0)
         return SparseCode.from_padded(indices, kept, gate.shape[1])
+
+    @override
+    def scalars(self) -> dict[str, float]:
+        """Return k."""
+        return {"k": float(self.k)}
 
 
 def largest(

@@ -1,0 +1,159 @@
+"""Metrics of a run, in long form: (step, rows, name, index, value).
+
+They come from the forward pass that trained, and only when a step is logged. Nothing that depends
+on the clock is among them, so that a resumed run's table equals an uninterrupted one's, byte for
+byte; rates stand in the manifest.
+
+| name | meaning |
+|---|---|
+| `loss`, `loss_mse`, `loss_sparsity`, `loss_aux` | the loss and its terms, weighted |
+| `ev_batch` | 1 − Σ(y−ŷ)² / Σ(y−ȳ)² over this batch; `evaluate` computes the real one |
+| `l0_mean`, `l0_p5`, `l0_p95` | firings on one row |
+| `lr`, `grad_norm` | learning rate; L2 norm of all gradients before clipping |
+| `weight_sparsity`, `weight_aux` | weights of the terms at this step |
+| `k` | what the activation function is set to |
+| `enc_norm_*`, `dec_norm_*`, `b_dec_norm` | lengths: mean, min, max over features |
+| `dead` | features silent for `loss.aux.dead_after_rows` rows |
+| `dead_1e5`, `dead_1e6`, `dead_1e7` | features silent for that many rows |
+| `density_histogram` | features by log10 of their density since the last log, index = bin |
+| `density_above_*`, `density_below_*` | share of features denser or rarer than that |
+| `activation_mean` | mean activation over firings |
+| `l2_error`, `l2_error_ratio` | mean length of the error; the same over the targets' mean length |
+"""
+
+import io
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from saestore.dictionaries import SparseDictionary
+from saestore.train.counters import FiringCounters
+from saestore.train.losses import Pass
+from saestore_schemas import tables
+
+
+DEAD_WINDOWS = {"dead_1e5": 10**5, "dead_1e6": 10**6, "dead_1e7": 10**7}
+DENSITY_ABOVE = {"density_above_1e-1": 1e-1, "density_above_1e-2": 1e-2}
+DENSITY_BELOW = {"density_below_1e-5": 1e-5, "density_below_1e-6": 1e-6, "density_below_1e-7": 1e-7}
+DENSITY_BINS = 8
+"""Bins of log10 density: index i counts densities in (10^-(i+1), 10^-i], the last everything
+below; index DENSITY_BINS counts features that never fired."""
+
+Metrics = dict[str, float | tuple[float, ...]]
+"""One logged step: a number, or the elements of a vector."""
+
+
+class MetricsTable:
+    """The rows of `metrics.parquet` so far."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[int, int, str, int, float | None]] = []
+
+    def add(self, step: int, rows: int, metrics: Mapping[str, float | tuple[float, ...]]) -> None:
+        """Add one logged step.
+
+        Args:
+            step: Optimiser steps done.
+            rows: Rows seen.
+            metrics: Numbers by name; NaN becomes null.
+        """
+        for name in sorted(metrics):
+            value = metrics[name]
+            vector = value if isinstance(value, tuple) else (value,)
+            self._rows.extend(
+                (step, rows, name, index, None if element != element else float(element))  # noqa: PLR0124 - NaN
+                for index, element in enumerate(vector)
+            )
+
+    def to_bytes(self) -> bytes:
+        """Return the table as a Parquet file, the same bytes for the same rows."""
+        schema = tables.METRICS.schema()
+        columns = list(zip(*self._rows, strict=True)) or [()] * len(schema)
+        table = pa.table(
+            [
+                pa.array(column, type=field.type)
+                for column, field in zip(columns, schema, strict=True)
+            ],
+            schema=schema,
+        )
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd")
+        return sink.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "MetricsTable":
+        """Return the rows of a Parquet file."""
+        result = cls()
+        table = pq.read_table(io.BytesIO(data))
+        result._rows = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+        return result
+
+
+def of_pass(seen: Pass) -> Metrics:
+    """Return what one forward pass says about reconstruction and sparsity."""
+    with torch.no_grad():
+        error, spread, error_length, length = 0.0, 0.0, 0.0, 0.0
+        for hook, target in seen.targets.items():
+            residual = (target - seen.output.reconstruction[hook]).double()
+            centred = target.double() - target.double().mean(dim=0)
+            error += float(residual.square().sum())
+            spread += float(centred.square().sum())
+            error_length += float(_lengths(residual).mean())
+            length += float(_lengths(target.double()).mean())
+        code = seen.output.code
+        l0 = code.l0().double()
+        low, high = torch.quantile(l0, l0.new_tensor([0.05, 0.95])).tolist()
+        firings = float(l0.sum())
+        weights = torch.ones_like(seen.dictionary.decoder_norms())
+        total = float(code.weighted_sum(weights).double().sum())
+        return {
+            "ev_batch": 1 - error / spread if spread else float("nan"),
+            "l0_mean": float(l0.mean()),
+            "l0_p5": low,
+            "l0_p95": high,
+            "activation_mean": total / firings if firings else float("nan"),
+            "l2_error": error_length,
+            "l2_error_ratio": error_length / length if length else float("nan"),
+        }
+
+
+def of_counters(counters: FiringCounters, dead_after: int) -> Metrics:
+    """Return what the counters say, and start their densities anew."""
+    firings, rows = counters.drain()
+    density = firings.double() / max(rows, 1)
+    found: Metrics = {"dead": float(counters.silent(dead_after).sum())}
+    for name, window in DEAD_WINDOWS.items():
+        found[name] = float(counters.silent(window).sum())
+    for name, limit in DENSITY_ABOVE.items():
+        found[name] = float((density > limit).double().mean())
+    for name, limit in DENSITY_BELOW.items():
+        found[name] = float((density < limit).double().mean())
+    found["density_histogram"] = tuple(float(count) for count in _histogram(firings, density))
+    return found
+
+
+def of_weights(dictionary: SparseDictionary) -> Metrics:
+    """Return lengths of the weights."""
+    found: Metrics = {"b_dec_norm": dictionary.decoder_bias_norm(), **dictionary.scalars()}
+    with torch.no_grad():
+        lengths = {"enc_norm": dictionary.encoder_norms(), "dec_norm": dictionary.decoder_norms()}
+        for name, values in lengths.items():
+            found[f"{name}_mean"] = float(values.double().mean())
+            found[f"{name}_min"] = float(values.min())
+            found[f"{name}_max"] = float(values.max())
+    return found
+
+
+def _lengths(rows: Float[Tensor, "row d"]) -> Float[Tensor, " row"]:
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return lengths
+
+
+def _histogram(firings: Int64[Tensor, " d_sae"], density: Float[Tensor, " d_sae"]) -> list[int]:
+    bins = (-torch.log10(density.clamp(min=10.0 ** -(DENSITY_BINS + 1)))).floor().long()
+    bins = torch.where(firings == 0, DENSITY_BINS, bins.clamp(max=DENSITY_BINS - 1))
+    return [int(count) for count in torch.bincount(bins, minlength=DENSITY_BINS + 1)]
