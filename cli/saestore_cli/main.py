@@ -45,6 +45,8 @@ def _run(given: list[str]) -> int:
     except typer.Exit as done:
         return done.exit_code
     except typer.TyperException as error:
+        if not error.format_message().strip():
+            return error.exit_code  # no command was given, and the help has been printed
         commands, options = _known(root, given)
         return _fail(Report.of_usage(error, commands, options), error, given)
     except SaestoreError as error:
