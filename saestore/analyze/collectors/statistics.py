@@ -1,0 +1,145 @@
+"""The `features` table: counts, moments, quantiles, where and on what each feature fires."""
+
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float32, Float64, UInt32
+
+from saestore.analyze import segments
+from saestore.analyze.block import FeatureBlock
+from saestore.analyze.collectors.collector import Pieces
+from saestore.analyze.order import sample_offsets
+from saestore.analyze.scope import Scope
+from saestore.analyze.weights import WeightFacts
+from saestore.features import arrow
+from saestore_schemas import tables
+
+
+class Statistics:
+    """Collects one line per feature; dead features have one too."""
+
+    def __init__(self, scope: Scope, weights: WeightFacts) -> None:
+        """Prepare to collect.
+
+        Args:
+            scope: The rows analysed.
+            weights: What the weights alone say about each feature.
+        """
+        self._scope = scope
+        self._weights = weights
+        self._pieces = Pieces(tables.FEATURES.schema())
+
+    def update(self, block: FeatureBlock) -> None:
+        """Take features that it has not seen."""
+        dead = block.counts == 0
+        columns = {
+            "feature": block.features,
+            "layer": np.zeros(block.n, np.uint16),
+            "index": block.features,
+            "n_rows": np.full(block.n, self._scope.n_rows, np.uint64),
+            "n_firings": block.counts.astype(np.uint64),
+            "density": block.counts / np.float64(max(self._scope.n_rows, 1)),
+            "n_contexts": np.diff(block.peaks.offsets).astype(np.uint32),
+            **moments(block),
+            **extremes(block),
+            **quantiles(block),
+            **self._places(block),
+            **self._tokens(block),
+            "sample_offset": sample_offsets(
+                block.first, block.n, contexts=self._scope.n_contexts, seed=self._scope.seed
+            ),
+        }
+        schema = self._pieces.schema
+        given = self._weights.columns(block.first, block.n)
+        for name, values in columns.items():
+            field = schema.field(name)
+            null = dead if field.nullable else None
+            given[name] = arrow.column(values, field.type, null=null)
+        self._pieces.add(block.first, arrow.rows(schema, given))
+
+    def merge(self, other: Self) -> None:
+        """Take everything another collector has seen."""
+        self._pieces.merge(other._pieces)
+
+    def table(self) -> pa.Table:
+        """Return the rows of all features seen so far."""
+        return self._pieces.table()
+
+    def _places(self, block: FeatureBlock) -> dict[str, np.ndarray]:
+        """Return when each feature first fires, and how often at a context's first kept row."""
+        some = block.counts > 0
+        first = block.offsets[:-1][some]
+        rows = np.zeros(block.n, np.uint64)
+        rows[some] = self._scope.kept_rows_before(
+            block.context[first].astype(np.int64), block.position[first].astype(np.int64)
+        )
+        at_start = self._scope.first_kept[block.context] == block.position
+        share = segments.totals(at_start, block.offsets) / np.maximum(block.counts, 1)
+        return {"first_row": rows, "first_position_share": share}
+
+    def _tokens(self, block: FeatureBlock) -> dict[str, np.ndarray]:
+        """Return the token each feature fires on most often, the smaller id on ties."""
+        rows = self._scope.start[block.context] + block.position
+        token = np.asarray(self._scope.tokens[rows]).view(np.uint32)
+        return top_tokens(segments.sorted_within(token, block.offsets), block)
+
+
+def moments(block: FeatureBlock) -> dict[str, Float64[np.ndarray, " feature"]]:
+    """Return sums, mean and population standard deviation over each feature's firings.
+
+    The deviation is summed around the mean: differences of raw sums would lose digits.
+    """
+    value = block.value.astype(np.float64)
+    total = segments.sums(value, block.offsets)
+    mean = total / np.maximum(block.counts, 1)
+    square = segments.sums(value * value, block.offsets)
+    value -= np.repeat(mean, block.counts)
+    spread = segments.sums(value * value, block.offsets) / np.maximum(block.counts, 1)
+    return {"sum": total, "sum_sq": square, "mean": mean, "std": np.sqrt(spread)}
+
+
+def extremes(block: FeatureBlock) -> dict[str, np.ndarray]:
+    """Return each feature's largest value with its first place, and its smallest."""
+    at = segments.first_of(block.maxima, block.value, block.offsets)
+    at = np.where(block.counts > 0, at, 0)
+    context, position = (
+        column[at] if len(column) else np.zeros(block.n, column.dtype)
+        for column in (block.context, block.position)
+    )
+    return {
+        "max": block.maxima,
+        "max_context": context,
+        "max_position": position,
+        "min": segments.minima(block.value, block.offsets),
+    }
+
+
+def quantiles(block: FeatureBlock) -> dict[str, Float32[np.ndarray, " feature"]]:
+    """Return each feature's discrete quantiles over its firings."""
+    keys = segments.sorted_within(segments.as_keys(block.value), block.offsets)
+    ascending = keys.view(np.float32)
+    return {
+        name: segments.permille(ascending, block.offsets, p) for name, p in tables.QUANTILES.items()
+    }
+
+
+def top_tokens(token: UInt32[np.ndarray, " firing"], block: FeatureBlock) -> dict[str, np.ndarray]:
+    """Return each feature's most frequent token and its share.
+
+    Args:
+        token: Tokens of the firings, ascending inside each feature.
+        block: The features.
+    """
+    fresh = np.ones(len(token), dtype=bool)
+    fresh[1:] = token[1:] != token[:-1]
+    fresh[block.offsets[:-1][block.counts > 0]] = True
+    start = np.flatnonzero(fresh)
+    runs = np.diff(np.append(start, len(token)))
+    bounds = np.searchsorted(start, block.offsets).astype(np.int64)
+    most = segments.maxima(runs, bounds)
+    at = segments.first_of(most, runs, bounds)
+    found = np.zeros(block.n, np.uint32)
+    some = block.counts > 0
+    found[some] = token[start[at[some]]]
+    return {"top_token_id": found, "top_token_share": most / np.maximum(block.counts, 1)}

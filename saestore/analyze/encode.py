@@ -1,0 +1,111 @@
+"""Rows to firings: the only part of an analysis that computes with the dictionary.
+
+Rows are encoded in fixed blocks aligned to the store, whole even where only a part is analysed. A
+matrix product may round a row differently when its block has another size, so fixed blocks are what
+makes every table the same, byte for byte, whatever part, batch or worker asks for it.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from saestore.activations import ActivationStore
+from saestore.analyze.scope import Scope
+from saestore.analyze.sort import Firings
+from saestore.analyze.values import stored
+from saestore.analyze.weights import WeightFacts
+from saestore.dictionaries import SparseCode, SparseDictionary
+from saestore_schemas.analyze import AnalyzeSettings
+
+
+_PRE_ACTIVATIONS = 1 << 24
+"""Pre-activations of one block, at most: 64 MiB of float32."""
+
+
+def block_rows(d_sae: int) -> int:
+    """Return the rows of one block: a power of two, a function of the dictionary alone."""
+    most = max(64, min(4096, _PRE_ACTIVATIONS // d_sae))
+    return 1 << (most.bit_length() - 1)
+
+
+def firings(
+    store: ActivationStore,
+    folded: SparseDictionary,
+    scope: Scope,
+    settings: AnalyzeSettings,
+    *,
+    device: torch.device,
+) -> Iterator[tuple[int, Firings]]:
+    """Return the firings of each block in order, with how many of its rows are analysed.
+
+    Args:
+        store: The activation store.
+        folded: The folded dictionary, on the device.
+        scope: Which rows are analysed.
+        settings: How values are stored.
+        device: Where the dictionary is.
+
+    Raises:
+        OverflowRowError: A value does not fit `value_dtype`.
+        DamagedArtefactError: The store's bytes are not what they should be.
+    """
+    size = block_rows(folded.d_sae)
+    rows = len(scope.tokens)
+
+    def read(start: int) -> dict[str, Float32[np.ndarray, "row d_in"]]:
+        stop = min(start + size, store.n_rows)
+        return {hook: store.read(hook, start, stop) for hook in folded.hookpoints_in}
+
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(read, 0)
+        for start in range(0, rows, size):
+            inputs = {
+                hook: torch.from_numpy(np.ascontiguousarray(part)).to(device)
+                for hook, part in ahead.result().items()
+            }
+            if start + size < rows:
+                ahead = reader.submit(read, start + size)
+            code = folded.encode(inputs)
+            yield min(size, rows - start), _placed(code, start, scope, settings)
+
+
+def _placed(code: SparseCode, start: int, scope: Scope, settings: AnalyzeSettings) -> Firings:
+    """Return a block's firings on kept rows, with context and position."""
+    n = min(code.n_rows, len(scope.tokens) - start)
+    row = start + np.arange(n)
+    context = np.searchsorted(scope.start, row, side="right") - 1
+    position = row - scope.start[context]
+    counts = np.diff(_numpy(code.offsets))[:n]
+    total = int(counts.sum())
+    values = _numpy(code.values)[:total]
+    fired = np.repeat(np.asarray(scope.kept[start : start + n]), counts) & (values > 0)
+    return Firings(
+        feature=_numpy(code.indices)[:total][fired].astype(np.uint32),
+        context=np.repeat(context.astype(np.uint32), counts)[fired],
+        position=np.repeat(position.astype(np.uint16), counts)[fired],
+        value=stored(values[fired].astype(np.float32), settings.value_dtype),
+    )
+
+
+def weight_facts(folded: SparseDictionary) -> WeightFacts:
+    """Return what the folded weights say about each feature."""
+    thresholds = folded.thresholds()
+    norms = _numpy(folded.encoder_norms()), _numpy(folded.decoder_norms())
+    cosine = _numpy(folded.enc_dec_cosine()).astype(np.float32)
+    cosine[(norms[0] == 0) | (norms[1] == 0)] = np.nan
+    return WeightFacts(
+        enc_norm=norms[0].astype(np.float32),
+        dec_norm=norms[1].astype(np.float32),
+        enc_dec_cos=cosine,
+        b_enc=_numpy(folded.encoder_bias()).astype(np.float32),
+        threshold=None if thresholds is None else _numpy(thresholds).astype(np.float32),
+    )
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    found: np.ndarray = tensor.detach().cpu().numpy()
+    return found

@@ -1,0 +1,162 @@
+"""The `direction` score: what a decoder vector alone does to the logits, by the direct path.
+
+    direction_i(t) = <P d_i, gamma * u_t> - mean over t
+
+d_i is the decoder vector in raw units, u_t the unembedding of token t, gamma the gain of the final
+norm, P = I - 11'/d where that norm centres, else I. It is per unit of value / final-norm scale: a
+row's logits, centred, are the sum of value * direction / scale over its features, plus the same for
+everything else in the residual stream. It equals `W_dec @ W_U` on weights whose norm is folded and
+whose unembedding is centred, as SAEDashboard shows; raw weights without gamma give other values.
+
+The mean over tokens is taken out of the unembedding before the product, so adding one vector to
+every u_t changes nothing, not even rounding. Scores are computed for a block of features at a time:
+features times vocabulary never exists.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from saestore.features import arrow
+from saestore_schemas import tables
+
+
+SCORE = "direction"
+"""Name of the score in the tables."""
+
+_FEATURES = 64
+"""Features in a block: with a vocabulary of 49 152 one block of scores is 12 MB, in the caches."""
+
+_TOKENS = 8192
+"""Unembedding columns prepared at a time in float64."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The unembedding as decoder vectors meet it.
+
+    Attributes:
+        weight: P (gamma * (u_t - mean u)), one column a token.
+        mean: P (gamma * mean u): what is subtracted.
+    """
+
+    weight: Float[Tensor, "d_model vocab"]
+    mean: Float[Tensor, " d_model"]
+
+
+def projection(
+    unembedding: Float[Tensor, "d_model vocab"],
+    gain: Float[Tensor, " d_model"] | None,
+    *,
+    centred: bool,
+) -> Projection:
+    """Return the projection of an unembedding, prepared in float64.
+
+    Args:
+        unembedding: W_U; its columns are the tokens that count.
+        gain: Gain of the final norm; None if it is folded into W_U or there is none.
+        centred: The final norm subtracts the mean over the residual stream (LayerNorm).
+    """
+    mean = unembedding.mean(dim=1, dtype=torch.float64)
+    scale = torch.ones_like(mean) if gain is None else gain.double()
+
+    def seen(columns: Tensor) -> Tensor:
+        columns = scale[:, None] * columns
+        return columns - columns.mean(dim=0) if centred else columns
+
+    weight = torch.empty_like(unembedding)
+    for low in range(0, unembedding.shape[1], _TOKENS):
+        columns = unembedding[:, low : low + _TOKENS].double()
+        weight[:, low : low + _TOKENS] = seen(columns - mean[:, None]).to(weight.dtype)
+    return Projection(weight, seen(mean[:, None])[:, 0])
+
+
+def logit_rows(
+    vectors: Float[Tensor, "d_sae d_model"], onto: Projection, *, top_k: int
+) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Return pieces of `logits` and `logit_stats`, in order, a block of features at a time.
+
+    Args:
+        vectors: Decoder vectors in the residual stream's basis, raw units.
+        onto: The projection.
+        top_k: Tokens kept at each end.
+    """
+    for first in range(0, len(vectors), _FEATURES):
+        block = vectors[first : first + _FEATURES]
+        scores = block @ onto.weight
+        means = block.double() @ onto.mean
+        yield _ends(scores, first, top_k), _distribution(scores, means, first)
+
+
+def largest(
+    scores: Float[Tensor, "feature vocab"], k: int
+) -> tuple[Float[Tensor, "feature k"], Int64[Tensor, "feature k"]]:
+    """Return each row's k largest scores and their tokens; equal scores by smaller token first."""
+    k = min(k, scores.shape[1])
+    values, tokens = scores.topk(k, dim=1)
+    last = values[:, -1:]
+    for row in ((scores >= last).sum(dim=1) > k).nonzero().flatten().tolist():
+        # topk may take any of those that tie for the last place
+        able = (scores[row] >= last[row]).nonzero().flatten()
+        chosen = able[scores[row, able].sort(descending=True, stable=True).indices[:k]]
+        tokens[row], values[row] = chosen, scores[row, chosen]
+    tokens, order = tokens.sort(dim=1)
+    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return values, tokens.gather(1, order)
+
+
+def _ends(scores: Float[Tensor, "feature vocab"], first: int, top_k: int) -> pa.Table:
+    up, down = largest(scores, top_k), largest(-scores, top_k)
+    n, k = up[0].shape
+    # sorted by sign: suppressed first
+    tokens = torch.stack([down[1], up[1]], dim=1).reshape(-1)
+    values = torch.stack([-down[0], up[0]], dim=1).reshape(-1)
+    columns: dict[str, Any] = {
+        "feature": np.repeat(np.arange(first, first + n, dtype=np.uint32), 2 * k),
+        "score": arrow.repeated(SCORE, 2 * n * k),
+        "head": np.zeros(2 * n * k, np.uint16),
+        "sign": np.tile(np.repeat(np.array([-1, 1], np.int8), k), n),
+        "rank": np.tile(np.arange(k, dtype=np.uint16), 2 * n),
+        "token_id": tokens.cpu().numpy().astype(np.uint32),
+        "value": values.float().cpu().numpy(),
+    }
+    return arrow.rows(tables.LOGITS.schema(), columns)
+
+
+def _distribution(
+    scores: Float[Tensor, "feature vocab"], means: Float[Tensor, " feature"], first: int
+) -> pa.Table:
+    away = scores - scores.mean(dim=1, dtype=torch.float64).to(scores.dtype)[:, None]
+    square = away * away
+    second = square.mean(dim=1, dtype=torch.float64)
+    third = (square * away).mean(dim=1, dtype=torch.float64)
+    fourth = (square * square).mean(dim=1, dtype=torch.float64)
+    flat = (second == 0).cpu().numpy()
+    safe = torch.where(second == 0, torch.ones_like(second), second)
+    n = len(scores)
+    undefined = {"skew": third / safe**1.5, "kurtosis": fourth / safe**2}
+    columns = {
+        "feature": np.arange(first, first + n, dtype=np.uint32),
+        "score": arrow.repeated(SCORE, n),
+        "head": np.zeros(n, np.uint16),
+        "mean": _float32(means),
+        "std": _float32(second.sqrt()),
+        **{
+            name: arrow.column(_float32(value), pa.float32(), null=flat)
+            for name, value in undefined.items()
+        },
+        "min": _float32(scores.amin(dim=1)),
+        "max": _float32(scores.amax(dim=1)),
+    }
+    return arrow.rows(tables.LOGIT_STATS.schema(), columns)
+
+
+def _float32(values: Float[Tensor, " feature"]) -> np.ndarray:
+    found: np.ndarray = values.float().cpu().numpy()
+    return found

@@ -1,0 +1,92 @@
+"""What is analysed: which contexts of the store, which of their rows, in which random order."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64, UInt32
+
+from saestore.analyze import segments
+from saestore.analyze.order import shuffle_ranks
+
+
+_CONTEXTS = 4096
+"""Contexts surveyed at a time."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The rows analysed, and what every collector may ask about them.
+
+    Tokens and flags of all rows may be memory-mapped; what is held per context is small.
+
+    Attributes:
+        n_rows: Kept rows.
+        context_size: Positions a context can have.
+        seed: Seed of the random subsamples.
+        start: First row of each context, in the store too: contexts follow one another from row 0.
+        length: Rows of each context.
+        kept_before: Kept rows in all earlier contexts.
+        first_kept: First kept position; -1 if the context keeps none.
+        shuffle_rank: Rank of the context in the random order.
+        tokens: Token of every row.
+        kept: Whether the row is analysed.
+    """
+
+    n_rows: int
+    context_size: int
+    seed: int
+    start: Int64[np.ndarray, " context"]
+    length: Int64[np.ndarray, " context"]
+    kept_before: Int64[np.ndarray, " context"]
+    first_kept: Int32[np.ndarray, " context"]
+    shuffle_rank: UInt32[np.ndarray, " context"]
+    tokens: Int32[np.ndarray, " row"]
+    kept: Bool[np.ndarray, " row"]
+
+    @property
+    def n_contexts(self) -> int:
+        """How many contexts, C."""
+        return len(self.start)
+
+    @classmethod
+    def of(
+        cls,
+        length: Int64[np.ndarray, " context"],
+        tokens: Int32[np.ndarray, " row"],
+        kept: Bool[np.ndarray, " row"],
+        *,
+        context_size: int,
+        seed: int,
+    ) -> "Scope":
+        """Return the scope of rows given context by context."""
+        ends = np.concatenate([[0], np.cumsum(length)])
+        counts, first = np.zeros(len(length), np.int64), np.zeros(len(length), np.int32)
+        for low in range(0, len(length), _CONTEXTS):
+            high = min(low + _CONTEXTS, len(length))
+            part = np.asarray(kept[ends[low] : ends[high]])
+            bounds = ends[low : high + 1] - ends[low]
+            counts[low:high] = segments.totals(part, bounds)
+            at = segments.first_of(np.ones(high - low, dtype=bool), part, bounds)
+            first[low:high] = np.where(at < len(part), at - bounds[:-1], -1)
+        return cls(
+            n_rows=int(counts.sum()),
+            context_size=context_size,
+            seed=seed,
+            start=ends[:-1],
+            length=length,
+            kept_before=np.cumsum(counts) - counts,
+            first_kept=first,
+            shuffle_rank=shuffle_ranks(len(length), seed=seed),
+            tokens=tokens,
+            kept=kept,
+        )
+
+    def kept_rows_before(
+        self, context: Int64[np.ndarray, " feature"], position: Int64[np.ndarray, " feature"]
+    ) -> Int64[np.ndarray, " feature"]:
+        """Return how many kept rows come before each (context, position)."""
+        start = self.start[context]
+        rows, offsets = segments.ragged(start, start + position)
+        before: np.ndarray = segments.totals(np.asarray(self.kept[rows]), offsets)
+        before += self.kept_before[context]
+        return before

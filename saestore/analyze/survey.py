@@ -1,0 +1,80 @@
+"""What of a store is analysed: its first contexts, read once into mapped files."""
+
+from pathlib import Path
+
+import numpy as np
+
+from saestore.activations import ActivationStore
+from saestore.analyze.scope import Scope
+from saestore.errors import ConfigError, DamagedArtefactError
+from saestore_schemas.analyze import AnalyzeSettings
+
+
+_CONTEXTS = 4096
+"""Contexts read at a time."""
+
+
+def contexts_of(store: ActivationStore, settings: AnalyzeSettings) -> int:
+    """Return how many contexts from the start of the store are analysed.
+
+    Raises:
+        ConfigError: The store holds none, or fewer rows than asked for.
+    """
+    lengths = store.contexts()[:, 1]
+    if not len(lengths):
+        raise ConfigError(
+            field="activations",
+            found=f"{store.ref.name}, which holds no context",
+            expected="a store with rows",
+            hint="generate activations from a corpus that has text",
+        )
+    if settings.rows is None:
+        return len(lengths)
+    ends = np.cumsum(lengths)
+    if settings.rows > ends[-1]:
+        raise ConfigError(
+            field="rows",
+            found=settings.rows,
+            expected=f"at most {ends[-1]}, the rows of {store.ref.name}",
+            hint="leave `rows` out to analyse all of them",
+        )
+    return int(np.searchsorted(ends, settings.rows)) + 1
+
+
+def survey(store: ActivationStore, settings: AnalyzeSettings, folder: Path) -> Scope:
+    """Read tokens and flags of the contexts analysed; keep them in files that are mapped.
+
+    Args:
+        store: The activation store.
+        settings: Which contexts, which tokens are left out, and the seed.
+        folder: Where the mapped files are put; the caller removes them.
+
+    Raises:
+        ConfigError: Nothing to analyse.
+        DamagedArtefactError: The store's bytes are not what they should be.
+    """
+    table = store.contexts()[: contexts_of(store, settings)]
+    first, length = table[:, 0], table[:, 1]
+    rows = int(length.sum())
+    if not np.array_equal(first, np.cumsum(length) - length):
+        raise DamagedArtefactError(
+            name=store.ref.name, damage=("contexts: they do not follow one another from row 0",)
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens = np.memmap(folder / "tokens", dtype=np.int32, mode="w+", shape=(rows,))
+    kept = np.memmap(folder / "kept", dtype=np.bool_, mode="w+", shape=(rows,))
+    ignored = np.array(settings.ignore_tokens, dtype=np.int64)
+    ends = np.concatenate([[0], np.cumsum(length)])
+    for low in range(0, len(first), _CONTEXTS):
+        high = min(low + _CONTEXTS, len(first))
+        here = slice(ends[low], ends[high])
+        start, stop = int(ends[low]), int(ends[high])
+        tokens[here] = store.tokens(start, stop)
+        kept[here] = (store.flags(start, stop) == 0) & ~np.isin(tokens[here], ignored)
+    return Scope.of(
+        length,
+        tokens,
+        kept,
+        context_size=store.settings.corpus.context_size,
+        seed=settings.seed,
+    )

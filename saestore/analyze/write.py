@@ -1,0 +1,164 @@
+"""From firings to tables: both orders, then every collector on complete features.
+
+Needs no model and no torch: whoever has firings in context order can write an analysis.
+"""
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from saestore.analyze.block import FeatureBlock
+from saestore.analyze.collectors import COLLECTORS
+from saestore.analyze.scope import Scope
+from saestore.analyze.sort import Firings, Sorter
+from saestore.analyze.values import ARROW
+from saestore.analyze.weights import WeightFacts
+from saestore.features import arrow
+from saestore.features.parquet import TableWriter
+from saestore.lake import Storage, layout
+from saestore.progress import Progress
+from saestore_schemas import tables
+from saestore_schemas.analyze import AnalyzeSettings
+from saestore_schemas.manifest import ArrayInfo
+from saestore_schemas.tables import Table
+
+
+RUNS = f"{layout.PROGRESS}/runs"
+"""Where sorted runs are spilled."""
+
+_TABLES = {
+    "features": tables.FEATURES,
+    "histograms": tables.HISTOGRAMS,
+    "examples": tables.EXAMPLES,
+}
+
+
+@dataclass
+class Output:
+    """Where an analysis is written, and what has been written so far.
+
+    Attributes:
+        artefact: The artefact's folder.
+        fingerprint: Its fingerprint.
+        arrays: Shape of every table written.
+    """
+
+    artefact: Storage
+    fingerprint: str
+    arrays: dict[str, ArrayInfo] = field(default_factory=dict)
+
+    def writer(self, table: Table, schema: pa.Schema | None = None) -> TableWriter:
+        """Return a writer for one table."""
+        return TableWriter(self.artefact, table, fingerprint=self.fingerprint, schema=schema)
+
+    def wrote(self, table: str, writer: TableWriter) -> None:
+        """Note the shape of a table."""
+        self.arrays[table] = ArrayInfo(shape=(writer.rows, writer.columns), dtype="table")
+
+    def write(
+        self, table: Table, pieces: Iterable[pa.Table], schema: pa.Schema | None = None
+    ) -> None:
+        """Write a whole table from its pieces."""
+        with self.writer(table, schema) as writer:
+            for piece in pieces:
+                writer.write(piece)
+        self.wrote(table.name, writer)
+
+
+def sorted_by_context(
+    source: Iterable[tuple[int, Firings]],
+    output: Output,
+    settings: AnalyzeSettings,
+    *,
+    features: int,
+    rows: int,
+    progress: Progress,
+) -> Sorter:
+    """Write the by-context order as firings arrive; return them held for the other order.
+
+    Args:
+        source: Rows done and their firings, in context order.
+        output: Where to write.
+        settings: Which orders, which type of value, how much memory.
+        features: Features of the dictionary.
+        rows: Rows that will be done, for the progress bar.
+        progress: Where to report.
+    """
+    sorter = Sorter(output.artefact.path(RUNS), features=features, memory_mib=settings.memory_mib)
+    table = tables.firings(ARROW[settings.value_dtype], "context")
+    with ExitStack() as stack:
+        writer = None
+        if settings.firings == "both":
+            writer = stack.enter_context(output.writer(table))
+        task = stack.enter_context(progress.task("encode", total=rows, unit="rows"))
+        last = -1
+        for done, firings in source:
+            sorter.add(firings)
+            if writer is not None and len(firings):
+                context = firings.context.astype(np.int64)
+                cuts = np.flatnonzero(np.diff(context, prepend=last))
+                writer.write(_lines(table, firings.feature, firings), cuts=cuts)
+                last = int(context[-1])
+            task.advance(done, firings=sorter.n_firings)
+    if writer is not None:
+        output.wrote(table.name, writer)
+    return sorter
+
+
+def collected(
+    sorter: Sorter,
+    output: Output,
+    settings: AnalyzeSettings,
+    scope: Scope,
+    weights: WeightFacts,
+    *,
+    progress: Progress,
+) -> int:
+    """Write the by-feature order and every collector's table; return how many features are dead.
+
+    Args:
+        sorter: All firings.
+        output: Where to write.
+        settings: What to collect.
+        scope: The rows analysed.
+        weights: What the weights say.
+        progress: Where to report.
+    """
+    dead = 0
+    table = tables.firings(ARROW[settings.value_dtype], "feature")
+    with ExitStack() as stack:
+        by_feature = stack.enter_context(output.writer(table))
+        writers = {name: stack.enter_context(output.writer(_TABLES[name])) for name in COLLECTORS}
+        task = stack.enter_context(progress.task("count", total=sorter.n_firings, unit="firings"))
+        for block in sorter.blocks():
+            feature = np.repeat(block.features, block.counts)
+            starts = block.offsets[:-1][block.counts > 0]
+            by_feature.write(_lines(table, feature, block), cuts=starts)
+            for name, make in COLLECTORS.items():
+                collector = make(settings, scope, weights)
+                collector.update(block)
+                writers[name].write(collector.table())
+            dead += int((block.counts == 0).sum())
+            task.advance(len(block.value), dead=dead)
+    for name, writer in {table.name: by_feature, **writers}.items():
+        output.wrote(name, writer)
+    return dead
+
+
+def _lines(table: Table, feature: np.ndarray, columns: Firings | FeatureBlock) -> pa.Table:
+    schema = table.schema()
+    value = columns.value
+    if pa.types.is_float16(schema.field("value").type):
+        value = value.astype(np.float16)
+    return arrow.rows(
+        schema,
+        {
+            "feature": feature,
+            "context": columns.context,
+            "position": columns.position,
+            "value": value,
+        },
+    )

@@ -1,0 +1,216 @@
+"""How feature tables are written to Parquet: every option in one place.
+
+Row groups have a fixed size and files are cut at given boundaries only, so the bytes depend on the
+rows and not on the pieces in which they arrived.
+"""
+
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int64
+
+from saestore.lake import Storage, layout
+from saestore_schemas import tables
+from saestore_schemas.tables import Table
+
+
+FIRINGS_GROUP = 262_144
+"""Rows in a row group of the firings: about 1.3 MB compressed, one feature is a few of them."""
+GROUP = 122_880
+"""Rows in a row group of the other tables: DuckDB's own."""
+CONTEXTS_GROUP = 4_096
+"""Rows in a row group of `contexts`, which carry their text."""
+FIRINGS_PART = 25_000_000
+"""Firings aimed at in one file."""
+CONTEXTS_PART = 65_536
+"""Contexts in one file."""
+
+
+def row_group(table: str) -> int:
+    """Return the rows of a row group of a table."""
+    if table.startswith("firings_by_"):
+        return FIRINGS_GROUP
+    return CONTEXTS_GROUP if table == "contexts" else GROUP
+
+
+def part_rows(table: str) -> int | None:
+    """Return the rows aimed at in one file of a table; None when it is one file."""
+    if table.startswith("firings_by_"):
+        return FIRINGS_PART
+    return CONTEXTS_PART if table == "contexts" else None
+
+
+def options(table: str, schema: pa.Schema, sort: tuple[str, ...]) -> dict[str, Any]:
+    """Return what `pyarrow.parquet.ParquetWriter` is told.
+
+    float16 is written plain: DuckDB 2.0.0 cannot read byte-stream-split float16.
+    """
+    chosen: dict[str, Any] = {
+        "compression": "zstd",
+        "write_statistics": True,
+        "write_page_index": True,
+        "sorting_columns": [pq.SortingColumn(schema.get_field_index(name)) for name in sort],
+    }
+    if table.startswith("firings_by_"):
+        chosen["use_dictionary"] = False
+        chosen["column_encoding"] = {field.name: _encoding(field.type) for field in schema}
+    else:
+        chosen["use_dictionary"] = [
+            path for path in _leaves(schema) if path not in {"text", "token", "bytes"}
+        ]
+    return chosen
+
+
+def _encoding(dtype: pa.DataType) -> str:
+    if pa.types.is_integer(dtype):
+        return "DELTA_BINARY_PACKED"
+    return "BYTE_STREAM_SPLIT" if pa.types.is_float32(dtype) else "PLAIN"
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    metadata = pq.ParquetFile(_empty(schema)).schema
+    return [metadata.column(i).path for i in range(len(metadata.names))]
+
+
+def _empty(schema: pa.Schema) -> pa.BufferReader:
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), sink)
+    return pa.BufferReader(sink.getvalue())
+
+
+class TableWriter:
+    """Writes one table of an artefact: `with` it, give it sorted pieces."""
+
+    def __init__(
+        self, artefact: Storage, table: Table, *, fingerprint: str, schema: pa.Schema | None = None
+    ) -> None:
+        """Prepare to write; nothing is touched before the block is entered.
+
+        Args:
+            artefact: The artefact's folder.
+            table: What the table is called, its columns and sort order.
+            fingerprint: Fingerprint of the artefact, written into every file.
+            schema: Its Arrow schema if it has columns beyond the table's own.
+        """
+        self._artefact = artefact
+        self._table = table
+        own = schema or table.schema()
+        facts = {
+            "saestore.table": table.name,
+            "saestore.table_version": str(tables.TABLE_VERSION),
+            "saestore.fingerprint": fingerprint,
+        }
+        self._schema = own.with_metadata(facts)
+        self._group = row_group(table.name)
+        self._part = part_rows(table.name)
+        self._options = options(table.name, self._schema, table.sort)
+        self._stack = ExitStack()
+        self._writer: pq.ParquetWriter | None = None
+        self._held: list[pa.Table] = []
+        self._n_held = 0
+        self._in_part = 0
+        self.parts = 0
+        self.rows = 0
+
+    @property
+    def columns(self) -> int:
+        """Columns of the table."""
+        return len(self._schema)
+
+    def __enter__(self) -> Self:
+        """Open the first file."""
+        self._open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Finish the last file, or remove it after an error."""
+        if kind is None:
+            self._close()
+        else:
+            if self._writer is not None:
+                self._writer.close()
+            self._stack.__exit__(kind, error, trace)
+
+    def write(self, piece: pa.Table, *, cuts: Int64[np.ndarray, " _"] | None = None) -> None:
+        """Append rows.
+
+        Args:
+            piece: Rows that follow all earlier ones.
+            cuts: Rows of the piece before which a file may end, ascending; absent, any row.
+
+        Raises:
+            StorageError: The disk is full.
+        """
+        start = 0
+        while self._part is not None and piece.num_rows > start:
+            due = start + max(0, self._part - self._in_part)
+            at = due if cuts is None else _next(cuts, due, piece.num_rows)
+            if at >= piece.num_rows:
+                break
+            self._append(piece.slice(start, at - start))
+            self._close()
+            self._open()
+            start = at
+        self._append(piece.slice(start))
+
+    def _append(self, piece: pa.Table) -> None:
+        self.rows += piece.num_rows
+        self._in_part += piece.num_rows
+        self._held.append(piece.cast(self._schema) if piece.schema != self._schema else piece)
+        self._n_held += piece.num_rows
+        if self._n_held >= self._group:
+            self._flush(whole=True)
+
+    def _flush(self, *, whole: bool) -> None:
+        """Write the rows held, whole row groups only unless the file ends here."""
+        if self._writer is None or not self._held:
+            return
+        held = pa.concat_tables(self._held).combine_chunks()
+        stop = held.num_rows - held.num_rows % self._group if whole else held.num_rows
+        for start in range(0, stop, self._group):
+            size = min(self._group, stop - start)
+            # take, not slice: what is written must not know its place in the piece
+            rows = np.arange(start, start + size)
+            self._writer.write_table(held.take(rows), row_group_size=self._group)
+        self._held = [held.slice(stop)]
+        self._n_held = held.num_rows - stop
+
+    def _open(self) -> None:
+        path = layout.part_file(self._table.name, self.parts)
+        self._stack = ExitStack()
+        temporary = self._stack.enter_context(self._artefact.replacing(path))
+        self._writer = pq.ParquetWriter(temporary, self._schema, **self._options)
+        self.parts += 1
+        self._in_part = 0
+
+    def _close(self) -> None:
+        self._flush(whole=False)
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = None
+        self._held, self._n_held = [], 0
+        self._stack.close()
+
+
+def _next(cuts: np.ndarray, due: int, rows: int) -> int:
+    """Return the first cut at or after the row where the file is full."""
+    index = int(np.searchsorted(cuts, due))
+    return int(cuts[index]) if index < len(cuts) else rows
+
+
+def write_whole(
+    artefact: Storage, table: Table, content: pa.Table, *, fingerprint: str
+) -> tuple[int, int]:
+    """Write a table that is in memory; return its rows and columns."""
+    with TableWriter(artefact, table, fingerprint=fingerprint, schema=content.schema) as writer:
+        writer.write(content)
+    return writer.rows, writer.columns
