@@ -156,14 +156,15 @@ def _frame(
             hint="set lm.prepend_bos = false, or name a token with lm.bos_token_id",
         )
     named = {"eos": tokenizer.eos_id, "bos": tokenizer.bos_id, "none": None}
-    separator = named[settings.separator] if settings.packing == "pack" else None
-    if separator is None and settings.packing == "pack" and settings.separator != "none":
+    wanted = settings.separator or "eos"
+    separator = named[wanted] if settings.packing == "pack" else None
+    if separator is None and settings.packing == "pack" and wanted != "none":
         raise ConfigError(
             field="corpus.separator",
-            found=settings.separator,
-            expected=f"a token that the tokenizer has; it has no {settings.separator.upper()}",
+            found=wanted,
+            expected=f"a token that the tokenizer has; it has no {wanted.upper()}",
             hint=f"set corpus.separator = 'none', or name a token with "
-            f"lm.{settings.separator}_token_id",
+            f"lm.{wanted}_token_id",
         )
     return _Frame(
         settings.context_size,

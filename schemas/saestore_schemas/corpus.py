@@ -106,8 +106,8 @@ class CorpusSettings(Model):
     starts a context of its own and continues in further ones. `truncate`: a document is cut after
     one context; how many tokens that lost is counted in the manifest.
     """
-    separator: Literal["eos", "bos", "none"] = "eos"
-    """Token put between packed documents."""
+    separator: Literal["eos", "bos", "none"] | None = None
+    """Token put between documents that are packed together; absent, `eos`."""
     block_documents: int = Field(default=64, ge=1)
     """Documents in a block. Packing and document order never cross a block, so that any number of
     processes and any interruption give the same contexts."""
@@ -120,7 +120,7 @@ class CorpusSettings(Model):
 
     @model_validator(mode="after")
     def _separator_needs_packing(self) -> Self:
-        if self.packing != "pack" and "separator" in self.model_fields_set:
+        if self.packing != "pack" and self.separator is not None:
             msg = f"separator applies to packing = 'pack' only, and packing is '{self.packing}'"
             raise ValueError(msg)
         return self
