@@ -1,6 +1,7 @@
 """Columns of tabular sources: text, id and metadata, and the errors when one is missing."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ import pyarrow as pa
 
 from saestore.errors import ConfigError, nearest
 
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _KINDS: tuple[tuple[type, pa.DataType], ...] = (
     (bool, pa.bool_()),
@@ -51,7 +54,12 @@ def text_of(value: Any, *, field: str, file: str) -> str:
             expected="text",
             hint=f"choose the key or column that holds the document's text with {field}",
         )
-    return value
+    return encodable(value)
+
+
+def encodable(text: str) -> str:
+    """Return text that UTF-8 can say: JSON may hold half a surrogate pair, shown as U+FFFD."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 def infer(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> pa.Schema:
@@ -86,7 +94,8 @@ def fitted(name: str, kind: pa.DataType, value: Any, *, where: str, setting: str
     if value is None:
         return None
     if pa.types.is_string(kind):
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return encodable(said)
     if pa.types.is_floating(kind) and type(value) in {int, float}:
         return float(value)
     if (pa.types.is_boolean(kind), pa.types.is_integer(kind)) == (

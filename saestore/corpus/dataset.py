@@ -65,7 +65,8 @@ class DatasetDocuments:
         """
         s = self._settings
         if hasattr(self._rows, "__len__"):
-            rows = self._rows.select(range(min(start, len(self._rows)), len(self._rows)))
+            size = len(self._rows)
+            rows = self._rows.select(range(start, size)) if start < size else ()
         else:
             rows = self._rows.skip(start)
         for number, row in enumerate(rows, start):
