@@ -1,17 +1,38 @@
-"""The verb: a dictionary and a store in, scores out."""
+"""The verb: a dictionary and a store in, scores out.
 
+An evaluation is one small table and is written at its end; interrupted before, it starts anew.
+"""
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import JsonValue
+
+from saestore.evaluate import cross_entropy, rows
 from saestore.evaluate.evaluation import Evaluation
-from saestore.lake import Lake, Ref
+from saestore.evaluate.metrics import Score, unit_of
+from saestore.evaluate.subject import Subject, open_subject
+from saestore.lake import Lake, Ref, layout, manifest as manifests
+from saestore.lake.lock import writing
+from saestore.lake.manifest import Run
+from saestore.lm.load import resolve
 from saestore.progress import Progress, Silent
+from saestore_schemas import tables
 from saestore_schemas.evaluate import EvaluateSettings
+from saestore_schemas.manifest import ArrayInfo
+
+
+_SILENT = Silent()
 
 
 def run(
     settings: EvaluateSettings,
     lake: Lake,
     *,
-    device: str = "auto",  # noqa: ARG001 - until the measuring lands
-    progress: Progress = Silent(),  # noqa: B008, ARG001
+    device: str = "auto",
+    progress: Progress = _SILENT,
 ) -> Evaluation:
     """Measure a dictionary and write the scores; a finished evaluation is returned as it is.
 
@@ -25,5 +46,62 @@ def run(
         ArtefactNotFoundError: No such dictionary or store.
         ArtefactExistsError: The name is taken by an evaluation with other settings.
         ConfigError: The split is empty, or unknown for this dictionary.
+        HookpointNotFoundError: The store lacks a hookpoint of the dictionary.
     """
-    return Evaluation.open(lake, Ref("evaluation", f"{settings.dictionary}/{settings.name}").name)
+    subject = open_subject(settings, lake)
+    ref = Ref("evaluation", f"{settings.dictionary}/{settings.name}")
+    parents = [
+        manifests.parent_of(subject.dictionary_manifest),
+        manifests.parent_of(subject.store.manifest),
+    ]
+    work = Run.of(ref, settings, parents)
+    artefact = lake.artefact(ref)
+    with writing(artefact, name=ref.name):
+        if manifests.begin(artefact, work) is None:
+            scores, facts = _measure(settings, subject, device=device, progress=progress)
+            table = table_of(scores)
+            sink = io.BytesIO()
+            pq.write_table(table, sink, compression="zstd")
+            artefact.write(layout.SCORES, sink.getvalue())
+            manifests.finish(
+                artefact,
+                work,
+                arrays={"scores": ArrayInfo(shape=(table.num_rows, 4), dtype="table")},
+                counts={"metrics": table.num_rows, "rows": int(str(facts["n_rows"]))},
+                facts=facts,
+            )
+    return Evaluation.open(lake, ref.name)
+
+
+def _measure(
+    settings: EvaluateSettings, subject: Subject, *, device: str, progress: Progress
+) -> tuple[list[Score], dict[str, JsonValue]]:
+    where = torch.device(resolve(device))
+    found = rows.measure(subject, limit=settings.rows, device=where, progress=progress)
+    scores = list(found.scores)
+    facts: dict[str, JsonValue] = {
+        "split": settings.split,
+        "held_out": subject.held_out,
+        "store": subject.store.manifest.name,
+        "hookpoints": list(subject.dictionary.hookpoints_out),
+        "n_rows": found.facts["rows"],
+        "rows": found.facts,
+        "splice": None,
+    }
+    if settings.splice is not None:
+        spliced = cross_entropy.measure(subject, settings.splice, device=device, progress=progress)
+        scores += spliced.scores
+        facts["splice"] = spliced.facts
+    return scores, facts
+
+
+def table_of(scores: list[Score]) -> pa.Table:
+    """Return scores as `tables.SCORES`, sorted by metric."""
+    ordered = sorted(scores, key=lambda score: score.metric)
+    columns = {
+        "metric": [score.metric for score in ordered],
+        "value": [score.value for score in ordered],
+        "unit": [unit_of(score.metric) for score in ordered],
+        "n": [score.n for score in ordered],
+    }
+    return pa.table(columns, schema=tables.SCORES.schema())

@@ -1,0 +1,91 @@
+"""The scores that need the language model: a few contexts, four forward passes each."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from pydantic import JsonValue
+
+from saestore.evaluate.metrics import Score
+from saestore.evaluate.selection import spread
+from saestore.evaluate.splice import INTERVENTIONS, Splice, pad
+from saestore.evaluate.subject import Subject
+from saestore.lm import LanguageModel
+from saestore.progress import Progress
+from saestore_schemas.evaluate import SpliceSettings
+
+
+@dataclass(frozen=True)
+class CrossEntropyScores:
+    """Scores over predictions and the facts they rest on."""
+
+    scores: list[Score]
+    facts: dict[str, JsonValue]
+
+
+def measure(
+    subject: Subject, settings: SpliceSettings, *, device: str, progress: Progress
+) -> CrossEntropyScores:
+    """Run contexts of the split with activations clean, reconstructed, zero and mean.
+
+    Contexts keep the store's tokens and flags, so BOS is where generate put it.
+
+    Args:
+        subject: Dictionary, store and split.
+        settings: How many contexts, how many at once, which model.
+        device: Torch device of the model, or `auto`.
+        progress: Where to report.
+    """
+    store, dictionary = subject.store, subject.dictionary
+    lm_settings = store.settings.lm
+    if settings.lm is not None:
+        lm_settings = lm_settings.model_copy(update={"model": settings.lm, "revision": None})
+    progress.note(f"loading {lm_settings.model}")
+    model = LanguageModel.load(lm_settings, device=device)
+    dictionary = dictionary.to(model.device)
+    splice = Splice(
+        model,
+        reads=dictionary.hookpoints_in,
+        reconstruct=dictionary.reconstruct,
+        means={
+            hook: torch.from_numpy(store.moments(hook).mean).float().to(model.device)
+            for hook in dictionary.hookpoints_out
+        },
+    )
+    chosen = contexts_of(subject, settings.contexts)
+    contexts = store.contexts()
+    with progress.task("cross-entropy", total=len(chosen), unit="context") as task:
+        for start in range(0, len(chosen), settings.forward_contexts):
+            stretches = [
+                (int(first), int(first + length))
+                for first, length in contexts[chosen[start : start + settings.forward_contexts]]
+            ]
+            splice.update(
+                pad(
+                    [store.tokens(*stretch) for stretch in stretches],
+                    [store.flags(*stretch) for stretch in stretches],
+                )
+            )
+            task.advance(len(stretches))
+    facts: dict[str, JsonValue] = {
+        "model": model.name,
+        "model_fingerprint": model.fingerprint,
+        "forward_dtype": str(model.dtype).removeprefix("torch."),
+        "contexts": len(chosen),
+        "predictions": splice.predictions,
+        "replaced": splice.replaced,
+        "positions": "kept: not special, not ignored; predictions made from them are counted",
+        "mean": "of all kept rows of the store",
+        "layers": "parallel: every reconstruction is of clean activations",
+        "interventions": list(INTERVENTIONS),
+    }
+    return CrossEntropyScores(splice.scores(), facts)
+
+
+def contexts_of(subject: Subject, wanted: int) -> Int64[np.ndarray, " context"]:
+    """Return contexts spread evenly over those of the split that predict a token at all."""
+    lengths = subject.store.contexts()[:, 1]
+    members = np.flatnonzero(subject.split & (lengths > 1))
+    chosen: Int64[np.ndarray, " context"] = members[spread(len(members), wanted)]
+    return chosen
