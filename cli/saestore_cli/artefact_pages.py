@@ -36,6 +36,12 @@ CURVES = ("loss", "mse", "ev_batch", "l0_mean", "dead", "dead_share", "aux", "lr
 
 _CURVES_SHOWN = 10
 
+_EACH = 4
+"""More scores in one family than this share the first one's definition."""
+
+COUNTS = ("features", "rows", "contexts", "documents", "firings", "steps", "scores")
+"""Counts of a manifest that say what an artefact holds; the others are in its manifest."""
+
 
 @singledispatch
 def draw(page: Any, console: Console) -> None:
@@ -62,7 +68,7 @@ def _(page: ActivationsPage, console: Console) -> None:
         )
     )
     console.print()
-    table = _table("hookpoint", ">width", "type", ">mean norm", ">rms", ">centred", ">min", ">max")
+    table = _table("hookpoint", ">width", "type", ">norm", ">rms", ">centred", ">min", ">max")
     for hook in page.hookpoints:
         measured = (hook.mean_norm, hook.rms, hook.centred_rms, hook.min, hook.max)
         table.add_row(hook.hookpoint, count(hook.width), hook.dtype, *(value(x) for x in measured))
@@ -123,7 +129,7 @@ def _(page: EvaluationPage, console: Console) -> None:
         )
     )
     console.print()
-    console.print(scores(page.scores))
+    scores(page.scores, console)
 
 
 @draw.register
@@ -156,12 +162,32 @@ def _(page: AnalysisPage, console: Console) -> None:
     console.print("  saestore query --list")
 
 
-def scores(lines: Sequence[Score]) -> Table:
-    """Return a table of scores, each with unit and definition."""
-    table = _table("metric", ">value", "unit", "definition")
+def scores(lines: Sequence[Score], console: Console) -> None:
+    """Print scores, each with its unit and, below it, its definition.
+
+    Scores that differ only in brackets share a line and a definition; undefined ones are named last.
+    """
+    families: dict[str, list[Score]] = {}
     for line in lines:
-        table.add_row(line.metric, value(line.value), line.unit, line.meaning)
-    return table
+        if line.value is not None:
+            families.setdefault(line.metric.split("[")[0], []).append(line)
+    for family, members in families.items():
+        head = Text(members[0].metric if len(members) == 1 else family, style="bold")
+        if len(members) == 1:
+            head.append(f"  {value(members[0].value)}", style="not bold")
+        unit = f" {members[0].unit}" if members[0].unit else ""
+        console.print(head.append(unit, style="not bold"))
+        if len(members) > 1:
+            shown = pairs([(m.metric.partition("[")[2].rstrip("]"), m.value) for m in members])
+            console.print(Padding(Text(shown), (0, 0, 0, 4), expand=False))
+        meanings = dict.fromkeys(m.meaning for m in members if m.meaning)
+        if meanings:
+            shown = next(iter(meanings)) if len(members) > _EACH else "; ".join(meanings)
+            console.print(Padding(Text(shown, style="dim"), (0, 0, 0, 4), expand=False))
+    undefined = [line.metric for line in lines if line.value is None]
+    if undefined:
+        console.print()
+        console.print(f"undefined on these rows: {', '.join(undefined)}")
 
 
 def summary(manifest: "Manifest") -> str:
@@ -208,12 +234,21 @@ def _table(*columns: str) -> Table:
     """Return an empty table; a name that begins with > stands to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for name in columns:
-        table.add_column(name.lstrip(">"), justify="right" if name[0] == ">" else "left")
+        right, first = name[0] == ">", name == columns[0]
+        table.add_column(
+            name.lstrip(">"), justify="right" if right else "left", no_wrap=first or right
+        )
     return table
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count(n)} {name.replace('_', ' ')}" for name, n in counts.items())
+    known = [name for name in COUNTS if counts.get(name)]
+    return ", ".join(_many(counts[name], name) for name in known or list(counts)[:3])
+
+
+def _many(n: int, things: str) -> str:
+    name = things.replace("_", " ")
+    return f"{count(n)} {name.removesuffix('s') if n == 1 else name}"
 
 
 def _get(settings: Any, *path: str) -> Any:

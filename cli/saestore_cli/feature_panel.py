@@ -19,14 +19,11 @@ from saestore_cli.tokens import around_peak, legend, marked, visible
 if TYPE_CHECKING:
     from saestore.features import Example, ExampleGroup, FeaturePage, LogitTable
 
-QUANTILES = {
-    "q01": "1 %", "q10": "10 %", "q25": "25 %", "q50": "50 %",
-    "q75": "75 %", "q90": "90 %", "q99": "99 %",
-}  # fmt: skip
+QUANTILES = {"q01": "1 %", "q10": "10 %", "q50": "50 %", "q90": "90 %", "q99": "99 %"}
 
 TITLES = {
     "top": "Top contexts",
-    "quantile": "Contexts from each part of its range, strongest first",
+    "quantile": "Contexts across its range, strongest first",
     "uniform": "Contexts drawn at random among those where it fires",
     "silent": "Contexts where it is silent",
 }
@@ -46,16 +43,20 @@ def draw(console: Console, page: "FeaturePage", *, n: int, around: int) -> None:
     for table in page.logits:
         console.print(_logits(table))
     colour = coloured(console)
+    explained = False
     for subsample, groups in _by_subsample(page):
         chosen = _chosen(groups, n)
         if not chosen:
             continue
         console.print()
-        console.print(_heading(subsample, groups[0], colour=colour))
+        console.print(
+            _heading(subsample, groups[0], key=None if explained else legend(coloured=colour))
+        )
+        explained = True
         for number, (group, example) in enumerate(chosen, 1):
             console.print(_caption(number, group, example), style="dim", soft_wrap=False)
             text = marked(around_peak(example, around), page.max, coloured=colour)
-            console.print(Padding(_trimmed(example, around, text), (0, 0, 0, 4)))
+            console.print(Padding(_trimmed(example, around, text), (0, 0, 0, 4), expand=False))
 
 
 def _title(page: "FeaturePage") -> Text:
@@ -92,7 +93,7 @@ def _head(page: "FeaturePage") -> RenderableType:
     weights = [
         ("decoder length", statistics.get("dec_norm")),
         ("encoder bias", statistics.get("b_enc")),
-        ("cosine of the two vectors", statistics.get("enc_dec_cos")),
+        ("their cosine", statistics.get("enc_dec_cos")),
     ]
     shown = "   ".join(f"{name} {value(x)}" for name, x in weights if x is not None)
     if shown:
@@ -124,7 +125,7 @@ def _logits(table: "LogitTable") -> RenderableType:
     outer = Table.grid()
     outer.add_row("")
     outer.add_row(Text(f"Tokens by logit score `{table.score}`{head}", style="bold"))
-    outer.add_row(Padding(grid, (0, 0, 0, 2)))
+    outer.add_row(Padding(grid, (0, 0, 0, 2), expand=False))
     return outer
 
 
@@ -146,12 +147,12 @@ def _chosen(groups: "list[ExampleGroup]", n: int) -> "list[tuple[ExampleGroup, E
     return [(group, group.examples[0]) for group in picked]
 
 
-def _heading(subsample: str, group: "ExampleGroup", *, colour: bool) -> RenderableType:
+def _heading(subsample: str, group: "ExampleGroup", *, key: Text | None) -> RenderableType:
     title = Text(TITLES.get(group.kind, subsample), style="bold")
     if group.kind == "silent":
         title.append(f" ({count(group.n_eligible)} of them)", style="not bold")
-    else:
-        title.append("  ").append_text(legend(coloured=colour))
+    elif key is not None:
+        title.append("  ").append_text(key)
     return Rule(title, align="left", characters="─", style="dim")
 
 
@@ -175,8 +176,8 @@ def brief(console: Console, page: "FeaturePage", *, n: int, around: int = 10) ->
     console.print(_title(page).append(f"   fires {_fires(page)}", style="not bold"))
     for table in page.logits[:1]:
         words = ", ".join(f"'{visible(t.token)}'" for t in table.promoted[:6])
-        console.print(Padding(Text(f"promotes {words}"), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"promotes {words}"), (0, 0, 0, 2), expand=False))
     top = next((g for g in page.groups if g.kind == "top"), None)
     for example in top.examples[:n] if top is not None else ():
         text = marked(around_peak(example, around), page.max, coloured=coloured(console))
-        console.print(Padding(_trimmed(example, around, text), (0, 0, 0, 2)))
+        console.print(Padding(_trimmed(example, around, text), (0, 0, 0, 2), expand=False))

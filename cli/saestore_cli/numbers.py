@@ -49,7 +49,11 @@ def size(n: float) -> str:
 
 def amount(n: float, unit: str) -> str:
     """Return so many units; bytes are scaled."""
-    return size(n) if unit == "B" else f"{count(round(n))} {unit}"
+    return size(n) if unit == "B" else f"{count(round(n))} {_plural(unit)}"
+
+
+def _plural(unit: str) -> str:
+    return unit if unit.endswith("s") else f"{unit}s"
 
 
 def rate(per_second: float, unit: str) -> str:
@@ -60,7 +64,8 @@ def rate(per_second: float, unit: str) -> str:
     """
     if unit == "B":
         return f"{size(per_second)}/s"
-    return f"{per_second:,.0f} {unit}/s" if per_second >= 10 else f"{per_second:.2g} {unit}/s"  # noqa: PLR2004
+    shown = f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.2g}"  # noqa: PLR2004
+    return f"{shown} {_plural(unit)}/s"
 
 
 def duration(seconds: float) -> str:

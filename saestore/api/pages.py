@@ -188,15 +188,15 @@ def evaluation(lake: Lake, ref: Ref) -> EvaluationPage:
     manifest = lake.manifest(ref)
     columns = _parquet(lake, ref, manifest, layout.SCORES)
     meanings = _meanings()
-    return EvaluationPage(
-        manifest,
-        tuple(
-            Score(metric, value, unit, n, meanings.get(metric.split("@")[0], ""))
-            for metric, value, unit, n in zip(
-                columns["metric"], columns["value"], columns["unit"], columns["n"], strict=True
-            )
-        ),
-    )
+    order = {name: place for place, name in enumerate(meanings)}
+    lines = [
+        Score(metric, value, unit, n, meanings.get(metric.split("@")[0], ""))
+        for metric, value, unit, n in zip(
+            columns["metric"], columns["value"], columns["unit"], columns["n"], strict=True
+        )
+    ]
+    lines.sort(key=lambda line: order.get(line.metric.split("@")[0], len(order)))
+    return EvaluationPage(manifest, tuple(lines))
 
 
 def _activations(lake: Lake, ref: Ref) -> ActivationsPage:

@@ -1,0 +1,79 @@
+"""A feature's page made by hand, for what draws it."""
+
+from saestore.features import (
+    Example,
+    ExampleGroup,
+    FeaturePage,
+    Histogram,
+    LogitTable,
+    LogitToken,
+    Provenance,
+    TokenPiece,
+)
+
+
+def example(words, values, *, rank=0, peak_position=None, n_positions=None, start=0):
+    peak = max(values)
+    at = values.index(peak) if peak_position is None else peak_position
+    return Example(
+        context=7 + rank,
+        rank=rank,
+        peak=peak,
+        peak_position=start + at,
+        window_start=start,
+        n_positions=n_positions or len(words),
+        source="books",
+        document=3,
+        document_id="books/alice.txt",
+        tokens=tuple(
+            TokenPiece(text=word, value=value, special=False, kept=True)
+            for word, value in zip(words, values, strict=True)
+        ),
+    )
+
+
+WORDS = ["She", " said", "\n", " the", " cat", "\t", " sat", " on", " the", " mat", "\x1b[31m", "."]
+VALUES = [0, 0, 0, 1.5, 0, 0, 0, 0.2, 9.25, 4.0, 0, 0]
+
+
+def page(**changes):
+    silent = example(["no", "thing"], [0, 0], n_positions=40)
+    content = {
+        "series": "demo",
+        "dictionary": "topk-32",
+        "analysis": "default",
+        "feature": 17,
+        "n_features": 4608,
+        "statistics": {
+            "n_firings": 12345, "density": 0.04938, "n_contexts": 310, "mean": 2.5, "std": 1.25,
+            "max": 9.25, "top_token_share": 0.61, "dec_norm": 1.0, "b_enc": -0.125,
+            "enc_dec_cos": 0.71, "threshold": None,
+            **dict(zip(
+                ["q01", "q05", "q10", "q25", "q50", "q75", "q90", "q95", "q99"],
+                [0.1, 0.2, 0.3, 0.8, 2.1, 3.5, 6.5, 7.5, 9.0], strict=True)),
+        },
+        "top_token": " the",
+        "histograms": {"value": Histogram("value", 0.0, 9.25, tuple(range(50, 0, -1)))},
+        "logits": (
+            LogitTable(
+                score="direction",
+                head=0,
+                promoted=(LogitToken(1, " the", 1.234), LogitToken(2, "\n", 0.5)),
+                suppressed=(LogitToken(3, " zebra", -1.1),),
+                statistics={"mean": 0.0},
+            ),
+        ),
+        "groups": (
+            ExampleGroup("top", "top", 0, 1, 310, tuple(
+                example(WORDS, VALUES, rank=r, n_positions=256, start=12) for r in range(3))),
+            *(
+                ExampleGroup("quantile", "quantile", s, 4, 77, (example(WORDS, VALUES),))
+                for s in range(4)
+            ),
+            ExampleGroup("silent", "silent", 0, 1, 666, (silent,)),
+        ),
+        "provenance": Provenance(
+            "demo", ("blocks.10.hook_resid_post",), 250000, 976, "ab" * 32, "2026-11-21T04:00:00Z"
+        ),
+    }  # fmt: skip
+    return FeaturePage(**{**content, **changes})
