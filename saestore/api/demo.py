@@ -229,13 +229,19 @@ def _chosen(model: BaseModel) -> dict[str, Any]:
         value = getattr(model, name)
         if name not in {"kind", "family"} and value == field.default:
             continue
-        if isinstance(value, BaseModel):
-            kept[name] = _chosen(value)
-        elif isinstance(value, tuple):
-            kept[name] = [_chosen(v) if isinstance(v, BaseModel) else v for v in value]
-        else:
-            kept[name] = value
+        kept[name] = _plain(value)
     return kept
+
+
+def _plain(value: Any) -> Any:
+    """Return what TOML can say; its null is `false`."""
+    if isinstance(value, BaseModel):
+        return _chosen(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return False if value is None else value
 
 
 def commands(lake: OpenLake, feature: int) -> tuple[tuple[str, str], ...]:
