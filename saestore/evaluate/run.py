@@ -56,18 +56,21 @@ def run(
     ]
     work = Run.of(ref, settings, parents)
     artefact = lake.artefact(ref)
+    if artefact.exists(layout.MANIFEST):
+        manifests.begin(artefact, work)  # same settings, or an error
+        progress.note(f"evaluation {ref.name}: finished already")
+        return Evaluation.open(lake, ref.name)
     with writing(artefact, name=ref.name):
         if manifests.begin(artefact, work) is None:
-            scores, facts = _measure(settings, subject, device=device, progress=progress)
-            table = table_of(scores)
+            table, facts = _measure(settings, subject, device=device, progress=progress)
             sink = io.BytesIO()
             pq.write_table(table, sink, compression="zstd")
             artefact.write(layout.SCORES, sink.getvalue())
             manifests.finish(
                 artefact,
                 work,
-                arrays={"scores": ArrayInfo(shape=(table.num_rows, 4), dtype="table")},
-                counts={"metrics": table.num_rows, "rows": int(str(facts["n_rows"]))},
+                arrays={"scores": ArrayInfo(shape=table.shape, dtype="table")},
+                counts={"metrics": table.num_rows},
                 facts=facts,
             )
     return Evaluation.open(lake, ref.name)
@@ -75,7 +78,7 @@ def run(
 
 def _measure(
     settings: EvaluateSettings, subject: Subject, *, device: str, progress: Progress
-) -> tuple[list[Score], dict[str, JsonValue]]:
+) -> tuple[pa.Table, dict[str, JsonValue]]:
     where = torch.device(resolve(device))
     found = rows.measure(subject, limit=settings.rows, device=where, progress=progress)
     scores = list(found.scores)
@@ -84,15 +87,14 @@ def _measure(
         "held_out": subject.held_out,
         "store": subject.store.manifest.name,
         "hookpoints": list(subject.dictionary.hookpoints_out),
-        "n_rows": found.facts["rows"],
-        "rows": found.facts,
+        **found.facts,
         "splice": None,
     }
     if settings.splice is not None:
         spliced = cross_entropy.measure(subject, settings.splice, device=device, progress=progress)
         scores += spliced.scores
         facts["splice"] = spliced.facts
-    return scores, facts
+    return table_of(scores), facts
 
 
 def table_of(scores: list[Score]) -> pa.Table:

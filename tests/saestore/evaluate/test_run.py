@@ -1,0 +1,224 @@
+"""Evaluate end to end on a tiny random model, held against numbers computed by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from saestore import evaluate, generate, train
+from saestore.activations import ActivationStore, held_out
+from saestore.dictionaries import load
+from saestore.errors import ArtefactExistsError, ConfigError, HookpointNotFoundError
+from saestore.evaluate import Evaluation, selection
+from saestore.evaluate.metrics import METRICS
+from saestore.evaluate.splice import Splice, pad
+from saestore.lake import Lake
+from saestore.lm import LanguageModel
+from saestore.progress import Recorder
+from saestore_schemas import tables
+from saestore_schemas.corpus import CorpusSettings, JsonlSource
+from saestore_schemas.dictionary import SaeSettings, TopK
+from saestore_schemas.evaluate import EvaluateSettings, SpliceSettings
+from saestore_schemas.generate import GenerateSettings
+from saestore_schemas.lm import LmSettings
+from saestore_schemas.train import ActivationsSettings, BudgetSettings, TrainSettings
+
+
+HOOK = "blocks.1.hook_resid_post"
+SHARE = 0.3
+
+
+@pytest.fixture(scope="module")
+def lake(tiny_gpt2, tiny_jsonl, tmp_path_factory):
+    made = Lake.at(tmp_path_factory.mktemp("evaluate") / "lake")
+    generate.run(
+        GenerateSettings(
+            name="store",
+            lm=LmSettings(model=str(tiny_gpt2)),
+            corpus=CorpusSettings(sources=(JsonlSource(path=str(tiny_jsonl)),), context_size=24),
+            hookpoints=(HOOK, "blocks.0.hook_resid_post"),
+            dtype="float32",
+            tokens=1500,
+        ),
+        made,
+        device="cpu",
+    )
+    train.run(
+        TrainSettings(
+            series="s",
+            name="d",
+            activations=ActivationsSettings(name="store", batch_rows=128, held_out=SHARE),
+            dictionary=SaeSettings(hookpoint=HOOK, d_sae=53, activation=TopK(k=5)),
+            budget=BudgetSettings(epochs=3.0),
+        ),
+        made,
+        device="cpu",
+    )
+    return made
+
+
+def settings(**changes):
+    splice = SpliceSettings(contexts=7, forward_contexts=3)
+    return EvaluateSettings(**{"dictionary": "s/d", "splice": splice, **changes})
+
+
+@pytest.fixture(scope="module")
+def evaluation(lake):
+    return evaluate.run(settings(), lake, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def held_out_rows(lake):
+    """The kept rows of held-out contexts, found without the code under test."""
+    store = ActivationStore.open(lake, "store")
+    unseen = held_out(store.n_contexts, SHARE)
+    parts = [
+        store.read(HOOK, first, first + length)[store.flags(first, first + length) == 0]
+        for first, length in store.contexts()[unseen].tolist()
+    ]
+    return np.concatenate(parts)
+
+
+def test_scores_equal_a_direct_computation(lake, evaluation, held_out_rows):
+    y = held_out_rows.astype(np.float64)
+    sae = load(lake, "s/d")
+    y_hat = sae.reconstruct(torch.from_numpy(held_out_rows))[HOOK].numpy().astype(np.float64)
+    dense = sae.encode(torch.from_numpy(held_out_rows)).to_dense().double().numpy()
+    error = y - y_hat
+    fvu = (error**2).sum() / ((y - y.mean(axis=0)) ** 2).sum()
+    norms = sae.folded().decoder_norms().detach().double().numpy()
+    expected = {
+        "explained_variance": 1 - fvu,
+        "fvu": fvu,
+        "mse": (error**2).sum() / len(y),
+        "l0": (dense > 0).sum() / len(y),
+        "l1": (dense * norms).sum() / len(y),
+        "l1_raw": dense.sum() / len(y),
+        "dead[all]": (dense > 0).any(axis=0).mean() * -1 + 1,
+        "density[max]": (dense > 0).mean(axis=0).max(),
+    }
+    for name, value in expected.items():
+        assert evaluation.values[name] == pytest.approx(value, rel=1e-6), name
+    assert evaluation.values["dead[1e5]"] is None
+    assert 0 < evaluation.values["l0"] <= 5
+    assert evaluation.manifest.facts["rows"] == len(y)
+
+
+def test_the_table_is_scores_and_every_metric_is_known(evaluation):
+    assert evaluation.table.schema.equals(tables.SCORES.schema())
+    names = evaluation.table["metric"].to_pylist()
+    assert names == sorted(METRICS)
+    units = dict(zip(names, evaluation.table["unit"].to_pylist(), strict=True))
+    assert units["delta_ce"] == "nats"
+    assert units["explained_variance"] == ""
+
+
+def test_cross_entropies_are_the_models_own(lake, evaluation, tiny_gpt2):
+    scores = evaluation.values
+    assert scores["delta_ce"] == scores["ce[dict]"] - scores["ce[clean]"]
+    assert scores["ce_recovered[zero]"] == pytest.approx(
+        (scores["ce[zero]"] - scores["ce[dict]"]) / (scores["ce[zero]"] - scores["ce[clean]"])
+    )
+    store = ActivationStore.open(lake, "store")
+    contexts = store.contexts()
+    members = np.flatnonzero(held_out(store.n_contexts, SHARE) & (contexts[:, 1] > 1))
+    chosen = members[selection.spread(len(members), 7)]
+    model = LanguageModel.load(LmSettings(model=str(tiny_gpt2)), device="cpu")
+    nats = []
+    for first, length in contexts[chosen].tolist():  # one at a time: no padding
+        tokens = torch.from_numpy(store.tokens(first, first + length).astype(np.int64))[None]
+        flags = store.flags(first, first + length)[:-1]
+        nats.append(model.token_losses(tokens)[0, :-1][torch.from_numpy(flags == 0)])
+    assert torch.cat(nats).double().mean().item() == pytest.approx(scores["ce[clean]"], rel=1e-5)
+    facts = evaluation.manifest.facts["splice"]
+    assert facts["predictions"] == len(torch.cat(nats))
+    assert facts["contexts"] == 7
+    assert facts["forward_dtype"] == "float32"
+
+
+def test_m12_the_identity_spliced_into_a_real_model_changes_nothing(lake, tiny_gpt2):
+    store = ActivationStore.open(lake, "store")
+    model = LanguageModel.load(LmSettings(model=str(tiny_gpt2)), device="cpu")
+    means = {HOOK: torch.from_numpy(store.moments(HOOK).mean).float()}
+    splice = Splice(model, reads=(HOOK,), reconstruct=dict, means=means)
+    stretches = [(int(a), int(a + n)) for a, n in store.contexts()[:5]]
+    splice.update(
+        pad([store.tokens(*each) for each in stretches], [store.flags(*each) for each in stretches])
+    )
+    scores = {score.metric: score.value for score in splice.scores()}
+    assert scores["delta_ce"] == 0
+    assert scores["ce_recovered[zero]"] == 1
+    assert scores["ce_recovered[mean]"] == 1
+    assert abs(scores["ce[zero]"] - scores["ce[clean]"]) > 1e-3
+
+
+def test_a_rerun_does_nothing_and_other_settings_are_refused(lake, evaluation):
+    progress = Recorder()
+    again = evaluate.run(settings(), lake, device="cpu", progress=progress)
+    assert progress.tasks == []
+    assert again.manifest == evaluation.manifest
+    with pytest.raises(ArtefactExistsError, match="rows: 1000000 → 17"):
+        evaluate.run(settings(rows=17), lake, device="cpu")
+    assert Evaluation.open(lake, "s/d").ref == evaluation.ref
+
+
+def test_two_evaluations_give_the_same_bytes(lake, evaluation):
+    other = evaluate.run(settings(name="again"), lake, device="cpu")
+    assert other.table.equals(evaluation.table)
+
+
+def test_rows_bound_and_splits_are_kept(lake, monkeypatch):
+    progress = Recorder()
+    small = evaluate.run(
+        settings(name="small", rows=60, split="train", splice=None), lake, device="cpu",
+        progress=progress,
+    )  # fmt: skip
+    assert 0 < small.manifest.facts["rows"] <= 60
+    assert small.manifest.facts["splice"] is None
+    assert "ce[clean]" not in small.values
+    assert [task["label"] for task in progress.tasks] == ["mean of the rows", "reconstruct rows"]
+    everything = evaluate.run(
+        settings(name="all", rows=None, split="all", splice=None), lake, device="cpu"
+    )
+    store = ActivationStore.open(lake, "store")
+    assert everything.manifest.facts["rows"] == store.moments(HOOK).count
+    # blocks are an implementation's choice of arithmetic, not of rows
+    monkeypatch.setattr(selection, "BLOCK_ROWS", 64)
+    blocks = evaluate.run(
+        settings(name="blocks", rows=None, split="all", splice=None), lake, device="cpu"
+    )
+    for name, value in everything.values.items():
+        assert blocks.values[name] == (None if value is None else pytest.approx(value, rel=1e-6))
+
+
+def test_mistakes_are_answered(lake, tiny_gpt2, tiny_jsonl):
+    generate.run(
+        GenerateSettings(
+            name="other",
+            lm=LmSettings(model=str(tiny_gpt2)),
+            corpus=CorpusSettings(sources=(JsonlSource(path=str(tiny_jsonl)),), context_size=24),
+            hookpoints=("blocks.0.hook_resid_post",),
+            tokens=100,
+        ),
+        lake,
+        device="cpu",
+    )
+    with pytest.raises(HookpointNotFoundError, match="other"):
+        evaluate.run(settings(name="x", activations="other"), lake, device="cpu")
+    generate.run(
+        GenerateSettings(
+            name="second",
+            lm=LmSettings(model=str(tiny_gpt2)),
+            corpus=CorpusSettings(sources=(JsonlSource(path=str(tiny_jsonl)),), context_size=24),
+            hookpoints=(HOOK,),
+            tokens=100,
+        ),
+        lake,
+        device="cpu",
+    )
+    with pytest.raises(ConfigError, match="split: found 'held_out'") as caught:
+        evaluate.run(settings(name="x", activations="second"), lake, device="cpu")
+    assert "split = 'all'" in caught.value.hint
+    fine = evaluate.run(
+        settings(name="second", activations="second", split="all", splice=None), lake, device="cpu"
+    )
+    assert [parent.name for parent in fine.manifest.parents] == ["s/d", "second"]
