@@ -58,6 +58,10 @@ class LmTokenizer:
             vendor = AutoTokenizer.from_pretrained(
                 place.name, revision=place.revision, local_files_only=place.local
             )
+            backend = getattr(vendor, "backend_tokenizer", None)
+            # Without its files transformers makes up a tokenizer that knows no word.
+            if backend is not None and not backend.get_vocab_size(with_added_tokens=False):
+                raise ValueError("it has no tokenizer files, such as tokenizer.json")
         return cls(vendor, bos_id=settings.bos_token_id, eos_id=settings.eos_token_id)
 
     def __len__(self) -> int:
