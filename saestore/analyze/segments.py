@@ -82,12 +82,14 @@ def order_within(
 
 def rank_within(offsets: Int64[np.ndarray, " _"]) -> Int64[np.ndarray, " firing"]:
     """Return for each element its place in its run, from 0."""
-    return np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
+    rank: np.ndarray = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
+    return rank
 
 
 def as_keys(values: Float32[np.ndarray, " firing"]) -> UInt32[np.ndarray, " firing"]:
     """Return the bits of positive floats: they sort as the floats do."""
-    return np.ascontiguousarray(values).view(np.uint32)
+    bits: np.ndarray = np.ascontiguousarray(values).view(np.uint32)
+    return bits
 
 
 def permille(

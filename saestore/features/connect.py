@@ -1,30 +1,185 @@
-"""DuckDB over the lake: views over every analysis, read-only, and nothing outside the lake."""
+"""DuckDB over the lake: views over every analysis, read-only, and nothing outside the lake.
 
-from collections.abc import Mapping
+The connection may read files below the lake and nothing else: no other folder, no network, no
+extensions, and its settings are locked. `query` further accepts only statements that read, because
+DuckDB's own switch would let COPY write below an allowed folder.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+from pydantic import JsonValue
 
-from saestore.lake import Lake
+from saestore.errors import QueryError
+from saestore.features import views
+from saestore.fingerprint import canonical
+from saestore.lake import Lake, Ref, layout
+
+
+_READS = {duckdb.StatementType.SELECT}
+"""Statements that read: SELECT, FROM, VALUES, WITH, DESCRIBE, SUMMARIZE and SHOW are all of this
+type."""
+
+_EXPLAIN = re.compile(
+    r"\s*EXPLAIN(\s+ANALYZE\b|\s*\([^)]*\))?(?P<inner>.*)", re.IGNORECASE | re.DOTALL
+)
+
+_COLUMNS: list[tuple[str, Any]] = [
+    ("kind", pa.string()),
+    ("name", pa.string()),
+    ("finished", pa.bool_()),
+    ("created", pa.timestamp("us", tz="UTC")),
+    ("fingerprint", pa.string()),
+    ("files", pa.int64()),
+    ("bytes", pa.int64()),
+    ("parents", pa.list_(pa.string())),
+    ("settings", pa.string()),
+    ("counts", pa.string()),
+    ("facts", pa.string()),
+]
+_ARTEFACTS = pa.schema(_COLUMNS)
 
 
 def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     """Return a sandboxed connection with a view for each table over all analyses.
 
     Every view carries the columns `series`, `dictionary` and `analysis`. Views: features, firings
-    (in feature order, with `row`), firings_by_context, contexts, tokens, vocabulary, examples,
-    histograms, logits (with `token`), logit_stats; scores over evaluations, metrics over training
-    runs, artefacts over manifests. In a lake that holds none they are empty.
+    (in feature order, with `row`), firings_by_context, contexts, tokens, vocabulary, documents,
+    examples, histograms, logits (with `token`), logit_stats; scores over evaluations, metrics over
+    training runs, artefacts over manifests. In a lake that holds none they are empty.
+
+    The connection is yours: close it. What it creates lives in memory and is gone with it.
     """
-    del lake
-    return duckdb.connect()
+    return connect_to(lake, lake.refs("features"))
+
+
+def connect_to(lake: Lake, analyses: Iterable[Ref]) -> duckdb.DuckDBPyConnection:
+    """Return a connection whose views cover the given analyses only."""
+    connection = duckdb.connect()
+    try:
+        _allow_only(connection, lake)
+        for name, content in views.empty_tables().items():
+            connection.register(f"{views.EMPTY}{name}", content)
+        sources = [
+            views.Source(ref, lake.manifest(ref), views.folder_of(lake, ref)) for ref in analyses
+        ]
+        for name, sql in {**views.analysis_views(sources), **views.lake_views(lake)}.items():
+            connection.execute(f"CREATE VIEW {name} AS {sql}")
+        connection.register("artefacts", _artefacts(lake))
+        connection.execute("SET lock_configuration = true")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def query(lake: Lake, sql: str, params: Mapping[str, Any] | None = None) -> pa.Table:
     """Answer one SQL question over all analyses; `$name` stands for a parameter.
 
     Raises:
-        QueryError: DuckDB refused it; the message is the engine's.
+        QueryError: It does not only read, or DuckDB refused it; the message is the engine's.
     """
-    return connect(lake).execute(sql, dict(params or {})).to_arrow_table()
+    with connect(lake) as connection:
+        return answer(connection, sql, params or {})
+
+
+def answer(connection: duckdb.DuckDBPyConnection, sql: str, params: Mapping[str, Any]) -> pa.Table:
+    """Answer one question over a connection.
+
+    Raises:
+        QueryError: It does not only read, or DuckDB refused it; the message is the engine's.
+    """
+    try:
+        _check(connection, sql)
+        relation = connection.sql(sql, params=dict(params))
+        found: pa.Table = relation.to_arrow_table()
+    except duckdb.Error as error:
+        raise _refused(error, sql) from error
+    return found
+
+
+def _allow_only(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
+    root = lake.storage.url
+    if lake.storage.local is None:
+        connection.register_filesystem(lake.storage.fs)
+        root = str(lake.storage.fs.unstrip_protocol(root))
+    for setting in (
+        "autoinstall_known_extensions = false",
+        "autoload_known_extensions = false",
+        "allow_community_extensions = false",
+        "python_enable_replacements = false",
+        f"allowed_directories = [{views.literal(root.rstrip('/') + '/')}]",
+        "enable_external_access = false",
+    ):
+        connection.execute(f"SET {setting}")
+
+
+def _check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    statements = connection.extract_statements(sql)
+    if len(statements) != 1:
+        raise QueryError(
+            f"found {len(statements)} statements; expected one",
+            found=len(statements),
+            expected="one statement",
+            hint="ask one question at a time; WITH joins several steps into one",
+        )
+    kind = statements[0].type
+    explained = _EXPLAIN.fullmatch(sql) if kind == duckdb.StatementType.EXPLAIN else None
+    if explained is not None:
+        # EXPLAIN ANALYZE runs what it explains
+        _check(connection, explained["inner"])
+    elif kind not in _READS:
+        raise QueryError(
+            f"{kind.name} is not a question: queries only read",
+            found=kind.name,
+            expected="SELECT, FROM, WITH, DESCRIBE, SUMMARIZE, SHOW or EXPLAIN",
+            hint="save an answer with `saestore query ... --output FILE.parquet`",
+        )
+
+
+def _refused(error: duckdb.Error, sql: str) -> QueryError:
+    message = str(error).strip()
+    if isinstance(error, duckdb.PermissionException):
+        hint = "queries read this lake only: no other files, no network, no extensions"
+    elif isinstance(error, duckdb.BinderException):
+        hint = "`DESCRIBE features` lists a view's columns; `SHOW TABLES` lists the views"
+    elif isinstance(error, duckdb.CatalogException):
+        hint = f"views: {', '.join(views.VIEWS)}"
+    elif isinstance(error, duckdb.InvalidInputException):
+        hint = "give every $parameter a value, and no others; settings are locked"
+    else:
+        hint = "the SQL is DuckDB's: https://duckdb.org/docs/stable/sql/introduction"
+    return QueryError(message, found=sql, expected="SQL that DuckDB understands", hint=hint)
+
+
+def _artefacts(lake: Lake) -> pa.Table:
+    lines: list[dict[str, Any]] = []
+    for ref in lake.refs():
+        manifest = lake.manifest(ref)
+        lines.append(
+            {
+                "kind": ref.kind,
+                "name": ref.name,
+                "finished": True,
+                "created": manifest.created,
+                "fingerprint": manifest.fingerprint,
+                "files": manifest.payload.files,
+                "bytes": manifest.payload.bytes,
+                "parents": [f"{layout.FOLDERS[p.kind]}/{p.name}" for p in manifest.parents],
+                "settings": canonical(manifest.settings),
+                "counts": canonical(manifest.counts),
+                "facts": _json(manifest.facts),
+            }
+        )
+    lines += [
+        {"kind": ref.kind, "name": ref.name, "finished": False}
+        for ref in lake.refs(unfinished=True)
+    ]
+    return pa.Table.from_pylist(lines, schema=_ARTEFACTS)
+
+
+def _json(facts: Mapping[str, JsonValue]) -> str:
+    return canonical(dict(facts))

@@ -38,8 +38,8 @@ class Example:
         peak_position: First position with that value.
         window_start: Position of the first token shown.
         n_positions: Tokens in the whole context; the window may show fewer.
-        source: Corpus source of the document at the peak.
-        document: Index of that document in the store.
+        source: Corpus source of the context's first document.
+        document: Index of the document at the peak in the store.
         document_id: Its id.
         tokens: The window.
     """

@@ -69,7 +69,6 @@ def synthetic_dictionary(
         dictionary=settings,
         budget=BudgetSettings(epochs=1.0),
         optimizer=OptimizerSettings(lr=1e-3),
-        seed=seed,
     )
     dictionary = dictionaries.build(
         settings,
@@ -118,7 +117,8 @@ class Planted:
     def position(self) -> Int64[np.ndarray, " row"]:
         """Position of each row in its context."""
         starts = np.cumsum(self.lengths) - self.lengths
-        return np.arange(len(self.tokens)) - np.repeat(starts, self.lengths)
+        position: np.ndarray = np.arange(len(self.tokens)) - np.repeat(starts, self.lengths)
+        return position
 
 
 def plant(*, seed: int = 0, contexts: int = 40, d_sae: int = 9) -> Planted:

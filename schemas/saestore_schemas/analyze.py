@@ -99,5 +99,6 @@ class AnalyzeSettings(Model):
     """Logit attribution; null skips it and loads no language model."""
     seed: int = Field(default=0, ge=0)
     """Seed of the random subsamples."""
-    memory_mib: int = Field(default=1024, ge=16)
-    """Memory for sorting firings; more than this is spilled to disk. Never changes a result."""
+    memory_mib: int = Field(default=1024, ge=16, exclude=True)
+    """Memory for sorting firings; more than this is spilled to disk. Never changes a result, so it
+    is not part of the fingerprint."""

@@ -1,0 +1,114 @@
+"""Rows of one feature table, read with row-group pruning: only the parts that can hold them."""
+
+import io
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from saestore.errors import DamagedArtefactError, FormatVersionError
+from saestore.lake import Storage, manifest as manifests
+from saestore_schemas.manifest import Manifest
+from saestore_schemas.tables import TABLE_VERSION
+
+
+_KEPT = 4
+"""Row groups kept decoded: neighbouring pages read the same ones."""
+
+
+class TableReader:
+    """One table of a finished analysis, sorted by an integer key."""
+
+    def __init__(self, artefact: Storage, manifest: Manifest, table: str) -> None:
+        """Prepare to read; files are opened when rows are asked for.
+
+        Args:
+            artefact: The analysis's folder.
+            manifest: Its manifest.
+            table: Which table.
+        """
+        self._artefact = artefact
+        self._manifest = manifest
+        self._table = table
+        self._decoded: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+
+    def rows(self, key: str, values: Sequence[int]) -> pa.Table:
+        """Return the rows whose key is one of the values, in stored order.
+
+        Raises:
+            DamagedArtefactError: A file is missing, has another size or cannot be read.
+            FormatVersionError: Another major version of the table wrote it.
+        """
+        wanted = np.unique(np.asarray(values, dtype=np.int64))
+        found = []
+        for part, file in enumerate(self._files):
+            for group, (low, high) in enumerate(_bounds(file, key)):
+                here = wanted[(wanted >= low) & (wanted <= high)]
+                if len(here):
+                    rows = self._group(part, group)
+                    chosen = pc.is_in(rows[key].cast(pa.int64()), value_set=pa.array(here))
+                    found.append(rows.filter(chosen))
+        if not found:
+            return self._files[0].schema_arrow.empty_table()
+        return pa.concat_tables(found).combine_chunks()
+
+    def whole(self, columns: Sequence[str]) -> pa.Table:
+        """Return some columns of every row.
+
+        Raises:
+            DamagedArtefactError: A file is missing, has another size or cannot be read.
+        """
+        return pa.concat_tables([file.read(columns=list(columns)) for file in self._files])
+
+    @cached_property
+    def _files(self) -> list[pq.ParquetFile]:
+        paths = [path for path in self._artefact.files(self._table) if path.endswith(".parquet")]
+        if not paths:
+            raise DamagedArtefactError(
+                name=self._manifest.name, damage=(f"{self._table}: missing",)
+            )
+        manifests.check_sizes(self._artefact, self._manifest, paths)
+        files = []
+        for path in paths:
+            try:
+                file = pq.ParquetFile(self._opened(path))
+            except (pa.ArrowInvalid, OSError) as error:
+                raise DamagedArtefactError(
+                    name=self._manifest.name, damage=(f"{path}: {error}",)
+                ) from error
+            facts = file.schema_arrow.metadata or {}
+            version = facts.get(b"saestore.table_version", b"none").decode()
+            if version != str(TABLE_VERSION):
+                raise FormatVersionError(file=path, found=version, supported=TABLE_VERSION)
+            files.append(file)
+        return files
+
+    def _opened(self, path: str) -> str | io.BytesIO:
+        if self._artefact.local is not None:
+            return str(self._artefact.path(path))
+        return io.BytesIO(self._artefact.read(path))
+
+    def _group(self, part: int, group: int) -> pa.Table:
+        key = (part, group)
+        if key not in self._decoded:
+            self._decoded[key] = self._files[part].read_row_group(group)
+            if len(self._decoded) > _KEPT:
+                self._decoded.popitem(last=False)
+        self._decoded.move_to_end(key)
+        return self._decoded[key]
+
+
+def _bounds(file: pq.ParquetFile, key: str) -> list[tuple[int, int]]:
+    """Return the smallest and largest key of each row group, from the footer's statistics."""
+    column = file.schema_arrow.get_field_index(key)
+    found = []
+    for group in range(file.metadata.num_row_groups):
+        statistics: Any = file.metadata.row_group(group).column(column).statistics
+        known = statistics is not None and statistics.has_min_max
+        found.append((int(statistics.min), int(statistics.max)) if known else (0, 1 << 62))
+    return found

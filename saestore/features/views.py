@@ -1,0 +1,209 @@
+"""The views of SQL: which there are, what they are made of, and their SQL.
+
+Every view joins all analyses, with the columns `series`, `dictionary` and `analysis` in front; in
+a lake that holds none it is empty and has the same columns.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from saestore.lake import Lake, Ref, layout
+from saestore_schemas import tables
+from saestore_schemas.manifest import Manifest
+from saestore_schemas.tables import Table
+
+
+KEYS = ("series", "dictionary", "analysis")
+"""What tells analyses apart."""
+
+VIEWS = {
+    "features": "one line per feature: counts, density, quantiles, where it peaks, norms",
+    "firings": "every firing, in feature order, with the activation store's `row`",
+    "firings_by_context": "every firing, in context order",
+    "contexts": "the contexts that were analysed, with text",
+    "tokens": "every token: context, position, token_id, kept, row",
+    "vocabulary": "the tokenizer's vocabulary, with how often each token was analysed",
+    "documents": "the documents analysed, with the corpus's metadata",
+    "examples": "example contexts of each feature, by subsample",
+    "histograms": "histograms of each feature's values",
+    "logits": "tokens each feature promotes and suppresses, with their text",
+    "logit_stats": "distribution of each feature's logit scores",
+    "scores": "metrics of every evaluation",
+    "metrics": "metrics of every training run, by step",
+    "artefacts": "everything in the lake",
+}
+"""View to what it holds."""
+
+EMPTY = "saestore_empty_"
+"""Prefix of the empty tables that views fall back to."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One analysis as views read it.
+
+    Attributes:
+        ref: Its name.
+        manifest: Its manifest: which tables it has.
+        url: Its folder as DuckDB spells it.
+    """
+
+    ref: Ref
+    manifest: Manifest
+    url: str
+
+    def files(self, table: str) -> str:
+        """Return the SQL that reads a table."""
+        return f"read_parquet({literal(f'{self.url}/{table}/part-*.parquet')})"
+
+    def keys(self) -> str:
+        """Return the SQL of the key columns."""
+        parts = zip(KEYS, self.ref.name.split("/"), strict=True)
+        return ", ".join(f"{literal(value)} AS {name}" for name, value in parts)
+
+
+def literal(text: str) -> str:
+    """Return a SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def folder_of(lake: Lake, ref: Ref) -> str:
+    """Return an artefact's folder as DuckDB spells it: a path, or a URL of a remote lake."""
+    storage = lake.artefact(ref)
+    return (
+        storage.url if storage.local is not None else str(storage.fs.unstrip_protocol(storage.url))
+    )
+
+
+def empty_tables() -> dict[str, pa.Table]:
+    """Return what views are in a lake that holds nothing, by the view's name."""
+    plain = {
+        name: _keyed(table.schema(), KEYS)
+        for name, table in _TABLES.items()
+        if name not in {"firings", "logits"}
+    }
+    row = pa.field("row", pa.uint64())
+    firings = [*_keyed(tables.FIRINGS_BY_FEATURE.schema(), KEYS), row]
+    tokens: list[Any] = [
+        *(pa.field(name, pa.string()) for name in KEYS),
+        pa.field("context", pa.uint32()),
+        pa.field("position", pa.uint16()),
+        pa.field("token_id", pa.uint32()),
+        pa.field("kept", pa.bool_()),
+        row,
+    ]
+    logits = [*_keyed(tables.LOGITS.schema(), KEYS), pa.field("token", pa.string())]
+    schemas = {
+        **plain,
+        "firings": pa.schema(firings),
+        "tokens": pa.schema(tokens),
+        "logits": pa.schema(logits),
+        "scores": _keyed(tables.SCORES.schema(), ("series", "dictionary", "evaluation")),
+        "metrics": _keyed(tables.METRICS.schema(), ("series", "dictionary")),
+    }
+    return {name: schema.empty_table() for name, schema in schemas.items()}
+
+
+def _keyed(schema: pa.Schema, keys: Iterable[str]) -> pa.Schema:
+    return pa.schema([*(pa.field(key, pa.string()) for key in keys), *schema])
+
+
+_TABLES: Mapping[str, Table] = {
+    "features": tables.FEATURES,
+    "firings": tables.FIRINGS_BY_FEATURE,
+    "firings_by_context": tables.FIRINGS_BY_CONTEXT,
+    "contexts": tables.CONTEXTS,
+    "vocabulary": tables.VOCABULARY,
+    "documents": tables.DOCUMENTS,
+    "examples": tables.EXAMPLES,
+    "histograms": tables.HISTOGRAMS,
+    "logits": tables.LOGITS,
+    "logit_stats": tables.LOGIT_STATS,
+}
+
+
+def _whole(source: Source, table: str) -> str:
+    return f"SELECT {source.keys()}, * FROM {source.files(table)}"
+
+
+def _firings(source: Source) -> str:
+    # grouped, so that the optimizer knows that the join keeps every firing once
+    rows = f"SELECT context, any_value(store_row) AS store_row FROM {source.files('contexts')}"
+    return (
+        f"SELECT {source.keys()}, f.feature, f.context, f.position, f.value, "
+        f"c.store_row + f.position AS row FROM {source.files('firings_by_feature')} f "
+        f"LEFT JOIN ({rows} GROUP BY context) c USING (context)"
+    )
+
+
+def _by_context(source: Source) -> str:
+    stored = "firings_by_context"
+    table = stored if stored in source.manifest.arrays else "firings_by_feature"
+    return _whole(source, table)
+
+
+def _tokens(source: Source) -> str:
+    return (
+        f"SELECT {source.keys()}, context, (i - 1)::USMALLINT AS position, token_id, "
+        "NOT list_contains(ignored, (i - 1)::USMALLINT) AS kept, store_row + i::UBIGINT - 1 AS row "
+        "FROM (SELECT context, store_row, ignored, unnest(token_ids) AS token_id, "
+        f"generate_subscripts(token_ids, 1) AS i FROM {source.files('contexts')})"
+    )
+
+
+def _logits(source: Source) -> str:
+    return (
+        f"SELECT {source.keys()}, l.*, v.token FROM {source.files('logits')} l "
+        f"LEFT JOIN (SELECT token_id, token FROM {source.files('vocabulary')}) v USING (token_id)"
+    )
+
+
+_SPECIAL: Mapping[str, tuple[str, Callable[[Source], str]]] = {
+    "firings": ("firings_by_feature", _firings),
+    "firings_by_context": ("firings_by_feature", _by_context),
+    "tokens": ("contexts", _tokens),
+    "logits": ("logits", _logits),
+}
+"""Views that are more than one table: the table they need, and their SQL."""
+
+
+def analysis_views(sources: Iterable[Source]) -> dict[str, str]:
+    """Return the SQL of every view over analyses."""
+    known = list(sources)
+    found = {}
+    for name in (*_TABLES, "tokens"):
+        needs, arm = _SPECIAL.get(name, (name, None))
+        arms = [
+            arm(source) if arm is not None else _whole(source, name)
+            for source in known
+            if needs in source.manifest.arrays
+        ]
+        found[name] = _union(name, arms)
+    return found
+
+
+def lake_views(lake: Lake) -> dict[str, str]:
+    """Return the SQL of the views over evaluations and training runs."""
+    return {
+        "scores": _files(lake, "scores", "evaluation", layout.SCORES),
+        "metrics": _files(lake, "metrics", "dictionary", layout.METRICS),
+    }
+
+
+def _files(lake: Lake, view: str, kind: str, file: str) -> str:
+    names = ("series", "dictionary", "evaluation")
+    arms = []
+    for ref in lake.refs():
+        if ref.kind == kind and lake.artefact(ref).exists(file):
+            parts = zip(names, ref.name.split("/"), strict=False)
+            keys = ", ".join(f"{literal(value)} AS {name}" for name, value in parts)
+            path = literal(f"{folder_of(lake, ref)}/{file}")
+            arms.append(f"SELECT {keys}, * FROM read_parquet({path})")
+    return _union(view, arms)
+
+
+def _union(view: str, arms: list[str]) -> str:
+    return " UNION ALL BY NAME ".join(arms) or f"SELECT * FROM {EMPTY}{view}"
