@@ -12,7 +12,7 @@ live; the losses themselves are outside, in the trainer.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -186,7 +186,7 @@ class SparseDictionary(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def begin(cls, settings: Any, beginning: Beginning) -> Self:
+    def begin(cls, settings: Any, beginning: Beginning) -> "SparseDictionary":
         """Return an untrained dictionary.
 
         Raises:
@@ -201,7 +201,7 @@ class SparseDictionary(nn.Module, ABC):
         config: DictionaryConfig,
         scales: Mapping[str, Scale],
         tensors: Mapping[str, Tensor],
-    ) -> Self:
+    ) -> "SparseDictionary":
         """Return the dictionary with these weights, named as in the file format."""
 
     @classmethod
@@ -304,6 +304,6 @@ class SparseDictionary(nn.Module, ABC):
     def renormalise_(self) -> None:
         """Bring the weights back onto their constraint after a step."""
 
-    def with_config(self, config: DictionaryConfig) -> Self:
+    def with_config(self, config: DictionaryConfig) -> "SparseDictionary":
         """Return the same dictionary with another record of its history."""
         return self.restore(config, self.scales, self.tensors())

@@ -13,11 +13,12 @@ Source: Bricken et al. 2023, "Towards Monosemanticity"; Gao et al. 2024 (arXiv:2
 
 import copy
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag, pad
 from typing_extensions import override
 
 from saestore.dictionaries import kernels
@@ -39,6 +40,10 @@ from saestore_schemas.dictionary import (
 ENCODE_ROWS = 256
 """Rows of one encoder product at inference. Always this many, the last ones filled up with zeros:
 libraries choose their arithmetic by the shape, and a row's code must not depend on its mates."""
+
+PRODUCT_FEATURES = 16
+"""Narrower encoder products are filled up to this width: below it MKL sums a row differently from
+place to place in the block (seen at up to 11 columns, never from 13 on)."""
 
 
 class Sae(SparseDictionary):
@@ -71,7 +76,7 @@ class Sae(SparseDictionary):
 
     @classmethod
     @override
-    def begin(cls, settings: SaeSettings, beginning: Beginning) -> Self:
+    def begin(cls, settings: SaeSettings, beginning: Beginning) -> "Sae":
         """Return an untrained SAE.
 
         W_dec: random directions of length r (1 for unit decoders); W_enc = tie_factor * W_dec
@@ -115,7 +120,7 @@ class Sae(SparseDictionary):
         config: DictionaryConfig,
         scales: Mapping[str, Scale],
         tensors: Mapping[str, Tensor],
-    ) -> Self:
+    ) -> "Sae":
         """Return the SAE with these weights."""
         return cls(config, scales, tensors)
 
@@ -170,7 +175,7 @@ class Sae(SparseDictionary):
             block = read[start : start + ENCODE_ROWS]
             given = len(block)
             if given < ENCODE_ROWS:
-                block = torch.nn.functional.pad(block, (0, 0, 0, ENCODE_ROWS - given))
+                block = pad(block, (0, 0, 0, ENCODE_ROWS - given))
             pre = self._pre_activation(block, rows=ENCODE_ROWS)
             whole = pre.gate is pre.values
             values = pre.values[:given]
@@ -182,7 +187,7 @@ class Sae(SparseDictionary):
         self, code: SparseCode, inputs: Mapping[str, Float[Tensor, "row _"]] | None = None
     ) -> dict[str, Float[Tensor, "row _"]]:
         """Return the reconstruction in normalised units."""
-        summed = torch.nn.functional.embedding_bag(
+        summed = embedding_bag(
             code.indices,
             self.W_dec,
             code.offsets,
@@ -221,7 +226,7 @@ class Sae(SparseDictionary):
         return {self.hookpoint: kernels.decoded(kept, decoder, pairs)}
 
     @override
-    def folded(self) -> Self:
+    def folded(self) -> "Sae":
         """Return the same SAE in raw units: it reads and reconstructs rows as they are stored.
 
         W_enc *= a; b_enc −= a μ W_enc + s b_dec W_enc; W_dec /= a; b_dec = b_dec/a + μ; s = 0.
@@ -260,7 +265,7 @@ class Sae(SparseDictionary):
             }
         )
         dtype = self.encoder.dtype
-        return type(self)(
+        return Sae(
             config,
             {self.hookpoint: Scale(record, scale.mean)},
             {name: tensor.to(dtype) for name, tensor in new.items()},
@@ -338,17 +343,21 @@ class Sae(SparseDictionary):
     def _pre_activation(self, read: Tensor, *, rows: int) -> PreActivation:
         """Return h and g of what the encoder reads, in kept memory."""
         with torch.no_grad():
-            h = self._scratch.take("h", rows, self.d_sae, self.encoder)
-            torch.addmm(self.b_enc, read, self.encoder.T, out=h)
+            encoder, bias = self.encoder, self.b_enc
+            missing = PRODUCT_FEATURES - self.d_sae
+            if missing > 0:
+                encoder, bias = pad(encoder, (0, 0, 0, missing)), pad(bias, (0, missing))
+            h = self._scratch.take("h", rows, len(encoder), encoder)
+            h = torch.addmm(bias, read, encoder.T, out=h)[:, : self.d_sae]
             g = h
             if self.config.semantics.gate_on_decoder_norm:
                 g = self._scratch.take("g", rows, self.d_sae, self.encoder)
                 torch.mul(h, self.decoder_norms(), out=g)
         return PreActivation(h, g, read, self.encoder, self.b_enc)
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+    def __deepcopy__(self, memo: dict[int, object]) -> "Sae":
         """Copy weights; kept memory starts anew."""
-        result = type(self)(
+        result = Sae(
             copy.deepcopy(self.config, memo),
             self.scales,
             {name: tensor.clone() for name, tensor in self.tensors().items()},

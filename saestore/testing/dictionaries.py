@@ -1,97 +1,184 @@
-"""Small sparse autoencoders on which wrong conversions show.
+"""Small dictionaries on which wrong equations show, and the laws every family is held to.
 
-Widths are neither square nor powers of two, biases are not zero, decoder vectors have unequal
-lengths and the data lie far from the origin: with unit lengths and zero biases most wrong code
-passes.
+Sizes are neither square nor powers of two, biases are not zero, decoder vectors differ in length and
+the data has a mean: with unit norms and zero biases most laws pass on wrong code.
 """
 
-import math
+from dataclasses import dataclass
 
+import numpy as np
+import pytest
 import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
 
-from saestore.dictionaries import Scale, SparseDictionary
-from saestore.dictionaries.families import FAMILIES
-from saestore_schemas.dictionary import (
-    Activation,
-    DictionaryConfig,
-    InferenceRecord,
-    ModelRecord,
-    ScaleKind,
-    ScaleRecord,
-    Semantics,
-)
+from saestore import dictionaries
+from saestore.dictionaries import SparseDictionary
+from saestore.errors import UnsupportedError
+from saestore.lake import Storage
+from saestore_schemas.dictionary import Activation, SaeSettings, ScaleKind
+from saestore_schemas.train import InitSettings
 
 
-HOOKPOINT = "blocks.1.hook_resid_post"
+HOOK = "blocks.2.hook_resid_post"
+D_IN, D_SAE, ROWS = 7, 11, 13
 
 
-def awkward_sae(
+@dataclass(frozen=True)
+class ExactMoments:
+    """Moments of some rows, by definition."""
+
+    rows: Float64[np.ndarray, "row d"]
+
+    @property
+    def count(self) -> int:
+        """Rows."""
+        return len(self.rows)
+
+    @property
+    def mean(self) -> Float64[np.ndarray, " d"]:
+        """Mean of each dimension."""
+        mean: Float64[np.ndarray, " d"] = self.rows.mean(axis=0)
+        return mean
+
+    @property
+    def m2(self) -> Float64[np.ndarray, " d"]:
+        """Squared deviations of each dimension, summed."""
+        m2: Float64[np.ndarray, " d"] = np.square(self.rows - self.mean).sum(axis=0)
+        return m2
+
+    @property
+    def norm_sum(self) -> float:
+        """Lengths, summed."""
+        return float(np.linalg.norm(self.rows, axis=1).sum())
+
+    @property
+    def norm_sq_sum(self) -> float:
+        """Squared lengths, summed."""
+        return float(np.square(self.rows).sum())
+
+
+def raw_rows(rows: int = ROWS, width: int = D_IN, *, seed: int = 0) -> Float64[np.ndarray, "row d"]:
+    """Return rows in raw units, with a mean and unequal scales."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(rows, width)) * np.linspace(1, 4, width) + np.linspace(-3, 6, width)
+
+
+def random_sae(
     activation: Activation,
     *,
     scale: ScaleKind = "dataset_centred_rms",
-    subtract_b_dec: bool = True,
     gate_on_decoder_norm: bool = False,
-    lengths: tuple[float, float] = (0.3, 3.0),
-    d_in: int = 7,
-    d_sae: int = 11,
-    seed: int = 0,
+    subtract_b_dec: bool = True,
+    decoder_norm: str = "free",
+    dtype: torch.dtype = torch.float64,
+    seed: int = 3,
 ) -> SparseDictionary:
-    """Return a random SAE, its normalisation external.
-
-    Args:
-        activation: Activation function.
-        scale: Normalisation; its factor and mean are made up, the mean 30 deviations away.
-        subtract_b_dec: Whether the encoder subtracts the decoder bias.
-        gate_on_decoder_norm: Whether pre-activations are ranked times decoder length.
-        lengths: Range of the decoder vectors' lengths, spread evenly; equal bounds make a unit
-            decoder of them.
-        d_in: Width of the hookpoint.
-        d_sae: Features.
-        seed: Of all draws.
-    """
-    draw = torch.Generator().manual_seed(seed)
-    decoder = torch.nn.functional.normalize(torch.randn(d_sae, d_in, generator=draw))
-    decoder *= torch.linspace(*lengths, d_sae)[torch.randperm(d_sae, generator=draw)].unsqueeze(1)
-    centred = scale == "dataset_centred_rms"
-    mean = 30 * torch.randn(d_in, generator=draw, dtype=torch.float64)
-    record = ScaleRecord(
-        kind=scale,
-        a=1.0 if scale == "none" else 0.37,
-        mean=f"scale.{HOOKPOINT}.mean" if centred else None,
-        rows=1000,
-        excluded=("special",),
-        state="external",
+    """Return an SAE with random weights, biases and unequal decoder norms."""
+    settings = SaeSettings.model_validate(
+        {
+            "hookpoint": HOOK,
+            "d_sae": D_SAE,
+            "activation": activation,
+            "scale": scale,
+            "gate_on_decoder_norm": gate_on_decoder_norm,
+            "subtract_b_dec": subtract_b_dec,
+            "decoder_norm": decoder_norm,
+        }
     )
-    config = DictionaryConfig(
-        family="sae",
-        d_in=(d_in,),
-        d_out=(d_in,),
-        d_sae=d_sae,
-        dtype="float32",
-        hookpoints_in=(HOOKPOINT,),
-        hookpoints_out=(HOOKPOINT,),
-        semantics=Semantics(
-            subtract_b_dec=subtract_b_dec,
-            gate_on_decoder_norm=gate_on_decoder_norm,
-            decoder_norm="unit" if lengths == (1.0, 1.0) else "free",
-            activation=activation,
-            inference=InferenceRecord(kind="same_as_training"),
-            l0_scope="row",
-            firing="positive",
-        ),
-        scale={HOOKPOINT: record},
-        model=ModelRecord(
-            name="tiny", revision=None, weights_fingerprint=None, processing="raw",
-            capture_dtype="float32",
-        ),
-        train=None,
-        parents=(),
-        versions={"saestore": "test"},
-    )  # fmt: skip
+    plain = dictionaries.build(
+        settings,
+        widths={HOOK: D_IN},
+        moments={HOOK: ExactMoments(raw_rows(200))},
+        init=InitSettings(),
+        seed=seed,
+    )
+    draw = torch.Generator().manual_seed(seed)
     tensors = {
-        "W_enc": torch.randn(d_in, d_sae, generator=draw) / math.sqrt(d_in),
-        "b_enc": 0.3 * torch.randn(d_sae, generator=draw),
-        "W_dec": decoder,
-        "b_dec": 0.5 * torch.randn(d_in, generator=draw),
+        name: torch.randn(tensor.shape, generator=draw, dtype=torch.float64)
+        for name, tensor in plain.tensors().items()
     }
-    return FAMILIES["sae"](config, {HOOKPOINT: Scale(record, mean if centred else None)}, tensors)
+    lengths = torch.linspace(0.3, 2.5, D_SAE, dtype=torch.float64)
+    if decoder_norm == "unit":
+        lengths = torch.ones_like(lengths)
+    norms = torch.linalg.vector_norm(tensors["W_dec"], dim=1)
+    tensors["W_dec"] *= (lengths / norms).unsqueeze(1)
+    return plain.restore(
+        plain.config, plain.scales, {name: each.to(dtype) for name, each in tensors.items()}
+    )
+
+
+class SparseDictionaryContract:
+    """Laws of every family; a subclass says how to make one, in float64 and in float32.
+
+    The float32 one must be the same dictionary, rounded.
+    """
+
+    def dictionary(self, dtype: torch.dtype) -> SparseDictionary:
+        """Return a trained-looking dictionary whose normalisation is external."""
+        raise AssertionError(dtype)
+
+    def inputs(self, rows: int = ROWS) -> dict[str, Float[Tensor, "row _"]]:
+        """Return rows in raw units, float64."""
+        raise AssertionError(rows)
+
+    def test_forward_and_encode_compute_the_same_code(self) -> None:
+        """Training and inference agree."""
+        dictionary, inputs = self.dictionary(torch.float64), self.inputs()
+        output = dictionary(dictionary.normalise(inputs))
+        code = dictionary.encode(inputs)
+        torch.testing.assert_close(output.code.to_sparse().to_dense(), code.to_dense())
+        for hook, rows in dictionary.decode(code, inputs).items():
+            mine = dictionary.scales[hook].denormalise(output.reconstruction[hook])
+            torch.testing.assert_close(mine.detach(), rows, rtol=1e-12, atol=1e-12)
+
+    def test_a_code_is_ascending_and_without_zeros(self) -> None:
+        """Compressed rows are canonical."""
+        code = self.dictionary(torch.float64).encode(self.inputs())
+        assert (code.values != 0).all()
+        for row in range(code.n_rows):
+            indices = code.indices[code.offsets[row] : code.offsets[row + 1]]
+            assert (indices.diff() > 0).all()
+
+    def test_a_row_does_not_depend_on_its_mates(self) -> None:
+        """Alone, in another batch or in another order: the same bits."""
+        dictionary, inputs = self.dictionary(torch.float32), self.inputs(rows=300)
+        dense = dictionary.encode(inputs).to_dense()
+        for chosen in ([5], [290, 3, 5], list(range(17))):
+            some = dictionary.encode({hook: rows[chosen] for hook, rows in inputs.items()})
+            assert torch.equal(some.to_dense(), dense[chosen])
+
+    def test_no_rows_give_an_empty_code(self) -> None:
+        """Zero rows are legal."""
+        dictionary = self.dictionary(torch.float32)
+        code = dictionary.encode({hook: rows[:0] for hook, rows in self.inputs().items()})
+        assert code.n_rows == 0
+        assert code.to_dense().shape == (0, dictionary.d_sae)
+
+    def test_folding_changes_nothing_that_is_computed(self) -> None:
+        """Oracle I5: the same codes and reconstructions; folding twice is refused."""
+        dictionary, inputs = self.dictionary(torch.float64), self.inputs()
+        folded = dictionary.folded()
+        before, after = dictionary.encode(inputs), folded.encode(inputs)
+        torch.testing.assert_close(after.to_dense(), before.to_dense(), rtol=1e-9, atol=1e-9)
+        wanted = dictionary.reconstruct(inputs)
+        for hook, rows in folded.reconstruct(inputs).items():
+            torch.testing.assert_close(rows, wanted[hook], rtol=1e-9, atol=1e-9)
+        with pytest.raises(UnsupportedError) as caught:
+            folded.folded()
+        assert caught.value.hint
+
+    def test_saved_and_loaded_is_the_same(self, tmp_path: object) -> None:
+        """Save, load, save: identical bytes; load and encode: identical numbers."""
+        for state in (self.dictionary(torch.float32), self.dictionary(torch.float32).folded()):
+            first, second = (Storage.at(f"{tmp_path}/{n}") for n in "ab")
+            dictionaries.save(state, first)
+            loaded = dictionaries.load_folder(first)
+            dictionaries.save(loaded, second)
+            for name in ("config.json", "weights.safetensors"):
+                assert first.read(name) == second.read(name)
+            inputs = self.inputs()
+            assert torch.equal(loaded.encode(inputs).to_dense(), state.encode(inputs).to_dense())
+            again = loaded.reconstruct(inputs)
+            for hook, rows in state.reconstruct(inputs).items():
+                assert torch.equal(rows, again[hook])

@@ -1,0 +1,104 @@
+"""The sparse path is the dense path: values and every gradient, to 1e-12 in float64."""
+
+import pytest
+import torch
+
+from saestore.dictionaries.activation_functions import topk
+from saestore.testing.dictionaries import D_IN, D_SAE, HOOK, random_sae
+from saestore_schemas.dictionary import TopK
+
+
+def outputs_and_gradients(dictionary, inputs, upstream):
+    dictionary.zero_grad(set_to_none=True)
+    output = dictionary({HOOK: inputs})
+    code, reconstruction = output.code, output.reconstruction[HOOK]
+    weights = torch.linspace(0.1, 1, D_SAE, dtype=inputs.dtype)
+    loss = (reconstruction * upstream).sum() + code.weighted_sum(weights).square().sum()
+    loss.backward()
+    gradients = {n: p.grad.clone() for n, p in dictionary.named_parameters()}
+    return code.to_sparse().to_dense(), reconstruction.detach(), gradients
+
+
+def cases():
+    draw = torch.Generator().manual_seed(8)
+    random = torch.randn(13, D_IN, generator=draw, dtype=torch.float64)
+    yield "random", random, None
+    tied = random.clone()
+    yield "equal columns", tied, "tie"
+    zeros = random.clone()
+    zeros[3:6] = 0
+    yield "rows without a firing", zeros, "silent"
+    yield "features never selected", random, "dead"
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "how"), list(cases()), ids=lambda v: v if isinstance(v, str) else ""
+)
+@pytest.mark.parametrize("subtract", [False, True])
+@pytest.mark.parametrize("gated", [False, True])
+def test_sparse_and_dense_paths_agree(name, inputs, how, subtract, gated, monkeypatch):
+    dictionary = random_sae(TopK(k=4), subtract_b_dec=subtract, gate_on_decoder_norm=gated)
+    with torch.no_grad():
+        if how == "tie":
+            dictionary.encoder[1::2] = dictionary.encoder[0:-1:2]
+            dictionary.b_enc[1::2] = dictionary.b_enc[0:-1:2]
+            dictionary.W_dec.div_(dictionary.decoder_norms().unsqueeze(1))
+        if how == "silent":
+            dictionary.b_enc[:] = -0.1
+            dictionary.b_dec[:] = 0
+        if how == "dead":
+            dictionary.b_enc[::2] = -100
+    upstream = torch.randn(13, D_IN, generator=torch.Generator().manual_seed(9)).double()
+    found = {}
+    for path, share in (("dense", 0.0), ("sparse", 1.0)):
+        monkeypatch.setattr(topk, "DENSE_SHARE", share)
+        found[path] = outputs_and_gradients(dictionary, inputs, upstream)
+    if how == "silent":
+        assert (found["dense"][0][3:6] == 0).all()
+    for mine, theirs in zip(found["sparse"][:2], found["dense"][:2], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found["sparse"][2], found["dense"][2], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0], ids=["dense", "sparse"])
+def test_gradients_equal_central_differences(share, monkeypatch):
+    monkeypatch.setattr(topk, "DENSE_SHARE", share)
+    dictionary = random_sae(TopK(k=4))
+    inputs = torch.randn(5, D_IN, generator=torch.Generator().manual_seed(4)).double()
+    names = [name for name, _ in dictionary.named_parameters()]
+
+    def loss(*values):
+        output = torch.func.functional_call(
+            dictionary, dict(zip(names, values, strict=True)), ({HOOK: inputs},)
+        )
+        return (output.reconstruction[HOOK] - inputs).square().sum() + output.code.weighted_sum(
+            torch.linspace(0, 1, D_SAE).double()
+        ).square().sum()
+
+    values = [p.detach().clone().requires_grad_() for p in dictionary.parameters()]
+    assert torch.autograd.gradcheck(loss, values, eps=1e-6, atol=1e-6)
+
+
+def test_a_step_is_reproducible_bit_for_bit():
+    dictionary = random_sae(TopK(k=1), dtype=torch.float32)  # 1/11 is sparse
+    inputs = torch.randn(500, D_IN, generator=torch.Generator().manual_seed(4))
+    upstream = torch.ones(500, D_IN)
+    first = outputs_and_gradients(dictionary, inputs, upstream)[2]
+    for _ in range(3):
+        again = outputs_and_gradients(dictionary, inputs, upstream)[2]
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.parametrize("k", [1, 4, D_SAE - 1, D_SAE])
+def test_the_fast_selection_is_the_reference_one(k):
+    draw = torch.Generator().manual_seed(k)
+    scores = torch.randint(-3, 4, (300, D_SAE), generator=draw).double()  # ties everywhere
+    indices, values = topk.largest(scores, k)
+    wanted, expected = topk.exactly_largest(scores, k)
+    assert torch.equal(values.clamp(min=0), expected.clamp(min=0))
+    positive = expected > 0
+    assert torch.equal(
+        torch.where(positive, indices, -1).sort().values,
+        torch.where(positive, wanted, -1).sort().values,
+    )
+    assert (indices.sort(dim=1).values.diff(dim=1) > 0).all()
