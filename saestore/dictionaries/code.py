@@ -100,6 +100,7 @@ def _offsets(counts: Int64[Tensor, " row"]) -> Int64[Tensor, " _"]:
 
 
 @runtime_checkable
+@runtime_checkable
 class TrainingCode(Protocol):
     """A code that losses differentiate through."""
 

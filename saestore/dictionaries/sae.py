@@ -343,7 +343,8 @@ class Sae(SparseDictionary):
     def _pre_activation(self, read: Tensor, *, rows: int) -> PreActivation:
         """Return h and g of what the encoder reads, in kept memory."""
         with torch.no_grad():
-            encoder, bias = self.encoder, self.b_enc
+            encoder: Tensor = self.encoder
+            bias: Tensor = self.b_enc
             missing = PRODUCT_FEATURES - self.d_sae
             if missing > 0:
                 encoder, bias = pad(encoder, (0, 0, 0, missing)), pad(bias, (0, missing))

@@ -25,6 +25,7 @@ from saestore_schemas.dictionary import ScaleKind, ScaleRecord
 
 
 @runtime_checkable
+@runtime_checkable
 class MomentsLike(Protocol):
     """Moments of one hookpoint over the rows that training uses, float64."""
 

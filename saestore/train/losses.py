@@ -9,7 +9,7 @@ Everything is in normalised units, summed over output hookpoints.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -45,6 +45,7 @@ class Pass:
     step: int
 
 
+@runtime_checkable
 class LossTerm(Protocol):
     """One term of the loss."""
 
@@ -131,12 +132,14 @@ class AuxK:
             return zero
         k = min(self.k, len(dead))
         revived = seen.dictionary.reconstruct_with(seen.inputs, seen.output, dead, k)
-        missed, spread = zero, zero
+        missed, spread, energy = zero, zero, zero
         for hook, target in seen.targets.items():
             residual = (target - seen.output.reconstruction[hook]).detach()
             missed = missed + (residual - revived[hook]).square().sum()
             spread = spread + (residual - residual.mean(dim=0)).square().sum()
-        if spread == 0:
+            energy = energy + residual.square().sum()
+        # Equal residuals leave a spread of rounding errors only, which is 0.
+        if spread <= torch.finfo(spread.dtype).eps * energy:
             return zero
         scale = min(len(dead) / self.k, 1.0) * self.variance * self.weight(seen.step)
         return scale * missed / spread
