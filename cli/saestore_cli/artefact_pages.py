@@ -182,7 +182,8 @@ def scores(lines: Sequence[Score], console: Console) -> None:
             console.print(Padding(Text(shown), (0, 0, 0, 4), expand=False))
         meanings = dict.fromkeys(m.meaning for m in members if m.meaning)
         if meanings:
-            shown = next(iter(meanings)) if len(members) > _EACH else "; ".join(meanings)
+            first = next(iter(meanings)).split(" of ", 1)[-1]
+            shown = first if len(members) > _EACH else "; ".join(meanings)
             console.print(Padding(Text(shown, style="dim"), (0, 0, 0, 4), expand=False))
     undefined = [line.metric for line in lines if line.value is None]
     if undefined:

@@ -49,13 +49,26 @@ def _run(given: list[str]) -> int:
             return error.exit_code  # no command was given, and the help has been printed
         commands, options = _known(root, given)
         return _fail(Report.of_usage(error, commands, options), error, given)
-    except SaestoreError as error:
-        return _fail(Report.of(error), error, given)
     except (BrokenPipeError, KeyboardInterrupt):
         raise
     except Exception as error:  # noqa: BLE001 - the outermost boundary
-        return _fail(Report.of_bug(error), error, given)
+        return _fail(_report(error), error, given)
     return 0
+
+
+def _report(error: Exception) -> Report:
+    if isinstance(error, SaestoreError):
+        return Report.of(error)
+    if isinstance(error, ModuleNotFoundError):
+        return _missing(error)
+    return Report.of_bug(error)
+
+
+def _missing(error: ModuleNotFoundError) -> Report:
+    from saestore.api.extras import missing_extra
+
+    known = missing_extra(error, purpose="this command")
+    return Report.of_bug(error) if known is None else Report.of(known)
 
 
 def _fail(report: Report, error: Exception, given: list[str]) -> int:

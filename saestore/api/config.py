@@ -241,6 +241,14 @@ def _validated(
         raise problems.config_error(model, data, error, source=source, verb=verb) from error
 
 
+def _valid(model: type[BaseModel], data: dict[str, Any]) -> bool:
+    try:
+        model.model_validate(problems.without_false(model, data))
+    except ValidationError:
+        return False
+    return True
+
+
 def _other_verb(verb: str, data: Mapping[str, Any]) -> str | None:
     """Return the verb that these settings were written for, if it is plainly another."""
     strange = data.keys() - VERBS[verb].model_fields.keys()
@@ -310,6 +318,8 @@ def verb_of(path: str | os.PathLike[str]) -> str:
         # evaluate and analyze share names: what only one of them knows decides.
         own = {v: len(data.keys() - VERBS[v].model_fields.keys()) for v in chosen}
         chosen = [v for v in chosen if own[v] == min(own.values())]
+    if len(chosen) > 1:
+        chosen = [verb for verb in chosen if _valid(VERBS[verb], data)] or chosen
     if best == 0 or len(chosen) > 1:
         raise ConfigError(
             field="settings file",

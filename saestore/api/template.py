@@ -182,7 +182,7 @@ def _table_of(
     for child in children:
         names = ", ".join(n for n in child.model_fields if n != "kind")
         kind = child.model_fields["kind"].default
-        yield f'# kind = "{kind}" ({names}): {_first_sentence(child)}'
+        yield from _comment(f'"{kind}" ({names}): {_first_sentence(child)}', prefix="#   ")
     for key, value in default.items():
         yield f"[{dotted}.{key}]"
         yield from (f"{name} = {_value(each)}" for name, each in value.items())

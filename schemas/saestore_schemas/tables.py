@@ -198,7 +198,7 @@ FEATURES = Table(
             Column(
                 name,
                 pa.float32(),
-                f"discrete {permille / 10:g} % quantile of its values over firings",
+                f"discrete {permille / 10:g} % quantile of its values; null if it never fires",
                 nullable=True,
             )
             for name, permille in QUANTILES.items()
@@ -213,11 +213,21 @@ FEATURES = Table(
         Column(
             "first_position_share",
             pa.float64(),
-            "share of firings at the first kept position of a context",
+            "share of firings at the first kept position of a context; null if it never fires",
             nullable=True,
         ),
-        Column("top_token_id", pa.uint32(), "token it fires on most often", nullable=True),
-        Column("top_token_share", pa.float64(), "share of firings on that token", nullable=True),
+        Column(
+            "top_token_id",
+            pa.uint32(),
+            "token it fires on most often; null if never",
+            nullable=True,
+        ),
+        Column(
+            "top_token_share",
+            pa.float64(),
+            "share of firings on that token; null if it never fires",
+            nullable=True,
+        ),
         Column("enc_norm", pa.float32(), "length of the folded encoder vector"),
         Column("dec_norm", pa.float32(), "length of the folded decoder vector, raw units"),
         Column(

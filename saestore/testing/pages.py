@@ -1,5 +1,8 @@
 """A feature's page made by hand, for what draws it."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from saestore.features import (
     Example,
     ExampleGroup,
@@ -12,9 +15,17 @@ from saestore.features import (
 )
 
 
-def example(words, values, *, rank=0, peak_position=None, n_positions=None, start=0):
+def example(
+    words: Sequence[str],
+    values: Sequence[float],
+    *,
+    rank: int = 0,
+    n_positions: int | None = None,
+    start: int = 0,
+) -> Example:
+    """Return an example whose window begins at position `start`."""
     peak = max(values)
-    at = values.index(peak) if peak_position is None else peak_position
+    at = list(values).index(peak)
     return Example(
         context=7 + rank,
         rank=rank,
@@ -32,13 +43,14 @@ def example(words, values, *, rank=0, peak_position=None, n_positions=None, star
     )
 
 
-WORDS = ["She", " said", "\n", " the", " cat", "\t", " sat", " on", " the", " mat", "\x1b[31m", "."]
-VALUES = [0, 0, 0, 1.5, 0, 0, 0, 0.2, 9.25, 4.0, 0, 0]
+WORDS = ("She", " said", "\n", " the", " cat", "\t", " sat", " on", " the", " mat", "\x1b[31m", ".")
+VALUES = (0.0, 0.0, 0.0, 1.5, 0.0, 0.0, 0.0, 0.2, 9.25, 4.0, 0.0, 0.0)
 
 
-def page(**changes):
-    silent = example(["no", "thing"], [0, 0], n_positions=40)
-    content = {
+def page(**changes: Any) -> FeaturePage:
+    """Return a page with a feature of each kind of thing; `changes` replace fields."""
+    silent = example(["no", "thing"], [0.0, 0.0], n_positions=40)
+    content: dict[str, Any] = {
         "series": "demo",
         "dictionary": "topk-32",
         "analysis": "default",

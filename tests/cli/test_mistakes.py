@@ -1,0 +1,222 @@
+"""Each mistake a user can make: the exit code, one clear message, a hint, and no traceback."""
+
+import json
+
+import pytest
+
+from saestore.errors import DivergedError, MissingExtraError, StorageError
+from saestore_cli import session
+from saestore_cli.main import main
+
+
+GENERATE = """\
+name = "x"
+hookpoints = ["blocks.0.hook_resid_post"]
+lm.model = "nowhere/at-all"
+corpus.sources = [{ kind = "text", path = "." }]
+"""
+
+TRAIN = """\
+series = "s"
+name = "n"
+activations.name = "demo"
+budget.epochs = 1.0
+dictionary.hookpoint = "blocks.1.hook_resid_post"
+dictionary.expansion = 2.0
+dictionary.activation = { kind = "topk", k = 8 }
+"""
+
+FILES = {
+    "generate.toml": GENERATE,
+    "train.toml": TRAIN,
+    "typo.toml": GENERATE.replace("name =", "naem ="),
+    "broken.toml": 'name = "x"\nhookpoints = [1,\nlm = \n',
+    "range.toml": TRAIN.replace("epochs = 1.0", "epochs = -1.0"),
+    "two.toml": TRAIN + "budget.rows = 10\n",
+    "reference.toml": TRAIN + "expansion_factor = 8\n",
+    "many.toml": TRAIN.replace("k = 8", "k = 0") + 'log.every = "x"\nseeed = 3\n',
+}
+
+# words, exit code, what the message says, what the hint says
+MISTAKES = [
+    ("sho", 2, "no such command 'sho'", "did you mean show?"),
+    ("ls --lak x", 2, "no such option: --lak", "did you mean --lake?"),
+    ("config shwo", 2, "no such command 'shwo'", "did you mean show?"),
+    ("ls --output yaml", 2, "'yaml' is not one of 'text', 'json'", "saestore ls"),
+    ("ls --kind dictonary", 2, "'dictonary' is not one of", "did you mean dictionary?"),
+    ("config show trian", 2, "'trian' is not one of", "did you mean train?"),
+    ("verify", 2, "missing argument 'ARTEFACT'", "saestore verify [OPTIONS] ARTEFACT"),
+    ("demo --tokens many", 2, "not a valid integer", "saestore demo"),
+    ("generate absent.toml", 2, "there is no file absent.toml", "config show"),
+    ("generate genrate.toml", 2, "there is no file", "did you mean generate.toml?"),
+    ("generate .", 2, "cannot read .", "name the file itself"),
+    ("generate broken.toml", 2, "line 3", "text stands in quotes"),
+    ("generate typo.toml", 2, "typo.toml: naem: unknown setting", "did you mean name?"),
+    ("generate train.toml", 2, "holds settings of saestore train", "saestore train train.toml"),
+    ("train range.toml", 2, "budget.epochs: found -1.0; expected greater than 0", "epochs: "),
+    ("train two.toml", 2, "budget: give exactly one of rows and epochs", "config show train"),
+    ("train reference.toml", 2, "expansion_factor: unknown", "called dictionary.expansion"),
+    ("train many.toml", 2, "also log.every: found 'x'", "seed"),
+    ("train train.toml --set dictionary.actvation.k=3", 2, "--set: dictionary.actvation",
+     "did you mean dictionary.activation?"),
+    ("train train.toml --set dictionary.activation.kind=topkk", 2, "found 'topkk'",
+     "did you mean topk?"),
+    ("train train.toml --set nothing", 2, "--set: found 'nothing'", "write the dotted path"),
+    ("train train.toml --set name.x=1", 2, "name is 'n', which has no 'x'", "set name itself"),
+    ("train train.toml --set log={every=1", 2, "--set: log: found", "quote it"),
+    ("config check range.toml", 2, "budget.epochs", ""),
+    ("show nothing --lake LAKE", 2, "no artefact named 'nothing'", ""),
+    ("show demo/topk-3 --lake LAKE", 2, "no artefact named", "demo/topk-32"),
+    ("show demo more --lake LAKE", 2, "expected one artefact", "one artefact at a time"),
+    ("show feature demo/topk-32 --lake LAKE", 2, "the index of a feature", "for example"),
+    ("show feature demo/topk-32 99999 --lake LAKE", 2, "no feature 99999", "numbered 0 to"),
+    ("show feature demo/topk-33 1 --lake LAKE", 2, "demo/topk-33", "topk-32"),
+    ("show feature demo/topk-32 1 --analysis other --lake LAKE", 2, "other", "default"),
+    ("lineage nothing --lake EMPTY", 2, "no artefact named 'nothing'", "saestore ls"),
+    ("verify nothing --lake EMPTY", 2, "no artefact named 'nothing'", ""),
+    ("remove demo --lake LAKE", 1, "has children: dictionaries/demo/topk-32", "remove them first"),
+    ("query --lake LAKE", 2, "there is no question", "query --list"),
+    ("query nonsense_query --lake LAKE", 2, "nonsense_query", "."),
+    ("query SELEC|1 --lake LAKE", 2, "", "."),
+    ("query SELECT|x|FROM|features --lake LAKE", 2, "x", "."),
+    ("query SELECT|1 --in demo/topk-32 --lake LAKE", 2, "--in: found", "in SQL say WHERE"),
+    ("query top_contexts --param feature --lake LAKE", 2, "--param: found", "--param feature=17"),
+    ("query SELECT|1 --format parquet --lake LAKE", 2, "expected a file", "--out FILE.parquet"),
+    ("query SELECT|1 --out no/such/folder/x.csv --lake LAKE", 1, "cannot write", "folder"),
+    ("export sae-lens demo/other out --lake LAKE", 2, "demo/other", "."),
+    ("train train.toml --lake EMPTY", 2, "demo", "."),
+]  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, empty, request):
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
+
+    def word(text):
+        if text == "LAKE":
+            return str(request.getfixturevalue("lake_path"))
+        return str(empty) if text == "EMPTY" else text.replace("|", " ")
+
+    return lambda line: [word(text) for text in line.split()]
+
+
+@pytest.mark.parametrize(("line", "code", "message", "hint"), MISTAKES, ids=lambda x: str(x)[:60])
+def test_a_mistake_gets_a_message_and_a_hint(run, here, line, code, message, hint):
+    done = run(*here(line))
+    assert done.code == code, done.err
+    assert "Traceback" not in done.err + done.out
+    assert done.err.startswith("error: ")
+    assert message in done.err
+    hints = [line for line in done.err.splitlines() if line.startswith("hint: ")]
+    assert len(hints) == 1
+    assert hint in hints[0]
+    assert done.out == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "code"), [(line, code) for line, code, *_ in MISTAKES if "yaml" not in line]
+)
+def test_the_same_mistake_as_json_is_one_document(run, here, line, code):
+    done = run(*here(line), "--output", "json")
+    assert done.code == code
+    error = json.loads(done.out)["error"]
+    assert set(error) == {"kind", "message", "found", "expected", "hint"}
+    assert error["message"]
+    assert error["hint"]
+    assert done.err == ""
+
+
+def test_all_problems_are_listed_at_once(run, here):
+    done = run("train", *here("many.toml"))
+    for name in ("dictionary.activation.k", "log.every", "seeed"):
+        assert name in done.err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DivergedError(step=3, loss=float("nan"), checkpoint=None),
+        StorageError("the disk is full", hint="free space"),
+        MissingExtraError(package="torch", extra="model", purpose="training"),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_a_failed_run_exits_with_1(run, here, monkeypatch, error):
+    def fails(_shared):
+        raise error
+
+    monkeypatch.setattr(session, "open_session", fails)
+    done = run("ls")
+    assert (done.code, done.out) == (1, "")
+    assert f"hint: {error.hint}" in done.err
+
+
+def test_a_defect_is_called_one_and_debug_shows_where(run, monkeypatch):
+    def fails(_shared):
+        raise ZeroDivisionError("some bug")
+
+    monkeypatch.setattr(session, "open_session", fails)
+    done = run("ls")
+    assert done.code == 1
+    assert "unexpected ZeroDivisionError: some bug" in done.err
+    assert "--debug" in done.err
+    assert "Traceback" not in done.err
+    assert "Traceback" in run("ls", "--debug").err
+
+
+def test_a_missing_package_names_the_extra_that_brings_it(run, monkeypatch):
+    def fails(_shared):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(session, "open_session", fails)
+    done = run("ls")
+    assert done.code == 1
+    assert "pip install 'saestore[model]'" in done.err
+
+
+def test_ctrl_c_says_how_to_go_on(run, monkeypatch):
+    def interrupted(_shared):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "open_session", interrupted)
+    done = run("ls")
+    assert done.code == 130
+    assert "interrupted; run the same command again to resume" in done.err
+
+
+def test_unknown_variables_are_warned_about_with_the_nearest_name(run, monkeypatch, empty):
+    monkeypatch.setenv("SAESTORE_LAEK", "x")
+    done = run("ls", "--lake", empty)
+    assert done.code == 0
+    assert "warning: the environment variable SAESTORE_LAEK" in done.err
+    assert "did you mean SAESTORE_LAKE?" in done.err
+
+
+def test_a_variable_with_an_impossible_value_is_named(run, monkeypatch, empty):
+    monkeypatch.setenv("SAESTORE_THREADS", "several")
+    done = run("ls", "--lake", empty)
+    assert done.code == 2
+    assert "SAESTORE_THREADS: found 'several'; expected a valid integer" in done.err
+
+
+def test_damage_is_named_and_fails(run, lake_path, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(lake_path, copy)
+    weights = copy / "dictionaries/demo/topk-32/weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    done = run("verify", "demo/topk-32", "--lake", copy)
+    assert done.code == 1
+    assert "weights.safetensors: checksum" in done.err
+    assert run("verify", "demo/topk-32", "--quick", "--lake", copy).code == 0
+
+
+def test_the_error_format_is_known_even_when_the_line_cannot_be_parsed(capsys, monkeypatch):
+    monkeypatch.setenv("SAESTORE_OUTPUT", "json")
+    assert main(["nosuch"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "UsageError"
