@@ -8,7 +8,7 @@ import torch
 from saestore.exchange import export_saelens
 from saestore.exchange.canonical import canonical
 from saestore.exchange.measure import fixed_batch, ties
-from saestore.testing.dictionaries import HOOKPOINT, awkward_sae
+from saestore.testing.far_sae import HOOKPOINT, awkward_sae
 from saestore_schemas.dictionary import Relu, TopK
 
 

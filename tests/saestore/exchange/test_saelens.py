@@ -12,7 +12,7 @@ from saestore.exchange import canonical as canonical_form, export_saelens, saele
 from saestore.exchange.canonical import canonical
 from saestore.exchange.measure import Difference, compare, fixed_batch, ties
 from saestore.lake.storage import Storage
-from saestore.testing.dictionaries import HOOKPOINT, awkward_sae
+from saestore.testing.far_sae import HOOKPOINT, awkward_sae
 from saestore_schemas.dictionary import Relu, TopK
 
 
@@ -132,7 +132,7 @@ def test_ties_are_counted_not_compared():
     assert ties(h, 2).tolist() == [True, False, False]
     assert not ties(h, 4).any()
     ours = (torch.eye(3), torch.eye(3))
-    theirs = (torch.eye(3) * torch.tensor([[9.0], [1.1], [1]]), torch.eye(3))
+    theirs = (torch.eye(3) * torch.tensor([[9.0], [1.125], [1]]), torch.eye(3))
     found = compare(ours, theirs, torch.tensor([True, False, False]))
-    assert found == Difference(3, 1, pytest.approx(0.1), 0.0)
-    assert found.worse(Difference(2, 0, 0.05, 0.3)) == Difference(5, 1, pytest.approx(0.1), 0.3)
+    assert found == Difference(3, 1, 0.125, 0.0)
+    assert found.worse(Difference(2, 0, 0.05, 0.3)) == Difference(5, 1, 0.125, 0.3)
