@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from saestore.errors import MissingExtraError, StorageError
-from saestore.lm.transformers import quiet
+from saestore.lm.quiet import quiet
 from saestore.progress import Progress, Silent
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saestore.errors import ConfigError, nearest
-from saestore.lm.transformers import quiet
+from saestore.lm.quiet import quiet
 from saestore_schemas.lm import LmSettings
 
 

@@ -4,8 +4,7 @@ Sizes are awkward on purpose (no powers of two, grouped keys, untied heads), no 
 gain is one, so that a transposed matrix or a forgotten bias shows.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,8 +23,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
-from transformers.utils import logging
 
+from saestore.lm.quiet import quiet
 from saestore.testing.corpora import PARAGRAPHS
 
 
@@ -101,18 +100,6 @@ def tiny_model(kind: Kind, folder: Path, *, seed: int = 0) -> Path:
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars inside the block."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def randomise_(model: torch.nn.Module, *, seed: int) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from saestore.lm import LanguageModel
-from saestore.lm.transformers import quiet
+from saestore.lm.quiet import quiet
 from saestore.testing.models import KINDS, N_VOCAB, randomise_, tiny_tokenizer
 from saestore_schemas.lm import LmSettings
 

@@ -1,4 +1,4 @@
-"""Habits of the transformers library that a library of ours must not have."""
+"""Keeping the transformers library quiet: progress is reported by ours, once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
