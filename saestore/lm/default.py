@@ -6,8 +6,10 @@ the user's cache. The weights are the quantised ones: where a hub can be reached
 same model without that loss.
 """
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import os
 import secrets
 import shutil
@@ -17,6 +19,7 @@ from typing import Any
 import torch
 
 from saestore.errors import MissingExtraError, StorageError
+from saestore.lm.place import hub_known
 from saestore.lm.quiet import quiet
 from saestore.progress import Progress, Silent
 
@@ -82,7 +85,8 @@ def converted(gguf: Path, cache: Path, *, progress: Progress) -> Path:
     draft = cache / f".tmp-{secrets.token_hex(4)}"
     try:
         draft.mkdir(parents=True)
-        with quiet():
+        # The GGUF reader draws bars of its own, past every setting.
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):
             _convert(gguf, draft)
         (draft / _READY).write_text(f"{gguf.name} {digest}\n")
         _move(draft, folder)
@@ -131,7 +135,8 @@ def _on_hub(name: str) -> bool:
     from transformers import AutoConfig  # noqa: PLC0415
 
     try:
-        AutoConfig.from_pretrained(name)
+        with quiet():
+            AutoConfig.from_pretrained(name, local_files_only=not hub_known())
     except (OSError, ValueError):
         return False
     return True

@@ -78,7 +78,7 @@ def layer_count(model: str, *, revision: str | None = None) -> int:
     place = Place.of(LmSettings(model=model, revision=revision))
     with loading(place, "config.json"):
         config = AutoConfig.from_pretrained(
-            place.name, revision=place.revision, local_files_only=place.local
+            place.name, revision=place.revision, local_files_only=place.here_only
         )
     return int(config.get_text_config().num_hidden_layers)
 
@@ -117,7 +117,7 @@ class _Source:
         # TransformerLens names the type as older releases of transformers did.
         options["dtype"] = options.pop("torch_dtype", torch.float32)
         model = AutoModelForCausalLM.from_pretrained(
-            name, local_files_only=self._place.local, **options
+            name, local_files_only=self._place.here_only, **options
         )
         self.fingerprint = weights.digest(model)
         self.revision = None if self._place.local else getattr(model.config, "_commit_hash", None)

@@ -1,10 +1,14 @@
 """Where a model comes from: a local directory, which is never looked up anywhere, or a hub."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from saestore.errors import ConfigError, nearest
 from saestore.lm.quiet import quiet
@@ -24,6 +28,14 @@ class Place:
     name: str
     revision: str | None
     local: bool
+
+    @cached_property
+    def here_only(self) -> bool:
+        """Whether to read from this machine alone: a directory, or a hub that cannot be found.
+
+        Asking an absent hub takes half a minute of retries; what was downloaded before is here.
+        """
+        return self.local or not hub_known()
 
     @classmethod
     def of(cls, settings: LmSettings) -> "Place":
@@ -56,6 +68,20 @@ class Place:
                 hint=_near(path),
             )
         return cls(settings.model, settings.revision, local=False)
+
+
+def hub_known() -> bool:
+    """Return whether the hub's address can be looked up, or a proxy would do so."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        return False
+    endpoint = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    if endpoint.scheme in getproxies():
+        return True
+    try:
+        socket.getaddrinfo(endpoint.hostname, endpoint.port or 443)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class LmTokenizer:
         place = Place.of(settings)
         with loading(place, "tokenizer"):
             vendor = AutoTokenizer.from_pretrained(
-                place.name, revision=place.revision, local_files_only=place.local
+                place.name, revision=place.revision, local_files_only=place.here_only
             )
             backend = getattr(vendor, "backend_tokenizer", None)
             # Without its files transformers makes up a tokenizer that knows no word.

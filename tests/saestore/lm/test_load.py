@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from saestore.errors import ConfigError, MissingExtraError, StorageError
-from saestore.lm import LanguageModel, LmTokenizer, default, default_model, layer_count
+from saestore.lm import LanguageModel, LmTokenizer, default, default_model, layer_count, place
 from saestore.lm.load import resolve
 from saestore.progress import Recorder, Silent
 from saestore.testing.models import D_MODEL, N_LAYERS, N_VOCAB, tiny_model
@@ -80,6 +80,27 @@ def test_a_hub_name_without_a_hub_says_so():
     error = failing("someone/no-such-model")
     assert "hub" in error.expected
     assert "offline" in error.hint
+
+
+def test_a_hub_that_cannot_be_found_is_not_asked(monkeypatch):
+    for name in ("HF_HUB_OFFLINE", "HF_ENDPOINT", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    asked = []
+
+    def lookup(host, port):
+        asked.append((host, port))
+        raise OSError
+
+    monkeypatch.setattr("socket.getaddrinfo", lookup)
+    assert not place.hub_known()
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example:8443")
+    assert not place.hub_known()
+    assert asked == [("huggingface.co", 443), ("mirror.example", 8443)]
+    monkeypatch.setenv("https_proxy", "http://proxy.example")
+    assert place.hub_known()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert not place.hub_known()
+    assert len(asked) == 2
 
 
 def test_a_missing_device_is_named():
