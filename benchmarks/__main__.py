@@ -1,0 +1,60 @@
+"""`python -m benchmarks NAME`: one table and one JSON line each; without a name, all of them."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from benchmarks import harness
+from saestore.errors import nearest
+
+
+BENCHES = {"capture": "benchmarks.capture", "train_step": "benchmarks.train_step"}
+"""Name to module; each has a `BENCH`. Modules are imported when their benchmark runs."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the named benchmarks; 0 when all ran, 2 for an unknown name."""
+    asked = _parser().parse_args(arguments)
+    if asked.list:
+        for name in BENCHES:
+            print(f"{name:12} {_bench(name).doc}")
+        return 0
+    unknown = [name for name in asked.names if name not in BENCHES]
+    for name in unknown:
+        close = nearest(name, tuple(BENCHES)) or list(BENCHES)
+        print(f"no benchmark {name!r}: did you mean {' or '.join(close)}?", file=sys.stderr)
+    if unknown:
+        return 2
+    options = harness.Options(
+        rounds=asked.rounds, model=asked.model, threads=asked.threads, device=asked.device
+    )
+    for name in asked.names or BENCHES:
+        harness.run(_bench(name), options, sys.stdout, _tell)
+        print()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which; absent, all")
+    parser.add_argument("--list", action="store_true", help="say what there is")
+    parser.add_argument("--rounds", type=int, help="measured rounds")
+    parser.add_argument(
+        "--model", help="model directory or hub name, or `smollm2` for the installed one"
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads; absent, what torch chooses")
+    parser.add_argument("--device", default="cpu", help="torch device")
+    return parser
+
+
+def _bench(name: str) -> harness.Bench:
+    return importlib.import_module(BENCHES[name]).BENCH
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""One optimiser step of a TopK autoencoder: ours, its floor, and sae-lens' dense step.
+
+The floor is what no step of this kind can leave out on this machine with torch: the encoder's
+matrix product and `torch.topk` over its result, forward only. Ours and sae-lens' are whole steps
+of their trainers: forward, loss, backward, clipping at norm 1, Adam, dead-feature counters. Both
+start from the same matrices and read the same batches, already in memory.
+"""
+
+import itertools
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+import saestore
+from benchmarks.harness import Contender, Goal, Limit, Options, Setup, timed
+from saestore import dictionaries
+from saestore.activations import Moments
+from saestore.dictionaries import SparseDictionary
+from saestore.train.trainer import Schedule, Trainer
+from saestore_schemas.dictionary import SaeSettings, TopK
+from saestore_schemas.train import ActivationsSettings, BudgetSettings, InitSettings, TrainSettings
+
+
+D_IN, D_SAE, K, BATCH = 512, 8192, 32, 2048
+"""The shapes the goals are stated for."""
+
+STEPS = 3
+"""Steps a repetition."""
+
+HOOK = "synthetic"
+LR = 1e-4
+RUN_STEPS = 10_000
+"""Steps the schedules believe in: long enough that no feature counts as dead meanwhile."""
+
+
+def rows(number: int, seed: int) -> torch.Tensor:
+    """Return sparse sums of random directions around a mean, as activations are."""
+    draw = torch.Generator().manual_seed(seed)
+    directions = torch.randn(4 * D_IN, D_IN, generator=draw) / D_IN**0.5
+    firing = torch.rand(number, 4 * D_IN, generator=draw) < 0.02
+    values = torch.rand(number, 4 * D_IN, generator=draw) * firing
+    return values @ directions + 0.1 * torch.randn(number, D_IN, generator=draw)
+
+
+def ours(batches: list[torch.Tensor], device: str) -> tuple[Trainer, SparseDictionary]:
+    """Return our trainer at step 0 and its dictionary."""
+    settings = TrainSettings(
+        series="bench",
+        name="topk",
+        activations=ActivationsSettings(name="none", batch_rows=BATCH),
+        dictionary=SaeSettings(hookpoint=HOOK, d_sae=D_SAE, activation=TopK(k=K)),
+        budget=BudgetSettings(rows=RUN_STEPS * BATCH),
+    )
+    settings = settings.model_copy(
+        update={"optimizer": settings.optimizer.model_copy(update={"lr": LR})}
+    )
+    moments = Moments.of(torch.cat(batches).numpy())
+    dictionary = dictionaries.build(
+        settings.dictionary,
+        widths={HOOK: D_IN},
+        moments={HOOK: moments},
+        init=InitSettings(),
+        seed=0,
+    ).to(device)
+    schedule = Schedule(steps=RUN_STEPS, batch_rows=BATCH, dead_after=RUN_STEPS * BATCH)
+    return Trainer(dictionary, settings, schedule, variance=float(D_IN)), dictionary
+
+
+def sae_lens(dictionary: SparseDictionary, device: str):
+    """Return sae-lens' trainer with the same starting matrices."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig  # noqa: PLC0415 - seconds
+        from sae_lens.config import SAETrainerConfig  # noqa: PLC0415
+        from sae_lens.training.sae_trainer import SAETrainer  # noqa: PLC0415
+    sae = TopKTrainingSAE(
+        TopKTrainingSAEConfig(
+            d_in=D_IN, d_sae=D_SAE, k=K, device=device, normalize_activations="none",
+            apply_b_dec_to_input=True, aux_loss_coefficient=1 / 32,
+        )
+    )  # fmt: skip
+    start = dictionary.tensors()
+    with torch.no_grad():
+        for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
+            getattr(sae, name).copy_(start[name])
+    config = SAETrainerConfig(
+        total_training_samples=RUN_STEPS * BATCH, train_batch_size_samples=BATCH, lr=LR,
+        lr_end=LR / 10, device=device, dead_feature_window=RUN_STEPS,
+    )  # fmt: skip
+    return SAETrainer(config, sae, data_provider=iter(()))
+
+
+class TrainStep:
+    """The benchmark."""
+
+    name = "train_step"
+    doc = f"a TopK step, {D_IN} -> {D_SAE}, k {K}, {BATCH} rows, against floor and sae-lens"
+
+    @contextmanager
+    def setup(self, options: Options) -> Iterator[Setup]:
+        """Make trainers and batches in memory."""
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        yield prepare(options.device)
+
+
+def prepare(device: str) -> Setup:
+    """Return the contenders."""
+    batches = [part.contiguous() for part in rows(4 * BATCH, seed=1).split(BATCH)]
+    trainer, dictionary = ours(batches, device)
+    raw = itertools.cycle([batch.to(device) for batch in batches])
+    scaled = itertools.cycle(
+        [dictionary.normalise(dictionary.as_inputs(batch))[HOOK].clone() for batch in batches]
+    )
+    start = {name: tensor.clone().to(device) for name, tensor in dictionary.tensors().items()}
+    absent = {}
+    contenders = [
+        Contender(
+            "saestore step",
+            lambda: repeated(lambda: trainer.advance({HOOK: next(raw)}, log=False), device),
+            f"saestore {saestore.__version__}, torch {torch.__version__}",
+        ),
+        Contender(
+            "floor: encoder + topk",
+            lambda: repeated(lambda: floor(start, next(scaled)), device),
+            f"torch {torch.__version__}",
+        ),
+        Contender(
+            "matrix products",
+            lambda: repeated(lambda: products(start, next(scaled)), device),
+            f"torch {torch.__version__}",
+        ),
+    ]
+    try:
+        peer = sae_lens(dictionary, device)
+    except ImportError as error:
+        absent["sae-lens step"] = f"{error}; pip install sae-lens==6.54.12"
+    else:
+        import sae_lens as package  # noqa: PLC0415 - it is there, or we were not here
+
+        contenders.append(
+            Contender(
+                "sae-lens step",
+                lambda: repeated(lambda: peer.step(next(scaled)), device),
+                f"sae-lens {package.__version__}, dense",
+            )
+        )
+    return Setup(
+        contenders=tuple(contenders),
+        goals=(
+            Goal("saestore step", "floor: encoder + topk", "time", "<=", 1.5),
+            Goal("saestore step", "sae-lens step", "rate", ">=", 4.0),
+        ),
+        unit="row",
+        sizes={
+            "shapes": f"d_in {D_IN}, d_sae {D_SAE}, k {K}, batch {BATCH}, float32",
+            "device": f"{device}, {torch.get_num_threads()} threads",
+        },
+        limit=Limit("matrix products", "the encoder's product alone, 2 d_in d_sae FLOP a row"),
+        absent=absent,
+        rounds=7,
+    )
+
+
+def floor(start: dict[str, torch.Tensor], batch: torch.Tensor) -> None:
+    """Multiply and rank, as any TopK step must."""
+    with torch.inference_mode():
+        torch.topk(torch.addmm(start["b_enc"], batch, start["W_enc"]), K, dim=1, sorted=False)
+
+
+def products(start: dict[str, torch.Tensor], batch: torch.Tensor) -> None:
+    """Multiply only."""
+    with torch.inference_mode():
+        torch.addmm(start["b_enc"], batch, start["W_enc"])
+
+
+def repeated(step, device: str) -> tuple[float, float]:
+    """Return rows and seconds of some steps."""
+
+    def work() -> None:
+        for _ in range(STEPS):
+            step()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+    return STEPS * BATCH, timed(work)
+
+
+BENCH = TrainStep()

@@ -1,0 +1,147 @@
+"""The benchmark harness, on contenders whose times are made up."""
+
+import io
+import json
+from contextlib import contextmanager
+
+import pytest
+
+from benchmarks import __main__ as program, harness
+from benchmarks.harness import Contender, Goal, Limit, Options, Setup, measure, verdict
+from benchmarks.peers import Peer, python_of
+
+
+class Clock:
+    """Contenders that take as long as they are told, and note their turn."""
+
+    def __init__(self):
+        self.turns = []
+
+    def contender(self, name, *seconds):
+        left = list(seconds)
+
+        def work():
+            self.turns.append(name)
+            return 10.0, left.pop(0) if len(left) > 1 else left[0]
+
+        return Contender(name, work, version="1.0")
+
+
+class Bench:
+    name = "made_up"
+    doc = "numbers from nowhere"
+
+    def __init__(self, *contenders, goals=None, absent=None):
+        ours, theirs = contenders[0].name, contenders[-1].name
+        self.made = Setup(
+            contenders=contenders,
+            goals=goals or (Goal(ours, theirs, "rate", ">=", 0.9),),
+            unit="token",
+            sizes={"batch": 7},
+            limit=Limit(ours, "made up"),
+            absent=absent or {},
+            rounds=3,
+        )
+        self.closed = False
+
+    @contextmanager
+    def setup(self, _):
+        yield self.made
+        self.closed = True
+
+
+def test_contenders_alternate_and_the_order_turns():
+    clock = Clock()
+    measure([clock.contender("a", 1.0), clock.contender("b", 1.0)], 3)
+    assert clock.turns == ["a", "b", "a", "b", "b", "a", "a", "b"]  # the first pair is unmeasured
+
+
+def test_the_ratio_is_the_median_of_the_rounds():
+    clock = Clock()
+    # warm-up, then a quiet round, one that slows both, one that disturbs the first only
+    result = measure(
+        [clock.contender("a", 9.0, 1.0, 4.0, 3.0), clock.contender("b", 9.0, 2.0, 8.0, 2.0)], 3
+    )
+    assert result.ratio(Goal("a", "b", "rate", ">=", 1)) == 2
+    assert result.ratio(Goal("a", "b", "time", "<=", 1)) == 0.5
+
+
+def test_a_table_says_all_and_the_last_line_is_json():
+    clock = Clock()
+    bench = Bench(clock.contender("ours", 1.0), clock.contender("theirs", 0.8))
+    out = io.StringIO()
+    assert harness.run(bench, Options(), out, lambda _: None) is False
+    *table, last = out.getvalue().splitlines()
+    assert json.loads(last) == {
+        "bench": "made_up", "ratio": 0.8, "goal": "rate(ours) / rate(theirs) >= 0.9",
+        "holds": False,
+    }  # fmt: skip
+    text = "\n".join(table)
+    for part in ("ours", "theirs", "1.0", "batch: 7", "made up", "does not hold", "token/s"):
+        assert part in text
+    assert bench.closed
+
+
+def test_a_failure_stays_in_the_table():
+    def broken():
+        raise RuntimeError("no such kernel")
+
+    clock = Clock()
+    bench = Bench(clock.contender("ours", 1.0), Contender("peer", broken), absent={"x": "gone"})
+    out = io.StringIO()
+    assert harness.run(bench, Options(rounds=1), out, lambda _: None) is None
+    assert "no such kernel" in out.getvalue()
+    assert "absent: gone" in out.getvalue()
+    assert json.loads(out.getvalue().splitlines()[-1])["ratio"] is None
+
+
+def test_several_goals_hold_only_together():
+    clock = Clock()
+    contenders = [clock.contender(n, s) for n, s in (("ours", 1.0), ("floor", 0.8), ("peer", 3.0))]
+    goals = (
+        Goal("ours", "floor", "time", "<=", 1.5),
+        Goal("ours", "peer", "rate", ">=", 4.0),
+        Goal("ours", "missing", "rate", ">=", 1.0),
+    )
+    bench = Bench(*contenders, goals=goals)
+    line = verdict("made_up", bench.made, measure(contenders, 1))
+    assert (line["ratio"], line["holds"]) == (1.25, False)
+    assert [goal["holds"] for goal in line["goals"]] == [True, False, None]
+
+
+def test_the_program_lists_and_answers_an_unknown_name_with_the_nearest(monkeypatch, capsys):
+    assert program.main(["captur"]) == 2
+    assert "did you mean capture" in capsys.readouterr().err
+    clock = Clock()
+    bench = Bench(clock.contender("ours", 1.0), clock.contender("theirs", 1.0))
+    monkeypatch.setattr(program, "BENCHES", {"made_up": "nowhere"})
+    monkeypatch.setattr(program, "_bench", lambda _: bench)
+    assert program.main(["--list"]) == 0
+    assert "numbers from nowhere" in capsys.readouterr().out
+    assert program.main(["made_up", "--rounds", "1"]) == 0
+    assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["holds"] is True
+
+
+@pytest.mark.parametrize("name", program.BENCHES)
+def test_every_registered_benchmark_exists(name):
+    bench = program._bench(name)
+    assert bench.name == name
+    assert bench.doc
+
+
+def test_a_peer_gets_torch_first_and_our_constraints_once(tmp_path):
+    constraints = tmp_path / "constraints.txt"
+    constraints.write_text("# pins\ntorch==2.13.0\nnumpy==2.4.6\nTransformer_Lens==3.9.0\n")
+    peer = Peer("peer", ("peer==1.0",), unconstrained=("transformer-lens",))
+    calls = []
+    where = {"home": tmp_path / ".bench", "constraints": constraints, "call": calls.append}
+    python = python_of(peer, **where)
+    assert python == tmp_path / ".bench/peer/bin/python"
+    assert [call[-1] for call in calls] == [str(tmp_path / ".bench/peer"), "torch==2.13.0", "peer==1.0"]  # fmt: skip
+    bound = (tmp_path / ".bench/peer/constraints.txt").read_text()
+    assert bound == "torch==2.13.0\nnumpy==2.4.6\n"
+    python_of(peer, **where)
+    assert len(calls) == 3
+    constraints.write_text("torch==2.13.0\n")
+    python_of(peer, **where)
+    assert len(calls) == 6
