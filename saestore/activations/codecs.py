@@ -15,6 +15,8 @@ from saestore_schemas.generate import StoreDtype
 STORED: dict[StoreDtype, str] = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 """Type of the elements on disk."""
 
+BFLOAT16_NAN = 0x7FC0
+"""The bits of a bfloat16 NaN."""
 _LARGEST = {"float32": np.finfo(np.float32).max, "float16": 65504.0, "bfloat16": 3.3895e38}
 
 
@@ -56,7 +58,9 @@ def decode(
     if out is None:
         out = np.empty(stored.shape, np.float32)
     if dtype == "bfloat16":
-        np.left_shift(stored, 16, out=out.view(np.uint32), dtype=np.uint32, casting="unsafe")
+        bits = out.view(np.uint32)
+        np.copyto(bits, stored)
+        np.left_shift(bits, 16, out=bits)
     else:
         np.copyto(out, stored)
     return out

@@ -1,17 +1,22 @@
 """Commits: what is known about each finished shard of an unfinished store.
 
 A commit is written last, after its shard's files, so a shard with a commit is whole. It remembers
-where in the corpus the next shard begins, so the run after a `kill -9` continues there.
+where in the corpus the next shard begins, so the run after a `kill -9` continues there. It is never
+replaced: a second writer that the lock could not see fails here instead of mixing two runs.
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from saestore.activations.moments import Moments
-from saestore.lake import Storage, layout
+from saestore.errors import ArtefactBusyError, DamagedArtefactError
+from saestore.lake import Storage, layout, manifest as manifests
+from saestore.lake.storage import TEMPORARY, storage_errors, sync_folder
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class Cursor:
 
     Attributes:
         block: Block of documents.
-        batch: Forward batch within the block.
+        batch: Forward batch within the block; the number of its batches if none is left.
         skip: Rows of that batch which belong to earlier shards.
     """
 
@@ -49,8 +54,8 @@ class Commit:
     shard: int
     rows: int
     files: dict[str, tuple[int, str]]
-    contexts: list[list[int]]
-    segments: list[list[int]]
+    contexts: Int64[np.ndarray, "context 2"]
+    segments: Int64[np.ndarray, "segment 6"]
     documents: int
     moments: dict[str, Moments]
     resume: Cursor
@@ -58,29 +63,83 @@ class Commit:
 
 
 def write(artefact: Storage, commit: Commit) -> None:
-    """Write a commit, durably."""
+    """Write a commit, durably, where none may be.
+
+    Raises:
+        ArtefactBusyError: The shard has a commit already: another process wrote it.
+        StorageError: Disk full, read-only or quota.
+    """
     record = asdict(commit)
-    record["moments"] = {name: _listed(m) for name, m in commit.moments.items()}
-    artefact.write(layout.commit_file(commit.shard), json.dumps(record).encode())
+    record["moments"] = {name: _listed(vars(m)) for name, m in commit.moments.items()}
+    target = artefact.path(layout.commit_file(commit.shard))
+    draft = target.with_name(f"{TEMPORARY}{target.name}")
+    with storage_errors(f"writing {target}"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("w") as file:
+                json.dump(_listed(record), file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(draft, target)
+            sync_folder(target.parent)
+        except FileExistsError as error:
+            raise ArtefactBusyError(
+                name=f"shard {commit.shard} of {artefact.url}",
+                owner="another process, which committed it first",
+                age_s=0.0,
+            ) from error
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def read_all(artefact: Storage) -> list[Commit]:
-    """Return the commits of the leading shards; what comes after a gap is not counted."""
+    """Return the commits of the leading shards; what comes after a gap is not counted.
+
+    Raises:
+        DamagedArtefactError: A file of a committed shard is missing or has another size.
+    """
     commits: list[Commit] = []
+    wrong: list[str] = []
     while artefact.exists(path := layout.commit_file(len(commits))):
         record = json.loads(artefact.read(path))
         record["files"] = {p: (size, crc) for p, (size, crc) in record["files"].items()}
+        wrong += manifests.wrong_sizes(artefact, record["files"])
+        record["contexts"] = np.array(record["contexts"], np.int64).reshape(-1, 2)
+        record["segments"] = np.array(record["segments"], np.int64).reshape(-1, 6)
         record["moments"] = {n: _moments(m) for n, m in record["moments"].items()}
         record["resume"] = Cursor(**record["resume"])
         commits.append(Commit(**record))
+    if wrong:
+        raise DamagedArtefactError(
+            name=artefact.url,
+            damage=tuple(wrong),
+            hint="restore these files, or remove the unfinished artefact and make it again",
+        )
     return commits
 
 
-def _listed(moments: Moments) -> dict[str, Any]:
+def clear(artefact: Storage) -> None:
+    """Remove an unfinished store without a finished shard: it holds nothing that could be kept.
+
+    Otherwise a run that failed at once, over a misspelt hookpoint say, would occupy the name with
+    its settings. The caller holds the lock, which stays.
+    """
+    if artefact.exists(layout.MANIFEST) or artefact.exists(layout.commit_file(0)):
+        return
+    lock = artefact.path(layout.LOCK)
+    for name in artefact.names():
+        if name != lock.parent.name:
+            artefact.remove(name)
+    for name in artefact.names(layout.PROGRESS):
+        if name != lock.name:
+            artefact.remove(f"{layout.PROGRESS}/{name}")
+
+
+def _listed(record: dict[str, Any]) -> dict[str, Any]:
     # JSON writes float64 with the shortest digits that read back as the same number.
     return {
         key: value.tolist() if isinstance(value, np.ndarray) else value
-        for key, value in vars(moments).items()
+        for key, value in record.items()
     }
 
 

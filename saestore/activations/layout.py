@@ -5,15 +5,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import zarr
+from jaxtyping import Shaped
 from zarr.codecs import BytesCodec, Crc32cCodec
+from zarr.core.buffer import Buffer as AnyBuffer
+from zarr.core.buffer.cpu import Buffer
 from zarr.core.common import JSON
-from zarr.storage import LocalStore
+from zarr.storage import MemoryStore
 
 from saestore.activations import codecs, shards
 from saestore.lake import Storage, layout
 from saestore_schemas.generate import StoreDtype, StoreSettings
+from saestore_schemas.manifest import FORMAT_VERSION
 
 
+METADATA = "zarr.json"
+"""Zarr's own name for the metadata of a group or array."""
 CHUNK_CONTEXTS = 65_536
 """Contexts or segments in one chunk of the small arrays."""
 
@@ -90,13 +96,46 @@ class ArraySpec:
         )
 
     @property
-    def fill(self) -> float:
-        """What pads the last chunk: NaN where the type has it."""
-        return float("nan") if self.stored.kind == "f" else 0
+    def fill(self) -> np.generic:
+        """What pads the last chunk, and stands for rows that are not there: NaN where it can be."""
+        if self.stored.kind == "f":
+            return self.stored.type(np.nan)
+        return self.stored.type(codecs.BFLOAT16_NAN if self.hookpoint is not None else 0)
 
 
-def write_row_array(artefact: Storage, path: str, array: ArraySpec, rows: int) -> None:
-    """Write the Zarr metadata of an array whose shards are written already."""
+def write_metadata(
+    artefact: Storage,
+    spec: Spec,
+    rows: int,
+    small: Mapping[str, tuple[Shaped[np.ndarray, "..."], tuple[str, ...]]],
+) -> None:
+    """Write what zarr-python makes: groups, the row arrays' metadata, and small arrays whole.
+
+    It is made in memory and put on disk file by file, each whole and synced, replacing what a
+    killed run may have left.
+
+    Args:
+        artefact: The store's folder.
+        spec: Its row arrays, whose shards are written already.
+        rows: Rows of the store.
+        small: Values and names of the axes of each small array, by path.
+
+    Raises:
+        StorageError: Disk full, read-only or quota.
+    """
+    files: dict[str, AnyBuffer] = {}
+    memory = MemoryStore(store_dict=files)
+    attributes = {"format": "saestore.activations", "format_version": FORMAT_VERSION}
+    zarr.create_group(memory, attributes=attributes)
+    for path, array in spec.arrays().items():
+        _declare(memory, path, array, rows)
+    for path, (values, names) in small.items():
+        _small(memory, path, values, names)
+    for path, data in files.items():
+        artefact.write(path, data.to_bytes())
+
+
+def _declare(memory: MemoryStore, path: str, array: ArraySpec, rows: int) -> None:
     attributes: dict[str, JSON] = {}
     if array.hookpoint is not None:
         attributes = {"hookpoint": array.hookpoint, "dtype": array.spec.dtype}
@@ -104,7 +143,7 @@ def write_row_array(artefact: Storage, path: str, array: ArraySpec, rows: int) -
             attributes["encoding"] = "the upper 16 bits of a float32: view as uint32 << 16"
     grid = array.grid
     zarr.create_array(
-        LocalStore(artefact.path()),
+        memory,
         name=path,
         shape=(rows, *array.tail),
         dtype=array.stored,
@@ -120,43 +159,27 @@ def write_row_array(artefact: Storage, path: str, array: ArraySpec, rows: int) -
     )
 
 
-def write_small_array(
-    artefact: Storage, path: str, values: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]",
-    names: tuple[str, ...],
-) -> None:  # fmt: skip
-    """Write a small array whole."""
-    chunk = (max(1, min(len(values), CHUNK_CONTEXTS)), *values.shape[1:])
+def _small(
+    memory: MemoryStore, path: str, values: Shaped[np.ndarray, "..."], names: tuple[str, ...]
+) -> None:
     array = zarr.create_array(
-        LocalStore(artefact.path()),
+        memory,
         name=path,
         shape=values.shape,
         dtype=values.dtype,
-        chunks=chunk,
+        chunks=(max(1, min(len(values), CHUNK_CONTEXTS)), *values.shape[1:]),
         filters=None,
         compressors=Crc32cCodec(),
         fill_value=0,
-        overwrite=True,
         chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=names,
+        # Otherwise a chunk of nothing but fill values has no file, and no checksum.
+        config={"write_empty_chunks": True},
     )
     array[...] = values
 
 
-def read_small_array(
-    artefact: Storage, path: str
-) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":
-    """Return a small array whole."""
-    store = LocalStore(artefact.path(), read_only=True) if artefact.local else _remote(artefact)
-    array = zarr.open_array(store, path=path, mode="r")
-    return np.asarray(array[...])
-
-
-def _remote(artefact: Storage) -> "zarr.storage.FsspecStore":
-    return zarr.storage.FsspecStore.from_url(
-        artefact.fs.unstrip_protocol(artefact.url), read_only=True
-    )
-
-
-def open_group(artefact: Storage, attributes: Mapping[str, object]) -> None:
-    """Write the root group's metadata."""
-    zarr.create_group(LocalStore(artefact.path()), attributes=dict(attributes), overwrite=False)
+def parse_small(files: Mapping[str, bytes], path: str) -> Shaped[np.ndarray, "..."]:
+    """Return a small array from the bytes of its files, by their path in the artefact."""
+    memory = MemoryStore(store_dict={name: Buffer.from_bytes(data) for name, data in files.items()})
+    return np.asarray(zarr.open_array(memory, path=path, mode="r")[...])

@@ -11,9 +11,6 @@ from dataclasses import dataclass
 
 import crc32c
 import numpy as np
-from jaxtyping import Shaped
-
-from saestore.errors import DamagedArtefactError
 
 
 CRC = 4
@@ -77,38 +74,3 @@ def grid(row_bytes: int, *, chunk_kib: int, shard_rows: int) -> Grid:
 def power_of_two(limit: int) -> int:
     """Return the largest power of two not above a limit; 1 if the limit is below 1."""
     return 1 << max(limit, 1).bit_length() - 1
-
-
-def parts(
-    rows: Shaped[np.ndarray, "row ..."], layout: Grid, *, fill: float
-) -> list[bytes | memoryview]:
-    """Return a shard's bytes in pieces: chunk, crc32c, chunk, crc32c, …, index.
-
-    Args:
-        rows: The rows of the shard, contiguous, at most `shard_rows`.
-        layout: The array's grid.
-        fill: What pads the last chunk.
-    """
-    pieces: list[bytes | memoryview] = []
-    for start in range(0, len(rows), layout.chunk_rows):
-        chunk = rows[start : start + layout.chunk_rows]
-        missing = layout.chunk_rows - len(chunk)
-        if missing:
-            padding = np.full((missing, *rows.shape[1:]), fill, rows.dtype)
-            chunk = np.concatenate([chunk, padding])
-        data = memoryview(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)
-        pieces += [data, crc32c.crc32c(data).to_bytes(CRC, "little")]
-    pieces.append(layout.index(len(rows)))
-    return pieces
-
-
-def check_chunk(data: memoryview, *, artefact: str, file: str, chunk: int) -> None:
-    """Compare a chunk, followed by its crc32c, with that crc32c.
-
-    Raises:
-        DamagedArtefactError: They differ, or bytes are missing.
-    """
-    if crc32c.crc32c(data[:-CRC]).to_bytes(CRC, "little") != bytes(data[-CRC:]):
-        raise DamagedArtefactError(
-            name=artefact, damage=(f"{file}: chunk {chunk} does not match its crc32c",)
-        )

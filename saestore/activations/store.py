@@ -1,15 +1,20 @@
 """Reading a store: any range of rows, checked on the way.
 
-Opening compares the sizes of the small files; a shard's size and index are checked when it is first
-touched, and every chunk's crc32c each time it is read. Local uncompressed shards are read directly:
-the offset of a chunk is computed, one `pread` fetches it with its checksum.
+Opening compares the sizes of the small files and reads nothing of the shards, however many there are.
+An array's metadata and a shard's size and index are checked when they are first touched, a chunk's
+crc32c each time it is read. Local shards are read directly: offsets are computed, and one `preadv`
+fetches neighbouring chunks into their places and their checksums beside them.
 """
 
 import io
 import os
+import threading
+import weakref
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import reduce
 
+import crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +32,10 @@ from saestore_schemas.manifest import Manifest
 
 _OPEN_SHARDS = 64
 """Files kept open; more are closed, oldest first."""
+_AT_ONCE = 4 << 20
+"""Bytes fetched by one call, if chunks are not larger: a few chunks that stay in cache."""
+_LONGEST_VECTOR = 1024
+"""Buffers that one `preadv` may fill (IOV_MAX of Linux and macOS)."""
 
 
 class ActivationStore:
@@ -58,6 +67,8 @@ class ActivationStore:
         self.hookpoints = {n: HookInfo(w, self.settings.dtype) for n, w in widths.items()}
         self._arrays = self.spec.arrays()
         self._files: OrderedDict[str, _Shard] = OrderedDict()
+        self._checked: set[str] = set()
+        self._lock = threading.Lock()
 
     @classmethod
     def open(cls, lake: Lake, name: str) -> "ActivationStore":
@@ -65,17 +76,15 @@ class ActivationStore:
 
         Raises:
             ArtefactNotFoundError: There is none; the nearest names are given.
-            DamagedArtefactError: A file is missing or has another size than it should.
+            IncompleteArtefactError: It was started and not finished.
+            DamagedArtefactError: A small file is missing or has another size than it should.
         """
         ref = Ref("activations", name)
         manifest = lake.manifest(ref)
         artefact = lake.artefact(ref)
         store = cls(artefact, ref, manifest)
-        wrong = [
-            f"{path}: {'missing' if found is None else f'{found} bytes'}, expected {size} bytes"
-            for path, (size, _) in store._payload.items()
-            if (found := artefact.size(path)) != size
-        ]
+        small = {p: facts for p, facts in store._payload.items() if not store._is_shard(p)}
+        wrong = manifests.wrong_sizes(artefact, small)
         if wrong:
             raise DamagedArtefactError(name=name, damage=tuple(wrong))
         return store
@@ -85,10 +94,24 @@ class ActivationStore:
 
         Raises:
             HookpointNotFoundError: The store has no such hookpoint.
-            DamagedArtefactError: A chunk does not match its crc32c.
+            DamagedArtefactError: A chunk does not match its crc32c, or its shard is missing,
+                truncated or not the one it should be.
         """
         path = self.array_of(hookpoint)
-        return codecs.decode(self._rows(path, start, stop), self.spec.dtype)
+        out = np.empty((stop - start, self.hookpoints[hookpoint].width), np.float32)
+        if self.spec.dtype == "float32":
+            self.read_stored(path, start, stop, out)
+            return out
+        array = self._arrays[path]
+        rows = max(_AT_ONCE // array.grid.chunk_bytes, 1) * array.grid.chunk_rows
+        kept = np.empty((min(rows, stop - start), *array.tail), array.stored)
+        row = start
+        while row < stop:  # pieces end where chunks do
+            end = min((row // rows + 1) * rows, stop)
+            self.read_stored(path, row, end, kept[: end - row])
+            codecs.decode(kept[: end - row], self.spec.dtype, out=out[row - start : end - start])
+            row = end
+        return out
 
     def array_of(self, hookpoint: str) -> str:
         """Return the path of a hookpoint's array.
@@ -116,11 +139,13 @@ class ActivationStore:
 
     def contexts(self) -> Int64[np.ndarray, "context 2"]:
         """Return first row and length of each context."""
-        return self._small(layout.CONTEXTS)
+        contexts: Int64[np.ndarray, "context 2"] = self._small(layout.CONTEXTS)
+        return contexts
 
     def segments(self) -> Int64[np.ndarray, "segment 6"]:
         """Return context, start, length, document, token and character offset of each segment."""
-        return self._small(layout.SEGMENTS)
+        segments: Int64[np.ndarray, "segment 6"] = self._small(layout.SEGMENTS)
+        return segments
 
     def documents(self) -> pa.Table:
         """Return the documents with their metadata columns.
@@ -144,23 +169,32 @@ class ActivationStore:
 
         Raises:
             HookpointNotFoundError: The store has no such hookpoint.
+            DamagedArtefactError: A file of them does not match its checksum.
+        """
+        parts = self.shard_moments(hookpoint)
+        return reduce(Moments.merge, parts, Moments.none(self.hookpoints[hookpoint].width))
+
+    def shard_moments(self, hookpoint: str) -> list[Moments]:
+        """Return a hookpoint's moments over the kept rows of each shard.
+
+        Raises:
+            HookpointNotFoundError: The store has no such hookpoint.
+            DamagedArtefactError: A file of them does not match its checksum.
         """
         base = self.array_of(hookpoint).replace(layout.HOOKS, layout.MOMENTS, 1)
         read = {
-            name: stores.read_small_array(self._artefact, f"{base}/{name}").astype(np.float64)
+            name: self._small(f"{base}/{name}").astype(np.float64)
             for name in ("mean", "m2", "min", "max", "sums")
         }
-        total = Moments.none(self.hookpoints[hookpoint].width)
-        for shard, sums in enumerate(read["sums"]):
-            total = total.merge(
-                Moments(
-                    count=int(sums[0]),
-                    norm_sum=float(sums[1]),
-                    norm_sq_sum=float(sums[2]),
-                    **{name: read[name][shard] for name in ("mean", "m2", "min", "max")},
-                )
+        return [
+            Moments(
+                count=int(sums[0]),
+                norm_sum=float(sums[1]),
+                norm_sq_sum=float(sums[2]),
+                **{name: read[name][shard] for name in ("mean", "m2", "min", "max")},
             )
-        return total
+            for shard, sums in enumerate(read["sums"])
+        ]
 
     def kept(self, split: Split = "all", share: float = 0.0) -> Bool[np.ndarray, " row"]:
         """Return which rows of the store training and statistics use, of one split.
@@ -170,7 +204,43 @@ class ActivationStore:
             share: Share of contexts held out.
         """
         chosen = split_contexts(self.n_contexts, split, share)
-        return (self.flags() == 0) & rows_of(self.contexts(), chosen, self.n_rows)
+        kept: Bool[np.ndarray, " row"] = self.flags() == 0
+        kept &= rows_of(self.contexts(), chosen, self.n_rows)
+        return kept
+
+    def read_stored(
+        self, path: str, start: int, stop: int, out: Shaped[np.ndarray, "row ..."]
+    ) -> None:
+        """Read rows start to stop of a row array, in stored form, into a buffer of the caller.
+
+        Args:
+            path: The array.
+            start: First row.
+            stop: The row after the last.
+            out: Contiguous, of the array's stored type.
+
+        Raises:
+            IndexError: The store has no such rows.
+            DamagedArtefactError: See `read`.
+        """
+        if not 0 <= start <= stop <= self.n_rows:
+            raise IndexError(f"rows {start} to {stop} of a store with {self.n_rows} rows")
+        grid = self._arrays[path].grid
+        size, at_once = grid.chunk_rows, max(_AT_ONCE // grid.chunk_bytes, 1)
+        row = start
+        while row < stop:
+            chunk, within = divmod(row, size)
+            whole = 0 if within else min((stop - row) // size, at_once)
+            if whole:
+                # Not beyond the shard: the next one is another file.
+                whole = min(whole, grid.chunks - chunk % grid.chunks, _LONGEST_VECTOR // 2)
+                end = row + whole * size
+                self._whole_chunks(path, chunk, out[row - start : end - start])
+            else:
+                end = min(stop, (chunk + 1) * size)
+                rows = self.read_chunk(path, chunk)
+                out[row - start : end - start] = rows[within : within + end - row]
+            row = end
 
     def read_chunk(self, path: str, chunk: int) -> Shaped[np.ndarray, "row ..."]:
         """Return one chunk of a row array as stored, padding included, checked.
@@ -180,90 +250,111 @@ class ActivationStore:
             chunk: Its number in the whole array.
 
         Raises:
-            DamagedArtefactError: It does not match its crc32c.
+            DamagedArtefactError: See `read`.
         """
         array = self._arrays[path]
-        grid = array.grid
-        shard, inside = divmod(chunk, grid.chunks)
-        data = self._shard(path, shard).read(grid.offset(inside), grid.chunk_bytes + shards.CRC)
-        file = layout.shard_file(path, shard, ndim=1 + len(array.tail))
-        shards.check_chunk(data, artefact=self.ref.name, file=file, chunk=inside)
-        rows: Shaped[np.ndarray, "row ..."] = np.frombuffer(data[: -shards.CRC], array.stored)
-        return rows.reshape(-1, *array.tail)
+        rows = np.empty((array.grid.chunk_rows, *array.tail), array.stored)
+        self._whole_chunks(path, chunk, rows)
+        return rows
+
+    def _whole_chunks(self, path: str, chunk: int, out: Shaped[np.ndarray, "row ..."]) -> None:
+        """Read neighbouring chunks of one shard and compare each with its crc32c."""
+        grid = self._arrays[path].grid
+        number, inside = divmod(chunk, grid.chunks)
+        shard = self._shard(path, number)
+        flat = out.reshape(-1).view(np.uint8).data
+        data = [flat[at : at + grid.chunk_bytes] for at in range(0, len(flat), grid.chunk_bytes)]
+        crcs = [bytearray(shards.CRC) for _ in data]
+        pieces = [piece for pair in zip(data, crcs, strict=True) for piece in pair]
+        got = shard.read_into(grid.offset(inside), pieces)
+        expected = len(data) * (grid.chunk_bytes + shards.CRC)
+        if got != expected:
+            raise self._damaged(f"{shard.name}: ends {expected - got} bytes too early")
+        wrong = [
+            f"{shard.name}: chunk {inside + index} does not match its crc32c"
+            for index, (piece, crc) in enumerate(zip(data, crcs, strict=True))
+            if crc32c.crc32c(piece) != int.from_bytes(crc, "little")
+        ]
+        if wrong:
+            raise self._damaged(*wrong)
 
     def _rows(self, path: str, start: int, stop: int) -> Shaped[np.ndarray, "row ..."]:
         array = self._arrays[path]
-        if not 0 <= start <= stop <= self.n_rows:
-            raise IndexError(f"rows {start} to {stop} of a store with {self.n_rows} rows")
-        size = array.grid.chunk_rows
-        out = np.empty((stop - start, *array.tail), array.stored)
-        for chunk in range(start // size, -(-stop // size)):
-            first = chunk * size
-            low, high = max(start, first), min(stop, first + size)
-            out[low - start : high - start] = self.read_chunk(path, chunk)[
-                low - first : high - first
-            ]
+        out = np.empty((max(stop - start, 0), *array.tail), array.stored)
+        self.read_stored(path, start, stop, out)
         return out
 
-    def _small(self, path: str) -> Int64[np.ndarray, "row ..."]:
+    def _small(self, path: str) -> Shaped[np.ndarray, "..."]:
+        """Return a small array after comparing its files with their checksums."""
+        inside = [name for name in self._payload if name.startswith(f"{path}/")]
         try:
-            return stores.read_small_array(self._artefact, path).astype(np.int64)
-        except ValueError as error:  # zarr-python's word for a wrong crc32c
-            raise DamagedArtefactError(name=self.ref.name, damage=(f"{path}: {error}",)) from error
+            return stores.parse_small({name: self._file(name) for name in inside}, path)
+        except (ValueError, FileNotFoundError) as error:  # right bytes, and no array nevertheless
+            raise self._damaged(f"{path}: {error}") from error
 
     def _file(self, path: str) -> bytes:
-        data = self._artefact.read(path)
+        if path not in self._payload:
+            raise self._damaged(f"{path}: not in the artefact's file list")
+        try:
+            data = self._artefact.read(path)
+        except FileNotFoundError as error:
+            raise self._damaged(f"{path}: missing") from error
         if manifests.checksum_of(data) != self._payload[path][1]:
-            raise DamagedArtefactError(
-                name=self.ref.name, damage=(f"{path}: does not match its checksum",)
-            )
+            raise self._damaged(f"{path}: does not match its checksum")
         return data
+
+    def _is_shard(self, path: str) -> bool:
+        return path.rpartition("/")[0] in self._arrays and not path.endswith(stores.METADATA)
+
+    def _damaged(self, *damage: str) -> DamagedArtefactError:
+        return DamagedArtefactError(name=self.ref.name, damage=damage)
 
     def _shard(self, path: str, shard: int) -> "_Shard":
         array = self._arrays[path]
         name = layout.shard_file(path, shard, ndim=1 + len(array.tail))
-        if name in self._files:
-            self._files.move_to_end(name)
-            return self._files[name]
-        rows = min(self.n_rows - shard * array.grid.shard_rows, array.grid.shard_rows)
-        manifests.check_size(self._artefact, self.ref.name, name, self._payload.get(name))
-        opened = _Shard(self._artefact, name)
-        index = array.grid.index(rows)
-        at = array.grid.file_bytes(rows) - len(index)
-        if bytes(opened.read(at, len(index))) != index:
-            raise DamagedArtefactError(
-                name=self.ref.name, damage=(f"{name}: its chunk index is not what it must be",)
-            )
-        self._files[name] = opened
-        if len(self._files) > _OPEN_SHARDS:
-            self._files.popitem(last=False)[1].close()
-        return opened
+        with self._lock:
+            if name in self._files:
+                self._files.move_to_end(name)
+                return self._files[name]
+            if path not in self._checked:
+                self._file(f"{path}/{stores.METADATA}")
+                self._checked.add(path)
+            rows = min(self.n_rows - shard * array.grid.shard_rows, array.grid.shard_rows)
+            manifests.check_size(self._artefact, self.ref.name, name, self._payload.get(name))
+            opened = _Shard(self._artefact, name)
+            index = array.grid.index(rows)
+            found = bytearray(len(index))
+            if self._payload[name][0] == array.grid.file_bytes(rows):
+                opened.read_into(array.grid.file_bytes(rows) - len(index), [found])
+            if found != index:
+                raise self._damaged(f"{name}: its chunk index is not what it must be")
+            self._files[name] = opened
+            if len(self._files) > _OPEN_SHARDS:
+                # Not closed here: another thread may be reading it. Its last user closes it.
+                self._files.popitem(last=False)
+            return opened
 
 
-@dataclass
 class _Shard:
-    """One shard file, kept open while it is local."""
+    """One shard file; a local one is closed when nobody holds it any more."""
 
-    artefact: Storage
-    name: str
-    _descriptor: int | None = None
+    def __init__(self, artefact: Storage, name: str) -> None:
+        self.name = name
+        self._artefact = artefact
+        self._descriptor: int | None = None
+        if artefact.local is not None:
+            self._descriptor = os.open(artefact.path(name), os.O_RDONLY)
+            weakref.finalize(self, os.close, self._descriptor)
 
-    def read(self, offset: int, size: int) -> memoryview:
-        """Return bytes of the file."""
-        if self.artefact.local is None:
-            data = self.artefact.fs.cat_file(
-                self.artefact.join(self.name), start=offset, end=offset + size
-            )
-            return memoryview(data)
-        if self._descriptor is None:
-            self._descriptor = os.open(self.artefact.path(self.name), os.O_RDONLY)
-        return memoryview(os.pread(self._descriptor, size, offset))
-
-    def close(self) -> None:
-        """Close the file."""
+    def read_into(self, offset: int, pieces: Sequence[memoryview | bytearray]) -> int:
+        """Fill the pieces with the bytes from `offset` on; return how many there were."""
         if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def __del__(self) -> None:
-        self.close()
+            return os.preadv(self._descriptor, pieces, offset)
+        end = offset + sum(len(piece) for piece in pieces)
+        data = self._artefact.fs.cat_file(self._artefact.join(self.name), start=offset, end=end)
+        at = 0
+        for piece in pieces:
+            part = data[at : at + len(piece)]
+            piece[: len(part)] = part
+            at += len(piece)
+        return len(data)

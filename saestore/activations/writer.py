@@ -1,9 +1,9 @@
 """Writing a store: rows in, whole shards out.
 
-Rows are gathered in one kept buffer per array, the size of a shard. A full buffer becomes one file
-per array (temporary name, fsync, rename), the shard's documents a Parquet part, and last its commit.
-The bytes of a shard depend on its rows alone, so an interrupted and an uninterrupted run leave the
-same files.
+Rows go chunk by chunk into the temporary file of the open shard, one file per array. A full shard
+gets its names (fsync, rename), its documents become a Parquet part, and last comes its commit. The
+bytes of a shard depend on its rows alone, so an interrupted and an uninterrupted run leave the same
+files.
 """
 
 import io
@@ -11,24 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float32, Int32, Int64, UInt8
+from jaxtyping import Float32, Int32, Int64, Shaped, UInt8
 from pydantic import JsonValue
 
-from saestore.activations import codecs, commits, layout as stores, shards
+from saestore.activations import codecs, commits, layout as stores
+from saestore.activations.arrays import ArrayWriter, Watch
 from saestore.activations.commits import Commit, Cursor
 from saestore.activations.moments import Moments
 from saestore.errors import UnsupportedError
 from saestore.lake import Storage, layout, manifest as manifests
 from saestore_schemas import tables
 from saestore_schemas.manifest import ArrayInfo, Manifest
-
-
-_ROWS_AT_ONCE = 4096
-"""Rows whose moments are computed together: their float64 copy stays in cache."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +51,17 @@ class RowBatch:
 
 @dataclass
 class _Open:
-    """The shard being filled."""
+    """What is known of the shard being filled, beside its arrays."""
 
-    buffers: dict[str, "np.ndarray[tuple[int, ...], np.dtype[np.generic]]"]
+    moments: dict[str, Moments]
     rows: int = 0
-    contexts: list[list[int]] = field(default_factory=list)
-    segments: list[list[int]] = field(default_factory=list)
+    contexts: list[Int64[np.ndarray, "context 2"]] = field(default_factory=list)
+    segments: list[Int64[np.ndarray, "segment 6"]] = field(default_factory=list)
     documents: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def begun(self) -> int:
+        """Return how many contexts begin in it."""
+        return sum(len(some) for some in self.contexts)
 
 
 class StoreWriter:
@@ -82,10 +82,12 @@ class StoreWriter:
             artefact: The artefact's folder, whose lock the caller holds.
             spec: Its arrays.
             metadata: Further columns of the documents table.
+
+        Raises:
+            DamagedArtefactError: A file of a finished shard is missing or has another size.
         """
         self._artefact = artefact
         self._spec = spec
-        self._arrays = spec.arrays()
         self._documents = tables.DOCUMENTS.schema()
         for column in metadata or ():
             self._documents = self._documents.append(column)
@@ -96,13 +98,24 @@ class StoreWriter:
         self.rows = sum(commit.rows for commit in self._commits)
         self._contexts = sum(len(commit.contexts) for commit in self._commits)
         self._skip = self.resume.skip if self.resume else 0
-        self._open = self._fresh()
+        self._following = self.resume
+        # Flags of the open shard: a hookpoint's chunk is measured when it is full, rows later.
+        self._flags = np.empty(spec.shard_rows, np.uint8)
+        self._arrays = {
+            path: ArrayWriter(artefact, path, array, watch=self._watch(array.hookpoint))
+            for path, array in spec.arrays().items()
+        }
+        self._open: _Open | None = None
 
-    def _fresh(self) -> _Open:
-        size = self._spec.shard_rows
-        return _Open(
-            {path: np.empty((size, *a.tail), a.stored) for path, a in self._arrays.items()}
-        )
+    def __enter__(self) -> "StoreWriter":
+        """Return the writer; on an error its temporary files are removed at the end."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Give up the open shard, if there is one."""
+        self._open = None
+        for writer in self._arrays.values():
+            writer.abandon()
 
     def append(self, batch: RowBatch, at: Cursor, *, tally: Mapping[str, int]) -> None:
         """Add a batch; full shards are written on the way.
@@ -119,88 +132,97 @@ class StoreWriter:
         total = len(batch.tokens)
         skip, self._skip = self._skip, 0
         starts = np.concatenate([[0], np.cumsum(batch.lengths)])
-        begun = int(np.searchsorted(starts[:-1], skip)) if skip else 0  # contexts committed already
+        begun = int(np.searchsorted(starts[:-1], skip))  # contexts that are committed already
         base = self.rows - skip
         done = skip
         if not skip:
-            self._open.documents.extend(batch.documents)
-        while True:
-            take = min(total - done, self._spec.shard_rows - self._open.rows)
-            self._copy(batch, done, done + take)
-            ended = int(np.searchsorted(starts[:-1], done + take))
+            self._shard().documents.extend(batch.documents)
+        while done < total:
+            shard = self._shard()
+            stop = done + min(total - done, self._spec.shard_rows - shard.rows)
+            self._copy(batch, done, stop)
+            ended = int(np.searchsorted(starts[:-1], stop))
             self._remember(batch, begun, ended, starts + base)
-            begun, done = ended, done + take
-            if self._open.rows < self._spec.shard_rows:
-                return
-            following = Cursor(at.block, at.batch, done)
+            begun, done = ended, stop
+            self._following = Cursor(at.block, at.batch, done)
             if done == total:
-                following = Cursor(at.block, at.batch + 1, 0)
-            self._close(following, tally)
-            if done == total:
-                return
+                self._following = Cursor(at.block, at.batch + 1, 0)
+            if shard.rows == self._spec.shard_rows:
+                self._close(self._following, tally)
+
+    def _shard(self) -> _Open:
+        """Return the open shard, begun now if none is."""
+        if self._open is None:
+            widths = self._spec.hookpoints.items()
+            self._open = _Open({name: Moments.none(width) for name, width in widths})
+            for writer in self._arrays.values():
+                writer.open(len(self._commits))
+        return self._open
+
+    def _watch(self, hookpoint: str | None) -> Watch | None:
+        """Return what measures a hookpoint's chunks, always the same rows together."""
+        if hookpoint is None:
+            return None
+
+        def measure(chunk: Shaped[np.ndarray, "..."], first: int) -> None:
+            kept = self._flags[first : first + len(chunk)] == 0
+            rows = codecs.decode(chunk[kept], self._spec.dtype)
+            found = self._shard().moments
+            found[hookpoint] = found[hookpoint].merge(Moments.of(rows))
+
+        return measure
 
     def _copy(self, batch: RowBatch, start: int, stop: int) -> None:
-        here = slice(self._open.rows, self._open.rows + stop - start)
-        for path, array in self._arrays.items():
-            buffer = self._open.buffers[path]
-            if array.hookpoint is not None:
-                buffer[here] = codecs.encode(
-                    batch.hooks[array.hookpoint][start:stop],
+        shard = self._shard()
+        self._flags[shard.rows : shard.rows + stop - start] = batch.flags[start:stop]
+        plain = {layout.TOKENS: batch.tokens, layout.FLAGS: batch.flags}
+        for path, writer in self._arrays.items():
+            hookpoint = writer.array.hookpoint
+            if hookpoint is None:
+                rows = plain[path][start:stop]
+            else:
+                rows = codecs.encode(
+                    batch.hooks[hookpoint][start:stop],
                     self._spec.dtype,
-                    hookpoint=array.hookpoint,
+                    hookpoint=hookpoint,
                     first_row=self.rows,
                 )
-        self._open.buffers[layout.TOKENS][here] = batch.tokens[start:stop]
-        self._open.buffers[layout.FLAGS][here] = batch.flags[start:stop]
-        self._open.rows += stop - start
+            writer.append(rows)
+        shard.rows += stop - start
         self.rows += stop - start
 
     def _remember(
         self, batch: RowBatch, begun: int, ended: int, first: Int64[np.ndarray, " context"]
     ) -> None:
-        index = self._contexts + len(self._open.contexts)
-        rows = [[int(first[c]), int(batch.lengths[c])] for c in range(begun, ended)]
-        self._open.contexts += rows
+        shard = self._shard()
         owner = batch.segments[:, 0]
-        chosen = batch.segments[(owner >= begun) & (owner < ended)].copy()
-        chosen[:, 0] += index - begun
-        self._open.segments += chosen.tolist()
+        segments = batch.segments[(owner >= begun) & (owner < ended)]
+        segments[:, 0] += self._contexts + shard.begun() - begun
+        shard.segments.append(segments)
+        shard.contexts.append(np.stack([first[begun:ended], batch.lengths[begun:ended]], axis=1))
 
     def _close(self, following: Cursor, tally: Mapping[str, int]) -> None:
-        shard = len(self._commits)
-        full = self._open
-        files = dict(self._write_array(path, array, shard) for path, array in self._arrays.items())
+        full = self._shard()
+        number = len(self._commits)
+        files = dict(writer.close() for writer in self._arrays.values())
         if full.documents:
-            path = layout.part_file(layout.DOCUMENTS, shard)
+            path = layout.part_file(layout.DOCUMENTS, number)
             files[path] = self._write_documents(path, full.documents)
         commit = Commit(
-            shard=shard,
+            shard=number,
             rows=full.rows,
             files=files,
-            contexts=full.contexts,
-            segments=full.segments,
+            contexts=np.concatenate(full.contexts),
+            segments=np.concatenate(full.segments),
             documents=len(full.documents),
-            moments=self._moments(),
+            moments=full.moments,
             resume=following,
             tally=dict(tally),
         )
         commits.write(self._artefact, commit)
         self._commits.append(commit)
-        self._contexts += len(full.contexts)
-        self._open = _Open(full.buffers)
-
-    def _write_array(
-        self, path: str, array: stores.ArraySpec, shard: int
-    ) -> tuple[str, tuple[int, str]]:
-        name = layout.shard_file(path, shard, ndim=1 + len(array.tail))
-        rows = self._open.buffers[path][: self._open.rows]
-        size, crc = 0, 0
-        with self._artefact.replacing(name) as temporary, temporary.open("wb", 8 << 20) as file:
-            for piece in shards.parts(rows, array.grid, fill=array.fill):
-                file.write(piece)
-                crc = crc32c.crc32c(piece, crc)
-                size += len(piece)
-        return name, (size, manifests.checksum_text(crc))
+        self._contexts += len(commit.contexts)
+        self._open = None
 
     def _write_documents(
         self, path: str, documents: Sequence[Mapping[str, Any]]
@@ -209,22 +231,7 @@ class StoreWriter:
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
         self._artefact.write(path, sink.getvalue())
-        return len(sink.getvalue()), manifests.checksum_text(crc32c.crc32c(sink.getvalue()))
-
-    def _moments(self) -> dict[str, Moments]:
-        rows = self._open.rows
-        kept = self._open.buffers[layout.FLAGS][:rows] == 0
-        found = {}
-        for path, array in self._arrays.items():
-            if array.hookpoint is None:
-                continue
-            total = Moments.none(array.tail[0])
-            for start in range(0, rows, _ROWS_AT_ONCE):
-                piece = self._open.buffers[path][start : min(start + _ROWS_AT_ONCE, rows)]
-                wanted = piece[kept[start : start + len(piece)]]
-                total = total.merge(Moments.of(codecs.decode(wanted, self._spec.dtype)))
-            found[array.hookpoint] = total
-        return found
+        return len(sink.getvalue()), manifests.checksum_of(sink.getvalue())
 
     def finish(
         self,
@@ -233,6 +240,7 @@ class StoreWriter:
         vocabulary: pa.Table,
         facts: Mapping[str, JsonValue],
         tally: Mapping[str, int],
+        documents: Sequence[Mapping[str, Any]] = (),
     ) -> Manifest:
         """Write the last shard, the small arrays and the manifest.
 
@@ -241,77 +249,80 @@ class StoreWriter:
             vocabulary: The tokenizer's vocabulary.
             facts: What the run found out.
             tally: Final counts of the caller.
+            documents: Documents after the last row, which have no rows.
 
         Raises:
             UnsupportedError: There is not a single row.
             StorageError: The disk is full or read-only; finished shards stay.
         """
-        if self.rows == 0:
+        if self.rows == 0 or self._following is None:
             raise UnsupportedError(
                 "the corpus gave no rows",
                 found="no documents with text",
                 expected="at least one token",
                 hint="check corpus.sources: the path, and the field that holds the text",
             )
-        if self._open.rows:
-            self._close(Cursor(-1, 0), tally)
-        if not any(commit.documents for commit in self._commits):
-            path = layout.part_file(layout.DOCUMENTS, 0)
-            self._write_documents(path, [])
+        if self._open is not None:
+            self._close(self._following, tally)
+        recorded = sum(commit.documents for commit in self._commits)
+        if documents or not recorded:
+            path = layout.part_file(layout.DOCUMENTS, len(self._commits))
+            self._write_documents(path, documents)
         sink = io.BytesIO()
         pq.write_table(vocabulary, sink, compression="zstd")
         self._artefact.write(layout.VOCABULARY, sink.getvalue())
-        self._write_small()
-        arrays = {
-            path: ArrayInfo(
-                shape=(self.rows, *a.tail),
-                dtype=self._spec.dtype if a.hookpoint is not None else a.stored.name,
-            )
-            for path, a in self._arrays.items()
-        }
+        small = self._small_arrays()
+        stores.write_metadata(self._artefact, self._spec, self.rows, small)
         counts = {
             "rows": self.rows,
+            "kept_rows": self._kept_rows(),
             "contexts": self._contexts,
-            "documents": sum(commit.documents for commit in self._commits),
+            "segments": len(small[layout.SEGMENTS][0]),
+            "documents": recorded + len(documents),
             "shards": len(self._commits),
             "shard_rows": self._spec.shard_rows,
             **tally,
         }
         checksums = {p: d for commit in self._commits for p, d in commit.files.items()}
         return manifests.finish(
-            self._artefact, run, arrays=arrays, counts=counts, facts=facts, checksums=checksums
+            self._artefact,
+            run,
+            arrays=self._infos(),
+            counts=counts,
+            facts=facts,
+            checksums=checksums,
         )
 
-    def _write_small(self) -> None:
-        artefact = self._artefact
-        for leftover in ("zarr.json", *(f"{path}/zarr.json" for path in self._arrays)):
-            artefact.remove(leftover)  # of a finish that was killed
-        for folder in (layout.CONTEXTS, layout.SEGMENTS, layout.MOMENTS):
-            artefact.remove(folder)
-        stores.open_group(artefact, {"format": "saestore.activations", "format_version": 1})
-        for path, array in self._arrays.items():
-            stores.write_row_array(artefact, path, array, self.rows)
-        contexts = [row for commit in self._commits for row in commit.contexts]
-        segments = [row for commit in self._commits for row in commit.segments]
-        stores.write_small_array(
-            artefact,
-            layout.CONTEXTS,
-            np.array(contexts, "<i8").reshape(-1, 2),
-            ("context", "field"),
-        )
-        stores.write_small_array(
-            artefact,
-            layout.SEGMENTS,
-            np.array(segments, "<i8").reshape(-1, 6),
-            ("segment", "field"),
-        )
+    def _kept_rows(self) -> int:
+        return sum(next(iter(commit.moments.values())).count for commit in self._commits)
+
+    def _infos(self) -> dict[str, ArrayInfo]:
+        return {
+            path: ArrayInfo(
+                shape=(self.rows, *array.tail),
+                dtype=self._spec.dtype if array.hookpoint is not None else array.stored.name,
+            )
+            for path, array in self._spec.arrays().items()
+        }
+
+    def _small_arrays(self) -> dict[str, tuple[Shaped[np.ndarray, "..."], tuple[str, ...]]]:
+        """Return values and axes of the small arrays, by path."""
+        found: dict[str, tuple[Shaped[np.ndarray, ...], tuple[str, ...]]] = {
+            layout.CONTEXTS: (
+                np.concatenate([commit.contexts for commit in self._commits]),
+                ("context", "field"),
+            ),
+            layout.SEGMENTS: (
+                np.concatenate([commit.segments for commit in self._commits]),
+                ("segment", "field"),
+            ),
+        }
         for hookpoint in self._spec.hookpoints:
-            per_shard = [commit.moments[hookpoint] for commit in self._commits]
+            parts = [commit.moments[hookpoint] for commit in self._commits]
             base = layout.hook_array(hookpoint).replace(layout.HOOKS, layout.MOMENTS, 1)
             for name in ("mean", "m2", "min", "max"):
-                values = np.stack([getattr(m, name) for m in per_shard])
-                stores.write_small_array(artefact, f"{base}/{name}", values, ("shard", "d"))
-            sums = [[float(m.count), m.norm_sum, m.norm_sq_sum] for m in per_shard]
-            stores.write_small_array(
-                artefact, f"{base}/sums", np.array(sums, "<f8"), ("shard", "count_norm_normsq")
-            )
+                values = np.stack([getattr(part, name) for part in parts])
+                found[f"{base}/{name}"] = (values, ("shard", "d"))
+            sums = [[float(part.count), part.norm_sum, part.norm_sq_sum] for part in parts]
+            found[f"{base}/sums"] = (np.array(sums), ("shard", "count_norm_normsq"))
+        return found

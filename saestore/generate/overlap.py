@@ -8,7 +8,7 @@ import queue
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 
 _WAITING = 4
@@ -26,7 +26,7 @@ class Background:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="saestore-writer", daemon=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Background":
         """Start the thread."""
         self._thread.start()
         return self

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
-from saestore.corpus import Block, Context
+from saestore.activations import Cursor
+from saestore.corpus import Block, Context, DocumentRecord
+from saestore_schemas.generate import GenerateSettings
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,19 @@ class Batch:
         return self.stored([context.flags for context in self.contexts])
 
     def segments(self) -> Int64[np.ndarray, "segment 6"]:
-        """Return the stored segments: context in the batch, then the corpus's five fields."""
+        """Return the stored segments: context in the batch, then the corpus's five fields.
+
+        A context that a budget cut down to its BOS keeps its first segment, of no length: every
+        context names a document.
+        """
         rows = [
-            (index, s.start, min(s.length, int(length) - s.start), s.document, s.token_offset,
-             s.char_offset)
+            (index, s.start, min(s.length, max(int(length) - s.start, 0)), s.document,
+             s.token_offset, s.char_offset)
             for index, (context, length) in enumerate(
                 zip(self.contexts, self.lengths, strict=False)
             )
-            for s in context.segments
-            if s.start < length
+            for number, s in enumerate(context.segments)
+            if s.start < length or number == 0
         ]  # fmt: skip
         return np.array(rows, np.int64).reshape(-1, 6)
 
@@ -93,9 +99,94 @@ def batches(block: Block, *, forward_contexts: int, room: int | None) -> Iterato
         yield Batch(index, contexts, lengths)
 
 
-def stored_documents(block: Block, held: Sequence[Batch]) -> int:
-    """Return how many of the block's leading documents to record: up to the last with a row."""
-    if held and sum(b.rows for b in held) == sum(len(c.tokens) for c in block.contexts):
-        return len(block.documents)
-    last = max((int(b.segments()[:, 3].max()) for b in held if len(b.segments())), default=-1)
-    return sum(record.document <= last for record in block.documents)
+def stored_documents(block: Block, held: Sequence[Batch]) -> tuple[DocumentRecord, ...]:
+    """Return the documents to record with a block: up to the last with a row, or all of them.
+
+    Document `n` of the corpus is line `n` of the table, so documents without text are recorded too;
+    only what lies behind the end of a token budget is not.
+    """
+    if sum(b.rows for b in held) == sum(len(c.tokens) for c in block.contexts):
+        return block.documents
+    last = max(int(b.segments()[:, 3].max()) for b in held)
+    return tuple(record for record in block.documents if record.document <= last)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward batch in its place.
+
+    Attributes:
+        at: Its place in the corpus; `skip` of its rows are stored already.
+        batch: What it holds.
+        documents: Documents recorded with it.
+        lost: Tokens cut off by `truncate` so far, its block included.
+    """
+
+    at: Cursor
+    batch: Batch
+    documents: tuple[DocumentRecord, ...]
+    lost: int
+
+
+class Steps:
+    """The forward batches still to be computed, in order.
+
+    Attributes:
+        waiting: Documents read and not yet given out with a batch.
+        lost: Tokens cut off by `truncate` so far.
+    """
+
+    def __init__(
+        self, blocks: Iterator[Block], settings: GenerateSettings, *, resume: Cursor | None,
+        rows: int, lost: int,
+    ) -> None:  # fmt: skip
+        """Read nothing yet.
+
+        Args:
+            blocks: Blocks from the one to resume in.
+            settings: The run's settings.
+            resume: Place of the first row without a commit.
+            rows: Rows with a commit.
+            lost: Tokens cut off so far, the block to resume in included.
+        """
+        self._blocks = blocks
+        self._forward_contexts = settings.forward_contexts
+        self._budget = settings.tokens
+        self._resume = resume
+        self._rows = rows
+        self.lost = lost
+        self.waiting: tuple[DocumentRecord, ...] = ()
+
+    def __iter__(self) -> Iterator[Step]:
+        """Yield every step once."""
+        while self._budget is None or self._rows < self._budget:
+            block = next(self._blocks, None)
+            if block is None:
+                return
+            resume = self._resume if self._resume and block.index == self._resume.block else None
+            if resume is not None:
+                self._rows -= self._rows_before(block, resume)
+            room = None if self._budget is None else self._budget - self._rows
+            held = list(batches(block, forward_contexts=self._forward_contexts, room=room))
+            if resume is None:
+                self.lost += block.lost_tokens
+                self.waiting += stored_documents(block, held)
+            yield from self._of_block(block, held, resume)
+
+    def _of_block(
+        self, block: Block, held: Sequence[Batch], resume: Cursor | None
+    ) -> Iterator[Step]:
+        for batch in held:
+            self._rows += batch.rows
+            at = Cursor(block.index, batch.index)
+            if resume is not None and batch.index < resume.batch:
+                continue
+            if resume is not None and batch.index == resume.batch:
+                at = resume
+            documents, self.waiting = self.waiting, ()
+            yield Step(at, batch, documents, self.lost)
+
+    def _rows_before(self, block: Block, resume: Cursor) -> int:
+        """Return the committed rows of the block in which a run resumes."""
+        held = batches(block, forward_contexts=self._forward_contexts, room=None)
+        return resume.skip + sum(batch.rows for batch in held if batch.index < resume.batch)

@@ -8,44 +8,25 @@ so the same bits.
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Mapping
 
+import numpy as np
 import torch
+from jaxtyping import Float32
 from pydantic import JsonValue
+from torch import Tensor
 
 from saestore import corpus as corpora
-from saestore.activations import ActivationStore, Cursor, RowBatch, Spec, StoreWriter
-from saestore.errors import UnsupportedError
+from saestore.activations import ActivationStore, RowBatch, Spec, StoreWriter, commits
+from saestore.errors import ConfigError
+from saestore.generate.host import Event, ToHost
 from saestore.generate.overlap import Background
-from saestore.generate.plan import Batch, batches, stored_documents
+from saestore.generate.plan import Step, Steps
 from saestore.lake import Lake, Ref, Storage, layout, manifest as manifests
 from saestore.lake.lock import writing
 from saestore.lm import LanguageModel
 from saestore.progress import Progress, Silent
 from saestore_schemas.generate import GenerateSettings
-
-
-_CORPUS = f"{layout.PROGRESS}/corpus.json"
-"""Fingerprint of the documents an unfinished run reads."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One forward batch in its place.
-
-    Attributes:
-        at: Its place in the corpus.
-        batch: What it holds.
-        documents: Documents recorded with it.
-        lost: Tokens cut off by `truncate` so far, its block included.
-    """
-
-    at: Cursor
-    batch: Batch
-    documents: tuple[corpora.DocumentRecord, ...]
-    lost: int
 
 
 def run(
@@ -75,11 +56,14 @@ def run(
     ref = Ref("activations", settings.name)
     artefact = lake.artefact(ref)
     task = manifests.Run.of(ref, settings)
+    if artefact.exists(layout.MANIFEST):  # no lock: a finished store may lie on read-only storage
+        manifests.begin(artefact, task)
+        reporter.note(f"activations {ref.name}: finished already")
+        return ActivationStore.open(lake, ref.name)
     with writing(artefact, name=ref.name):
+        commits.clear(artefact)
         if manifests.begin(artefact, task) is None:
             _generate(settings, artefact, task, device=device, progress=reporter)
-        else:
-            reporter.note(f"activations {ref.name}: finished already")
     return ActivationStore.open(lake, ref.name)
 
 
@@ -92,120 +76,111 @@ def _generate(
     progress: Progress,
 ) -> None:
     corpus = corpora.open_corpus(settings.corpus)
-    _same_corpus(artefact, corpus.fingerprint)
+    _same_inputs(artefact, "corpus", corpus.fingerprint)
     model = LanguageModel.load(settings.lm, device=device)
-    hookpoints = model.match(settings.hookpoints)
+    _same_inputs(artefact, "lm.model", model.fingerprint)
     known = model.hookpoints()
-    spec = Spec({name: known[name].width for name in hookpoints}, settings.dtype, settings.store)
-    writer = StoreWriter(artefact, spec, metadata=corpus.metadata)
-    if writer.rows:
-        progress.note(f"activations {settings.name}: resuming after {writer.rows:,} rows")
-    began, before, lost = time.perf_counter(), writer.rows, writer.tally.get("lost_tokens", 0)
-    blocks = corpora.blocks(
-        corpus,
-        settings.corpus,
-        model.tokenizer,
-        prepend_bos=settings.lm.prepend_bos,
-        ignore_tokens=settings.ignore_tokens,
-        start=writer.resume.block if writer.resume else 0,
-    )
-    bar = progress.task(
-        f"generate {settings.name}", total=settings.tokens, unit="tokens", done=before
-    )
-    with bar as shown, Background(writer.append) as write:
-        for step in _steps(blocks, settings, resume=writer.resume, rows=before, lost=lost):
-            lost = step.lost
-            rows = _forward(model, step, hookpoints)
-            write(rows, step.at, tally={"lost_tokens": lost})
-            shown.advance(len(rows.tokens) - step.at.skip)
-    seconds = time.perf_counter() - began
-    facts: dict[str, JsonValue] = {
-        "lm": {
-            "name": model.name,
-            "revision": model.revision,
-            "fingerprint": model.fingerprint,
-            "dtype": settings.lm.dtype,
-            "processing": settings.lm.processing,
-            "d_model": model.d_model,
-            "n_layers": model.n_layers,
-        },
-        "hookpoints": {name: known[name].layer for name in hookpoints},
-        "corpus": corpus.fingerprint,
-        "tokens_per_second": (writer.rows - before) / seconds,
-    }
-    manifest = writer.finish(
-        task, vocabulary=model.vocabulary(), facts=facts, tally={"lost_tokens": lost}
-    )
+    hookpoints = {name: known[name] for name in model.match(settings.hookpoints)}
+    widths = {name: info.width for name, info in hookpoints.items()}
+    spec = Spec(widths, settings.dtype, settings.store)
+    with StoreWriter(artefact, spec, metadata=corpus.metadata) as writer:
+        before = writer.rows
+        if before:
+            progress.note(f"activations {settings.name}: resuming after {before:,} rows")
+        steps = _steps(settings, corpus, model.tokenizer, writer)
+        began = time.perf_counter()
+        _capture(settings, model, list(widths), steps, writer, progress)
+        seconds = time.perf_counter() - began
+        facts: dict[str, JsonValue] = {
+            "lm": _described(settings, model),
+            "hookpoints": {name: info.layer for name, info in hookpoints.items()},
+            "corpus": corpus.fingerprint,
+            "tokens_per_second": (writer.rows - before) / seconds,
+        }
+        manifest = writer.finish(
+            task,
+            vocabulary=model.vocabulary(),
+            facts=facts,
+            tally={"lost_tokens": steps.lost},
+            documents=[_record(document) for document in steps.waiting],
+        )
     _tell(progress, settings, manifest.counts)
 
 
 def _steps(
-    blocks: Iterator[corpora.Block],
     settings: GenerateSettings,
-    *,
-    resume: Cursor | None,
-    rows: int,
-    lost: int,
-) -> Iterator[Step]:
-    """Yield the forward batches still to be computed, in order.
-
-    Args:
-        blocks: Blocks from the one to resume in.
-        settings: The run's settings.
-        resume: Place of the first row without a commit.
-        rows: Rows with a commit.
-        lost: Tokens cut off so far, the block to resume in included.
-    """
-    room = settings.tokens
-    waiting: tuple[corpora.DocumentRecord, ...] = ()
-    if resume is not None:
-        first = next(blocks)
-        rows -= _rows_before(first, resume, settings)
-        blocks = chain([first], blocks)
-    for block in blocks:
-        left = None if room is None else room - rows
-        if left == 0:
-            return
-        held = list(batches(block, forward_contexts=settings.forward_contexts, room=left))
-        resumed = resume is not None and block.index == resume.block
-        if not resumed:
-            lost += block.lost_tokens
-            waiting += block.documents[: stored_documents(block, held)]
-        for batch in held:
-            at = Cursor(block.index, batch.index)
-            rows += batch.rows
-            if resumed and resume is not None:
-                if batch.index < resume.batch:
-                    continue
-                if batch.index == resume.batch:
-                    at = resume
-                    if resume.skip >= batch.rows:
-                        continue
-            yield Step(at, batch, waiting, lost)
-            waiting = ()
+    corpus: corpora.DocumentSource,
+    tokenizer: corpora.Tokenizer,
+    writer: StoreWriter,
+) -> Steps:
+    """Return the forward batches that the writer still lacks."""
+    blocks = corpora.blocks(
+        corpus,
+        settings.corpus,
+        tokenizer,
+        prepend_bos=settings.lm.prepend_bos,
+        ignore_tokens=settings.ignore_tokens,
+        start=writer.resume.block if writer.resume else 0,
+    )
+    return Steps(
+        blocks,
+        settings,
+        resume=writer.resume,
+        rows=writer.rows,
+        lost=writer.tally.get("lost_tokens", 0),
+    )
 
 
-def _rows_before(block: corpora.Block, resume: Cursor, settings: GenerateSettings) -> int:
-    """Return the committed rows of the block in which a run resumes."""
-    held = batches(block, forward_contexts=settings.forward_contexts, room=None)
-    return resume.skip + sum(batch.rows for batch in held if batch.index < resume.batch)
+def _capture(
+    settings: GenerateSettings,
+    model: LanguageModel,
+    hookpoints: list[str],
+    steps: Steps,
+    writer: StoreWriter,
+    progress: Progress,
+) -> None:
+    """Run the model over all steps while a thread fetches and writes what it gives."""
+    to_host = ToHost(torch.device(model.device), settings.dtype)
+
+    def write(step: Step, captured: Mapping[str, Tensor], ready: Event | None) -> None:
+        hooks = {name: to_host(values, ready) for name, values in captured.items()}
+        writer.append(_rows(step, hooks), step.at, tally={"lost_tokens": step.lost})
+
+    label = f"generate {settings.name}"
+    total, done = settings.tokens, writer.rows
+    with (
+        progress.task(label, total=total, unit="tokens", done=done) as shown,
+        Background(write) as later,
+    ):
+        for step in steps:
+            captured = model.capture(torch.from_numpy(step.batch.padded()), hookpoints)
+            later(step, captured, to_host.ready())
+            shown.advance(step.batch.rows - step.at.skip)
 
 
-def _forward(model: LanguageModel, step: Step, hookpoints: Sequence[str]) -> RowBatch:
-    """Compute one batch and keep its stored rows."""
+def _rows(step: Step, hooks: Mapping[str, Float32[np.ndarray, "batch position d"]]) -> RowBatch:
+    """Return the rows of a step that are stored."""
     batch = step.batch
-    captured = model.capture(torch.from_numpy(batch.padded()), hookpoints)
     return RowBatch(
-        hooks={
-            name: batch.stored(list(values.float().cpu().numpy()))
-            for name, values in captured.items()
-        },
+        hooks={name: batch.stored(list(values)) for name, values in hooks.items()},
         tokens=batch.tokens(),
         flags=batch.flags(),
         lengths=batch.lengths,
         segments=batch.segments(),
         documents=[_record(document) for document in step.documents],
     )
+
+
+def _described(settings: GenerateSettings, model: LanguageModel) -> dict[str, JsonValue]:
+    return {
+        "name": model.name,
+        "revision": model.revision,
+        "fingerprint": model.fingerprint,
+        "dtype": settings.lm.dtype,
+        "processing": settings.lm.processing,
+        "d_model": model.d_model,
+        "n_layers": model.n_layers,
+    }
 
 
 def _record(document: corpora.DocumentRecord) -> dict[str, object]:
@@ -220,23 +195,26 @@ def _record(document: corpora.DocumentRecord) -> dict[str, object]:
     }
 
 
-def _same_corpus(artefact: Storage, fingerprint: str) -> None:
-    """Remember the corpus's fingerprint, or compare it with the interrupted run's.
+def _same_inputs(artefact: Storage, field: str, fingerprint: str) -> None:
+    """Remember the fingerprint of what a run reads, or compare it with the interrupted run's.
 
     Raises:
-        UnsupportedError: The documents have changed in between.
+        ConfigError: It has changed in between, so the store would be of two minds.
     """
-    if not artefact.exists(_CORPUS):
-        artefact.write(_CORPUS, json.dumps({"fingerprint": fingerprint}).encode())
-        return
-    before = json.loads(artefact.read(_CORPUS))["fingerprint"]
-    if before != fingerprint:
-        raise UnsupportedError(
-            "the corpus has changed since this run was interrupted",
+    known: dict[str, str] = {}
+    if artefact.exists(layout.INPUTS):
+        known = json.loads(artefact.read(layout.INPUTS))
+    if known.setdefault(field, fingerprint) != fingerprint:
+        raise ConfigError(
+            field=field,
+            problem=f"it has changed since this run was interrupted "
+            f"(was {known[field][:12]}, is {fingerprint[:12]})",
             found=fingerprint,
-            expected=before,
-            hint="bring the documents back as they were, or generate under another name",
+            expected="the same contents as when the run began",
+            hint="bring it back as it was; or generate under another name; or `saestore remove` "
+            "the unfinished artefact and begin anew",
         )
+    artefact.write(layout.INPUTS, json.dumps(known).encode())
 
 
 def _tell(progress: Progress, settings: GenerateSettings, counts: dict[str, int]) -> None:

@@ -51,6 +51,8 @@ MOMENTS = "moments"
 DOCUMENTS = "documents"
 VOCABULARY = "vocabulary.parquet"
 COMMITS = f"{PROGRESS}/commits"
+INPUTS = f"{PROGRESS}/inputs.json"
+"""Fingerprints of the corpus and model that an unfinished run reads."""
 
 # dictionaries
 CONFIG = "config.json"

@@ -252,6 +252,12 @@ def check_sizes(artefact: Storage, manifest: Manifest, paths: Sequence[str]) -> 
         raise DamagedArtefactError(name=manifest.name, damage=tuple(found))
 
 
+def wrong_sizes(artefact: Storage, expected: Mapping[str, tuple[int, str]]) -> list[str]:
+    """Return one line per file that is missing or has another size than expected."""
+    found = (_size_problem(artefact, path, facts) for path, facts in expected.items())
+    return [line for line in found if line is not None]
+
+
 def check_size(artefact: Storage, name: str, path: str, expected: tuple[int, str] | None) -> None:
     """Compare one file's size with the file list's, as a reader does on first touch.
 

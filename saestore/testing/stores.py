@@ -117,7 +117,6 @@ def _write(
     spec = Spec({h: v.shape[1] for h, v in values.items()}, settings.dtype, settings.store)
     with writing(artefact, name=ref.name):
         if manifests.begin(artefact, run) is None:
-            writer = StoreWriter(artefact, spec, metadata=pa.schema([("shelf", pa.string())]))
             batch = RowBatch(
                 hooks=values,
                 tokens=tokens.astype(np.int32),
@@ -126,11 +125,13 @@ def _write(
                 segments=_segments(tokens, lengths),
                 documents=[_document(c, int(n)) for c, n in enumerate(lengths)],
             )
-            writer.append(batch, Cursor(0, 0), tally={})
             facts: dict[str, JsonValue] = {
                 "lm": {"name": "synthetic", "revision": None, "fingerprint": "0" * 64}
             }
-            writer.finish(run, vocabulary=synthetic_vocabulary(), facts=facts, tally={})
+            shelf = pa.schema([("shelf", pa.string())])
+            with StoreWriter(artefact, spec, metadata=shelf) as writer:
+                writer.append(batch, Cursor(0, 0), tally={})
+                writer.finish(run, vocabulary=synthetic_vocabulary(), facts=facts, tally={})
     return ActivationStore.open(lake, ref.name)
 
 
