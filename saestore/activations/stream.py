@@ -90,17 +90,8 @@ class ActivationStream:
                 hint="use a larger store, or another share for activations.held_out",
             )
         row_bytes = sum(arrays[path].grid.row_bytes for path in paths)
-        wanted = window_rows or default_window(row_bytes)
         self._chunks = -(-store.n_rows // self._unit)
-        self._width = min(max(wanted // self._unit, 1), self._chunks)
-        self.window_rows = min(self._width * self._unit, store.n_rows)
-        self.mixing = shuffle.partners(
-            batch_rows=batch_rows,
-            window_rows=self.window_rows,
-            chunk_rows=self._unit,
-            context_rows=store.n_rows / max(store.n_contexts, 1),
-            store_rows=store.n_rows,
-        )
+        self._use_window(window_rows or default_window(row_bytes))
         self.position = 0
         self._held: tuple[int, ...] | None = None
         self._window: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {}
@@ -112,12 +103,31 @@ class ActivationStream:
         self._plan = lru_cache(maxsize=2)(self._epoch_plan)
         self._drawn = lru_cache(maxsize=2)(self._draw)
 
+    def _use_window(self, rows: int) -> None:
+        """Mix so many rows at once, in whole units of reading."""
+        self._width = min(max(rows // self._unit, 1), self._chunks)
+        self.window_rows = min(self._width * self._unit, self._store.n_rows)
+        self.mixing = shuffle.partners(
+            batch_rows=self._batch_rows,
+            window_rows=self.window_rows,
+            chunk_rows=self._unit,
+            context_rows=self._store.n_rows / max(self._store.n_contexts, 1),
+            store_rows=self._store.n_rows,
+        )
+
     def state_dict(self) -> dict[str, int]:
         """Return the position, from which `load_state_dict` continues."""
-        return {"position": self.position, "batch_rows": self._batch_rows}
+        return {
+            "position": self.position,
+            "batch_rows": self._batch_rows,
+            "window_rows": self._width * self._unit,
+        }
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go to a saved position.
+        """Go to a saved position, with the window it was saved with.
+
+        The default window follows the machine's memory, and the order follows the window: a run
+        that is continued elsewhere keeps its order.
 
         Raises:
             ConfigError: It was saved by a stream with another batch size.
@@ -130,6 +140,10 @@ class ActivationStream:
                 hint="resume with the settings the run was started with",
             )
         self.position = state["position"]
+        self._use_window(state["window_rows"])
+        self._held, self._window = None, {}
+        self._plan.cache_clear()
+        self._drawn.cache_clear()
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Return the endless stream itself."""
