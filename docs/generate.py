@@ -22,7 +22,7 @@ from saestore.api import config, problems, template
 from saestore.features import named_queries
 from saestore_cli import report
 from saestore_cli.app import build
-from saestore_schemas import tables
+from saestore_schemas import metrics, tables
 from saestore_schemas.dictionary import DictionaryConfig
 from saestore_schemas.manifest import Manifest
 from saestore_schemas.settings import MachineSettings
@@ -42,7 +42,7 @@ def generated() -> dict[str, str]:
         files[f"{SCHEMAS}/{name}.json"] = json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
     pages = {
         "cli": cli_page, "settings": settings_page, "tables": tables_page,
-        "errors": errors_page, "queries": queries_page,
+        "errors": errors_page, "queries": queries_page, "metrics": metrics_page,
     }  # fmt: skip
     for name, page in pages.items():
         files[f"{REFERENCE}/{name}.md"] = "\n".join(page()).rstrip() + "\n"
@@ -198,6 +198,30 @@ def tables_page() -> Iterator[str]:
             (f"`{c.name}`", f"`{c.type}`".replace(" not null", ""), c.doc) for c in table.columns
         ]
         yield from _table(("column", "type", "meaning"), rows)
+
+
+def metrics_page() -> Iterator[str]:
+    """Write every score of an evaluation with its unit and definition."""
+    yield from (
+        "# Metrics",
+        "",
+        "Generated from `saestore_schemas.metrics` by `docs/generate.py`.",
+        "",
+        "What `saestore evaluate` scores. y is a row of the hookpoint, yhat its reconstruction, e",
+        "their difference; sums run over rows and dimensions, E is the mean over rows. A ratio has",
+        "no unit. What is undefined is null. Several hookpoints add `@hookpoint` to the names.",
+        "",
+    )
+    groups = {
+        "Reconstruction": metrics.RECONSTRUCTION,
+        "Sparsity": metrics.SPARSITY,
+        "Cross-entropy": metrics.CROSS_ENTROPY,
+    }
+    for title, group in groups.items():
+        yield from (f"## {title}", "")
+        yield from _table(
+            ("metric", "unit", "definition"), [(f"`{m.name}`", m.unit, m.doc) for m in group]
+        )
 
 
 def errors_page() -> Iterator[str]:

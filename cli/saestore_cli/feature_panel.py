@@ -167,7 +167,7 @@ def _trimmed(example: "Example", around: int, text: Text) -> Text:
     first = max(example.window_start, example.peak_position - around)
     last = min(example.window_start + len(example.tokens), example.peak_position + around + 1)
     out = Text("… " if first > 0 else "")
-    out.append_text(text)
+    out.append_text(text[1:] if first > 0 and text.plain.startswith(" ") else text)
     return out.append(" …") if last < example.n_positions else out
 
 

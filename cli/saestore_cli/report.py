@@ -78,7 +78,9 @@ class Report:
             options: Options of the command that was called.
         """
         text = error.format_message().split(". Did you mean")[0].split(" (Possible options")[0]
-        text = re.sub(r"\s+", " ", text).rstrip(".").replace("Value error, ", "")
+        text = re.sub(r"\s+", " ", text).rstrip(".")
+        text = text.replace("Value error, ", "").split(", unable to parse")[0]
+        text = text.replace("Input should be", "expected")
         named = re.search(r"No such (command|option):? '?([^'\s]+)'?", text)
         hint = _usage(error)
         choice = re.search(r"'([^']*)' is not one of (.*)$", text)

@@ -265,9 +265,9 @@ def _beside(path: Path) -> str:
         if folder.is_dir()
         else []
     )
-    close = nearest(path.name, known, n=1)
+    close = nearest(path.stem, [name.removesuffix(".toml") for name in known], n=1)
     if close:
-        return f"did you mean {folder / close[0]}?"
+        return f"did you mean {folder / close[0]}.toml?"
     if known:
         return f"{folder} holds {', '.join(known[:5])}"
     return "`saestore config show VERB > FILE` writes one to start from"

@@ -13,6 +13,7 @@ from saestore.errors import DamagedArtefactError
 from saestore.lake import Lake, Ref, layout, manifest as manifests
 from saestore_schemas.dictionary import DictionaryConfig
 from saestore_schemas.manifest import Manifest
+from saestore_schemas.metrics import METRICS
 
 
 if TYPE_CHECKING:
@@ -187,10 +188,9 @@ def evaluation(lake: Lake, ref: Ref) -> EvaluationPage:
     """
     manifest = lake.manifest(ref)
     columns = _parquet(lake, ref, manifest, layout.SCORES)
-    meanings = _meanings()
-    order = {name: place for place, name in enumerate(meanings)}
+    order = {name: place for place, name in enumerate(METRICS)}
     lines = [
-        Score(metric, value, unit, n, meanings.get(metric.split("@")[0], ""))
+        Score(metric, value, unit, n, _meaning(metric))
         for metric, value, unit, n in zip(
             columns["metric"], columns["value"], columns["unit"], columns["n"], strict=True
         )
@@ -325,7 +325,6 @@ def _parquet(lake: Lake, ref: Ref, manifest: Manifest, file: str) -> dict[str, l
     return columns
 
 
-def _meanings() -> dict[str, str]:
-    from saestore.evaluate.metrics import METRICS
-
-    return {name: metric.doc for name, metric in METRICS.items()}
+def _meaning(metric: str) -> str:
+    known = METRICS.get(metric.split("@")[0])
+    return "" if known is None else known.doc

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from saestore.evaluate import cross_entropy, rows
 from saestore.evaluate.evaluation import Evaluation
-from saestore.evaluate.metrics import Score, unit_of
+from saestore.evaluate.metrics import Score
 from saestore.evaluate.subject import Subject, open_subject
 from saestore.lake import Lake, Ref, layout, manifest as manifests
 from saestore.lake.lock import writing
@@ -22,6 +22,7 @@ from saestore.progress import Progress, Silent
 from saestore_schemas import tables
 from saestore_schemas.evaluate import EvaluateSettings
 from saestore_schemas.manifest import ArrayInfo
+from saestore_schemas.metrics import unit_of
 
 
 _SILENT = Silent()

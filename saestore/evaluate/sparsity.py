@@ -11,7 +11,8 @@ import math
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from saestore.evaluate.metrics import DENSITY_QUANTILES, WINDOWS, Score
+from saestore.evaluate.metrics import Score
+from saestore_schemas.metrics import DENSITY_QUANTILES, WINDOWS
 
 
 _NEVER = np.iinfo(np.int64).max

@@ -12,6 +12,7 @@ from saestore.api import config, problems
 from saestore.features import named_queries
 from saestore_cli.app import build
 from saestore_schemas import tables
+from saestore_schemas.metrics import METRICS
 from saestore_schemas.settings import MachineSettings
 
 
@@ -102,6 +103,11 @@ def test_every_table_and_column_is_in_the_reference():
     for table in tables.TABLES:
         assert f"## {table.name}\n" in page
         assert all(f"| `{column.name}` |" in page for column in table.columns)
+
+
+def test_every_metric_is_in_the_reference():
+    page = (REFERENCE / "metrics.md").read_text()
+    assert all(f"| `{name}` |" in page for name in METRICS)
 
 
 def test_every_error_is_in_the_reference():

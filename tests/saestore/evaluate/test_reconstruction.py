@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from saestore.evaluate.metrics import METRICS, RECONSTRUCTION
 from saestore.evaluate.reconstruction import Reconstruction, Spread
+from saestore_schemas.metrics import METRICS, RECONSTRUCTION
 
 
 X = np.array([[-1, 0], [0, 2], [1, 1]], np.float64)

@@ -9,7 +9,6 @@ from saestore.activations import ActivationStore, held_out
 from saestore.dictionaries import load
 from saestore.errors import ArtefactExistsError, ConfigError, HookpointNotFoundError
 from saestore.evaluate import Evaluation, selection
-from saestore.evaluate.metrics import METRICS
 from saestore.evaluate.splice import Splice, pad
 from saestore.lake import Lake
 from saestore.lm import LanguageModel
@@ -20,6 +19,7 @@ from saestore_schemas.dictionary import SaeSettings, TopK
 from saestore_schemas.evaluate import EvaluateSettings, SpliceSettings
 from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.lm import LmSettings
+from saestore_schemas.metrics import METRICS
 from saestore_schemas.train import ActivationsSettings, BudgetSettings, TrainSettings
 
 

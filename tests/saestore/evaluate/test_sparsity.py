@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from saestore.evaluate.metrics import SPARSITY
 from saestore.evaluate.sparsity import Sparsity, rate_bound
+from saestore_schemas.metrics import SPARSITY
 
 
 HAND = np.array(
