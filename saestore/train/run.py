@@ -59,16 +59,18 @@ def run(
     store = ActivationStore.open(lake, settings.activations.name)
     described = manifests.Run.of(ref, settings, [manifests.parent_of(store.manifest)])
     artefact = lake.artefact(ref)
-    if not artefact.exists(layout.MANIFEST):
+    if artefact.exists(layout.MANIFEST):
+        manifests.begin(artefact, described)
+    else:
+        # Planned before anything is written: settings that cannot work must not take the name.
+        training = _Training.planned(
+            settings, store, artefact, described, device=torch.device(_device(device))
+        )
+        training.evaluate = evaluate
         with lock.writing(artefact, name=ref.name):
             if manifests.begin(artefact, described) is None:
-                training = _Training.prepare(
-                    settings, store, artefact, described, device=torch.device(_device(device))
-                )
-                training.evaluate = evaluate
+                training.resume()
                 training.finish(progress or Silent())
-    else:
-        manifests.begin(artefact, described)
     return dictionaries.load(lake, ref.name)
 
 
@@ -136,7 +138,7 @@ class _Training:
     evaluate: Evaluate | None = None
 
     @classmethod
-    def prepare(
+    def planned(
         cls,
         settings: TrainSettings,
         store: ActivationStore,
@@ -145,7 +147,7 @@ class _Training:
         *,
         device: torch.device,
     ) -> "_Training":
-        """Return the run at its start, or where its newest checkpoint left it."""
+        """Return the run at its start; nothing is written or resumed yet."""
         widths = {hook: info.width for hook, info in store.hookpoints.items()}
         hooks = _hookpoints(settings)
         moments = {hook: store.moments(hook) for hook in hooks if hook in widths}
@@ -171,19 +173,21 @@ class _Training:
             / moments[hook].count
             for hook in dictionary.hookpoints_out
         )  # fmt: skip
-        found = checkpoints.newest(artefact, fingerprint=described.fingerprint)
-        if found is not None:
-            for ours, theirs in zip(
-                dictionary.parameters(), found.dictionary.parameters(), strict=True
-            ):
-                ours.data.copy_(theirs)
         trainer = Trainer(dictionary.to(device), settings, schedule, variance=variance)
-        table, last = MetricsTable(), Metrics()
-        if found is not None:
-            trainer.load_state(found.tensors, found.values["trainer"])
-            stream.load_state_dict(found.values["stream"])
-            table, last = MetricsTable.from_bytes(found.metrics), found.values["last"]
-        return cls(settings, store, artefact, described, stream, trainer, table, last)
+        return cls(settings, store, artefact, described, stream, trainer, MetricsTable(), Metrics())
+
+    def resume(self) -> None:
+        """Go to where the newest whole checkpoint left the run, if there is one."""
+        found = checkpoints.newest(self.artefact, fingerprint=self.run.fingerprint)
+        if found is None:
+            return
+        ours, theirs = self.trainer.dictionary.parameters(), found.dictionary.parameters()
+        for mine, saved in zip(ours, theirs, strict=True):
+            mine.data.copy_(saved)
+        self.trainer.load_state(found.tensors, found.values["trainer"])
+        self.stream.load_state_dict(found.values["stream"])
+        self.table = MetricsTable.from_bytes(found.metrics)
+        self.last = found.values["last"]
 
     def finish(self, progress: Progress) -> None:
         """Take all steps that are left and write the artefact."""
@@ -242,7 +246,7 @@ class _Training:
             values={
                 "trainer": values,
                 "stream": self.stream.state_dict(),
-                "last": self.last,
+                "last": _known(self.last),
                 "environment": checkpoints.environment(self.trainer.device),
             },
             metrics=self.table.to_bytes(),
