@@ -163,8 +163,7 @@ def _frame(
             field="corpus.separator",
             found=wanted,
             expected=f"a token that the tokenizer has; it has no {wanted.upper()}",
-            hint=f"set corpus.separator = 'none', or name a token with "
-            f"lm.{wanted}_token_id",
+            hint=f"set corpus.separator = 'none', or name a token with lm.{wanted}_token_id",
         )
     return _Frame(
         settings.context_size,

@@ -118,9 +118,7 @@ def docstrings(source: str, module: str) -> str:
     Empty if there are none.
     """
     tree = ast.parse(source)
-    found = (
-        [f"{module}\n\n{doc}"] if (doc := ast.get_docstring(tree)) else []
-    )
+    found = [f"{module}\n\n{doc}"] if (doc := ast.get_docstring(tree)) else []
     found.extend(f"{head}\n{inspect.cleandoc(doc)}" for head, doc in _inside(tree, ""))
     return "\n\n\n".join(found) + "\n" if found else ""
 
