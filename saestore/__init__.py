@@ -1,9 +1,6 @@
 """saestore: a columnar lake for sparse-dictionary research on language models.
 
-    import saestore
-
-    lake = saestore.open_lake("lake")
-    lake.sql("SELECT feature, density, max FROM features ORDER BY density DESC LIMIT 5")
+`saestore.open_lake(path)` opens a lake; the verbs and the questions are its methods.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -22,7 +22,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, JsonValue, ValidationError
 
-import saestore
 from saestore.errors import (
     ArtefactExistsError,
     DamagedArtefactError,
@@ -334,9 +333,10 @@ def parent_of(manifest: Manifest) -> Parent:
 def library_versions() -> dict[str, str]:
     """Return versions of what computes and writes, for manifests."""
     names = (
-        "torch", "transformer-lens", "transformers", "zarr", "numpy", "pyarrow", "polars", "duckdb",
+        "saestore", "torch", "transformer-lens", "transformers", "zarr", "numpy", "pyarrow",
+        "polars", "duckdb",
     )  # fmt: skip
-    versions = {"saestore": saestore.__version__, "python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in names:
         try:
             versions[name] = importlib.metadata.version(name)
