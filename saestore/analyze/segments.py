@@ -19,7 +19,7 @@ def sums(
     values: Float64[np.ndarray, " firing"], offsets: Int64[np.ndarray, " _"]
 ) -> Float64[np.ndarray, " feature"]:
     """Return the sum of each run; 0 for an empty one."""
-    return _reduce(np.add, values, offsets, empty=0.0)
+    return _reduce(np.add, values, offsets)
 
 
 def totals(
@@ -35,18 +35,18 @@ def maxima(
     values: Shaped[np.ndarray, " firing"], offsets: Int64[np.ndarray, " _"]
 ) -> Shaped[np.ndarray, " feature"]:
     """Return the largest element of each run; 0 for an empty one."""
-    return _reduce(np.maximum, values, offsets, empty=0)
+    return _reduce(np.maximum, values, offsets)
 
 
 def minima(
     values: Shaped[np.ndarray, " firing"], offsets: Int64[np.ndarray, " _"]
 ) -> Shaped[np.ndarray, " feature"]:
     """Return the smallest element of each run; 0 for an empty one."""
-    return _reduce(np.minimum, values, offsets, empty=0)
+    return _reduce(np.minimum, values, offsets)
 
 
 def first_of(
-    wanted: Shaped[np.ndarray, " firing"],
+    wanted: Shaped[np.ndarray, " feature"],
     values: Shaped[np.ndarray, " firing"],
     offsets: Int64[np.ndarray, " _"],
 ) -> Int64[np.ndarray, " feature"]:
@@ -127,9 +127,9 @@ def _composite(
     return runs
 
 
-def _reduce(how: np.ufunc, values: np.ndarray, offsets: np.ndarray, *, empty: float) -> np.ndarray:
+def _reduce(how: np.ufunc, values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     some = np.diff(offsets) > 0
-    found = np.full(len(some), empty, dtype=values.dtype)
+    found = np.zeros(len(some), dtype=values.dtype)
     if some.any():
         # Empty runs hold nothing, so the next full run's start ends the one before.
         found[some] = how.reduceat(values, offsets[:-1][some])

@@ -6,7 +6,7 @@ rows and not on the pieces in which they arrived.
 
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, final
 
 import numpy as np
 import pyarrow as pa
@@ -82,6 +82,7 @@ def _empty(schema: pa.Schema) -> pa.BufferReader:
     return pa.BufferReader(sink.getvalue())
 
 
+@final
 class TableWriter:
     """Writes one table of an artefact: `with` it, give it sorted pieces."""
 
@@ -121,7 +122,7 @@ class TableWriter:
         """Columns of the table."""
         return len(self._schema)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TableWriter":
         """Open the first file."""
         self._open()
         return self

@@ -1,12 +1,13 @@
 """What a collector is: complete features in, one table out."""
 
-from typing import Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
 from saestore.analyze.block import FeatureBlock
 
 
+@runtime_checkable
 class Collector(Protocol):
     """Turns the complete firings of features into rows of one table.
 
@@ -19,7 +20,7 @@ class Collector(Protocol):
         """Take features that it has not seen."""
         ...
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Any) -> None:
         """Take everything another collector of the same analysis has seen; it is not changed."""
         ...
 
@@ -33,17 +34,17 @@ class Pieces:
 
     def __init__(self, schema: pa.Schema) -> None:
         self.schema = schema
-        self._by_first: dict[int, pa.Table] = {}
+        self.by_first: dict[int, pa.Table] = {}
 
     def add(self, first: int, piece: pa.Table) -> None:
         """Keep the rows of the features that start at `first`."""
-        self._by_first[first] = piece
+        self.by_first[first] = piece
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: "Pieces") -> None:
         """Keep another's rows too."""
-        self._by_first.update(other._by_first)
+        self.by_first.update(other.by_first)
 
     def table(self) -> pa.Table:
         """Return all rows by feature."""
-        pieces = [self._by_first[first] for first in sorted(self._by_first)]
+        pieces = [self.by_first[first] for first in sorted(self.by_first)]
         return pa.concat_tables([self.schema.empty_table(), *pieces]).combine_chunks()

@@ -1,7 +1,7 @@
 """The `examples` table: the contexts shown for each feature, cut to a window around the peak."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,22 +30,22 @@ class Examples:
         """
         self._scope = scope
         self._subsamples = dict(sorted(subsamples.items()))
-        self._pieces = Pieces(tables.EXAMPLES.schema())
+        self.pieces = Pieces(tables.EXAMPLES.schema())
 
     def update(self, block: FeatureBlock) -> None:
         """Take features that it has not seen."""
         parts = [self._rows(name, subsample, block) for name, subsample in self._subsamples.items()]
-        rows = pa.concat_tables([self._pieces.schema.empty_table(), *parts]).combine_chunks()
+        rows = pa.concat_tables([self.pieces.schema.empty_table(), *parts]).combine_chunks()
         # each part is sorted and the parts are by name: only the features are left to bring together
-        self._pieces.add(block.first, rows.take(stable_order(rows["feature"].to_numpy())))
+        self.pieces.add(block.first, rows.take(stable_order(rows["feature"].to_numpy())))
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: "Examples") -> None:
         """Take everything another collector has seen."""
-        self._pieces.merge(other._pieces)
+        self.pieces.merge(other.pieces)
 
     def table(self) -> pa.Table:
         """Return the rows of all features seen so far."""
-        return self._pieces.table()
+        return self.pieces.table()
 
     def _rows(self, name: str, subsample: Subsample, block: FeatureBlock) -> pa.Table:
         chosen = choose(subsample, block, self._scope)
@@ -73,7 +73,7 @@ class Examples:
             "values": values,
             "n_eligible": chosen.n_eligible.astype(np.uint32),
         }
-        return arrow.rows(self._pieces.schema, columns)
+        return arrow.rows(self.pieces.schema, columns)
 
 
 def _inside(

@@ -1,7 +1,5 @@
 """The `histograms` table: four histograms of each feature, in fixed numbers of bins."""
 
-from typing import Self
-
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Float64, Int64
@@ -28,7 +26,7 @@ class Histograms:
     def __init__(self, scope: Scope) -> None:
         """Prepare to collect over the rows analysed."""
         self._scope = scope
-        self._pieces = Pieces(tables.HISTOGRAMS.schema())
+        self.pieces = Pieces(tables.HISTOGRAMS.schema())
 
     def update(self, block: FeatureBlock) -> None:
         """Take features that it has not seen."""
@@ -64,15 +62,15 @@ class Histograms:
                 block.maxima,
             ),
         ]
-        self._pieces.add(block.first, _rows(block, parts))
+        self.pieces.add(block.first, _rows(block, parts))
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: "Histograms") -> None:
         """Take everything another collector has seen."""
-        self._pieces.merge(other._pieces)
+        self.pieces.merge(other.pieces)
 
     def table(self) -> pa.Table:
         """Return the rows of all features seen so far."""
-        return self._pieces.table()
+        return self.pieces.table()
 
 
 def equal_bins(

@@ -1,7 +1,5 @@
 """The `features` table: counts, moments, quantiles, where and on what each feature fires."""
 
-from typing import Self
-
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Float64, UInt32
@@ -28,7 +26,7 @@ class Statistics:
         """
         self._scope = scope
         self._weights = weights
-        self._pieces = Pieces(tables.FEATURES.schema())
+        self.pieces = Pieces(tables.FEATURES.schema())
 
     def update(self, block: FeatureBlock) -> None:
         """Take features that it has not seen."""
@@ -50,21 +48,21 @@ class Statistics:
                 block.first, block.n, contexts=self._scope.n_contexts, seed=self._scope.seed
             ),
         }
-        schema = self._pieces.schema
+        schema = self.pieces.schema
         given = self._weights.columns(block.first, block.n)
         for name, values in columns.items():
             field = schema.field(name)
             null = dead if field.nullable else None
             given[name] = arrow.column(values, field.type, null=null)
-        self._pieces.add(block.first, arrow.rows(schema, given))
+        self.pieces.add(block.first, arrow.rows(schema, given))
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: "Statistics") -> None:
         """Take everything another collector has seen."""
-        self._pieces.merge(other._pieces)
+        self.pieces.merge(other.pieces)
 
     def table(self) -> pa.Table:
         """Return the rows of all features seen so far."""
-        return self._pieces.table()
+        return self.pieces.table()
 
     def _places(self, block: FeatureBlock) -> dict[str, np.ndarray]:
         """Return when each feature first fires, and how often at a context's first kept row."""

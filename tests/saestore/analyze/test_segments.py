@@ -1,0 +1,75 @@
+import math
+
+import numpy as np
+from hypothesis import given, strategies as st
+
+from saestore.analyze import segments
+
+
+runs = st.lists(
+    st.lists(st.sampled_from([0.5, 1.0, 1.5, 3.0, 1e-6]), max_size=9), min_size=1, max_size=6
+)
+
+
+def flat(lists, dtype=np.float32):
+    offsets = np.concatenate([[0], np.cumsum([len(r) for r in lists])]).astype(np.int64)
+    return np.array([v for r in lists for v in r], dtype), offsets
+
+
+@given(runs)
+def test_reductions_are_those_of_each_run(lists):
+    values, offsets = flat(lists)
+    assert segments.maxima(values, offsets).tolist() == [
+        max(np.float32(r).tolist(), default=0) for r in lists
+    ]
+    assert segments.minima(values, offsets).tolist() == [
+        min(np.float32(r).tolist(), default=0) for r in lists
+    ]
+    found = segments.sums(values.astype(np.float64), offsets)
+    exact = [math.fsum(np.float32(r).tolist()) for r in lists]
+    assert np.allclose(found, exact, rtol=1e-15, atol=0)
+    assert segments.totals(values > 1, offsets).tolist() == [sum(v > 1 for v in r) for r in lists]
+    tops = segments.maxima(values, offsets)
+    first = segments.first_of(tops, values, offsets)
+    for i, run in enumerate(lists):
+        expected = offsets[i] + run.index(max(run)) if run else len(values)
+        assert first[i] == expected
+
+
+@given(runs)
+def test_sorting_stays_inside_runs_and_is_stable(lists):
+    values, offsets = flat(lists)
+    keys = segments.as_keys(values)
+    expected = [v for r in lists for v in sorted(np.float32(r).tolist())]
+    assert segments.sorted_within(keys, offsets).view(np.float32).tolist() == expected
+    order = segments.order_within(keys, offsets)
+    by_run = [offsets[i] + np.argsort(np.float32(r), kind="stable") for i, r in enumerate(lists)]
+    assert order.tolist() == np.concatenate(by_run).astype(int).tolist()
+    assert segments.rank_within(offsets).tolist() == [j for r in lists for j in range(len(r))]
+
+
+@given(runs, st.integers(0, 1000))
+def test_quantiles_are_elements_by_integer_arithmetic(lists, p):
+    values, offsets = flat([sorted(r) for r in lists])
+    found = segments.permille(values, offsets, p)
+    for run, value in zip(lists, found, strict=True):
+        number = max(1, -(-p * len(run) // 1000))
+        assert value == (np.float32(sorted(run)[number - 1]) if run else 0)
+
+
+@given(st.lists(st.floats(0.0009765625, 1024, width=32), max_size=400), st.integers(0, 7), st.integers(0, 5))
+def test_a_sum_does_not_depend_on_what_stands_beside_it(values, before, after):
+    run = np.array(values, np.float64)
+    padded = np.concatenate([np.ones(before), run, np.ones(after)])
+    offsets = np.array([0, before, before + len(run), len(padded)])
+    alone = segments.sums(run, np.array([0, len(run)]))[0]
+    assert segments.sums(padded, offsets)[1] == alone
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), max_size=6))
+def test_ragged_stretches_are_laid_end_to_end(pairs):
+    start = np.array([a for a, _ in pairs], np.int64)
+    stop = np.array([a + n for a, n in pairs], np.int64)
+    rows, offsets = segments.ragged(start, stop)
+    assert rows.tolist() == [i for a, n in pairs for i in range(a, a + n)]
+    assert np.diff(offsets).tolist() == [n for _, n in pairs]
