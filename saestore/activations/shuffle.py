@@ -28,7 +28,7 @@ def window_chunks(
 
 
 def window_rows(
-    wanted: Bool[np.ndarray, " row"], window: int, *, seed: int, epoch: int
+    wanted: Bool[np.ndarray, " _"], window: int, *, seed: int, epoch: int
 ) -> Int64[np.ndarray, " row"]:
     """Return the places of a window's wanted rows in the order they are delivered.
 
