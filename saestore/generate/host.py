@@ -5,7 +5,7 @@ behind: the next pass does not wait for the copy, nor the copy for the next pass
 nothing to copy.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from saestore_schemas.generate import StoreDtype
 
 
+@runtime_checkable
 class Event(Protocol):
     """What a stream can wait for."""
 

@@ -1,6 +1,10 @@
 """Activation stores without a language model: planted or random rows, with text."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +12,7 @@ from jaxtyping import Float32, Int64, UInt8
 from pydantic import JsonValue
 
 from saestore.activations import ActivationStore, Cursor, RowBatch, Spec, StoreWriter
-from saestore.lake import Lake, Ref, manifest as manifests
+from saestore.lake import Lake, Ref, layout, manifest as manifests
 from saestore.lake.lock import writing
 from saestore_schemas import tables
 from saestore_schemas.corpus import CorpusSettings, StdlibSource
@@ -156,3 +160,20 @@ def _document(index: int, n_tokens: int) -> dict[str, object]:
         "text": None,
         "shelf": "AB"[index % 2],
     }
+
+
+@contextmanager
+def scratch_lake() -> Iterator[Lake]:
+    """Give an empty lake that is gone afterwards, in memory where the machine has such a folder.
+
+    Stores sync every shard; on a disk that is what a law with a hundred small stores waits for.
+    """
+    memory = Path("/dev/shm")  # noqa: S108 - a folder of random name is made in it
+    with TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Lake.at(folder)
+
+
+def payload_bytes(lake: Lake, ref: Ref) -> dict[str, bytes]:
+    """Return every file of a finished artefact but the manifest, which has a date."""
+    artefact = lake.artefact(ref)
+    return {path: artefact.read(path) for path in artefact.files() if path != layout.MANIFEST}
