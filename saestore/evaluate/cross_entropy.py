@@ -43,6 +43,9 @@ def measure(
         lm_settings = lm_settings.model_copy(update={"model": settings.lm, "revision": None})
     progress.note(f"loading {lm_settings.model}")
     model = LanguageModel.load(lm_settings, device=device)
+    same = model.fingerprint == _fingerprint(subject)
+    if not same:
+        progress.note("its weights are not those the store was made with")
     dictionary = dictionary.to(model.device)
     splice = Splice(
         model,
@@ -71,6 +74,7 @@ def measure(
     facts: dict[str, JsonValue] = {
         "model": model.name,
         "model_fingerprint": model.fingerprint,
+        "model_is_the_stores": same,
         "forward_dtype": str(model.dtype).removeprefix("torch."),
         "contexts": len(chosen),
         "predictions": splice.predictions,
@@ -81,6 +85,13 @@ def measure(
         "interventions": list(INTERVENTIONS),
     }
     return CrossEntropyScores(splice.scores(), facts)
+
+
+def _fingerprint(subject: Subject) -> str | None:
+    """Return the digest of the weights that made the store, None if it is not recorded."""
+    lm = subject.store.manifest.facts.get("lm")
+    found = lm.get("fingerprint") if isinstance(lm, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def contexts_of(subject: Subject, wanted: int) -> Int64[np.ndarray, " context"]:

@@ -44,6 +44,7 @@ def measure(
     contexts = subject.store.contexts()
     chosen = choose(contexts, subject.split, limit)
     total = int(contexts[chosen, 1].sum())
+    total = total if limit is None else min(total, limit)
 
     def pieces() -> Iterator[Block]:
         return blocks(subject.store, contexts, chosen, limit=limit)
@@ -58,6 +59,7 @@ def measure(
                 spreads[hook] = spreads[hook].merge(part) if hook in spreads else part
             task.advance(len(block.rows))
         centres.update({hook: spread.centre for hook, spread in spreads.items()})
+        total = next((spread.count for spread in spreads.values()), 0)
     sums = {hook: Reconstruction(centre) for hook, centre in centres.items()}
     sparsity = Sparsity(raw_decoder_norms(dictionary))
     with progress.task("reconstruct rows", total=total, unit="row") as task:

@@ -133,6 +133,7 @@ def test_cross_entropies_are_the_models_own(lake, evaluation, tiny_gpt2):
     assert facts["predictions"] == len(torch.cat(nats))
     assert facts["contexts"] == 7
     assert facts["forward_dtype"] == "float32"
+    assert facts["model_is_the_stores"] is True
 
 
 def test_m12_the_identity_spliced_into_a_real_model_changes_nothing(lake, tiny_gpt2):
@@ -188,6 +189,23 @@ def test_rows_bound_and_splits_are_kept(lake, monkeypatch):
     )
     for name, value in everything.values.items():
         assert blocks.values[name] == (None if value is None else pytest.approx(value, rel=1e-6))
+
+
+def test_another_model_is_noted(lake, tiny_llama):
+    progress = Recorder()
+    other = evaluate.run(
+        settings(name="llama", rows=50, splice=SpliceSettings(contexts=2, lm=str(tiny_llama))),
+        lake, device="cpu", progress=progress,
+    )  # fmt: skip
+    assert other.manifest.facts["splice"]["model_is_the_stores"] is False
+    assert any("not those the store was made with" in note for note in progress.notes)
+
+
+def test_bars_end_where_they_say(lake):
+    progress = Recorder()
+    evaluate.run(settings(name="bars"), lake, device="cpu", progress=progress)
+    for task in progress.tasks[1:]:
+        assert task["advanced"] == task["total"]
 
 
 def test_mistakes_are_answered(lake, tiny_gpt2, tiny_jsonl):

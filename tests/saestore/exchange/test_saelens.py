@@ -6,14 +6,19 @@ import pytest
 import safetensors.torch
 import torch
 
+from saestore import generate
 from saestore.dictionaries import load_folder, save
 from saestore.errors import UnsupportedError
 from saestore.exchange import canonical as canonical_form, export_saelens, saelens
 from saestore.exchange.canonical import canonical
 from saestore.exchange.measure import Difference, compare, fixed_batch, ties
+from saestore.lake import Lake
 from saestore.lake.storage import Storage
 from saestore.testing.far_sae import HOOKPOINT, awkward_sae
+from saestore_schemas.corpus import CorpusSettings, JsonlSource
 from saestore_schemas.dictionary import Relu, TopK
+from saestore_schemas.generate import GenerateSettings
+from saestore_schemas.lm import LmSettings
 
 
 KINDS = ["none", "dataset_mean_norm", "dataset_rms", "dataset_centred_rms"]
@@ -71,6 +76,23 @@ def test_the_config_leaves_nothing_to_defaults(tmp_path):
     assert config["metadata"]["sae_lens_version"] == saelens.VERSION
     assert config["metadata"]["hook_name"] == HOOKPOINT
     assert config["metadata"]["model_name"] == "tiny"
+
+
+def test_a_store_is_measured_too_and_fills_in_the_metadata(tmp_path, tiny_gpt2, tiny_jsonl):
+    settings = GenerateSettings(
+        name="store",
+        lm=LmSettings(model=str(tiny_gpt2)),
+        corpus=CorpusSettings(sources=(JsonlSource(path=str(tiny_jsonl)),), context_size=24),
+        hookpoints=(HOOKPOINT,),
+        tokens=100,
+    )
+    store = generate.run(settings, Lake.at(tmp_path / "lake"), device="cpu")
+    report = export_saelens(awkward_sae(TopK(k=4), d_in=24), tmp_path / "out", store=store)
+    assert report.rows == 356
+    assert report.max_error < 1e-5
+    metadata = json.loads((tmp_path / "out" / saelens.CONFIG).read_text())["metadata"]
+    assert metadata["context_size"] == 24
+    assert metadata["prepend_bos"] is True
 
 
 def test_a_folded_dictionary_exports_like_the_one_it_was(tmp_path):
