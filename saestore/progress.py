@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 class Task(Protocol):
     """One bar."""
 
-    def advance(self, n: int, **values: float | str) -> None:
+    def advance(self, n: int, **values: int | float | str) -> None:
         """Add `n` units of work; `values` (loss, L0, …) are shown beside the rate."""
         ...
 
@@ -30,7 +30,7 @@ class Progress(Protocol):
 
 
 class _SilentTask:
-    def advance(self, n: int, **values: float | str) -> None:
+    def advance(self, n: int, **values: int | float | str) -> None:
         pass
 
 
@@ -83,6 +83,6 @@ class _RecordedTask:
     def __init__(self, entry: dict[str, object]) -> None:
         self._entry = entry
 
-    def advance(self, n: int, **values: float | str) -> None:
+    def advance(self, n: int, **values: int | float | str) -> None:
         self._entry["advanced"] = int(str(self._entry["advanced"])) + n
         self._entry["values"] = values

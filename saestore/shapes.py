@@ -27,6 +27,7 @@ AXES = {
     "vocab": "the tokenizer's vocabulary",
     "chunk": "inner chunk of a stored array",
     "shard": "one file of a stored array",
+    "window": "rows mixed in memory at once",
     "bin": "histogram bin",
     "block": "documents packed together",
 }
