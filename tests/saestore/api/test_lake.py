@@ -35,7 +35,7 @@ def test_the_four_stages_leave_four_artefacts(lake, plan):
     assert isinstance(answer, pa.Table)
     firings = lake.polars("firings_by_feature", "demo/topk-32").collect()
     assert answer.to_pylist() == [{"n": firings.height}]
-    assert lake.duckdb().sql("SELECT count(*) FROM firings").fetchone() == (firings.height,)
+    assert lake.duckdb().sql("SELECT count(*) FROM firings").fetchall() == [(firings.height,)]
 
 
 def test_running_again_does_nothing_and_other_settings_are_refused(lake, plan):
