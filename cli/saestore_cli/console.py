@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 _UNLIMITED = 10_000
 """Columns of a table that goes to a file: nothing is cut."""
 
-DEMO_SCORES = {
+QUALITY = {
     "explained_variance": "of the activations' variance is reconstructed (explained variance)",
     "l0": "features fire on a token on average (L0)",
     "ce_recovered[zero]": "of the language model's loss is recovered, against zero ablation",
     "ce_recovered[mean]": "of the language model's loss is recovered, against mean ablation",
-    "dead[all]": "of the features never fire on held-out text (dead)",
+    "dead[all]": "of the features never fire on the rows it was measured on (dead)",
 }
-"""Score to what it says, on the demo's last page."""
+"""Score to what it says, after evaluate and at the end of the demo."""
 
 
 class ConsoleOutput:
@@ -69,13 +69,16 @@ class ConsoleOutput:
         """Print a warning on stderr."""
         terminal(sys.stderr).print(Text("warning: ", style="bold").append(message), soft_wrap=True)
 
-    def finished(self, ref: "Ref", manifest: "Manifest") -> None:
-        """Print what was made and how to look at it."""
+    def finished(
+        self, ref: "Ref", manifest: "Manifest", scores: Mapping[str, float | None]
+    ) -> None:
+        """Print what was made, how good it is if that was measured, and how to look at it."""
         from saestore_cli.artefact_pages import summary
 
         self._out.print(
             f"{ref.path}: {summary(manifest)}; {size(manifest.payload.bytes)}", soft_wrap=True
         )
+        self._quality(scores)
         self._out.print(f"look at it: saestore show {ref.path}", soft_wrap=True)
 
     def listing(self, lake: str, remarks: "Sequence[Remark]") -> None:
@@ -195,10 +198,7 @@ class ConsoleOutput:
         """Print quality, features, an answer, and commands to go on with."""
         out = self._out
         _heading(out, f"The dictionary {result.plan.train.series}/{result.plan.train.name}")
-        for name, says in DEMO_SCORES.items():
-            if (x := result.scores.get(name)) is not None:
-                shown = value(x) if name == "l0" else f"{x:.1%}"
-                out.print(f"  {shown:>7}  {says}")
+        self._quality(result.scores)
         from saestore_cli import feature_panel
 
         _heading(out, "Features it found")
@@ -215,6 +215,12 @@ class ConsoleOutput:
         for does, line in result.commands:
             out.print(f"  {does}:", style="dim")
             out.print(f"    {line}", soft_wrap=True)
+
+    def _quality(self, scores: Mapping[str, float | None]) -> None:
+        for name, says in QUALITY.items():
+            if (x := scores.get(name)) is not None:
+                shown = value(x) if name == "l0" else f"{x:.1%}"
+                self._out.print(f"  {shown:>7}  {says}")
 
 
 def table_text(table: "pa.Table") -> str:

@@ -47,9 +47,11 @@ class JsonOutput:
         """Write a warning to stderr, so that stdout stays one document."""
         sys.stderr.write(f"warning: {message}\n")
 
-    def finished(self, ref: "Ref", manifest: "Manifest") -> None:
-        """Print the manifest."""
-        _print({"path": ref.path, "manifest": manifest})
+    def finished(
+        self, ref: "Ref", manifest: "Manifest", scores: Mapping[str, float | None]
+    ) -> None:
+        """Print the manifest, and the scores of an evaluation."""
+        _print({"path": ref.path, "manifest": manifest, "scores": scores})
 
     def listing(self, lake: str, remarks: "Sequence[Remark]") -> None:
         """Print kind, name, state, counts and size of each artefact."""

@@ -34,8 +34,10 @@ class Output(Protocol):
         """Say something that does not stop the command."""
         ...
 
-    def finished(self, ref: "Ref", manifest: "Manifest") -> None:
-        """Say that a verb made an artefact, or found it made."""
+    def finished(
+        self, ref: "Ref", manifest: "Manifest", scores: Mapping[str, float | None]
+    ) -> None:
+        """Say that a verb made an artefact, or found it made; an evaluation has scores."""
         ...
 
     def listing(self, lake: str, remarks: "Sequence[Remark]") -> None:

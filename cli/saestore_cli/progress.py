@@ -62,7 +62,7 @@ class Drawn:
         if self._bars is None:
             self._bars = Bars(
                 TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=14, style="dim", complete_style="green"),
+                BarColumn(bar_width=8, style="dim", complete_style="green"),
                 _Done(),
                 _Rate(table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
                 console=self._console,

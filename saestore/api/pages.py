@@ -326,5 +326,5 @@ def _parquet(lake: Lake, ref: Ref, manifest: Manifest, file: str) -> dict[str, l
 
 
 def _meaning(metric: str) -> str:
-    known = METRICS.get(metric.split("@")[0])
+    known = METRICS.get(metric.split("@", maxsplit=1)[0])
     return "" if known is None else known.doc

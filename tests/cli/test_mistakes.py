@@ -68,6 +68,7 @@ MISTAKES = [
     ("show nothing --lake LAKE", 2, "no artefact named 'nothing'", ""),
     ("show demo/topk-3 --lake LAKE", 2, "no artefact named", "demo/topk-32"),
     ("show demo more --lake LAKE", 2, "expected one artefact", "one artefact at a time"),
+    ("show demo --n 3 --lake LAKE", 2, "expected feature", "are about one feature"),
     ("show feature demo/topk-32 --lake LAKE", 2, "the index of a feature", "for example"),
     ("show feature demo/topk-32 99999 --lake LAKE", 2, "no feature 99999", "numbered 0 to"),
     ("show feature demo/topk-33 1 --lake LAKE", 2, "demo/topk-33", "topk-32"),

@@ -1,6 +1,7 @@
 """The references say what the code says: every command, setting, table, error and query."""
 
 import importlib.util
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -71,9 +72,10 @@ def shown_examples():
 
 @pytest.mark.parametrize("line", shown_examples())
 def test_an_example_is_a_command_line_that_parses(line):
-    import shlex
-
     words = shlex.split(line.split(" > ")[0])[1:]
+    for word in words:
+        if word.startswith("configs/"):
+            assert (ROOT / word).is_file(), f"{word} is not there"
     with build().make_context("saestore", list(words)) as context:
         here, rest = context.command, [*context._protected_args, *context.args]
         while hasattr(here, "commands"):

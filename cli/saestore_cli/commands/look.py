@@ -16,6 +16,9 @@ FEATURE = "feature"
 
 FEATURE_WORDS = 3
 
+_EXAMPLES = 5
+_AROUND = 20
+
 
 class Kind(StrEnum):
     """What a lake holds."""
@@ -87,10 +90,19 @@ def show(
         ),
     ],
     analysis: AnalysisOption = None,
-    n: Annotated[int, typer.Option("--n", min=0, help="Examples of each group.")] = 5,
+    n: Annotated[
+        int | None,
+        typer.Option("--n", min=0, help="Examples of each group; absent, 5.", show_default=False),
+    ] = None,
     around: Annotated[
-        int, typer.Option("--around", min=0, help="Tokens on each side of an example's peak.")
-    ] = 20,
+        int | None,
+        typer.Option(
+            "--around",
+            min=0,
+            help="Tokens on each side of an example's peak; absent, 20.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Show an artefact, or one feature with its contexts."""
     from saestore.errors import ConfigError
@@ -105,7 +117,9 @@ def show(
             )
         name = f"{what[1]}/{analysis}" if analysis else what[1]
         page = session.lake.analysis(name).feature(int(what[2]))
-        session.output.feature(page, n=n, around=around)
+        session.output.feature(
+            page, n=_EXAMPLES if n is None else n, around=_AROUND if around is None else around
+        )
         return
     if len(what) > 1:
         raise ConfigError(
@@ -113,6 +127,13 @@ def show(
             found=" ".join(what),
             expected="one artefact, or feature SERIES/NAME INDEX",
             hint="name one artefact at a time; `saestore ls` lists them",
+        )
+    if any(each is not None for each in (analysis, n, around)):
+        raise ConfigError(
+            field="show",
+            found=what[0],
+            expected="feature SERIES/NAME INDEX",
+            hint="--analysis, --n and --around are about one feature",
         )
     session.output.page(session.lake.show(what[0]))
 

@@ -22,7 +22,7 @@ def add(app: typer.Typer) -> None:
     command(
         app,
         "generate",
-        "saestore generate configs/generate/pythia-70m.toml",
+        "saestore generate configs/generate/pythia.toml",
         "saestore generate run.toml --set tokens=100000 --set corpus.context_size=128",
         uses=_USES,
         panel=PANEL,
@@ -38,7 +38,7 @@ def add(app: typer.Typer) -> None:
     command(
         app,
         "evaluate",
-        "saestore evaluate configs/evaluate/default.toml --set dictionary=demo/topk-32",
+        "saestore evaluate configs/evaluate/quality.toml --set dictionary=demo/topk-32",
         "saestore evaluate run.toml --set splice=false",
         uses=_USES,
         panel=PANEL,
@@ -46,7 +46,7 @@ def add(app: typer.Typer) -> None:
     command(
         app,
         "analyze",
-        "saestore analyze configs/analyze/default.toml --set dictionary=demo/topk-32",
+        "saestore analyze configs/analyze/small.toml --set dictionary=demo/topk-32",
         "saestore analyze run.toml --set name=first-million --set rows=1000000",
         uses=_USES,
         panel=PANEL,
@@ -155,9 +155,9 @@ def _verb(
 
     settings = load_settings(verb, config, overrides or ())
     lake = session.lake
-    getattr(lake, verb)(settings, progress=session.progress)
+    made = getattr(lake, verb)(settings, progress=session.progress)
     ref = ref_of(settings)
-    session.output.finished(ref, lake.lake.manifest(ref))
+    session.output.finished(ref, lake.lake.manifest(ref), getattr(made, "values", {}))
 
 
 def _activations(settings: Any) -> "Ref":
