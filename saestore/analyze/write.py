@@ -94,7 +94,7 @@ def sorted_by_context(
         if settings.firings == "both":
             writer = stack.enter_context(output.writer(table))
         task = stack.enter_context(progress.task("encode", total=rows, unit="rows"))
-        last = -1
+        last, seen = -1, 0
         for done, firings in source:
             sorter.add(firings)
             if writer is not None and len(firings):
@@ -102,7 +102,8 @@ def sorted_by_context(
                 cuts = np.flatnonzero(np.diff(context, prepend=last))
                 writer.write(_lines(table, firings.feature, firings), cuts=cuts)
                 last = int(context[-1])
-            task.advance(done, firings=sorter.n_firings)
+            seen += done
+            task.advance(done, l0=sorter.n_firings / seen)
     if writer is not None:
         output.wrote(table.name, writer)
     return sorter
@@ -142,7 +143,7 @@ def collected(
                 collector.update(block)
                 writers[name].write(collector.table())
             dead += int((block.counts == 0).sum())
-            task.advance(len(block.value), dead=dead)
+            task.advance(len(block.value))
     for name, writer in {table.name: by_feature, **writers}.items():
         output.wrote(name, writer)
     return dead

@@ -1,0 +1,492 @@
+"""The feature tables against brute force on the dense array: oracles S1 to S13 of the specification."""
+
+import hashlib
+import math
+from collections import Counter
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from saestore import analyze
+from saestore.analyze.order import sample_offsets, shuffle_ranks
+from saestore.features import Analysis, query, run_named
+from saestore.lake import Lake, Ref
+from saestore.progress import Silent
+from saestore.testing.analyses import DICTIONARY, plant, planted_analysis
+from saestore_schemas.analyze import (
+    AnalyzeSettings,
+    QuantileSubsample,
+    SilentSubsample,
+    TopSubsample,
+    UniformSubsample,
+)
+from saestore_schemas.tables import QUANTILES
+
+
+SUBSAMPLES = {
+    "top": TopSubsample(n=4, window=5),
+    "parts": QuantileSubsample(q=3, n=2, window=4),
+    "any": UniformSubsample(n=3, window=None),
+    "off": SilentSubsample(n=3, window=2),
+}
+
+
+class Oracle:
+    """Brute force over the dense activations of one analysis."""
+
+    def __init__(self, planted, dtype, *, seed):
+        values = planted.values
+        if dtype == "float16":
+            tiny = np.float32(2.0**-24)
+            rounded = np.maximum(values.astype(np.float16).astype(np.float32), tiny)
+            values = np.where(values > 0, rounded, np.float32(0))
+        self.values, self.planted, self.seed = values, planted, seed
+        self.context, self.position = planted.context, planted.position
+        self.n_contexts, self.n_features = len(planted.lengths), values.shape[1]
+        self.rank = shuffle_ranks(self.n_contexts, seed=seed)
+
+    def firings(self, feature):
+        """(context, position, value, row) of every firing, in order."""
+        rows = np.flatnonzero(self.values[:, feature] > 0)
+        return [
+            (int(self.context[r]), int(self.position[r]), float(self.values[r, feature]), int(r))
+            for r in rows
+        ]
+
+    def peaks(self, feature):
+        """Context to (largest value, first position with it)."""
+        found = {}
+        for context, position, value, _ in self.firings(feature):
+            if context not in found or value > found[context][0]:
+                found[context] = (value, position)
+        return found
+
+    def place(self, feature, context):
+        """Place of a context in the feature's random order."""
+        offset = sample_offsets(feature, 1, contexts=self.n_contexts, seed=self.seed)[0]
+        return (int(self.rank[context]) - int(offset)) % self.n_contexts
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(0, "float32", "both"), (1, "float16", "both"), (2, "float32", "feature")],
+    ids=["seed0-float32", "seed1-float16", "seed2-one-order"],
+)
+def analysed(request, tmp_path_factory):
+    """An analysis and its oracle."""
+    seed, dtype, firings = request.param
+    lake = Lake.at(tmp_path_factory.mktemp("lake"))
+    settings = AnalyzeSettings(
+        dictionary=DICTIONARY,
+        logits=None,
+        subsamples=SUBSAMPLES,
+        value_dtype=dtype,
+        firings=firings,
+        seed=seed,
+    )
+    ref, planted = planted_analysis(lake, planted=plant(seed=seed), settings=settings)
+    return Analysis.open(lake, ref.name), Oracle(planted, dtype, seed=seed)
+
+
+def rows_of(analysis, name, **params):
+    return run_named(analysis.lake, name, params).to_pylist()
+
+
+def test_q1_top_contexts(analysed):
+    analysis, oracle = analysed
+    for feature in range(oracle.n_features):
+        peaks = sorted(
+            ((c, p, v) for c, (v, p) in oracle.peaks(feature).items()),
+            key=lambda x: (-x[2], x[0]),
+        )
+        found = rows_of(analysis, "top_contexts", feature=feature, n=7)
+        assert [tuple(r.values()) for r in found] == peaks[:7]
+
+
+def test_q2_statistics_are_the_features_table(analysed):
+    analysis, oracle = analysed
+    table = {r["feature"]: r for r in analysis.lazy("features").collect().to_dicts()}
+    for row in rows_of(analysis, "statistics"):
+        values = sorted(v for _, _, v, _ in oracle.firings(row["feature"]))
+        line = table[row["feature"]]
+        assert row["n_firings"] == line["n_firings"] == len(values)
+        assert row["n_contexts"] == line["n_contexts"] == len(oracle.peaks(row["feature"]))
+        for name in ("min", "q01", "q50", "q99", "max"):
+            assert row[name] == line[name]
+        assert (row["min"], row["max"]) == (values[0], values[-1])
+        for name in ("sum", "mean"):
+            assert row[name] == pytest.approx(line[name], rel=1e-12)
+
+
+def test_q3_proportion(analysed):
+    analysis, oracle = analysed
+    for feature in range(oracle.n_features):
+        peaks = {c: v for c, (v, _) in oracle.peaks(feature).items()}
+        limit = 0.6 * max(peaks.values(), default=0)
+        kept = sorted((c for c, v in peaks.items() if v <= limit), key=lambda c: (-peaks[c], c))
+        found = rows_of(analysis, "proportion", feature=feature, p=0.6, n=5)
+        assert [r["context"] for r in found] == kept[:5]
+
+
+def test_q4_silent(analysed):
+    analysis, oracle = analysed
+    for feature in range(oracle.n_features):
+        silent = [c for c in range(oracle.n_contexts) if c not in oracle.peaks(feature)]
+        silent.sort(key=lambda c: oracle.place(feature, c))
+        found = rows_of(analysis, "silent", feature=feature, n=6)
+        assert [r["context"] for r in found] == silent[:6]
+
+
+def test_q5_quantile_strata(analysed):
+    analysis, oracle = analysed
+    for feature in range(oracle.n_features):
+        found = rows_of(analysis, "quantile_strata", feature=feature, q=3, n=2)
+        assert [(r["stratum"], r["context"]) for r in found] == strata(oracle, feature, q=3, n=2)
+
+
+def strata(oracle, feature, *, q, n):
+    peaks = {c: v for c, (v, _) in oracle.peaks(feature).items()}
+    ascending = sorted(peaks, key=lambda c: (peaks[c], c))
+    groups = [[] for _ in range(q)]
+    for rank, context in enumerate(ascending):
+        groups[rank * q // len(ascending)].append(context)
+    return [
+        (s, c)
+        for s, group in enumerate(groups)
+        for c in sorted(group, key=lambda c: oracle.place(feature, c))[:n]
+    ]
+
+
+def test_q6_features_on_token(analysed):
+    analysis, oracle = analysed
+    kept, tokens = oracle.planted.kept, oracle.planted.tokens
+    on = kept & (tokens == 3)
+    expected = []
+    for feature in range(oracle.n_features):
+        fires = oracle.values[:, feature] > 0
+        n = int((fires & on).sum())
+        if n >= 2:
+            share = n / on.sum()
+            expected.append((feature, n, share, share / (fires.sum() / kept.sum())))
+    expected.sort(key=lambda x: (-x[3], x[0]))
+    found = rows_of(analysis, "features_on_token", token=" w3", min_n=2)
+    assert [(r["feature"], r["n"]) for r in found] == [x[:2] for x in expected]
+    for row, (_, _, share, lift) in zip(found, expected, strict=True):
+        assert row["p_fires_given_token"] == pytest.approx(share, rel=1e-12)
+        assert row["lift"] == pytest.approx(lift, rel=1e-12)
+
+
+def test_q7_coactive_and_s12_phi_is_the_correlation_of_indicators(analysed):
+    analysis, oracle = analysed
+    kept = oracle.planted.kept
+    fires = oracle.values[kept] > 0
+    for feature in range(2, oracle.n_features):
+        found = rows_of(analysis, "coactive", feature=feature, min_n=1, n=99)
+        others = {
+            o
+            for o in range(oracle.n_features)
+            if o != feature and (fires[:, o] & fires[:, feature]).any() and not fires[:, o].all()
+        }
+        assert {r["other"] for r in found} == others
+        for row in found:
+            a, b = fires[:, feature], fires[:, row["other"]]
+            assert row["n_both"] == (a & b).sum()
+            assert row["jaccard"] == pytest.approx((a & b).sum() / (a | b).sum(), rel=1e-12)
+            assert row["phi"] == pytest.approx(np.corrcoef(a, b)[0, 1], rel=1e-9)
+            column = oracle.values[kept].astype(np.float64)
+            era = column[:, feature] @ column[:, row["other"]] / column[:, feature].sum()
+            assert row["era"] == pytest.approx(era, rel=1e-12)
+
+
+def test_q8_features_of_context(analysed):
+    analysis, oracle = analysed
+    for context in range(0, oracle.n_contexts, 7):
+        block = oracle.values[oracle.context == context]
+        expected = [
+            (f, float(block[:, f].max()), int((block[:, f] > 0).sum()))
+            for f in range(oracle.n_features)
+            if (block[:, f] > 0).any()
+        ]
+        expected.sort(key=lambda x: (-x[1], x[0]))
+        found = rows_of(analysis, "features_of_context", context=context, n=99)
+        assert [tuple(r.values()) for r in found] == expected
+
+
+def test_q13_dead_features(analysed):
+    analysis, oracle = analysed
+    seen = oracle.planted.kept.cumsum() - oracle.planted.kept
+    for limit in (1, 40, 10**9):
+        first = [
+            min((seen[r] for *_, r in oracle.firings(f)), default=None)
+            for f in range(oracle.n_features)
+        ]
+        expected = sum(x is None or x >= limit for x in first)
+        (row,) = rows_of(analysis, "dead", rows=limit)
+        assert row["dead"] == expected
+        n = min(limit, int(oracle.planted.kept.sum()))
+        assert row["rows"] == n
+        assert row["density_bound_95"] == pytest.approx(1 - 0.05 ** (1 / n), rel=1e-9)
+
+
+def test_s2_firings_add_up(analysed):
+    analysis, oracle = analysed
+    fires = oracle.values > 0
+    table = analysis.lazy("features").collect()
+    assert table["n_firings"].sum() == fires.sum()
+    assert table["n_firings"].sum() == np.trace(fires.T.astype(int) @ fires)
+    assert table["n_rows"].unique().to_list() == [oracle.planted.kept.sum()]
+
+
+def test_s3_both_orders_hold_the_same_firings(analysed):
+    analysis, _ = analysed
+    names = "feature, context, position, value"
+    one, other = (
+        sorted(map(tuple, (r.values() for r in analysis.sql(sql).to_pylist())))
+        for sql in (f"SELECT {names} FROM firings", f"SELECT {names} FROM firings_by_context")
+    )
+    assert one == other
+
+
+def test_the_stored_orders_are_the_stated_ones(analysed):
+    analysis, _ = analysed
+    for table in analysis.tables:
+        if table.startswith("firings_by_"):
+            lines = analysis.lazy(table).collect().rows()
+            order = [(f, c, p) if table.endswith("feature") else (c, p, f) for f, c, p, _ in lines]
+            assert order == sorted(order)
+
+
+def test_s7_no_zero_no_masked_row_every_feature(analysed):
+    analysis, oracle = analysed
+    assert analysis.sql("SELECT count(*) n FROM firings WHERE value <= 0").to_pylist() == [{"n": 0}]
+    on_masked = analysis.sql(
+        "SELECT count(*) n FROM firings JOIN tokens USING (context, position) WHERE NOT kept"
+    )
+    assert on_masked.to_pylist() == [{"n": 0}]
+    features = analysis.lazy("features").collect()["feature"].to_list()
+    assert features == list(range(oracle.n_features))
+
+
+def test_s10_firings_joined_to_tokens_lose_nothing(analysed):
+    analysis, oracle = analysed
+    joined = analysis.sql(
+        "SELECT f.row, t.row AS other, t.token_id FROM firings f JOIN tokens t "
+        "USING (context, position) ORDER BY f.row, f.feature"
+    ).to_pylist()
+    expected = [(int(r), int(oracle.planted.tokens[r])) for r in np.nonzero(oracle.values > 0)[0]]
+    assert [(x["row"], x["token_id"]) for x in joined] == expected
+    assert all(x["row"] == x["other"] for x in joined)
+
+
+def test_s11_every_column_of_features(analysed):
+    analysis, oracle = analysed
+    kept, tokens = oracle.planted.kept, oracle.planted.tokens
+    seen = kept.cumsum() - kept
+    starts = {}
+    for row in np.flatnonzero(kept):
+        starts.setdefault(int(oracle.context[row]), int(oracle.position[row]))
+    for line in analysis.lazy("features").collect().to_dicts():
+        feature = line["feature"]
+        firings = oracle.firings(feature)
+        values = sorted(v for _, _, v, _ in firings)
+        n = len(values)
+        assert line["density"] == n / kept.sum()
+        offset = sample_offsets(feature, 1, contexts=oracle.n_contexts, seed=oracle.seed)
+        assert line["sample_offset"] == offset[0]
+        assert (line["enc_norm"], line["dec_norm"], line["enc_dec_cos"]) == (1, 1, 1)
+        undefined = ("mean", "std", "max", "max_context", "max_position", "min", "first_row",
+                     "first_position_share", "top_token_id", "top_token_share", *QUANTILES)  # fmt: skip
+        if not n:
+            assert all(line[name] is None for name in undefined)
+            continue
+        assert line["sum"] == pytest.approx(math.fsum(values), rel=1e-12)
+        assert line["sum_sq"] == pytest.approx(math.fsum(v * v for v in values), rel=1e-12)
+        assert line["mean"] == pytest.approx(np.mean(values), rel=1e-12)
+        assert line["std"] == pytest.approx(np.std(values), rel=1e-12, abs=1e-15)
+        top = max(firings, key=lambda x: (x[2], -x[0], -x[1]))
+        assert (line["max"], line["max_context"], line["max_position"]) == (top[2], top[0], top[1])
+        assert line["min"] == values[0]
+        for name, p in QUANTILES.items():
+            assert line[name] == values[max(1, -(-p * n // 1000)) - 1]
+        assert line["first_row"] == seen[firings[0][3]]
+        at_start = sum(starts[c] == p for c, p, _, _ in firings)
+        assert line["first_position_share"] == at_start / n
+        counts = Counter(int(tokens[r]) for *_, r in firings)
+        token, most = min(counts.items(), key=lambda x: (-x[1], x[0]))
+        assert (line["top_token_id"], line["top_token_share"]) == (token, most / n)
+
+
+def test_s11_histograms(analysed):
+    analysis, oracle = analysed
+    size = max(int(oracle.planted.lengths.max()), 2)
+    for line in analysis.lazy("histograms").collect().to_dicts():
+        values = [v for _, _, v, _ in oracle.firings(line["feature"])]
+        peaks = [v for v, _ in oracle.peaks(line["feature"]).values()]
+        top = max(values, default=1.0)
+        match line["what"]:
+            case "value" | "peak" as what:
+                bins = [min(int(v / top * 50), 49) for v in (values if what == "value" else peaks)]
+                width, low, high = 50, 0, top if values else 0
+            case "position":
+                bins = [p * 32 // size for _, p, _, _ in oracle.firings(line["feature"])]
+                width, low, high = 32, 0, size
+            case _:
+                edges = [2 ** (k / 4) for k in range(-96, 64)]
+                bins = [max(sum(v >= e for e in edges) - 1, 0) for v in values]
+                width, low, high = 160, edges[0], 2**16
+        assert line["counts"] == np.bincount(np.array(bins, int), minlength=width).tolist()
+        assert (line["lo"], line["hi"]) == (np.float32(low), np.float32(high))
+
+
+def expected_examples(oracle, feature, name):
+    """Return (stratum, rank, context, eligible) of one subsample."""
+    peaks = {c: v for c, (v, _) in oracle.peaks(feature).items()}
+    n = SUBSAMPLES[name].n
+    if name == "top":
+        chosen = sorted(peaks, key=lambda c: (-peaks[c], c))[:n]
+        return [(0, r, c, len(peaks)) for r, c in enumerate(chosen)]
+    if name in {"any", "off"}:
+        able = [c for c in range(oracle.n_contexts) if (c in peaks) == (name == "any")]
+        chosen = sorted(able, key=lambda c: oracle.place(feature, c))[:n]
+        return [(0, r, c, len(able)) for r, c in enumerate(chosen)]
+    every = strata(oracle, feature, q=3, n=10**6)
+    sizes = Counter(s for s, _ in every)
+    seen = Counter()
+    found = []
+    for stratum, context in every:
+        if seen[stratum] < n:
+            found.append((stratum, seen[stratum], context, sizes[stratum]))
+        seen[stratum] += 1
+    return found
+
+
+def test_s11_and_s12_examples(analysed):
+    analysis, oracle = analysed
+    lines = analysis.lazy("examples").collect().to_dicts()
+    for feature in range(oracle.n_features):
+        peaks = oracle.peaks(feature)
+        for name, subsample in SUBSAMPLES.items():
+            mine = [x for x in lines if (x["feature"], x["subsample"]) == (feature, name)]
+            found = [(x["stratum"], x["rank"], x["context"], x["n_eligible"]) for x in mine]
+            assert found == expected_examples(oracle, feature, name)
+            assert len({x["context"] for x in mine}) == len(mine)
+            for line in mine:
+                value, position = peaks.get(line["context"], (0.0, 0))
+                assert (line["peak"], line["peak_position"]) == (value, position)
+                size = int(oracle.planted.lengths[line["context"]])
+                length = min(size, subsample.window or size)
+                start = position - (subsample.window or 0) // 2 if subsample.window else 0
+                start = max(0, min(start, size - length))
+                assert (line["window_start"], line["window_length"]) == (start, length)
+                inside = [
+                    (p, v)
+                    for c, p, v, _ in oracle.firings(feature)
+                    if c == line["context"] and start <= p < start + length
+                ]
+                assert list(zip(line["positions"], line["values"], strict=True)) == inside
+
+
+def test_contexts_remember_rows_documents_and_text(analysed):
+    analysis, oracle = analysed
+    kept = oracle.planted.kept
+    pieces = {r["token_id"]: r["bytes"] for r in analysis.lazy("vocabulary").collect().to_dicts()}
+    for line in analysis.lazy("contexts").collect().to_dicts():
+        rows = np.flatnonzero(oracle.context == line["context"])
+        assert line["store_row"] == rows[0]
+        assert line["n_positions"] == len(rows)
+        assert line["token_ids"] == oracle.planted.tokens[rows].tolist()
+        assert line["ignored"] == np.flatnonzero(~kept[rows]).tolist()
+        assert line["kept_before"] == kept[: rows[0]].sum()
+        raw = b"".join(pieces[t] for t in line["token_ids"])
+        assert line["text"] == raw.decode(errors="replace")
+        assert line["segments"][0]["document_id"] == f"document-{line['context']}"
+    for line in analysis.lazy("vocabulary").collect().to_dicts():
+        assert line["n_rows"] == (kept & (oracle.planted.tokens == line["token_id"])).sum()
+
+
+def digests(lake, ref):
+    folder = lake.artefact(ref)
+    return {
+        path: hashlib.sha256(folder.read(path)).hexdigest()
+        for path in folder.files()
+        if path.endswith(".parquet") and "/" in path
+    }
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """An analysis in a lake of its own, and its files' digests."""
+    lake = Lake.at(tmp_path_factory.mktemp("reference"))
+    ref, _ = planted_analysis(lake)
+    return lake, ref, digests(lake, ref)
+
+
+@pytest.mark.parametrize("room", [7, 100])
+@pytest.mark.parametrize("block", [3, 64])
+def test_s13_bytes_do_not_depend_on_memory_or_blocks(reference, monkeypatch, room, block, tmp_path):
+    _, _, expected = reference
+    init = analyze.write.Sorter.__init__
+
+    def small(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self._room = room
+
+    monkeypatch.setattr(analyze.write.Sorter, "__init__", small)
+    monkeypatch.setattr(analyze.encode, "block_rows", lambda _: block)
+    lake = Lake.at(tmp_path)
+    settings = AnalyzeSettings(dictionary=DICTIONARY, logits=None, memory_mib=16)
+    ref, _ = planted_analysis(lake, settings=settings)
+    assert digests(lake, ref) == expected
+
+
+@pytest.mark.parametrize("step", ["encode", "count"])
+def test_s13_a_run_that_was_killed_ends_with_the_same_bytes(reference, step, tmp_path):
+    _, _, expected = reference
+
+    class Killed(BaseException):
+        pass
+
+    class Killing(Silent):
+        def task(self, label, *, total, unit, done=0):
+            if label == step:
+                raise Killed
+            return super().task(label, total=total, unit=unit, done=done)
+
+    lake = Lake.at(tmp_path)
+    planted_analysis_until(lake, Killing(), Killed)
+    ref = Ref("features", f"{DICTIONARY}/default")
+    assert lake.refs("features", unfinished=True) == [ref]
+    analyze.run(AnalyzeSettings(dictionary=DICTIONARY, logits=None), lake, device="cpu")
+    assert digests(lake, ref) == expected
+
+
+def planted_analysis_until(lake, progress, error):
+    run = analyze.run
+    settings = AnalyzeSettings(dictionary=DICTIONARY, logits=None)
+    other = settings.model_copy(update={"name": "other"})
+    planted_analysis(lake, settings=other)
+    with pytest.raises(error):
+        run(settings, lake, device="cpu", progress=progress)
+
+
+def test_part_of_a_store_has_the_values_of_the_whole(reference):
+    lake, _, _ = reference
+    part = AnalyzeSettings(dictionary=DICTIONARY, name="part", logits=None, rows=100)
+    ref = analyze.run(part, lake, device="cpu")
+    analysis = Analysis.open(lake, ref.name)
+    contexts = analysis.manifest.counts["contexts"]
+    sql = "SELECT feature, context, position, value FROM firings WHERE context < $n ORDER BY ALL"
+    whole = Analysis.open(lake, f"{DICTIONARY}/default")
+    assert analysis.sql(sql, {"n": contexts}).equals(whole.sql(sql, {"n": contexts}))
+    lengths = pq.read_table(lake.artefact(ref).path("contexts"))["n_positions"].to_pylist()
+    assert sum(lengths) >= 100 > sum(lengths[:-1])
+
+
+def test_two_analyses_stand_side_by_side(reference):
+    lake, _, _ = reference
+    settings = AnalyzeSettings(dictionary=DICTIONARY, name="beside", logits=None, seed=9)
+    analyze.run(settings, lake, device="cpu")
+    counted = query(lake, "SELECT analysis, count(*) n FROM features GROUP BY ALL ORDER BY ALL")
+    names = {row["analysis"]: row["n"] for row in counted.to_pylist()}
+    assert names["default"] == names["beside"] == 9
