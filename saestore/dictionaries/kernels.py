@@ -11,7 +11,7 @@ pairs only. With the pairs of a row being (feature, value) and δ the gradient o
 All four are `embedding_bag`, which runs on every device and sums each bag in order. Pairs are
 sorted by feature, then row, so every sum has one order and a step is reproducible.
 
-Dense autograd needs five products of the encoder's size; see `benchmarks` for what that costs.
+Dense autograd needs five products of the encoder's size; `python -m benchmarks train_step` measures it.
 Do not use it when k is a large share of d_sae: the bags gather rows one by one.
 """
 

@@ -4,6 +4,8 @@ Known differences are not hidden: sae-lens' AuxK is not normalised, so it is com
 features, where both are 0.
 """
 
+import importlib
+import os
 import warnings
 
 import pytest
@@ -22,6 +24,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def sae_lens():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its dependencies' deprecations, at import
+        if os.environ.get("SAESTORE_REQUIRE_PARTS"):
+            return importlib.import_module("sae_lens")
         return pytest.importorskip("sae_lens", reason="sae-lens is not installed")
 
 
