@@ -202,7 +202,9 @@ class ConsoleOutput:
         from saestore_cli import feature_panel
 
         _heading(out, "Features it found")
-        out.print(Padding(Text(result.rule), (0, 0, 0, 2)))
+        out.print(Padding(Text(result.rule), (0, 0, 0, 2), expand=False))
+        if not result.features:
+            out.print("  none of its features fits that rule")
         for page in result.features:
             out.print()
             feature_panel.brief(out, page, n=3)
@@ -228,7 +230,7 @@ def table_text(table: "pa.Table") -> str:
     sink = io.StringIO()
     console = terminal(sink, width=_UNLIMITED)
     console.print(_rows(table))
-    return "".join(f"{line.rstrip()}\n" for line in sink.getvalue().splitlines())
+    return sink.getvalue()
 
 
 def _rows(table: "pa.Table") -> Table:

@@ -1,9 +1,10 @@
 """Small pieces of a page: the console, bars of text, curves, two-column facts."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +30,24 @@ class Terminal(Console):
         raise  # noqa: PLE0704 - called by rich while it handles BrokenPipeError
 
 
+class Trimmed:
+    """A stream without spaces at the ends of lines: what a file or a pipe should get."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text whose lines end where they seem to."""
+        return self._stream.write(re.sub(r"[ ]+(?=\n|$)", "", text))
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def terminal(stream: TextIO | None = None, *, width: int | None = None) -> Console:
     """Return a console that prints text as it is: no markup, emoji or highlighting.
 
@@ -37,6 +56,8 @@ def terminal(stream: TextIO | None = None, *, width: int | None = None) -> Conso
         width: Columns; absent, the terminal's up to 100, or 80 (or `COLUMNS`) without one.
     """
     stream = stream or sys.stdout
+    if not stream.isatty():
+        stream = cast("TextIO", Trimmed(stream))
     console = Terminal(file=stream, markup=False, emoji=False, highlight=False)
     if width is None and not console.is_terminal:
         columns = os.environ.get("COLUMNS", "")

@@ -34,6 +34,7 @@ def as_json(run, *words):
 
 def readable(text):
     assert "\x1b" not in text
+    assert not any(line.endswith(" ") for line in text.splitlines())
     assert max((cell_len(line) for line in text.splitlines()), default=0) <= 80
 
 

@@ -52,11 +52,11 @@ def add(app: typer.Typer) -> None:
         app,
         "show",
         "saestore show demo",
-        "saestore show demo/topk-32/default",
+        "saestore show features/demo/topk-32/default",
         "saestore show feature demo/topk-32 17 --n 3 --around 12",
         panel=PANEL,
     )(show)
-    command(app, "lineage", "saestore lineage demo/topk-32/default", panel=PANEL)(lineage)
+    command(app, "lineage", "saestore lineage features/demo/topk-32/default", panel=PANEL)(lineage)
     command(
         app,
         "verify",

@@ -28,7 +28,7 @@ def add(app: typer.Typer) -> None:
     )
     command(group, "sae-lens", "saestore export sae-lens demo/topk-32 sae-lens-demo")(sae_lens)
     app.add_typer(group, name="export", rich_help_panel=PANEL)
-    command(app, "remove", "saestore remove demo/topk-32/default", panel=PANEL)(remove)
+    command(app, "remove", "saestore remove features/demo/topk-32/default", panel=PANEL)(remove)
 
 
 def hookpoints(
