@@ -91,32 +91,40 @@ def logit_rows(
         block = vectors[first : first + _FEATURES]
         scores = block @ onto.weight
         means = block.double() @ onto.mean
-        yield _ends(scores, first, top_k), _distribution(scores, means, first)
+        up, down = extreme(scores, top_k, largest=True), extreme(scores, top_k, largest=False)
+        spread = _distribution(scores, (down[0][:, 0], up[0][:, 0]), means, first)
+        yield _ends(up, down, first), spread
 
 
-def largest(
-    scores: Float[Tensor, "feature vocab"], k: int
+def extreme(
+    scores: Float[Tensor, "feature vocab"], k: int, *, largest: bool
 ) -> tuple[Float[Tensor, "feature k"], Int64[Tensor, "feature k"]]:
-    """Return each row's k largest scores and their tokens; equal scores by smaller token first."""
+    """Return each row's k largest or smallest scores, extreme first, and their tokens.
+
+    Equal scores stand by token, and of those that tie for the last place the smaller tokens are
+    kept. If there are fewer tokens than k, all are returned.
+    """
     k = min(k, scores.shape[1])
-    values, tokens = scores.topk(k, dim=1)
-    last = values[:, -1:]
-    for row in ((scores >= last).sum(dim=1) > k).nonzero().flatten().tolist():
+    values, tokens = scores.topk(min(k + 1, scores.shape[1]), dim=1, largest=largest)
+    tied = (values[:, k - 1] == values[:, -1]) & (values.shape[1] > k)
+    values, tokens = values[:, :k].clone(), tokens[:, :k].clone()
+    for row in tied.nonzero().flatten().tolist():
         # topk may take any of those that tie for the last place
-        able = (scores[row] >= last[row]).nonzero().flatten()
-        chosen = able[scores[row, able].sort(descending=True, stable=True).indices[:k]]
-        tokens[row], values[row] = chosen, scores[row, chosen]
+        order = scores[row].sort(descending=largest, stable=True).indices[:k]
+        tokens[row], values[row] = order, scores[row, order]
     tokens, order = tokens.sort(dim=1)
-    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+    values, order = values.gather(1, order).sort(dim=1, descending=largest, stable=True)
     return values, tokens.gather(1, order)
 
 
-def _ends(scores: Float[Tensor, "feature vocab"], first: int, top_k: int) -> pa.Table:
-    up, down = largest(scores, top_k), largest(-scores, top_k)
+def _ends(
+    up: tuple[Float[Tensor, "feature k"], Int64[Tensor, "feature k"]],
+    down: tuple[Float[Tensor, "feature k"], Int64[Tensor, "feature k"]],
+    first: int,
+) -> pa.Table:
     n, k = up[0].shape
     # sorted by sign: suppressed first
-    tokens = torch.stack([down[1], up[1]], dim=1).reshape(-1)
-    values = torch.stack([-down[0], up[0]], dim=1).reshape(-1)
+    values, tokens = (torch.stack([b, a], dim=1).reshape(-1) for a, b in zip(up, down, strict=True))
     columns: dict[str, Any] = {
         "feature": np.repeat(np.arange(first, first + n, dtype=np.uint32), 2 * k),
         "score": arrow.repeated(SCORE, 2 * n * k),
@@ -130,18 +138,21 @@ def _ends(scores: Float[Tensor, "feature vocab"], first: int, top_k: int) -> pa.
 
 
 def _distribution(
-    scores: Float[Tensor, "feature vocab"], means: Float[Tensor, " feature"], first: int
+    scores: Float[Tensor, "feature vocab"],
+    ends: tuple[Float[Tensor, " feature"], Float[Tensor, " feature"]],
+    means: Float[Tensor, " feature"],
+    first: int,
 ) -> pa.Table:
-    away = scores - scores.mean(dim=1, dtype=torch.float64).to(scores.dtype)[:, None]
-    square = away * away
-    second = square.mean(dim=1, dtype=torch.float64)
-    third = (square * away).mean(dim=1, dtype=torch.float64)
-    fourth = (square * square).mean(dim=1, dtype=torch.float64)
+    """Return the moments around the mean, which is 0 but for rounding; sums are float64."""
+    power = scores * scores
+    second = power.mean(dim=1, dtype=torch.float64)
+    third = power.mul_(scores).mean(dim=1, dtype=torch.float64)
+    fourth = power.mul_(scores).mean(dim=1, dtype=torch.float64)
     flat = (second == 0).cpu().numpy()
     safe = torch.where(second == 0, torch.ones_like(second), second)
     n = len(scores)
     undefined = {"skew": third / safe**1.5, "kurtosis": fourth / safe**2}
-    columns = {
+    columns: dict[str, Any] = {
         "feature": np.arange(first, first + n, dtype=np.uint32),
         "score": arrow.repeated(SCORE, n),
         "head": np.zeros(n, np.uint16),
@@ -151,8 +162,8 @@ def _distribution(
             name: arrow.column(_float32(value), pa.float32(), null=flat)
             for name, value in undefined.items()
         },
-        "min": _float32(scores.amin(dim=1)),
-        "max": _float32(scores.amax(dim=1)),
+        "min": _float32(ends[0]),
+        "max": _float32(ends[1]),
     }
     return arrow.rows(tables.LOGIT_STATS.schema(), columns)
 
