@@ -1,7 +1,7 @@
 """Settings from a TOML file, a mapping and `--set` overrides, or an error that names the repair.
 
-TOML has no null. Where a setting may be null (a section switched off, a limit lifted), the file
-says `false`; `--set` also takes `null`.
+TOML has no null. Where null differs from leaving a setting out (a section switched off, a limit
+lifted), the file says `false`; `--set` takes `null` for any setting that may be null.
 """
 
 import os

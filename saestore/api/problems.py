@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from saestore.errors import ConfigError, nearest
@@ -98,25 +99,33 @@ def config_error(
 
 
 def without_false(model: Any, data: Any) -> Any:
-    """Return settings read from TOML with null for `false` wherever null is allowed and false not.
+    """Return settings read from TOML with null for `false`, where null differs from absence.
+
+    A setting that is null by default is left out instead: there `false` stays, and is refused,
+    because `loss.aux = false` would not switch off what absence leaves to be decided.
 
     Args:
         model: The settings model, or the annotation of a field.
         data: What the file says there.
     """
-    if data is False and allows(model, type(None)) and not allows(model, bool):
-        return None
     if isinstance(data, Mapping):
         choices = list(models_in(model, data))
         fields = {name: f for m in choices for name, f in m.model_fields.items()}
         items = _items(model)
         return {
-            key: without_false(fields[key].annotation if key in fields else items, value)
+            key: None
+            if value is False and key in fields and _takes_false(fields[key])
+            else without_false(fields[key].annotation if key in fields else items, value)
             for key, value in data.items()
         }
     if isinstance(data, list):
         return [without_false(_items(model), value) for value in data]
     return data
+
+
+def _takes_false(field: FieldInfo) -> bool:
+    nullable = allows(field.annotation, type(None)) and not allows(field.annotation, bool)
+    return nullable and field.default is not None
 
 
 def _problem(model: type[BaseModel], data: Any, error: ErrorDetails) -> Problem:
@@ -274,6 +283,8 @@ def expected(error: ErrorDetails) -> str:
         if "/" in str(error.get("ctx", {}).get("pattern", "")):
             return "SERIES/NAME, each of letters, digits, '.', '_' and '-'"
         return "letters, digits, '.', '_' and '-', no '.' first, at most 100 characters"
+    if error["type"] in {"model_type", "model_attributes_type", "dict_type"}:
+        return "a section"
     if error["type"] in {"too_short", "too_long"}:
         limit = error["ctx"].get("min_length", error["ctx"].get("max_length"))
         return f"at {'least' if error['type'] == 'too_short' else 'most'} {limit}"

@@ -68,7 +68,7 @@ def toml(verb: str) -> str:
 def json_schema(verb: str) -> str:
     """Return the JSON Schema of a verb's settings file.
 
-    TOML has no null, so the schema takes `false` where a setting may be null.
+    TOML has no null. The schema takes `false` where null differs from leaving the setting out.
 
     Raises:
         ConfigError: There is no such verb.
@@ -79,15 +79,18 @@ def json_schema(verb: str) -> str:
 
 
 def _toml_nulls(schema: Any) -> Any:
-    if isinstance(schema, Mapping):
-        if schema.get("type") == "null":
-            return {"const": False, "description": "false: none, switched off"}
-        # A pattern of the model's own may forbid a key called `default`; only nulls are dropped.
-        kept = {k: v for k, v in schema.items() if not (k == "default" and v is None)}
-        return {key: _toml_nulls(value) for key, value in kept.items()}
     if isinstance(schema, list):
         return [_toml_nulls(each) for each in schema]
-    return schema
+    if not isinstance(schema, Mapping):
+        return schema
+    if "default" in schema and schema["default"] is None and "anyOf" in schema:
+        # Null by default: a file leaves it out.
+        others = [each for each in schema["anyOf"] if each != {"type": "null"}]
+        kept = {k: v for k, v in schema.items() if k not in {"default", "anyOf"}}
+        schema = {**kept, **(others[0] if len(others) == 1 else {"anyOf": others})}
+    if schema.get("type") == "null":
+        return {"const": False, "description": "false: none, switched off"}
+    return {key: _toml_nulls(value) for key, value in schema.items()}
 
 
 def _section(

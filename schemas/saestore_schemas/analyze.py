@@ -81,8 +81,8 @@ class AnalyzeSettings(Model):
     activations: ArtefactName | None = None
     """Activation store; absent, the one it was trained on."""
     rows: int | None = Field(default=None, ge=1)
-    """Analyse whole contexts from the start of the store until this many rows are reached; null,
-    all of it."""
+    """Analyse whole contexts from the start of the store until this many rows are reached;
+    absent, all of it."""
     value_dtype: Literal["float32", "float16"] = "float32"
     """How a firing's value is stored. float16 saves a third and refuses to overflow."""
     firings: Literal["both", "feature"] = "both"

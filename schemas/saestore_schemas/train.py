@@ -107,7 +107,7 @@ class OptimizerSettings(Model):
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the second moment."""
     clip_norm: float | None = Field(default=1.0, gt=0)
-    """Global L2 norm to which gradients are clipped; absent (null), no clipping."""
+    """Global L2 norm to which gradients are clipped; null, no clipping."""
 
 
 class ScheduleSettings(Model):

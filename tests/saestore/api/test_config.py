@@ -105,6 +105,13 @@ def test_false_stays_false_for_booleans():
     assert config.as_settings(TrainSettings, data).dictionary.decoder_bias is False
 
 
+def test_false_is_refused_where_absence_already_means_null(tmp_path):
+    error = failing(TrainSettings, problems.without_false(TrainSettings, changed("loss.aux=false")))
+    assert error.field == "loss.aux"
+    cleared = changed("optimizer.lr=0.5", "optimizer.lr=null")
+    assert config.as_settings(TrainSettings, cleared).optimizer.lr is None
+
+
 def test_false_is_no_value_for_a_required_setting():
     error = failing(TrainSettings, changed("budget=false"))
     assert error.field == "budget"
