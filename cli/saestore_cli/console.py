@@ -202,7 +202,7 @@ class ConsoleOutput:
         from saestore_cli import feature_panel
 
         _heading(out, "Features it found")
-        out.print(Padding(Text(result.rule), (0, 0, 0, 2), expand=False))
+        out.print(Padding(Text(f"Chosen by a rule: {result.rule}"), (0, 0, 0, 2), expand=False))
         if not result.features:
             out.print("  none of its features fits that rule")
         for page in result.features:
