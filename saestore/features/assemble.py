@@ -51,9 +51,9 @@ class Assembler:
     def _vocabulary(self) -> tuple[np.ndarray, list[str], np.ndarray]:
         """Token ids ascending, their text, and whether they are special."""
         table = self._readers["vocabulary"].whole(["token_id", "token", "special"])
-        ids = table["token_id"].to_numpy().astype(np.int64)
+        ids = np.array(table["token_id"].to_pylist(), dtype=np.int64)
         tokens = [str(token) for token in table["token"].to_pylist()]
-        return ids, tokens, table["special"].to_numpy(zero_copy_only=False)
+        return ids, tokens, np.array(table["special"].to_pylist(), dtype=bool)
 
     def page(self, feature: int) -> FeaturePage:
         """Return the page of a feature that exists."""

@@ -6,12 +6,11 @@ DuckDB's own switch would let COPY write below an allowed folder.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import duckdb
 import pyarrow as pa
-from pydantic import JsonValue
 
 from saestore.errors import QueryError
 from saestore.features import views
@@ -27,20 +26,11 @@ _EXPLAIN = re.compile(
     r"\s*EXPLAIN(\s+ANALYZE\b|\s*\([^)]*\))?(?P<inner>.*)", re.IGNORECASE | re.DOTALL
 )
 
-_COLUMNS: list[tuple[str, Any]] = [
-    ("kind", pa.string()),
-    ("name", pa.string()),
-    ("finished", pa.bool_()),
-    ("created", pa.timestamp("us", tz="UTC")),
-    ("fingerprint", pa.string()),
-    ("files", pa.int64()),
-    ("bytes", pa.int64()),
-    ("parents", pa.list_(pa.string())),
-    ("settings", pa.string()),
-    ("counts", pa.string()),
-    ("facts", pa.string()),
-]
-_ARTEFACTS = pa.schema(_COLUMNS)
+_ARTEFACTS = """CREATE TABLE artefacts (
+    kind VARCHAR, name VARCHAR, finished BOOLEAN, created TIMESTAMPTZ, fingerprint VARCHAR,
+    files BIGINT, bytes BIGINT, parents VARCHAR[], settings VARCHAR, counts VARCHAR, facts VARCHAR
+)"""
+"""What the lake holds, for SQL; settings, counts and facts are JSON."""
 
 
 def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
@@ -61,14 +51,14 @@ def connect_to(lake: Lake, analyses: Iterable[Ref]) -> duckdb.DuckDBPyConnection
     connection = duckdb.connect()
     try:
         _allow_only(connection, lake)
-        for name, content in views.empty_tables().items():
-            connection.register(f"{views.EMPTY}{name}", content)
         sources = [
             views.Source(ref, lake.manifest(ref), views.folder_of(lake, ref)) for ref in analyses
         ]
         for name, sql in {**views.analysis_views(sources), **views.lake_views(lake)}.items():
             connection.execute(f"CREATE VIEW {name} AS {sql}")
-        connection.register("artefacts", _artefacts(lake))
+        connection.execute(_ARTEFACTS)
+        for line in _artefacts(lake):
+            connection.execute(f"INSERT INTO artefacts VALUES ({', '.join('?' * len(line))})", line)
         connection.execute("SET lock_configuration = true")
     except BaseException:
         connection.close()
@@ -111,6 +101,7 @@ def _allow_only(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
         "autoload_known_extensions = false",
         "allow_community_extensions = false",
         "python_enable_replacements = false",
+        "TimeZone = 'UTC'",
         f"allowed_directories = [{views.literal(root.rstrip('/') + '/')}]",
         "enable_external_access = false",
     ):
@@ -155,31 +146,21 @@ def _refused(error: duckdb.Error, sql: str) -> QueryError:
     return QueryError(message, found=sql, expected="SQL that DuckDB understands", hint=hint)
 
 
-def _artefacts(lake: Lake) -> pa.Table:
-    lines: list[dict[str, Any]] = []
+def _artefacts(lake: Lake) -> Iterator[list[Any]]:
     for ref in lake.refs():
         manifest = lake.manifest(ref)
-        lines.append(
-            {
-                "kind": ref.kind,
-                "name": ref.name,
-                "finished": True,
-                "created": manifest.created,
-                "fingerprint": manifest.fingerprint,
-                "files": manifest.payload.files,
-                "bytes": manifest.payload.bytes,
-                "parents": [f"{layout.FOLDERS[p.kind]}/{p.name}" for p in manifest.parents],
-                "settings": canonical(manifest.settings),
-                "counts": canonical(manifest.counts),
-                "facts": _json(manifest.facts),
-            }
-        )
-    lines += [
-        {"kind": ref.kind, "name": ref.name, "finished": False}
-        for ref in lake.refs(unfinished=True)
-    ]
-    return pa.Table.from_pylist(lines, schema=_ARTEFACTS)
-
-
-def _json(facts: Mapping[str, JsonValue]) -> str:
-    return canonical(dict(facts))
+        yield [
+            ref.kind,
+            ref.name,
+            True,
+            manifest.created,
+            manifest.fingerprint,
+            manifest.payload.files,
+            manifest.payload.bytes,
+            [f"{layout.FOLDERS[p.kind]}/{p.name}" for p in manifest.parents],
+            canonical(manifest.settings),
+            canonical(manifest.counts),
+            canonical(manifest.facts),
+        ]
+    for ref in lake.refs(unfinished=True):
+        yield [ref.kind, ref.name, False, *[None] * 8]

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from saestore.errors import DamagedArtefactError, FormatVersionError
@@ -22,7 +21,7 @@ _KEPT = 4
 
 
 class TableReader:
-    """One table of a finished analysis, sorted by an integer key."""
+    """One table of a finished analysis; rows are found by the column it is sorted by."""
 
     def __init__(self, artefact: Storage, manifest: Manifest, table: str) -> None:
         """Prepare to read; files are opened when rows are asked for.
@@ -51,8 +50,11 @@ class TableReader:
                 here = wanted[(wanted >= low) & (wanted <= high)]
                 if len(here):
                     rows = self._group(part, group)
-                    chosen = pc.is_in(rows[key].cast(pa.int64()), value_set=pa.array(here))
-                    found.append(rows.filter(chosen))
+                    # sorted, so equal keys are one slice; to_numpy or a filter would import pandas
+                    keys = np.from_dlpack(rows[key].combine_chunks())
+                    starts = np.searchsorted(keys, here).tolist()
+                    stops = np.searchsorted(keys, here, side="right").tolist()
+                    found += [rows.slice(a, b - a) for a, b in zip(starts, stops, strict=True)]
         if not found:
             return self._files[0].schema_arrow.empty_table()
         return pa.concat_tables(found).combine_chunks()

@@ -37,9 +37,6 @@ VIEWS = {
 }
 """View to what it holds."""
 
-EMPTY = "saestore_empty_"
-"""Prefix of the empty tables that views fall back to."""
-
 
 @dataclass(frozen=True)
 class Source:
@@ -78,33 +75,50 @@ def folder_of(lake: Lake, ref: Ref) -> str:
     )
 
 
-def empty_tables() -> dict[str, pa.Table]:
-    """Return what views are in a lake that holds nothing, by the view's name."""
-    plain = {
-        name: _keyed(table.schema(), KEYS)
-        for name, table in _TABLES.items()
-        if name not in {"firings", "logits"}
-    }
+def empty(view: str) -> str:
+    """Return the SQL of a view in a lake that holds nothing for it: its columns, no rows."""
+    columns = ", ".join(f"NULL::{sql_type(field.type)} AS {field.name}" for field in _schema(view))
+    return f"SELECT {columns} WHERE false"
+
+
+def sql_type(dtype: pa.DataType) -> str:
+    """Return DuckDB's name of an Arrow type."""
+    kind: Any = dtype
+    if pa.types.is_list(dtype):
+        return f"{sql_type(kind.value_type)}[]"
+    if pa.types.is_struct(dtype):
+        return f"STRUCT({', '.join(f'{field.name} {sql_type(field.type)}' for field in kind)})"
+    return _TYPES[str(dtype)]
+
+
+_TYPES = {
+    "uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER", "uint64": "UBIGINT",
+    "int8": "TINYINT", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT",
+    "double": "DOUBLE", "bool": "BOOLEAN", "string": "VARCHAR", "binary": "BLOB",
+}  # fmt: skip
+
+
+def _schema(view: str) -> pa.Schema:
+    if view in {"scores", "metrics"}:
+        table, keys = {
+            "scores": (tables.SCORES, ("series", "dictionary", "evaluation")),
+            "metrics": (tables.METRICS, ("series", "dictionary")),
+        }[view]
+        return _keyed(table.schema(), keys)
     row = pa.field("row", pa.uint64())
-    firings = [*_keyed(tables.FIRINGS_BY_FEATURE.schema(), KEYS), row]
-    tokens: list[Any] = [
-        *(pa.field(name, pa.string()) for name in KEYS),
-        pa.field("context", pa.uint32()),
-        pa.field("position", pa.uint16()),
-        pa.field("token_id", pa.uint32()),
-        pa.field("kept", pa.bool_()),
-        row,
-    ]
-    logits = [*_keyed(tables.LOGITS.schema(), KEYS), pa.field("token", pa.string())]
-    schemas = {
-        **plain,
-        "firings": pa.schema(firings),
-        "tokens": pa.schema(tokens),
-        "logits": pa.schema(logits),
-        "scores": _keyed(tables.SCORES.schema(), ("series", "dictionary", "evaluation")),
-        "metrics": _keyed(tables.METRICS.schema(), ("series", "dictionary")),
-    }
-    return {name: schema.empty_table() for name, schema in schemas.items()}
+    if view == "tokens":
+        columns: list[Any] = [
+            pa.field("context", pa.uint32()),
+            pa.field("position", pa.uint16()),
+            pa.field("token_id", pa.uint32()),
+            pa.field("kept", pa.bool_()),
+            row,
+        ]
+        return _keyed(pa.schema(columns), KEYS)
+    schema = _keyed(_TABLES[view].schema(), KEYS)
+    if view == "logits":
+        return schema.append(pa.field("token", pa.string()))
+    return schema.append(row) if view == "firings" else schema
 
 
 def _keyed(schema: pa.Schema, keys: Iterable[str]) -> pa.Schema:
@@ -206,4 +220,4 @@ def _files(lake: Lake, view: str, kind: str, file: str) -> str:
 
 
 def _union(view: str, arms: list[str]) -> str:
-    return " UNION ALL BY NAME ".join(arms) or f"SELECT * FROM {EMPTY}{view}"
+    return " UNION ALL BY NAME ".join(arms) or empty(view)
