@@ -46,10 +46,14 @@ def open_lake(
     Args:
         path: Where; absent, `SAESTORE_LAKE`, else `./lake`.
         device: Torch device of the verbs; absent, `SAESTORE_DEVICE`, else the best there is.
+
+    CPU threads come from `SAESTORE_THREADS`.
     """
     machine = MachineSettings()
     return OpenLake(
-        Lake.at(machine.lake if path is None else path), device=device or machine.device
+        Lake.at(machine.lake if path is None else path),
+        device=device or machine.device,
+        threads=machine.threads,
     )
 
 
@@ -73,10 +77,19 @@ class OpenLake:
     Attributes:
         lake: The lake.
         device: Torch device name, or `auto`.
+        threads: CPU threads of the verbs; None leaves torch's choice.
     """
 
     lake: Lake
     device: str = "auto"
+    threads: int | None = None
+
+    def _use_threads(self) -> None:
+        """Apply the number of threads to this process."""
+        if self.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.threads)
 
     def generate(
         self, settings: "Settings[GenerateSettings]", *, progress: Progress | None = None
@@ -86,10 +99,11 @@ class OpenLake:
         Raises:
             SaestoreError: Any of the tree; finished parts stay and a rerun resumes.
         """
-        from saestore import generate
+        from saestore.generate import run
 
+        self._use_threads()
         wanted = config.as_settings(GenerateSettings, settings)
-        return generate.run(wanted, self.lake, device=self.device, progress=progress or Silent())
+        return run(wanted, self.lake, device=self.device, progress=progress or Silent())
 
     def train(
         self, settings: "Settings[TrainSettings]", *, progress: Progress | None = None
@@ -99,10 +113,11 @@ class OpenLake:
         Raises:
             SaestoreError: Any of the tree; checkpoints stay and a rerun resumes.
         """
-        from saestore import train
+        from saestore.train import run
 
+        self._use_threads()
         wanted = config.as_settings(TrainSettings, settings)
-        return train.run(wanted, self.lake, device=self.device, progress=progress or Silent())
+        return run(wanted, self.lake, device=self.device, progress=progress or Silent())
 
     def evaluate(
         self, settings: "Settings[EvaluateSettings]", *, progress: Progress | None = None
@@ -112,10 +127,11 @@ class OpenLake:
         Raises:
             SaestoreError: Any of the tree.
         """
-        from saestore import evaluate
+        from saestore.evaluate import run
 
+        self._use_threads()
         wanted = config.as_settings(EvaluateSettings, settings)
-        return evaluate.run(wanted, self.lake, device=self.device, progress=progress or Silent())
+        return run(wanted, self.lake, device=self.device, progress=progress or Silent())
 
     def analyze(
         self, settings: "Settings[AnalyzeSettings]", *, progress: Progress | None = None
@@ -125,10 +141,11 @@ class OpenLake:
         Raises:
             SaestoreError: Any of the tree.
         """
-        from saestore import analyze
+        from saestore.analyze import run
 
+        self._use_threads()
         wanted = config.as_settings(AnalyzeSettings, settings)
-        ref = analyze.run(wanted, self.lake, device=self.device, progress=progress or Silent())
+        ref = run(wanted, self.lake, device=self.device, progress=progress or Silent())
         return self.analysis(ref.name)
 
     def activations(self, name: str) -> "ActivationStore":

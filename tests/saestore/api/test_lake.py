@@ -107,3 +107,15 @@ def test_every_architecture_goes_all_the_way(kind, tiny_models, tiny_jsonl, tmp_
     (answer,) = lake.sql("SELECT count(*) AS n, sum(n_firings) AS s FROM features").to_pylist()
     assert answer["n"] == lake.dictionary("demo/topk-32").d_sae
     assert answer["s"] > 0
+
+
+def test_threads_are_a_machine_fact(lake, plan, monkeypatch):
+    import torch
+
+    monkeypatch.setenv("SAESTORE_THREADS", "1")
+    before = torch.get_num_threads()
+    try:
+        saestore.open_lake(lake.lake.storage.url).generate(plan.generate)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
