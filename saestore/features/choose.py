@@ -87,6 +87,11 @@ ORDER BY known DESC, several AND contexts >= 5 DESC, several DESC, bits DESC, fe
 LIMIT 500
 """
 
+_OTHERS = """
+SELECT feature FROM features WHERE n_firings > 0
+ORDER BY n_contexts >= 5 DESC, density, feature LIMIT $most
+"""
+
 
 def features_about_something(analysis: Analysis, n: int) -> tuple[FeaturePage, ...]:
     """Return the pages of up to `n` features chosen by `RULE`, best first; deterministic.
@@ -98,7 +103,10 @@ def features_about_something(analysis: Analysis, n: int) -> tuple[FeaturePage, .
         DamagedArtefactError: A file is missing or has another size.
     """
     found = analysis.sql(_SQL, {"words": _WORDS}).to_pylist()
-    return tuple(analysis.feature(line["feature"]) for line in _distinct(found, n))
+    chosen = [line["feature"] for line in _distinct(found, n)]
+    others = analysis.sql(_OTHERS, {"most": n + len(chosen)}).to_pylist()
+    chosen += [line["feature"] for line in others if line["feature"] not in chosen]
+    return tuple(analysis.feature(feature) for feature in chosen[:n])
 
 
 def _distinct(lines: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:

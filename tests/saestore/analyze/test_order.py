@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from saestore.analyze.order import sample_offsets, shuffle_ranks, splitmix64
 
@@ -20,11 +20,13 @@ def test_the_first_output_of_seed_zero_is_the_published_one():
     assert splitmix64(np.zeros(1, np.uint64))[0] == 0xE220A8397B1DCDAF
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, MASK), max_size=20))
 def test_the_hash_is_splitmix64(numbers):
     assert splitmix64(np.array(numbers, np.uint64)).tolist() == [reference(n) for n in numbers]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 60), st.integers(0, 1 << 70))
 def test_ranks_are_those_of_the_hashes(contexts, seed):
     ranks = shuffle_ranks(contexts, seed=seed)
@@ -33,6 +35,7 @@ def test_ranks_are_those_of_the_hashes(contexts, seed):
     assert np.argsort(ranks).tolist() == order
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 20), st.integers(1, 99), st.integers(0, 9))
 def test_offsets_belong_to_the_feature_not_to_the_block(first, n, contexts, seed):
     offsets = sample_offsets(first, n, contexts=contexts, seed=seed)

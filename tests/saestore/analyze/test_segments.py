@@ -1,7 +1,7 @@
 import math
 
 import numpy as np
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from saestore.analyze import segments
 
@@ -16,6 +16,7 @@ def flat(lists, dtype=np.float32):
     return np.array([v for r in lists for v in r], dtype), offsets
 
 
+@settings(deadline=None)
 @given(runs)
 def test_reductions_are_those_of_each_run(lists):
     values, offsets = flat(lists)
@@ -36,6 +37,7 @@ def test_reductions_are_those_of_each_run(lists):
         assert first[i] == expected
 
 
+@settings(deadline=None)
 @given(runs)
 def test_sorting_stays_inside_runs_and_is_stable(lists):
     values, offsets = flat(lists)
@@ -48,6 +50,7 @@ def test_sorting_stays_inside_runs_and_is_stable(lists):
     assert segments.rank_within(offsets).tolist() == [j for r in lists for j in range(len(r))]
 
 
+@settings(deadline=None)
 @given(runs, st.integers(0, 1000))
 def test_quantiles_are_elements_by_integer_arithmetic(lists, p):
     values, offsets = flat([sorted(r) for r in lists])
@@ -57,7 +60,12 @@ def test_quantiles_are_elements_by_integer_arithmetic(lists, p):
         assert value == (np.float32(sorted(run)[number - 1]) if run else 0)
 
 
-@given(st.lists(st.floats(0.0009765625, 1024, width=32), max_size=400), st.integers(0, 7), st.integers(0, 5))
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(0.0009765625, 1024, width=32), max_size=400),
+    st.integers(0, 7),
+    st.integers(0, 5),
+)
 def test_a_sum_does_not_depend_on_what_stands_beside_it(values, before, after):
     run = np.array(values, np.float64)
     padded = np.concatenate([np.ones(before), run, np.ones(after)])
@@ -66,6 +74,7 @@ def test_a_sum_does_not_depend_on_what_stands_beside_it(values, before, after):
     assert segments.sums(padded, offsets)[1] == alone
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), max_size=6))
 def test_ragged_stretches_are_laid_end_to_end(pairs):
     start = np.array([a for a, _ in pairs], np.int64)

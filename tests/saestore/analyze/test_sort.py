@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from saestore.analyze import sort
 from saestore.analyze.sort import Firings, Sorter, ranges, stable_order
@@ -17,6 +17,7 @@ def pieces(firings, cuts):
         yield Firings(*(getattr(firings, name)[a:b] for name in columns))
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 3),
     st.lists(st.integers(0, 900), max_size=5),
@@ -50,6 +51,7 @@ def test_what_does_not_fit_is_spilled(tmp_path):
     assert sorter.n_firings == len(firings)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 20))
 def test_ranges_cover_all_features_within_bounds(counts, most):
     counts = np.array(counts, np.int64)
@@ -63,6 +65,7 @@ def test_silent_features_do_not_make_endless_blocks():
     assert max(widths) <= 1 << 14
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=50))
 def test_the_fast_order_is_stable(keys):
     keys = np.array(keys, np.uint32)

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from saestore.analyze.text import TokenBytes, assemble
 from saestore.errors import DamagedArtefactError
@@ -55,6 +55,7 @@ splits = st.text(max_size=12).flatmap(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(splits, max_size=4))
 def test_pieces_of_any_split_text_join_to_it(texts):
     pieces, contexts = [b""], []
@@ -68,6 +69,7 @@ def test_pieces_of_any_split_text_join_to_it(texts):
         assert "".join(parts) == text
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.binary(max_size=4), max_size=6), max_size=4))
 def test_any_bytes_decode_as_python_replaces_them(contexts):
     pieces = [part for context in contexts for part in context]

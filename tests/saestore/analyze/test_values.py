@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from saestore.analyze.values import stored
 from saestore.errors import OverflowRowError
@@ -9,12 +9,14 @@ from saestore.errors import OverflowRowError
 positive = st.floats(2.0**-140, 65504.0, width=32, exclude_min=False)
 
 
+@settings(deadline=None)
 @given(st.lists(positive, max_size=20))
 def test_float32_is_stored_as_it_is(values):
     array = np.array(values, np.float32)
     assert stored(array, "float32") is array
 
 
+@settings(deadline=None)
 @given(st.lists(positive, max_size=20))
 def test_float16_loses_no_firing_and_little_precision(values):
     array = np.array(values, np.float32)
