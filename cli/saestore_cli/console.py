@@ -42,7 +42,7 @@ QUALITY = {
     "l0": "features fire on a token on average (L0)",
     "ce_recovered[zero]": "of the language model's loss is recovered, against zero ablation",
     "ce_recovered[mean]": "of the language model's loss is recovered, against mean ablation",
-    "dead[all]": "of the features never fire on the rows it was measured on (dead)",
+    "dead[all]": "of the features do not fire on any of the {rows} rows (dead there)",
 }
 """Score to what it says, after evaluate and at the end of the demo."""
 
@@ -78,7 +78,7 @@ class ConsoleOutput:
         self._out.print(
             f"{ref.path}: {summary(manifest)}; {size(manifest.payload.bytes)}", soft_wrap=True
         )
-        self._quality(scores)
+        self._quality(scores, manifest.counts.get("rows", 0))
         self._out.print(f"look at it: saestore show {ref.path}", soft_wrap=True)
 
     def listing(self, lake: str, remarks: "Sequence[Remark]") -> None:
@@ -198,7 +198,7 @@ class ConsoleOutput:
         """Print quality, features, an answer, and commands to go on with."""
         out = self._out
         _heading(out, f"The dictionary {result.plan.train.series}/{result.plan.train.name}")
-        self._quality(result.scores)
+        self._quality(result.scores, result.rows)
         from saestore_cli import feature_panel
 
         _heading(out, "Features it found")
@@ -218,11 +218,11 @@ class ConsoleOutput:
             out.print(f"  {does}:", style="dim")
             out.print(f"    {line}", soft_wrap=True)
 
-    def _quality(self, scores: Mapping[str, float | None]) -> None:
+    def _quality(self, scores: Mapping[str, float | None], rows: int) -> None:
         for name, says in QUALITY.items():
             if (x := scores.get(name)) is not None:
                 shown = value(x) if name == "l0" else f"{x:.1%}"
-                self._out.print(f"  {shown:>7}  {says}")
+                self._out.print(f"  {shown:>7}  {says.format(rows=count(rows))}")
 
 
 def table_text(table: "pa.Table") -> str:

@@ -132,6 +132,7 @@ class JsonOutput:
             {
                 "plan": result.plan.stages(),
                 "scores": dict(result.scores),
+                "rows": result.rows,
                 "rule": result.rule,
                 "features": [page.to_dict() for page in result.features],
                 "question": result.question,

@@ -85,6 +85,7 @@ class DemoResult:
     Attributes:
         plan: The settings it ran.
         scores: Metric name to value, as evaluate defines them; None where undefined.
+        rows: Held-out rows they were measured on.
         rule: How the features were chosen, in one sentence.
         features: The chosen features' pages.
         question: A question in English.
@@ -95,6 +96,7 @@ class DemoResult:
 
     plan: DemoPlan
     scores: Mapping[str, float | None]
+    rows: int
     rule: str
     features: "tuple[FeaturePage, ...]"
     question: str
@@ -203,6 +205,7 @@ def run(
     return DemoResult(
         plan=settings,
         scores=evaluation.values,
+        rows=evaluation.manifest.counts["rows"],
         rule=RULE,
         features=tuple(chosen),
         question=QUESTION,

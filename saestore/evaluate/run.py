@@ -71,7 +71,7 @@ def run(
                 artefact,
                 work,
                 arrays={"scores": ArrayInfo(shape=table.shape, dtype="table")},
-                counts={"metrics": table.num_rows},
+                counts={"rows": _evaluated(table), "metrics": table.num_rows},
                 facts=facts,
             )
     return Evaluation.open(lake, ref.name)
@@ -96,6 +96,12 @@ def _measure(
         scores += spliced.scores
         facts["splice"] = spliced.facts
     return table_of(scores), facts
+
+
+def _evaluated(table: pa.Table) -> int:
+    """Return the rows that L0, and every score without a language model, was measured on."""
+    measured: int = table["n"].to_pylist()[table["metric"].to_pylist().index("l0")]
+    return measured
 
 
 def table_of(scores: list[Score]) -> pa.Table:

@@ -52,8 +52,10 @@ SPARSITY = (
         Metric(
             f"dead[{name}]",
             "",
-            f"share of features without a firing in {'all' if n is None else f'the first {n}'} "
-            "evaluated rows; null when there were fewer rows",
+            "share of features without a firing in all evaluated rows"
+            if n is None
+            else f"share of features without a firing in the first {n} evaluated rows; null when "
+            "there were fewer",
         )
         for name, n in WINDOWS.items()
     ),
