@@ -100,8 +100,7 @@ def _measure(
 
 def _evaluated(table: pa.Table) -> int:
     """Return the rows that L0, and every score without a language model, was measured on."""
-    measured: int = table["n"].to_pylist()[table["metric"].to_pylist().index("l0")]
-    return measured
+    return next(int(row["n"]) for row in table.to_pylist() if row["metric"] == "l0")
 
 
 def table_of(scores: list[Score]) -> pa.Table:
