@@ -127,7 +127,7 @@ def _check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
             f"{kind.name} is not a question: queries only read",
             found=kind.name,
             expected="SELECT, FROM, WITH, DESCRIBE, SUMMARIZE, SHOW or EXPLAIN",
-            hint="save an answer with `saestore query ... --output FILE.parquet`",
+            hint="save an answer with `saestore query ... --out FILE.parquet`",
         )
 
 
