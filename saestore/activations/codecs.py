@@ -6,7 +6,7 @@ range; Zarr has no such type, so its bits lie in uint16 with an attribute that s
 """
 
 import numpy as np
-from jaxtyping import Float32, Shaped
+from jaxtyping import Bool, Float32, Shaped
 
 from saestore.errors import OverflowRowError
 from saestore_schemas.generate import StoreDtype
@@ -15,6 +15,8 @@ from saestore_schemas.generate import StoreDtype
 STORED: dict[StoreDtype, str] = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 """Type of the elements on disk."""
 
+_AT_ONCE = 1 << 17
+"""Values rounded at once: their intermediate results stay in cache."""
 BFLOAT16_NAN = 0x7FC0
 """The bits of a bfloat16 NaN."""
 _LARGEST = {"float32": np.finfo(np.float32).max, "float16": 65504.0, "bfloat16": 3.3895e38}
@@ -34,18 +36,35 @@ def encode(
     Raises:
         OverflowRowError: A value is NaN, infinite, or too large for the type.
     """
-    if dtype == "bfloat16":
-        bits = values.view(np.uint32)
-        stored = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype("<u2")
-        bad = (stored & 0x7F80) == 0x7F80  # noqa: PLR2004 - all exponent bits: infinity or NaN
-        bad |= ~np.isfinite(values)
-    else:
-        with np.errstate(over="ignore"):
-            stored = values.astype(STORED[dtype])
-        bad = ~np.isfinite(stored)
-    if bad.any():
-        _refuse(values, bad, dtype, hookpoint=hookpoint, first_row=first_row)
+    stored = values if dtype == "float32" else np.empty(values.shape, STORED[dtype])
+    rows = max(_AT_ONCE // max(values.shape[1], 1), 1)
+    for start in range(0, len(values), rows):
+        piece = values[start : start + rows]
+        bad = _round(piece, stored[start : start + rows], dtype)
+        if bad.any():
+            _refuse(piece, bad, dtype, hookpoint=hookpoint, first_row=first_row + start)
     return stored
+
+
+def _round(
+    values: Float32[np.ndarray, "row d"], out: Shaped[np.ndarray, "row d"], dtype: StoreDtype
+) -> Bool[np.ndarray, "row d"]:
+    """Write the stored form into `out`; return which values have none."""
+    if dtype == "bfloat16":
+        bits = np.ascontiguousarray(values).view(np.uint32)
+        rounded = (bits >> 16) & 1
+        rounded += 0x7FFF
+        rounded += bits
+        rounded >>= 16
+        np.copyto(out, rounded, casting="unsafe")
+        # All exponent bits set is infinity or NaN; rounding can lead there, and a NaN out of it.
+        fits: Bool[np.ndarray, "row d"] = ((rounded & 0x7F80) != 0x7F80) & np.isfinite(values)  # noqa: PLR2004 - as said
+        return ~fits
+    if dtype == "float16":
+        with np.errstate(over="ignore"):
+            np.copyto(out, values, casting="same_kind")
+    finite: Bool[np.ndarray, "row d"] = np.isfinite(out)
+    return ~finite
 
 
 def decode(

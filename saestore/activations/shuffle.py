@@ -22,7 +22,7 @@ def chunk_order(chunks: int, *, seed: int, epoch: int) -> Int64[np.ndarray, " ch
 
 def window_chunks(
     order: Int64[np.ndarray, " chunk"], window: int, *, width: int
-) -> Int64[np.ndarray, " chunk"]:
+) -> Int64[np.ndarray, " _"]:
     """Return the chunks of one window, ascending, as they lie in memory."""
     return np.sort(order[window * width : (window + 1) * width])
 
@@ -41,8 +41,22 @@ def window_rows(
     return np.random.default_rng((seed, epoch, window + 1)).permutation(np.flatnonzero(wanted))
 
 
+def meetings(contexts: Int64[np.ndarray, "context 2"], *, chunk_rows: int) -> tuple[float, float]:
+    """Return how many other rows of its context a row has in its own chunk, and at all, on average.
+
+    Args:
+        contexts: First row and length of each context, one after the other.
+        chunk_rows: Neighbouring rows fetched together.
+    """
+    rows = int(contexts[:, 1].sum())
+    starts = np.union1d(contexts[:, 0], np.arange(0, rows, chunk_rows))
+    pieces = np.diff(np.append(starts, rows)).astype(np.float64)
+    lengths = contexts[:, 1].astype(np.float64)
+    return float((pieces**2).sum() / rows) - 1, float((lengths**2).sum() / rows) - 1
+
+
 def partners(
-    *, batch_rows: int, window_rows: int, chunk_rows: int, context_rows: float, store_rows: int
+    met: tuple[float, float], *, batch_rows: int, window_rows: int, chunk_rows: int, store_rows: int
 ) -> float:
     """Return the expected number of same-context partners of a row in its batch; 0 is perfect.
 
@@ -51,17 +65,16 @@ def partners(
     partners from the window without preference.
 
     Args:
+        met: What `meetings` returned.
         batch_rows: Rows of a batch.
         window_rows: Rows mixed at once.
         chunk_rows: Neighbouring rows fetched together.
-        context_rows: Mean length of a context.
         store_rows: Rows of the store.
     """
     window = min(window_rows, store_rows)
     if window <= 1:
         return 0.0
-    together = min(chunk_rows, context_rows) - 1
-    apart = max(context_rows - chunk_rows, 0.0)
+    own, total = met
     elsewhere = (window - chunk_rows) / max(store_rows - chunk_rows, 1)
-    met = together + apart * min(max(elsewhere, 0.0), 1.0)
-    return min(batch_rows, window) * met / (window - 1)
+    in_window = own + (total - own) * min(max(elsewhere, 0.0), 1.0)
+    return (min(batch_rows, window) - 1) * in_window / (window - 1)

@@ -6,20 +6,22 @@ after n batches exactly the first n * batch_rows rows of the sequence were deliv
 that one number, and the sequence is a pure function of the store's sizes, split, seed and window, so
 a stream set to a position yields what an uninterrupted one would have.
 
-A window is read into one kept buffer in stored form; rows are gathered and decoded into kept output
-buffers. Copying into fresh memory would cost several times the copy itself.
+Windows are read into kept buffers in stored form; rows are gathered and decoded into kept output
+buffers, because copying into fresh memory costs several times the copy itself. If the split does not
+fit into the window, the window's memory is two buffers: a thread fills one while the other is drained.
 """
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 
-from saestore.activations import codecs, shuffle
+from saestore.activations import shuffle
 from saestore.activations.split import Split
 from saestore.activations.store import ActivationStore
 from saestore.errors import ConfigError
@@ -31,6 +33,23 @@ _MEMORY_SHARE = 4
 """The default window takes at most one part in so many of the machine's memory."""
 _BUFFERS = 2
 """Output buffers in turn: the batch before the newest stays valid."""
+
+
+class _Window:
+    """One buffer: the chunks of a window in stored form, and the order its rows are delivered in.
+
+    Attributes:
+        place: Epoch and window it holds.
+        chunks: The chunks in `rows`, one after the other.
+        rows: Stored rows of each array, by path.
+        order: Places in `rows` in the order of delivery.
+    """
+
+    def __init__(self, rows: Mapping[str, Shaped[np.ndarray, "row d"]]) -> None:
+        self.place = (-1, -1)
+        self.chunks: Int64[np.ndarray, " chunk"] = np.empty(0, np.int64)
+        self.rows = rows
+        self.order: Int64[np.ndarray, " row"] = np.empty(0, np.int64)
 
 
 class ActivationStream:
@@ -70,18 +89,27 @@ class ActivationStream:
 
         Raises:
             HookpointNotFoundError: The store lacks one of the hookpoints.
-            ConfigError: The split has no row.
+            ConfigError: The split has no row, or a size is below 1.
         """
-        paths = [store.array_of(name) for name in hookpoints]
-        arrays = store.spec.arrays()
+        if batch_rows < 1 or (window_rows is not None and window_rows < 1):
+            raise ConfigError(
+                field="activations.batch_rows" if batch_rows < 1 else "activations.window_rows",
+                found=batch_rows if batch_rows < 1 else window_rows,
+                expected="1 or more",
+            )
         self._store = store
-        self._paths = dict(zip(hookpoints, paths, strict=True))
+        self._paths = {name: store.array_of(name) for name in hookpoints}
+        arrays = store.spec.arrays()
+        self._arrays = {path: arrays[path] for path in self._paths.values()}
         # One unit of reading for all hookpoints: the longest of their chunks, powers of two all.
-        self._unit = max(arrays[path].grid.chunk_rows for path in paths)
+        self._unit = max(array.grid.chunk_rows for array in self._arrays.values())
         self._batch_rows = batch_rows
         self._seed = seed
         self._kept = store.kept(split, held_out)
-        self.rows_per_epoch = int(self._kept.sum())
+        starts = np.arange(0, store.n_rows, self._unit)
+        self._per_unit = np.add.reduceat(self._kept, starts, dtype=np.int64)
+        self._units = np.flatnonzero(self._per_unit)
+        self.rows_per_epoch = int(self._per_unit.sum())
         if self.rows_per_epoch == 0:
             raise ConfigError(
                 field="activations",
@@ -89,61 +117,71 @@ class ActivationStream:
                 expected="at least one row",
                 hint="use a larger store, or another share for activations.held_out",
             )
-        row_bytes = sum(arrays[path].grid.row_bytes for path in paths)
-        self._chunks = -(-store.n_rows // self._unit)
-        self._use_window(window_rows or default_window(row_bytes))
+        row_bytes = sum(array.grid.row_bytes for array in self._arrays.values())
+        self._met = shuffle.meetings(store.contexts(), chunk_rows=self._unit)
         self.position = 0
-        self._held: tuple[int, ...] | None = None
-        self._window: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {}
+        self._plan_windows(window_rows or default_window(row_bytes))
         self._outputs = [
             {name: torch.empty(batch_rows, store.hookpoints[name].width) for name in hookpoints}
             for _ in range(_BUFFERS)
         ]
-        self._gathered: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {}
-        self._plan = lru_cache(maxsize=2)(self._epoch_plan)
-        self._drawn = lru_cache(maxsize=2)(self._draw)
+        self._gathered = {
+            path: np.empty((batch_rows, *array.tail), array.stored)
+            for path, array in self._arrays.items()
+        }
 
-    def _use_window(self, rows: int) -> None:
-        """Mix so many rows at once, in whole units of reading."""
-        self._width = min(max(rows // self._unit, 1), self._chunks)
+    def _plan_windows(self, budget: int) -> None:
+        """Cut the epoch into windows for which `budget` rows of memory suffice."""
+        self._budget = budget
+        self._fits = len(self._units) * self._unit <= budget
+        self._width = len(self._units)
+        if not self._fits:
+            self._width = min(max(budget // 2 // self._unit, 1), self._width)
         self.window_rows = min(self._width * self._unit, self._store.n_rows)
         self.mixing = shuffle.partners(
+            self._met,
             batch_rows=self._batch_rows,
             window_rows=self.window_rows,
             chunk_rows=self._unit,
-            context_rows=self._store.n_rows / max(self._store.n_contexts, 1),
             store_rows=self._store.n_rows,
         )
+        self._windows: list[_Window] = []
+        self._filling: Future[_Window] | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._order = lru_cache(maxsize=2)(self._draw_order)
+        self._ends = lru_cache(maxsize=2)(self._find_ends)
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position, from which `load_state_dict` continues."""
+        """Return the position, and what the sequence depends on; see `load_state_dict`."""
         return {
             "position": self.position,
             "batch_rows": self._batch_rows,
-            "window_rows": self._width * self._unit,
+            "seed": self._seed,
+            "rows_per_epoch": self.rows_per_epoch,
+            "window_rows": self._budget,
         }
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go to a saved position, with the window it was saved with.
+        """Go to a saved position.
 
-        The default window follows the machine's memory, and the order follows the window: a run
-        that is continued elsewhere keeps its order.
+        The saved window is taken over: the default depends on the machine's memory, and with
+        another window the remaining batches would be others.
 
         Raises:
-            ConfigError: It was saved by a stream with another batch size.
+            ConfigError: It was saved by a stream of another sequence: batch size, seed or rows.
         """
-        if state["batch_rows"] != self._batch_rows:
-            raise ConfigError(
-                field="activations.batch_rows",
-                found=self._batch_rows,
-                expected=f"{state['batch_rows']}, as when the position was saved",
-                hint="resume with the settings the run was started with",
-            )
+        mine = self.state_dict()
+        for name in ("batch_rows", "seed", "rows_per_epoch"):
+            if state[name] != mine[name]:
+                raise ConfigError(
+                    field=f"activations.{name}",
+                    found=mine[name],
+                    expected=f"{state[name]}, as when the position was saved",
+                    hint="resume with the settings and the store the run was started with",
+                )
+        if state["window_rows"] != self._budget:
+            self._plan_windows(state["window_rows"])
         self.position = state["position"]
-        self._use_window(state["window_rows"])
-        self._held, self._window = None, {}
-        self._plan.cache_clear()
-        self._drawn.cache_clear()
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Return the endless stream itself."""
@@ -160,72 +198,100 @@ class ActivationStream:
         place = self.position * self._batch_rows
         while filled < self._batch_rows:
             epoch, inside = divmod(place + filled, self.rows_per_epoch)
-            ends = self._plan(epoch)
-            window = int(np.searchsorted(ends, inside, side="right"))
-            order = self._drawn(epoch, window)
-            start = inside - (int(ends[window - 1]) if window else 0)
-            rows = order[start : start + self._batch_rows - filled]
-            self._load(epoch, window)
-            self._gather(rows, out, filled)
+            ends = self._ends(epoch)
+            number = int(np.searchsorted(ends, inside, side="right"))
+            window = self._window(epoch, number)
+            start = inside - (int(ends[number - 1]) if number else 0)
+            rows = window.order[start : start + self._batch_rows - filled]
+            self._gather(window, rows, out, filled)
             filled += len(rows)
         self.position += 1
         return out
 
-    def _epoch_plan(self, epoch: int) -> Int64[np.ndarray, " window"]:
+    def _draw_order(self, epoch: int) -> Int64[np.ndarray, " chunk"]:
+        """Return the units of an epoch in order; those without a row to deliver are left out."""
+        order = shuffle.chunk_order(len(self._units), seed=self._seed, epoch=epoch)
+        return np.take(self._units, order)
+
+    def _find_ends(self, epoch: int) -> Int64[np.ndarray, " window"]:
         """Return the running number of rows after each window of an epoch."""
-        per_chunk = np.add.reduceat(
-            self._kept, np.arange(0, len(self._kept), self._unit), dtype=np.int64
+        starts = np.arange(0, len(self._units), self._width)
+        return np.cumsum(np.add.reduceat(self._per_unit[self._order(epoch)], starts))
+
+    def _window(self, epoch: int, number: int) -> _Window:
+        """Return a window, filled; begin to fill the one after it."""
+        if not self._windows:
+            self._windows = [self._buffer() for _ in range(1 if self._fits else 2)]
+        now = self._windows[0]
+        if now.place == (epoch, number):
+            return now
+        if self._fits:
+            return self._fill(now, epoch, number)
+        if self._filling is not None:
+            filling, self._filling = self._filling, None
+            filling.result()
+            self._windows.reverse()
+        if self._windows[0].place != (epoch, number):  # the first, or a jump
+            self._fill(self._windows[0], epoch, number)
+        following = (epoch, number + 1)
+        if number + 1 == len(self._ends(epoch)):
+            following = (epoch + 1, 0)
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="saestore-stream")
+        self._filling = self._thread.submit(self._fill, self._windows[1], *following)
+        return self._windows[0]
+
+    def _buffer(self) -> _Window:
+        rows = self._width * self._unit
+        return _Window(
+            {p: np.empty((rows, *array.tail), array.stored) for p, array in self._arrays.items()}
         )
-        order = shuffle.chunk_order(self._chunks, seed=self._seed, epoch=epoch)
-        starts = np.arange(0, self._chunks, self._width)
-        return np.cumsum(np.add.reduceat(per_chunk[order], starts))
 
-    def _chunks_of(self, epoch: int, window: int) -> Int64[np.ndarray, " chunk"]:
-        order = shuffle.chunk_order(self._chunks, seed=self._seed, epoch=epoch)
-        return shuffle.window_chunks(order, window, width=self._width)
+    def _fill(self, window: _Window, epoch: int, number: int) -> _Window:
+        """Read a window's units where they are not in the buffer already, and draw its order."""
+        window.place = (-1, -1)
+        chunks = shuffle.window_chunks(self._order(epoch), number, width=self._width)
+        if not np.array_equal(chunks, window.chunks):
+            window.chunks = np.empty(0, np.int64)
+            for path, rows in window.rows.items():
+                self._read(path, chunks, rows)
+            window.chunks = chunks
+        wanted = np.zeros((len(chunks), self._unit), np.bool_)
+        for place, chunk in enumerate(chunks):
+            kept = self._kept[chunk * self._unit : (chunk + 1) * self._unit]
+            wanted[place, : len(kept)] = kept
+        window.order = shuffle.window_rows(wanted.ravel(), number, seed=self._seed, epoch=epoch)
+        window.place = (epoch, number)
+        return window
 
-    def _draw(self, epoch: int, window: int) -> Int64[np.ndarray, " row"]:
-        wanted = np.zeros((self._width, self._unit), bool)
-        for place, chunk in enumerate(self._chunks_of(epoch, window)):
-            rows: Bool[np.ndarray, " row"] = self._kept[
-                chunk * self._unit : (chunk + 1) * self._unit
-            ]
-            wanted[place, : len(rows)] = rows
-        return shuffle.window_rows(wanted.ravel(), window, seed=self._seed, epoch=epoch)
-
-    def _load(self, epoch: int, window: int) -> None:
-        chunks = self._chunks_of(epoch, window)
-        if tuple(chunks) == self._held:
-            return
-        self._held = None
-        arrays = self._store.spec.arrays()
-        for path in self._paths.values():
-            array = arrays[path]
-            if path not in self._window:
-                shape = (self._width * self._unit, *array.tail)
-                self._window[path] = np.empty(shape, array.stored)
-            buffer, rows = self._window[path], array.grid.chunk_rows
-            for place, chunk in enumerate(chunks):
-                for part in range(self._unit // rows):
-                    number = int(chunk) * (self._unit // rows) + part
-                    if number * rows >= self._store.n_rows:
-                        break
-                    at = place * self._unit + part * rows
-                    buffer[at : at + rows] = self._store.read_chunk(path, number)
-        self._held = tuple(chunks)
+    def _read(
+        self, path: str, chunks: Int64[np.ndarray, " chunk"], out: Shaped[np.ndarray, "row d"]
+    ) -> None:
+        """Read ascending units, neighbours together."""
+        runs = np.split(np.arange(len(chunks)), np.flatnonzero(np.diff(chunks) != 1) + 1)
+        for run in runs:
+            start = int(chunks[run[0]]) * self._unit
+            stop = min((int(chunks[run[-1]]) + 1) * self._unit, self._store.n_rows)
+            at = int(run[0]) * self._unit
+            self._store.read_stored(path, start, stop, out[at : at + stop - start])
 
     def _gather(
-        self, rows: Int64[np.ndarray, " row"], out: Mapping[str, Tensor], filled: int
+        self,
+        window: _Window,
+        rows: Int64[np.ndarray, " row"],
+        out: Mapping[str, Tensor],
+        filled: int,
     ) -> None:
         for name, path in self._paths.items():
-            window = self._window[path]
-            if path not in self._gathered:
-                shape = (self._batch_rows, *window.shape[1:])
-                self._gathered[path] = np.empty(shape, window.dtype)
-            stored = self._gathered[path][: len(rows)]
-            np.take(window, rows, axis=0, out=stored, mode="clip")
-            target = out[name].numpy()[filled : filled + len(rows)]
-            codecs.decode(stored, self._store.spec.dtype, out=target)
+            target = out[name][filled : filled + len(rows)]
+            exact = self._store.spec.dtype == "float32"
+            stored = target.numpy() if exact else self._gathered[path][: len(rows)]
+            # With mode="raise" numpy would gather into a buffer of its own first.
+            np.take(window.rows[path], rows, axis=0, out=stored, mode="clip")
+            if not exact:
+                bits = torch.from_numpy(stored)
+                values = bits if self._store.spec.dtype == "float16" else bits.view(torch.bfloat16)
+                target.copy_(values)
 
 
 def default_window(row_bytes: int) -> int:

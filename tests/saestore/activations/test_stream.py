@@ -1,0 +1,206 @@
+"""The order of rows is a law: every kept row once an epoch, and any position can be returned to."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from saestore.activations import ActivationStream, shuffle, stream as streams
+from saestore.activations.split import split_contexts
+from saestore.errors import ConfigError, DamagedArtefactError, HookpointNotFoundError
+from saestore.lake import layout
+from saestore.testing.stores import scratch_lake, synthetic_store
+from saestore_schemas.generate import StoreSettings
+
+
+H = "blocks.0.hook_resid_post"
+WIDE = "blocks.1.hook_resid_post"
+SMALL = StoreSettings(chunk_kib=1, shard_mib=0.02)
+
+
+def numbered(lake, rows, *, dtype="float32", context_size=10, lengths=None, store=SMALL):
+    """A store whose rows say which they are: exact in every dtype."""
+    number = np.arange(rows)
+    digits = np.stack([number % 256, number // 256], axis=1).astype(np.float32)
+    values = {H: digits, WIDE: np.repeat(digits, 65, axis=1)}
+    return synthetic_store(
+        lake, values=values, dtype=dtype, context_size=context_size, lengths=lengths, store=store
+    )
+
+
+def ids(batch, hookpoint=H):
+    values = batch[hookpoint].numpy().astype(np.int64)
+    step = values.shape[1] // 2
+    return values[:, 0] + 256 * values[:, step]
+
+
+def take(stream, n):
+    return [ids(batch) for batch in islice(stream, n)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_each_epoch_has_every_kept_row_of_the_split_once(data):
+    rows = data.draw(st.integers(2, 900))
+    batch = data.draw(st.integers(1, 200))
+    window = data.draw(st.sampled_from([None, 1, 200, 450]))
+    split = data.draw(st.sampled_from(["all", "train", "held_out"]))
+    share = data.draw(st.sampled_from([0.3, 0.7]))
+    dtype = data.draw(st.sampled_from(["float32", "float16", "bfloat16"]))
+    seed = data.draw(st.integers(0, 5))
+    with scratch_lake() as lake:
+        store = numbered(lake, rows, dtype=dtype)
+        kept = np.flatnonzero(store.kept(split, share))
+        make = {"batch_rows": batch, "seed": seed, "window_rows": window}
+        make |= {"split": split, "held_out": share}
+        if not len(kept):
+            with pytest.raises(ConfigError, match="no kept row"):
+                ActivationStream(store, [H], **make)
+            return
+        stream = ActivationStream(store, [H, WIDE], **make)
+        assert stream.rows_per_epoch == len(kept)
+        seen = []
+        for given_batch in islice(stream, -(-2 * len(kept) // batch)):
+            assert given_batch[H].dtype == torch.float32
+            assert given_batch[H].shape == (batch, 2)
+            assert np.array_equal(ids(given_batch), ids(given_batch, WIDE))
+            seen.append(ids(given_batch))
+        sequence = np.concatenate(seen)
+        assert sorted(sequence[: len(kept)]) == kept.tolist()
+        assert sorted(sequence[len(kept) : 2 * len(kept)]) == kept.tolist()
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    rows=st.integers(50, 900),
+    batch=st.integers(1, 90),
+    window=st.sampled_from([None, 150, 400]),
+    at=st.integers(0, 25),
+)
+def test_a_resumed_stream_yields_the_rest(rows, batch, window, at):
+    with scratch_lake() as lake:
+        store = numbered(lake, rows)
+        stream = ActivationStream(store, [H], batch_rows=batch, seed=3, window_rows=window)
+        everything = take(stream, at + 12)
+        first = ActivationStream(store, [H], batch_rows=batch, seed=3, window_rows=window)
+        assert np.array_equal(take(first, at), everything[:at])
+        state = first.state_dict()
+        # The default of another machine: the saved window wins.
+        second = ActivationStream(store, [H], batch_rows=batch, seed=3, window_rows=77)
+        second.load_state_dict(state)
+        assert np.array_equal(take(second, 12), everything[at:])
+        second.load_state_dict(state)  # back again
+        assert np.array_equal(take(second, 12), everything[at:])
+
+
+def test_seeds_and_epochs_have_orders_of_their_own(lake):
+    store = numbered(lake, 640, lengths=np.array([640]))
+    orders = []
+    for seed in (0, 1):
+        stream = ActivationStream(store, [H], batch_rows=639, seed=seed, window_rows=300)
+        orders += take(stream, 2)
+    assert len({tuple(order) for order in orders}) == 4
+    assert all(not np.array_equal(order, np.sort(order)) for order in orders)
+
+
+def test_the_batch_before_the_newest_stays_valid(lake):
+    stream = iter(ActivationStream(numbered(lake, 300), [H], batch_rows=20, seed=0))
+    first = next(stream)
+    kept = first[H].clone()
+    second = next(stream)
+    assert torch.equal(first[H], kept)
+    assert not torch.equal(second[H], kept)
+    assert next(stream)[H].data_ptr() == first[H].data_ptr()
+
+
+def test_rows_that_fit_are_read_once(lake, monkeypatch):
+    store = numbered(lake, 600)
+    stream = ActivationStream(store, [H], batch_rows=50, seed=0)
+    take(stream, 1)
+    monkeypatch.setattr(store, "read_stored", None)
+    assert len(take(stream, 40)) == 40
+
+
+def test_damage_met_by_the_thread_that_reads_ahead_is_raised(lake):
+    store = numbered(lake, 900)
+    path = lake.artefact(store.ref).path(layout.shard_file(layout.hook_array(WIDE), 1, ndim=2))
+    data = bytearray(path.read_bytes())
+    data[17] ^= 4
+    path.write_bytes(data)
+    stream = ActivationStream(store, [WIDE], batch_rows=50, seed=0, window_rows=200)
+    with pytest.raises(DamagedArtefactError, match="chunk 0 does not match"):
+        list(islice(stream, 40))
+    with pytest.raises(DamagedArtefactError):  # it does not go on as if nothing were
+        list(islice(stream, 40))
+
+
+def test_a_state_of_another_sequence_is_refused(lake):
+    store = numbered(lake, 300)
+    state = ActivationStream(store, [H], batch_rows=20, seed=0).state_dict()
+    for change in ({"batch_rows": 21}, {"seed": 1}, {"split": "train", "held_out": 0.5}):
+        stream = ActivationStream(store, [H], **({"batch_rows": 20, "seed": 0} | change))
+        with pytest.raises(ConfigError, match="as when the position was saved"):
+            stream.load_state_dict(state)
+
+
+def test_sizes_below_one_and_unknown_hookpoints_are_refused(lake):
+    store = numbered(lake, 30)
+    with pytest.raises(ConfigError, match="batch_rows: found 0"):
+        ActivationStream(store, [H], batch_rows=0, seed=0)
+    with pytest.raises(ConfigError, match="window_rows: found 0"):
+        ActivationStream(store, [H], batch_rows=1, seed=0, window_rows=0)
+    with pytest.raises(HookpointNotFoundError, match="hook_resid_pots"):
+        ActivationStream(store, ["blocks.0.hook_resid_pots"], batch_rows=1, seed=0)
+
+
+def test_the_default_window_is_a_mebi_row_or_a_quarter_of_memory():
+    assert streams.default_window(1) == 1 << 20
+    few = streams.default_window(1 << 30)
+    assert 1 <= few < 1 << 20
+
+
+@pytest.mark.parametrize(("length", "window"), [(10, 1400), (97, 1400), (300, 2600), (300, None)])
+def test_mixing_foretells_how_many_rows_of_a_context_meet(lake, length, window):
+    rows = 9000
+    store = numbered(lake, rows, lengths=np.diff([*range(0, rows, length), rows]))
+    stream = ActivationStream(store, [H], batch_rows=128, seed=1, window_rows=window)
+    owner = np.repeat(np.arange(store.n_contexts), store.contexts()[:, 1])
+    met = []
+    for batch in islice(stream, 300):
+        owners = owner[ids(batch)]
+        met.append(np.bincount(owners)[owners].mean() - 1)
+    assert stream.mixing == pytest.approx(np.mean(met), rel=0.1, abs=0.02)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=20),
+    chunk=st.sampled_from([1, 4, 16]),
+)
+def test_meetings_are_counted_as_by_hand(lengths, chunk):
+    lengths = np.array(lengths)
+    contexts = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    chunks = np.arange(len(owner)) // chunk
+    same = owner[:, None] == owner[None]
+    near = same & (chunks[:, None] == chunks[None])
+    own, total = shuffle.meetings(contexts, chunk_rows=chunk)
+    assert own == pytest.approx(near.sum(1).mean() - 1)
+    assert total == pytest.approx(same.sum(1).mean() - 1)
+
+
+@given(st.integers(1, 300), st.floats(0, 1), st.floats(0, 1))
+def test_a_larger_share_holds_out_the_same_contexts_and_more(contexts, one, other):
+    low, high = sorted((one, other))
+    small = split_contexts(contexts, "held_out", low)
+    large = split_contexts(contexts, "held_out", high)
+    assert not (small & ~large).any()
+    assert np.array_equal(split_contexts(contexts, "train", low), ~small)
+    assert np.array_equal(split_contexts(contexts + 7, "held_out", low)[:contexts], small)
+
+
+def test_shares_are_met_and_their_ends_exact():
+    assert not split_contexts(1000, "held_out", 0.0).any()
+    assert split_contexts(1000, "held_out", 1.0).all()
+    assert split_contexts(100_000, "held_out", 0.1).mean() == pytest.approx(0.1, abs=0.005)
