@@ -139,12 +139,13 @@ def finish(
         counts=dict(counts),
         facts=dict(facts),
         payload=Payload(
-            digest=f"sha256:{hashlib.sha256(sink.getvalue()).hexdigest()}",
+            digest=_digest(sink.getvalue()),
             files=len(rows),
             bytes=sum(row[1] for row in rows),
         ),
     )
-    artefact.write(layout.MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
+    manifest = manifest.model_copy(update={"digest": _digest(_text(manifest))})
+    artefact.write(layout.MANIFEST, _text(manifest))
     lock = artefact.path(layout.LOCK)
     for name in artefact.names(layout.PROGRESS):
         if name != lock.name:
@@ -188,6 +189,9 @@ def load(artefact: Storage, ref: layout.Ref) -> Manifest:
     run = Run(ref, manifest.settings, manifest.parents)
     if run.fingerprint != manifest.fingerprint:
         raise _bad_manifest(ref, "its settings do not match its fingerprint")
+    own = f'"digest": "{manifest.digest}"'.encode()
+    if manifest.digest and _digest(data.replace(own, b'"digest": ""')) != manifest.digest:
+        raise _bad_manifest(ref, "its bytes do not match its own digest")
     return manifest
 
 
@@ -200,7 +204,7 @@ def payload(artefact: Storage, manifest: Manifest) -> dict[str, tuple[int, str]]
     if not artefact.exists(layout.FILES):
         raise DamagedArtefactError(name=manifest.name, damage=(f"{layout.FILES}: missing",))
     data = artefact.read(layout.FILES)
-    if f"sha256:{hashlib.sha256(data).hexdigest()}" != manifest.payload.digest:
+    if _digest(data) != manifest.payload.digest:
         raise DamagedArtefactError(
             name=manifest.name, damage=(f"{layout.FILES}: digest differs from the manifest's",)
         )
@@ -344,6 +348,14 @@ def library_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def _text(manifest: Manifest) -> bytes:
+    return manifest.model_dump_json(indent=1).encode() + b"\n"
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def _exists(

@@ -75,3 +75,5 @@ class Manifest(Model):
     """What the run found out: measured metrics, resolved names, rates."""
     payload: Payload
     """Its files."""
+    digest: str = ""
+    """`sha256:` digest of this file as it is with this field empty; empty, nothing is compared."""

@@ -117,20 +117,15 @@ def test_ordinary_reading_compares_sizes(lake):
 
 @pytest.mark.parametrize("position", range(0, 1400, 37))
 def test_a_flipped_bit_in_the_manifest_never_passes_unnoticed(lake, position):
-    _, artefact, manifest = make(lake)
-    data = bytearray(artefact.read(layout.MANIFEST))
+    _, artefact, _ = make(lake)
+    data = artefact.read(layout.MANIFEST)
     position %= len(data)
-    data[position] ^= 1
-    artefact.write(layout.MANIFEST, bytes(data))
-    try:
-        again = lake.manifest(REF)
-    except (DamagedArtefactError, FormatVersionError):
-        return
-    # Facts that no digest covers may change value; identity, settings and payload may not.
-    same = ("kind", "name", "fingerprint", "settings", "parents", "format_version")
-    assert all(getattr(again, field) == getattr(manifest, field) for field in same)
-    if again.payload.digest != manifest.payload.digest:
-        assert manifests.damage(artefact, again)
+    for bit in (1, 32):  # the second changes the case of letters
+        harmed = bytearray(data)
+        harmed[position] ^= bit
+        artefact.write(layout.MANIFEST, bytes(harmed))
+        with pytest.raises((DamagedArtefactError, FormatVersionError)):
+            lake.manifest(REF)
 
 
 def test_other_versions_and_foreign_manifests_are_refused(lake):
