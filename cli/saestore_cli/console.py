@@ -202,9 +202,11 @@ class ConsoleOutput:
         from saestore_cli import feature_panel
 
         _heading(out, "Features it found")
-        out.print(Padding(Text(f"Chosen by a rule: {result.rule}"), (0, 0, 0, 2), expand=False))
+        shown = "Of each, three of its strongest contexts, another word in each where it has them."
         if not result.features:
-            out.print("  none of its features fits that rule")
+            shown = "No feature fits it yet: with more text (--tokens) features take shape."
+        for text in (f"Chosen by a rule: {result.rule}.", shown):
+            out.print(Padding(Text(text), (0, 0, 0, 2), expand=False))
         for page in result.features:
             out.print()
             feature_panel.brief(out, page, n=3)

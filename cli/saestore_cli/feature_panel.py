@@ -172,12 +172,14 @@ def _trimmed(example: "Example", around: int, text: Text) -> Text:
 
 
 def brief(console: Console, page: "FeaturePage", *, n: int, around: int = 10) -> None:
-    """Print a feature in a few lines: how it fires, what it promotes, its top contexts."""
+    """Print a feature in a few lines: how it fires, what it promotes, contexts of its words."""
+    from saestore.features import different_words
+
     console.print(_title(page).append(f"   fires {_fires(page)}", style="not bold"))
     for table in page.logits[:1]:
         words = ", ".join(f"'{visible(t.token)}'" for t in table.promoted[:6])
         console.print(Padding(Text(f"promotes {words}"), (0, 0, 0, 2), expand=False))
     top = next((g for g in page.groups if g.kind == "top"), None)
-    for example in top.examples[:n] if top is not None else ():
+    for example in different_words(top.examples, n) if top is not None else ():
         text = marked(around_peak(example, around), page.max, coloured=coloured(console))
         console.print(Padding(_trimmed(example, around, text), (0, 0, 0, 2), expand=False))

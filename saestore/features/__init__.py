@@ -1,7 +1,7 @@
 """The feature tables: read as pages, lazy frames and SQL, without model, tokenizer or torch."""
 
 from saestore.features.analysis import Analysis
-from saestore.features.choose import RULE, features_about_something
+from saestore.features.choose import RULE, different_words, features_about_something
 from saestore.features.connect import connect, query
 from saestore.features.named import NamedQuery, Parameter, named_queries, run_named
 from saestore.features.page import (
@@ -30,6 +30,7 @@ __all__ = [
     "Provenance",
     "TokenPiece",
     "connect",
+    "different_words",
     "features_about_something",
     "named_queries",
     "query",

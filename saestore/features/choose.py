@@ -5,10 +5,11 @@ density or maximum finds punctuation. The rule asks instead on which words a fea
 several different ones, that are rare in the corpus, in many documents.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from saestore.features.analysis import Analysis
-from saestore.features.page import FeaturePage
+from saestore.features.page import Example, FeaturePage
 
 
 RULE = (
@@ -117,3 +118,22 @@ def _distinct(lines: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
             chosen.append(line)
     rest = [line for line in lines if line not in chosen]
     return chosen + rest[: max(0, n - len(chosen))]
+
+
+def different_words(examples: Sequence[Example], n: int) -> list[Example]:
+    """Return up to `n` examples, each with another word at its peak; then the next in order.
+
+    The strongest contexts of a feature often repeat one word. These show what its words share.
+
+    Args:
+        examples: Strongest first.
+        n: At most so many.
+    """
+    first: dict[str, Example] = {}
+    for example in examples:
+        piece = example.tokens[example.peak_position - example.window_start].text
+        first.setdefault(piece.strip().lower(), example)
+    chosen = list(first.values())[:n]
+    taken = {id(example) for example in chosen}
+    rest = [example for example in examples if id(example) not in taken]
+    return chosen + rest[: n - len(chosen)]
