@@ -1,0 +1,207 @@
+"""Each kind of damage is found by verify, and by an ordinary read of that part."""
+
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+import saestore
+from saestore.activations import ActivationStore, ActivationStream, verify
+from saestore.errors import DamagedArtefactError, FormatVersionError, SaestoreError
+from saestore.lake import Ref, layout, manifest as manifests
+from saestore.testing.stores import HOOKPOINT, scratch_lake, synthetic_rows, synthetic_store
+from saestore_schemas.generate import StoreSettings
+
+
+OTHER = "blocks.0.attn.hook_z"
+REF = Ref("activations", "synthetic")
+
+
+@pytest.fixture(scope="module")
+def pristine():
+    """A lake with one store of several shards and chunks, partial at its end."""
+    with scratch_lake() as lake:
+        values = {HOOKPOINT: synthetic_rows(220, 9, seed=1), OTHER: synthetic_rows(220, 3, seed=2)}
+        synthetic_store(
+            lake,
+            values=values,
+            dtype="float16",
+            store=StoreSettings(chunk_kib=1, shard_mib=64 * 18 / 2**20),
+        )
+        yield lake
+
+
+@pytest.fixture
+def lake(pristine, tmp_path_factory):
+    """A copy to harm."""
+    with scratch_lake() as lake:
+        shutil.copytree(pristine.storage.path(), lake.storage.path(), dirs_exist_ok=True)
+        yield lake
+
+
+def read_everything(lake):
+    store = ActivationStore.open(lake, "synthetic")
+    for name in store.hookpoints:
+        store.read(name, 0, store.n_rows)
+        store.moments(name)
+    return [
+        store.tokens(), store.flags(), store.contexts(), store.segments(), store.documents(),
+        store.vocabulary(),
+    ]  # fmt: skip
+
+
+def verified(lake):
+    return saestore.open_lake(lake.storage.url).verify("synthetic")
+
+
+def files(lake):
+    return lake.artefact(REF).files()
+
+
+def test_the_pristine_store_has_no_damage(pristine):
+    assert verified(pristine) == []
+    assert verify.damage(pristine, "synthetic", quick=True) == []
+    read_everything(pristine)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+@given(st.data())
+def test_one_flipped_bit_anywhere_is_found_by_verify_and_by_reading(pristine, data):
+    path = data.draw(st.sampled_from(files(pristine)))
+    artefact = pristine.artefact(REF)
+    whole = artefact.read(path)
+    place = data.draw(st.integers(0, len(whole) - 1))
+    harmed = bytearray(whole)
+    harmed[place] ^= 1 << data.draw(st.integers(0, 7))
+    artefact.path(path).write_bytes(harmed)
+    try:
+        if path == layout.MANIFEST:
+            with pytest.raises(SaestoreError):
+                verified(pristine)
+        else:
+            assert verified(pristine)
+        # Group metadata is for other readers: ours does not look at it.
+        if path not in {"zarr.json", "hooks/zarr.json", "moments/zarr.json"} and not (
+            path.startswith("moments/") and path.count("/") == 2
+        ):
+            with pytest.raises((DamagedArtefactError, FormatVersionError)) as caught:
+                read_everything(pristine)
+            if path.count("/c.") and path.split("/")[0] in {"hooks", "tokens", "flags"}:
+                assert path in str(caught.value)
+    finally:
+        artefact.path(path).write_bytes(whole)
+
+
+HOOK_SHARD = layout.shard_file(layout.hook_array(HOOKPOINT), 1, ndim=2)
+
+
+@pytest.mark.parametrize("path", [HOOK_SHARD, "tokens/c.1", "flags/c.3"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda file: file.unlink(),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(file.read_bytes()[:-1]),
+        lambda file: file.write_bytes(file.read_bytes()[:50] + bytes(file.stat().st_size - 50)),
+        lambda file: file.write_bytes(file.read_bytes() + b"0"),
+    ],
+    ids=["missing", "empty", "truncated", "zeroed tail", "too long"],
+)
+def test_a_shard_that_is_not_whole_is_found(lake, path, harm):
+    harm(lake.artefact(REF).path(path))
+    assert any(path in line for line in verified(lake))
+    with pytest.raises(DamagedArtefactError, match=path.replace(".", r"\.")):
+        read_everything(lake)
+
+
+def test_swapped_duplicated_and_foreign_shards_are_found_by_verify(lake):
+    folder = lake.artefact(REF).path(layout.hook_array(HOOKPOINT))
+    one, two = folder / "c.0.0", folder / "c.1.0"
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+    assert len(verified(lake)) == 2
+    one.write_bytes(first)
+    assert len(verified(lake)) == 1
+    two.write_bytes(second)
+    (folder / "c.9.0").write_bytes(first)
+    (line,) = verified(lake)
+    assert line.startswith(f"{layout.hook_array(HOOKPOINT)}/c.9.0: foreign file")
+
+
+def test_a_shard_read_once_and_cut_afterwards_is_missed(lake):
+    store = ActivationStore.open(lake, "synthetic")
+    store.tokens(0, 64)
+    path = lake.artefact(REF).path("tokens/c.0")
+    with path.open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(DamagedArtefactError, match=r"ends \d+ bytes too early"):
+        store.tokens(0, 64)
+
+
+def test_streams_refuse_damage_too(lake):
+    path = lake.artefact(REF).path(HOOK_SHARD)
+    data = bytearray(path.read_bytes())
+    data[5] ^= 64
+    path.write_bytes(data)
+    store = ActivationStore.open(lake, "synthetic")
+    with pytest.raises(DamagedArtefactError, match=r"c\.1\.0: chunk 0 does not match"):
+        next(iter(ActivationStream(store, [HOOKPOINT], batch_rows=200, seed=0)))
+
+
+def forged(lake, change):
+    """Change files and list them anew, as someone would who knows the format."""
+    artefact = lake.artefact(REF)
+    manifest = manifests.load(artefact, REF)
+    change(artefact)
+    artefact.remove(layout.MANIFEST)
+    manifests.finish(
+        artefact,
+        manifests.Run(REF, manifest.settings, manifest.parents),
+        arrays=manifest.arrays,
+        counts=manifest.counts,
+        facts=manifest.facts,
+    )
+
+
+def test_rows_that_are_not_those_of_the_moments_are_found(lake):
+    folder = layout.hook_array(HOOKPOINT)
+
+    def swap(artefact):
+        one, two = artefact.read(f"{folder}/c.0.0"), artefact.read(f"{folder}/c.1.0")
+        artefact.write(f"{folder}/c.0.0", two)
+        artefact.write(f"{folder}/c.1.0", one)
+
+    forged(lake, swap)
+    assert manifests.damage(lake.artefact(REF), lake.manifest(REF)) == []
+    found = verified(lake)
+    assert len(found) == 2
+    assert all("has other rows than they say" in line for line in found)
+
+
+def test_contexts_and_segments_that_do_not_fit_are_found(lake):
+    with scratch_lake() as elsewhere:
+        lengths = np.array([100, 120])
+        values = {HOOKPOINT: synthetic_rows(220, 9, seed=1), OTHER: synthetic_rows(220, 3, seed=2)}
+        synthetic_store(elsewhere, values=values, lengths=lengths)
+        theirs = elsewhere.artefact(REF)
+        for array, expected in [(layout.CONTEXTS, "contexts: 2"), (layout.SEGMENTS, "segments")]:
+            with scratch_lake() as copy:
+                shutil.copytree(lake.storage.path(), copy.storage.path(), dirs_exist_ok=True)
+
+                def replace(artefact, array=array):
+                    shutil.rmtree(artefact.path(array))
+                    shutil.copytree(theirs.path(array), artefact.path(array))
+
+                forged(copy, replace)
+                assert any(line.startswith(expected) for line in verified(copy))
+
+
+def test_opening_looks_at_small_files_and_no_shard(lake, monkeypatch):
+    artefact = lake.artefact(REF)
+    artefact.remove("tokens/c.0")
+    ActivationStore.open(lake, "synthetic")
+    artefact.remove(layout.VOCABULARY)
+    with pytest.raises(DamagedArtefactError, match=r"vocabulary\.parquet: missing"):
+        ActivationStore.open(lake, "synthetic")
