@@ -70,6 +70,21 @@ def test_stored_rows_are_the_model_s_rounded_once(lake, plan, tiny_gpt2, dtype):
     assert verify.damage(lake, "a") == []
 
 
+@pytest.mark.parametrize("kind", ["llama", "neox", "qwen3"])
+def test_every_hookpoint_of_a_glob_is_stored_in_one_pass(lake, plan, tiny_models, kind):
+    lm = LmSettings(model=str(tiny_models(kind)))
+    settings = plan(lm=lm, hookpoints=("blocks.*.hook_resid_post",), tokens=90)
+    store = generate.run(settings, lake, device="cpu")
+    assert list(store.hookpoints) == [f"blocks.{n}.hook_resid_post" for n in range(4)]
+    rows = [store.read(name, 0, 90) for name in store.hookpoints]
+    assert len({values.tobytes() for values in rows}) == 4
+    special = store.flags() != 0
+    assert special[store.contexts()[:, 0]].all()  # every context begins with BOS
+    assert store.moments(HOOK).count == 90 - special.sum()
+    vocabulary = store.vocabulary()
+    assert store.tokens().max() < len(vocabulary)
+
+
 def test_the_budget_is_exact_and_a_larger_one_only_adds_rows(lake, plan):
     small = generate.run(plan(name="small", tokens=331), lake, device="cpu")
     large = generate.run(plan(name="large", tokens=500), lake, device="cpu")
