@@ -14,7 +14,7 @@ Split = Literal["all", "train", "held_out"]
 """All kept rows, those of contexts that training sees, or those it never sees."""
 
 
-def splitmix64(x: UInt64[np.ndarray, " context"]) -> UInt64[np.ndarray, " context"]:
+def splitmix64(x: UInt64[np.ndarray, " *row"]) -> UInt64[np.ndarray, " *row"]:
     """Return 64 well-mixed bits of each number.
 
     Source: Steele, Lea and Flood 2014, Fast splittable pseudorandom number generators.

@@ -10,18 +10,12 @@ Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators
 """
 
 import numpy as np
-from jaxtyping import UInt32, UInt64
+from jaxtyping import UInt32
+
+from saestore.activations.split import splitmix64
 
 
 _MASK = (1 << 64) - 1
-
-
-def splitmix64(x: UInt64[np.ndarray, " *row"]) -> UInt64[np.ndarray, " *row"]:
-    """Return the hash of each number, all arithmetic modulo 2^64."""
-    z = x + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 def shuffle_ranks(contexts: int, *, seed: int) -> UInt32[np.ndarray, " context"]:

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
-
-from saestore import dictionaries
+from saestore import devices, dictionaries
 from saestore.activations import ActivationStore
 from saestore.analyze import encode, logits
 from saestore.analyze.context_tables import context_rows, document_rows, vocabulary_rows
@@ -66,7 +64,7 @@ def run(
         _clear(artefact)
         folded = dictionaries.load(lake, settings.dictionary).folded().eval()
         output = Output(artefact, job.fingerprint)
-        analysis = _Analysis(settings, store, folded.to(_device(device)), output, progress)
+        analysis = _Analysis(settings, store, folded.to(devices.resolve(device)), output, progress)
         counts = analysis.write()
         finish(
             artefact,
@@ -165,12 +163,6 @@ def _trained_on(trained: Manifest) -> str:
         looked="the dictionary's manifest",
         hint="say which store to analyse: activations = NAME",
     )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
 
 
 def _clear(artefact: Storage) -> None:

@@ -7,9 +7,9 @@ import io
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from pydantic import JsonValue
 
+from saestore import devices
 from saestore.evaluate import cross_entropy, rows
 from saestore.evaluate.evaluation import Evaluation
 from saestore.evaluate.metrics import Score
@@ -17,7 +17,6 @@ from saestore.evaluate.subject import Subject, open_subject
 from saestore.lake import Lake, Ref, layout, manifest as manifests
 from saestore.lake.lock import writing
 from saestore.lake.manifest import Run
-from saestore.lm.load import resolve
 from saestore.progress import Progress, Silent
 from saestore_schemas import tables
 from saestore_schemas.evaluate import EvaluateSettings
@@ -80,7 +79,7 @@ def run(
 def _measure(
     settings: EvaluateSettings, subject: Subject, *, device: str, progress: Progress
 ) -> tuple[pa.Table, dict[str, JsonValue]]:
-    where = torch.device(resolve(device))
+    where = devices.resolve(device)
     found = rows.measure(subject, limit=settings.rows, device=where, progress=progress)
     scores = list(found.scores)
     facts: dict[str, JsonValue] = {

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from saestore.errors import ConfigError, MissingExtraError, UnsupportedError
+from saestore import devices
+from saestore.errors import MissingExtraError, UnsupportedError
 from saestore.lm import weights
 from saestore.lm.place import Place, loading
 from saestore.lm.tokenizer import LmTokenizer
@@ -40,7 +41,7 @@ def load(settings: LmSettings, *, device: str) -> Loaded:
         MissingExtraError: TransformerLens is not installed.
     """
     place = Place.of(settings)
-    chosen = resolve(device)
+    chosen = str(devices.resolve(device))
     bridge_class = _bridge_class()
     tokenizer = LmTokenizer.load(settings)
     source = _Source(place)
@@ -81,26 +82,6 @@ def layer_count(model: str, *, revision: str | None = None) -> int:
             place.name, revision=place.revision, local_files_only=place.here_only
         )
     return int(config.get_text_config().num_hidden_layers)
-
-
-def resolve(device: str) -> str:
-    """Return the device that a name means; `auto` is CUDA where there is one, else the CPU.
-
-    Raises:
-        ConfigError: Torch does not know it, or it is not there.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            field="device",
-            found=device,
-            expected="a device of this machine",
-            hint=f"'auto' takes what is there ({str(error).splitlines()[0]})",
-        ) from error
-    return device
 
 
 class _Source:

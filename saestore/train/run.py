@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from saestore import dictionaries
+from saestore import devices, dictionaries
 from saestore.activations import ActivationStore, ActivationStream
 from saestore.dictionaries import SparseDictionary
 from saestore.errors import ConfigError, DivergedError
@@ -64,7 +64,7 @@ def run(
     else:
         # Planned before anything is written: settings that cannot work must not take the name.
         training = _Training.planned(
-            settings, store, artefact, described, device=torch.device(_device(device))
+            settings, store, artefact, described, device=devices.resolve(device)
         )
         training.evaluate = evaluate
         with lock.writing(artefact, name=ref.name):
@@ -72,14 +72,6 @@ def run(
                 training.resume()
                 training.finish(progress or Silent())
     return dictionaries.load(lake, ref.name)
-
-
-def _device(wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def schedule_of(settings: TrainSettings, rows_per_epoch: int) -> Schedule:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from saestore.analyze.order import sample_offsets, shuffle_ranks, splitmix64
+from saestore.activations.split import splitmix64
+from saestore.analyze.order import sample_offsets, shuffle_ranks
 
 
 MASK = (1 << 64) - 1
