@@ -249,7 +249,8 @@ def test_the_demo_is_shown(run, lake_path, monkeypatch):
     lake = saestore.open_lake(lake_path)
     result = demo.DemoResult(
         plan=demo.plan(model="m", layers=4, corpus=None, tokens=10),
-        scores={"explained_variance": 0.81, "l0": 32.0, "dead[all]": None},
+        scores={"explained_variance": 0.81, "l0": 32.0, "dead[all]": 0.25},
+        rows=13_511,
         rule="the densest of those that stay on one token",
         features=(page(), page(feature=18)),
         question="Which tokens?",
@@ -260,7 +261,16 @@ def test_the_demo_is_shown(run, lake_path, monkeypatch):
     monkeypatch.setattr(demo, "run", lambda *_, **__: result)
     done = run("demo", "--lake", lake_path)
     readable(done.out)
-    for part in ("81.0%", "32", "Feature 18", "the densest", "Which tokens?", "7", "saestore ls"):
+    for part in (
+        "81.0%",
+        "32",
+        "any of the 13,511 rows",
+        "Feature 18",
+        "the densest",
+        "Which tokens?",
+        "7",
+        "saestore ls",
+    ):
         assert part in done.out
     assert as_json(run, "demo", "--lake", lake_path)["answer"] == [{"answer": 7}]
 
