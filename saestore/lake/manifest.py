@@ -67,7 +67,8 @@ def begin(artefact: Storage, run: Run) -> Manifest | None:
     Call it while holding the artefact's lock.
 
     Raises:
-        ArtefactExistsError: The name is taken by other settings, finished or not.
+        ArtefactExistsError: The name is taken by other settings: finished, or begun and with
+            something to resume.
     """
     if artefact.exists(layout.MANIFEST):
         manifest = load(artefact, run.ref)
@@ -77,17 +78,19 @@ def begin(artefact: Storage, run: Run) -> Manifest | None:
     artefact.remove_temporaries()
     if artefact.exists(layout.RUN):
         started = json.loads(artefact.read(layout.RUN))
-        if started["fingerprint"] != run.fingerprint:
+        if started["fingerprint"] == run.fingerprint:
+            return None
+        if _has_work(artefact):
             raise _exists(
                 run, started["settings"], [Parent(**parent) for parent in started["parents"]]
             )
-    else:
-        record = {
-            "fingerprint": run.fingerprint,
-            "settings": run.settings,
-            "parents": [parent.model_dump(mode="json") for parent in run.parents],
-        }
-        artefact.write(layout.RUN, json.dumps(record, indent=1).encode())
+        _drop_progress(artefact)  # it failed before it made anything: a mistake keeps no name
+    record = {
+        "fingerprint": run.fingerprint,
+        "settings": run.settings,
+        "parents": [parent.model_dump(mode="json") for parent in run.parents],
+    }
+    artefact.write(layout.RUN, json.dumps(record, indent=1).encode())
     return None
 
 
@@ -146,11 +149,25 @@ def finish(
     )
     manifest = manifest.model_copy(update={"digest": _digest(_text(manifest))})
     artefact.write(layout.MANIFEST, _text(manifest))
+    _drop_progress(artefact)
+    return manifest
+
+
+def _has_work(artefact: Storage) -> bool:
+    """Return whether an unfinished run left anything worth resuming: payload or commits."""
+    # Notes lie directly in the progress folder; commits and drafts in folders of their own.
+    return any(
+        not path.startswith(f"{layout.PROGRESS}/") or path.count("/") > 1
+        for path in artefact.files()
+    )
+
+
+def _drop_progress(artefact: Storage) -> None:
+    """Remove what a run noted, but not the lock its process holds."""
     lock = artefact.path(layout.LOCK)
     for name in artefact.names(layout.PROGRESS):
         if name != lock.name:
             artefact.remove(f"{layout.PROGRESS}/{name}")
-    return manifest
 
 
 def load(artefact: Storage, ref: layout.Ref) -> Manifest:

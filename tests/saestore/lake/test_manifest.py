@@ -67,13 +67,25 @@ def test_the_same_settings_again_are_a_no_op_and_others_are_refused_by_field(lak
     assert caught.value.differences == ('model: "gpt2" → "pythia"',)
 
 
-def test_unfinished_runs_are_held_to_their_settings_and_parents_too(lake):
+@pytest.mark.parametrize("work", ["part.bin", f"{layout.COMMITS}/00000000.json"])
+def test_unfinished_runs_are_held_to_their_settings_and_parents_too(lake, work):
     artefact = lake.artefact(REF)
     parent = Parent(kind="activations", name="p", fingerprint="1" * 64)
     manifests.begin(artefact, manifests.Run.of(REF, LmSettings(model="gpt2"), [parent]))
+    artefact.write(work, b"something")
     changed = parent.model_copy(update={"fingerprint": "2" * 64})
     with pytest.raises(ArtefactExistsError, match="parent activations p"):
         manifests.begin(artefact, manifests.Run.of(REF, LmSettings(model="gpt2"), [changed]))
+
+
+def test_a_run_that_failed_before_it_made_anything_keeps_no_name(lake):
+    artefact = lake.artefact(REF)
+    manifests.begin(artefact, manifests.Run.of(REF, LmSettings(model="misspelt")))
+    artefact.write(f"{layout.PROGRESS}/corpus.json", b"{}")
+    right = manifests.Run.of(REF, LmSettings(model="gpt2"))
+    assert manifests.begin(artefact, right) is None
+    assert not artefact.exists(f"{layout.PROGRESS}/corpus.json")
+    assert manifests.begin(artefact, right) is None
 
 
 @pytest.mark.parametrize(
