@@ -123,8 +123,21 @@ def clear(artefact: Storage) -> None:
 
     Otherwise a run that failed at once, over a misspelt hookpoint say, would occupy the name with
     its settings. The caller holds the lock, which stays.
+
+    Raises:
+        DamagedArtefactError: There are files and no trace of an unfinished run: a finished store
+            whose manifest was lost, or something that is not ours. They are not touched.
     """
     if artefact.exists(layout.MANIFEST) or artefact.exists(layout.commit_file(0)):
+        return
+    if not artefact.exists(layout.RUN):
+        strange = [p for p in artefact.files() if not p.startswith(f"{layout.PROGRESS}/")]
+        if strange:
+            raise DamagedArtefactError(
+                name=artefact.url,
+                damage=(f"{layout.MANIFEST}: missing, beside {len(strange)} other files",),
+                hint="restore the manifest, or remove the folder, or choose another name",
+            )
         return
     lock = artefact.path(layout.LOCK)
     for name in artefact.names():

@@ -16,6 +16,7 @@ from saestore.errors import (
     ArtefactBusyError,
     ArtefactExistsError,
     ConfigError,
+    DamagedArtefactError,
     HookpointNotFoundError,
     IncompleteArtefactError,
     OverflowRowError,
@@ -232,6 +233,16 @@ def test_a_run_that_failed_at_once_does_not_occupy_the_name(lake, plan):
     assert generate.run(plan(tokens=50), lake, device="cpu").n_rows == 50
 
 
+def test_a_store_that_lost_its_manifest_is_not_overwritten(lake, plan):
+    generate.run(plan(tokens=50), lake, device="cpu")
+    artefact = lake.artefact(REF)
+    artefact.remove("manifest.json")
+    before = {path: artefact.read(path) for path in artefact.files()}
+    with pytest.raises(DamagedArtefactError, match=r"manifest\.json: missing, beside \d+ other"):
+        generate.run(plan(tokens=60), lake, device="cpu")
+    assert {path: artefact.read(path) for path in artefact.files()} == before
+
+
 def test_an_unfinished_run_is_held_to_its_settings(lake, plan, monkeypatch):
     stop_after(monkeypatch, 1, plan(), lake)
     with pytest.raises(ArtefactExistsError, match="forward_contexts: 3 → 4"):
@@ -264,8 +275,6 @@ def test_a_corpus_that_changed_in_between_is_refused(lake, plan, tmp_path, tiny_
 
 
 def test_a_lost_shard_of_an_unfinished_run_is_missed(lake, plan, monkeypatch):
-    from saestore.errors import DamagedArtefactError
-
     stop_after(monkeypatch, 2, plan(), lake)
     lake.artefact(REF).remove("tokens/c.0")
     with pytest.raises(DamagedArtefactError, match=r"tokens/c\.0: missing"):
