@@ -33,8 +33,11 @@ from saestore_schemas.lm import LmSettings
 
 CONTEXT_SIZE = 256
 FORWARD_CONTEXTS = 8
-TOKENS = 16_384
+TOKENS = 32_768
 """Tokens a repetition: finishing a store costs the same for few as for many."""
+
+BLOCK_DOCUMENTS = 8
+"""A block is tokenised whole: one of 64 documents is three times the tokens that are kept here."""
 
 
 class Stopwatch(Silent):
@@ -183,7 +186,9 @@ def prepare(folder: Path, options: Options) -> Setup:
             name="store",
             lm=LmSettings(model=path),
             corpus=CorpusSettings(
-                sources=(StdlibSource(parts=("topics",)),), context_size=CONTEXT_SIZE
+                sources=(StdlibSource(parts=("topics",)),),
+                context_size=CONTEXT_SIZE,
+                block_documents=BLOCK_DOCUMENTS,
             ),
             hookpoints=(hookpoint,),
             tokens=TOKENS,
