@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from saestore.api import config
 from saestore.errors import UnsupportedError
 from saestore.lake import Lake, Ref, lineage, manifest as manifests
+from saestore.lake.lock import writing
 from saestore.progress import Progress, Silent
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.evaluate import EvaluateSettings
@@ -291,6 +292,7 @@ class OpenLake:
 
         Raises:
             UnsupportedError: Other artefacts were made from it; they are named.
+            ArtefactBusyError: A living process is writing it.
         """
         ref = self.lake.find(name)
         kept = lineage.children(self.lake, ref)
@@ -301,7 +303,9 @@ class OpenLake:
                 expected="none",
                 hint="remove them first; what they were made from must stay while they exist",
             )
-        self.lake.artefact(ref).remove()
+        artefact = self.lake.artefact(ref)
+        with writing(artefact, name=ref.name):
+            artefact.remove()
         return ref
 
     def export_saelens(self, dictionary: str, folder: str | os.PathLike[str]) -> "ExportReport":

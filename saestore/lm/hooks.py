@@ -1,7 +1,7 @@
 """Functions that run where the forward pass comes by, and stopping it once enough was seen."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -26,9 +26,8 @@ def hooked(hooks: Sequence[tuple[Any, Function]]) -> Iterator[None]:
     try:
         for point, function in hooks:
             point.add_hook(_adapted(function), level=LEVEL)
-        yield
-    except Enough:
-        pass
+        with suppress(Enough):
+            yield
     finally:
         for point, _ in hooks:
             point.remove_hooks(dir="fwd", level=LEVEL)

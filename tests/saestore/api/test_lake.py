@@ -5,8 +5,14 @@ import pytest
 
 import saestore
 from saestore.api import config, demo
-from saestore.errors import ArtefactExistsError, ArtefactNotFoundError, UnsupportedError
+from saestore.errors import (
+    ArtefactBusyError,
+    ArtefactExistsError,
+    ArtefactNotFoundError,
+    UnsupportedError,
+)
 from saestore.lake import Ref
+from saestore.lake.lock import writing
 from saestore.testing.lakes import small_lake, small_plan
 
 
@@ -83,6 +89,16 @@ def test_parents_cannot_be_removed_before_their_children(lake, tmp_path):
     assert copy.ls() == []
     with pytest.raises(ArtefactNotFoundError):
         copy.remove("demo")
+
+
+def test_what_is_being_written_is_not_removed(lake, tmp_path):
+    copy = saestore.open_lake(shutil.copytree(lake.lake.storage.url, tmp_path / "copy"))
+    ref = Ref("features", "demo/topk-32/default")
+    with writing(copy.lake.artefact(ref), name=ref.name), pytest.raises(ArtefactBusyError):
+        copy.remove(ref.path)
+    assert ref in copy.lake.refs()
+    copy.remove(ref.path)
+    assert ref not in copy.lake.refs()
 
 
 def test_the_demos_configs_are_the_settings_it_ran(lake, plan):

@@ -49,10 +49,14 @@ def test_a_printed_file_shows_every_setting_with_its_meaning(verb):
 
 @pytest.mark.parametrize("verb", config.VERBS)
 def test_commented_settings_are_toml_too(verb):
-    for line in template.toml(verb).splitlines():
-        match = re.fullmatch(r"# ([a-z_0-9]+ = .*)", line)
-        if match and not match.group(1).endswith("..."):
-            tomllib.loads(match.group(1))
+    found = [
+        match.group(1)
+        for line in template.toml(verb).splitlines()
+        if (match := re.fullmatch(r"# ([a-z_0-9]+ = .*)", line))
+        and not match.group(1).endswith("...")
+    ]
+    assert found
+    assert all(tomllib.loads(line) for line in found)
 
 
 @pytest.mark.parametrize("verb", config.VERBS)

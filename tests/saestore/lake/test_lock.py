@@ -60,7 +60,7 @@ def test_a_recycled_process_id_is_not_mistaken_for_the_owner(artefact):
         owner = json.loads(artefact.read(layout.LOCK))
     artefact.write(layout.LOCK, json.dumps(owner | {"started": "1"}).encode())
     with writing(artefact, name="a"):
-        pass
+        assert json.loads(artefact.read(layout.LOCK))["started"] == owner["started"]
 
 
 def test_another_machines_lock_is_respected(artefact):
