@@ -73,7 +73,8 @@ def test_an_unknown_architecture_is_named(tiny_models, tmp_path):
     odd = shutil.copytree(tiny_models("gpt2"), tmp_path / "odd")
     config = json.loads((odd / "config.json").read_text())
     (odd / "config.json").write_text(json.dumps({**config, "model_type": "no-such-thing"}))
-    failing(odd)
+    error = failing(odd)
+    assert "no-such-thing" in f"{error} {error.found} {error.hint}"
 
 
 def test_a_hub_name_without_a_hub_says_so():
