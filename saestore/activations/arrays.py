@@ -14,10 +14,10 @@ import crc32c
 import numpy as np
 from jaxtyping import Shaped
 
+from saestore.activations import shards
 from saestore.activations.layout import ArraySpec
 from saestore.activations.shards import CRC
 from saestore.lake import Storage, layout
-from saestore.lake.manifest import checksum_text
 from saestore.lake.storage import storage_errors
 
 
@@ -58,7 +58,7 @@ class ArrayWriter:
         self._file: FileIO | None = None
         self._name = ""
         self._rows = 0
-        self._crc = 0
+        self._crcs: list[int] = []
 
     def open(self, shard: int) -> None:
         """Begin a shard under a temporary name.
@@ -67,7 +67,7 @@ class ArrayWriter:
             StorageError: The folder cannot be written.
         """
         self._name = layout.shard_file(self._path, shard, ndim=1 + len(self.array.tail))
-        self._rows, self._crc = 0, 0
+        self._rows, self._crcs = 0, []
         draft = self._stack.enter_context(self._artefact.replacing(self._name))
         with storage_errors(f"writing {self._name}"):
             # Unbuffered: chunks are large, and giving up a full disk must have nothing left to write.
@@ -99,11 +99,12 @@ class ArrayWriter:
         if rest:
             self._chunk[rest:] = self.array.fill
             self._flush(rest)
-        self._write(self._grid.index(self._rows))
+        tail = self._grid.tail(self._rows, self._crcs)
+        self._write(tail)
         self._file = None
         with storage_errors(f"writing {self._name}"):
             self._stack.close()
-        return self._name, (self._grid.file_bytes(self._rows), checksum_text(self._crc))
+        return self._name, (self._grid.file_bytes(self._rows), shards.checksum_of(tail))
 
     def abandon(self) -> None:
         """Give up the open shard, if there is one, and remove its temporary file."""
@@ -116,13 +117,13 @@ class ArrayWriter:
         if self._watch is not None:
             self._watch(self._chunk[:rows], (self._rows - 1) // len(self._chunk) * len(self._chunk))
         crc = crc32c.crc32c(self._bytes.data[:-CRC])
+        self._crcs.append(crc)
         self._bytes[-CRC:] = np.frombuffer(crc.to_bytes(CRC, "little"), np.uint8)
         self._write(self._bytes.data)
 
     def _write(self, data: bytes | memoryview) -> None:
         if self._file is None:
             raise RuntimeError("no shard is open")
-        self._crc = crc32c.crc32c(data, self._crc)
         rest = memoryview(data)
         with storage_errors(f"writing {self._name}"):
             while rest:

@@ -13,15 +13,13 @@ from zarr.core.common import JSON
 from zarr.storage import MemoryStore
 
 from saestore.activations import codecs, shards
-from saestore.lake import Storage, layout
-from saestore_schemas.activations import StoreDtype, StoreRecord, StoreSettings
+from saestore.lake import Storage, layout, manifest as manifests
+from saestore_schemas.generate import StoreDtype, StoreSettings
 from saestore_schemas.manifest import FORMAT_VERSION
 
 
 METADATA = "zarr.json"
 """Zarr's own name for the metadata of a group or array."""
-RECORD = "store"
-"""Where a manifest's facts hold the `StoreRecord`."""
 CHUNK_CONTEXTS = 65_536
 """Contexts or segments in one chunk of the small arrays."""
 
@@ -45,21 +43,13 @@ class Spec:
 
     Attributes:
         hookpoints: Width of each hookpoint.
-        record: What a reader must know: type, shape on disk, language model, longest context.
+        dtype: How activations are stored.
+        settings: Bounds of chunks and shards.
     """
 
     hookpoints: Mapping[str, int]
-    record: StoreRecord
-
-    @property
-    def dtype(self) -> StoreDtype:
-        """How activations are stored."""
-        return self.record.dtype
-
-    @property
-    def settings(self) -> StoreSettings:
-        """Bounds of chunks and shards."""
-        return self.record.store
+    dtype: StoreDtype
+    settings: StoreSettings
 
     @property
     def shard_rows(self) -> int:
@@ -118,11 +108,12 @@ def write_metadata(
     spec: Spec,
     rows: int,
     small: Mapping[str, tuple[Shaped[np.ndarray, "..."], tuple[str, ...]]],
-) -> None:
+) -> dict[str, tuple[int, str]]:
     """Write what zarr-python makes: groups, the row arrays' metadata, and small arrays whole.
 
     It is made in memory and put on disk file by file, each whole and synced, replacing what a
-    killed run may have left.
+    killed run may have left. Size and checksum of each file are returned: sha256, for a chunk that
+    ends in its own crc32c has a crc32c that says nothing.
 
     Args:
         artefact: The store's folder.
@@ -141,8 +132,12 @@ def write_metadata(
         _declare(memory, path, array, rows)
     for path, (values, names) in small.items():
         _small(memory, path, values, names)
-    for path, data in files.items():
-        artefact.write(path, data.to_bytes())
+    written: dict[str, tuple[int, str]] = {}
+    for path, held in files.items():
+        data = held.to_bytes()
+        artefact.write(path, data)
+        written[path] = (len(data), manifests.digest_of(data))
+    return written
 
 
 def _declare(memory: MemoryStore, path: str, array: ArraySpec, rows: int) -> None:

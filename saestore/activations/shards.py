@@ -1,20 +1,32 @@
 """The bytes of one shard of a Zarr v3 array, written and read without a Zarr library.
 
 A shard of uncompressed chunks has one possible form: chunk i at i * (chunk bytes + 4), each followed
-by its crc32c, then an index of (offset, length) pairs with a crc32c of its own. Offsets can thus be
-computed instead of looked up, and the index is read once, to check that this is such a shard.
+by its crc32c; then a table of the same crc32c's; then an index of (offset, length) pairs with a crc32c
+of its own. Offsets can thus be computed instead of looked up. Table and index, the tail, are read once,
+in one piece, to check that this is such a shard, and this very one.
+
+The table is why: bytes followed by their own crc32c have a crc32c that is the same whatever they are
+(0x48674bc7), so a checksum over whole chunks cannot tell a shard from another of its size. The digest
+of the tail can, and reading a tail costs nothing beside reading a shard. To a Zarr library the table
+is unused space, which the format allows.
 
 Source: the Zarr v3 sharding_indexed codec with codecs [bytes, crc32c], index at the end.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import crc32c
 import numpy as np
+from jaxtyping import UInt32
 
 
 CRC = 4
 """Bytes of one crc32c, little-endian."""
+CRCS = np.dtype("<u4")
+"""Type of the table of crc32c's."""
+CHECKSUM = "tail:"
+"""Kind of a shard's checksum in file lists."""
 ABSENT = 2**64 - 1
 """Offset and length of a chunk that a shard does not hold."""
 
@@ -51,9 +63,17 @@ class Grid:
         """Return how many chunks a shard with so many rows holds; the last may be padded."""
         return -(-rows // self.chunk_rows)
 
+    def tail_bytes(self, rows: int) -> int:
+        """Return the size of table and index of a shard with so many rows."""
+        return self.used(rows) * CRC + self.chunks * 16 + CRC
+
     def file_bytes(self, rows: int) -> int:
         """Return the size of a shard file with so many rows."""
-        return self.offset(self.used(rows)) + self.chunks * 16 + CRC
+        return self.offset(self.used(rows)) + self.tail_bytes(rows)
+
+    def tail(self, rows: int, crcs: Sequence[int]) -> bytes:
+        """Return what follows the chunks of a shard: the table of their crc32c's, and the index."""
+        return np.array(crcs, CRCS).tobytes() + self.index(rows)
 
     def index(self, rows: int) -> bytes:
         """Return the index, with its crc32c, of a shard with so many rows."""
@@ -63,6 +83,36 @@ class Grid:
         entries[:used, 1] = self.chunk_bytes + CRC
         data = entries.tobytes()
         return data + crc32c.crc32c(data).to_bytes(CRC, "little")
+
+
+def crcs_of(
+    tail: bytes | bytearray, grid: Grid, rows: int, checksum: str
+) -> UInt32[np.ndarray, " chunk"]:
+    """Return the crc32c of each chunk of a shard, from its tail.
+
+    Args:
+        tail: The last bytes of the shard file, as many as the grid says.
+        grid: How the array lies in chunks.
+        rows: Rows of the shard.
+        checksum: The shard's checksum in the file list.
+
+    Raises:
+        ValueError: The tail is not this shard's.
+    """
+    index = grid.index(rows)
+    if tail[-len(index) :] != index:
+        raise ValueError("its chunk index is not what it must be")
+    if checksum_of(tail) != checksum:
+        raise ValueError("its chunks are not those that were written there")
+    return np.frombuffer(tail, CRCS, grid.used(rows))
+
+
+def checksum_of(tail: bytes | bytearray) -> str:
+    """Return the checksum of a shard in file lists: it covers every chunk's crc32c, in order.
+
+    The index's own crc32c is left out: with it, the index would not count.
+    """
+    return f"{CHECKSUM}{crc32c.crc32c(tail[:-CRC]):08x}"
 
 
 def grid(row_bytes: int, *, chunk_kib: int, shard_rows: int) -> Grid:

@@ -19,16 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Int32, Int64, Shaped, UInt8
-from pydantic import ValidationError
 
 from saestore.activations import codecs, layout as stores, shards
 from saestore.activations.layout import HookInfo
 from saestore.activations.moments import Moments
 from saestore.activations.split import Split, rows_of, split_contexts
-from saestore.errors import ConfigError, DamagedArtefactError, HookpointNotFoundError
+from saestore.errors import DamagedArtefactError, HookpointNotFoundError
 from saestore.lake import Lake, Ref, Storage, layout, manifest as manifests
-from saestore_schemas.activations import StoreRecord
-from saestore_schemas.lm import LmSettings
+from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.manifest import Manifest
 
 
@@ -46,7 +44,7 @@ class ActivationStore:
     Attributes:
         ref: Kind and name.
         manifest: Its manifest.
-        record: What it is, whoever made it: type, shape on disk, language model, longest context.
+        settings: The settings that made it.
         hookpoints: Width and type of each hookpoint.
         n_rows: Rows, those that training skips included.
         n_contexts: Contexts.
@@ -55,7 +53,7 @@ class ActivationStore:
     def __init__(self, artefact: Storage, ref: Ref, manifest: Manifest) -> None:
         self.ref = ref
         self.manifest = manifest
-        self.record = _record(manifest)
+        self.settings = GenerateSettings.model_validate(manifest.settings)
         self.n_rows = manifest.counts["rows"]
         self.n_contexts = manifest.counts["contexts"]
         self._artefact = artefact
@@ -65,8 +63,8 @@ class ActivationStore:
             for path, info in manifest.arrays.items()
             if path.startswith(f"{layout.HOOKS}/")
         }
-        self.spec = stores.Spec(widths, self.record)
-        self.hookpoints = {n: HookInfo(w, self.record.dtype) for n, w in widths.items()}
+        self.spec = stores.Spec(widths, self.settings.dtype, self.settings.store)
+        self.hookpoints = {n: HookInfo(w, self.settings.dtype) for n, w in widths.items()}
         self._arrays = self.spec.arrays()
         self._files: OrderedDict[str, _Shard] = OrderedDict()
         self._checked: set[str] = set()
@@ -128,30 +126,6 @@ class ActivationStore:
                 known=tuple(self.hookpoints),
             )
         return layout.hook_array(hookpoint)
-
-    def language_model(self, other: str | None, *, field: str) -> LmSettings:
-        """Return how to load the language model behind the store, or another one alike.
-
-        Args:
-            other: Name or directory of a model to take instead; None, the store's own.
-            field: The setting that names it, for the error.
-
-        Raises:
-            ConfigError: The store was imported without saying its model, and no other is named.
-        """
-        own = self.record.lm
-        if other is not None:
-            if own is None:
-                return LmSettings(model=other)
-            return own.model_copy(update={"model": other, "revision": None})
-        if own is None:
-            raise ConfigError(
-                field=field,
-                problem=f"activations {self.ref.name!r} do not say which language model they are of",
-                expected="its hub name or directory",
-                hint=f"set {field}; or import the store again with its language model",
-            )
-        return own
 
     def tokens(self, start: int = 0, stop: int | None = None) -> Int32[np.ndarray, " row"]:
         """Return the token ids of rows start to stop."""
@@ -300,6 +274,7 @@ class ActivationStore:
             f"{shard.name}: chunk {inside + index} does not match its crc32c"
             for index, (piece, crc) in enumerate(zip(data, crcs, strict=True))
             if crc32c.crc32c(piece) != int.from_bytes(crc, "little")
+            or shard.crcs[inside + index] != int.from_bytes(crc, "little")
         ]
         if wrong:
             raise self._damaged(*wrong)
@@ -325,7 +300,7 @@ class ActivationStore:
             data = self._artefact.read(path)
         except FileNotFoundError as error:
             raise self._damaged(f"{path}: missing") from error
-        if manifests.checksum_of(data) != self._payload[path][1]:
+        if not manifests.matches(data, self._payload[path][1]):
             raise self._damaged(f"{path}: does not match its checksum")
         return data
 
@@ -348,12 +323,14 @@ class ActivationStore:
             rows = min(self.n_rows - shard * array.grid.shard_rows, array.grid.shard_rows)
             manifests.check_size(self._artefact, self.ref.name, name, self._payload.get(name))
             opened = _Shard(self._artefact, name)
-            index = array.grid.index(rows)
-            found = bytearray(len(index))
-            if self._payload[name][0] == array.grid.file_bytes(rows):
-                opened.read_into(array.grid.file_bytes(rows) - len(index), [found])
-            if found != index:
-                raise self._damaged(f"{name}: its chunk index is not what it must be")
+            tail = bytearray(array.grid.tail_bytes(rows))
+            size, checksum = self._payload[name]
+            if size == array.grid.file_bytes(rows):
+                opened.read_into(size - len(tail), [tail])
+            try:
+                opened.crcs = shards.crcs_of(tail, array.grid, rows, checksum)
+            except ValueError as error:
+                raise self._damaged(f"{name}: {error}") from error
             self._files[name] = opened
             if len(self._files) > _OPEN_SHARDS:
                 # Not closed here: another thread may be reading it. Its last user closes it.
@@ -361,19 +338,12 @@ class ActivationStore:
             return opened
 
 
-def _record(manifest: Manifest) -> StoreRecord:
-    try:
-        return StoreRecord.model_validate(manifest.facts.get(stores.RECORD))
-    except ValidationError as error:
-        problem = f"{layout.MANIFEST}: facts.{stores.RECORD}: {error.errors()[0]['msg']}"
-        raise DamagedArtefactError(name=manifest.name, damage=(problem,)) from error
-
-
 class _Shard:
     """One shard file; a local one is closed when nobody holds it any more."""
 
     def __init__(self, artefact: Storage, name: str) -> None:
         self.name = name
+        self.crcs = np.empty(0, shards.CRCS)  # of each chunk, once the tail is checked
         self._artefact = artefact
         self._descriptor: int | None = None
         if artefact.local is not None:

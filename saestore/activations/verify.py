@@ -31,7 +31,7 @@ def damage(lake: Lake, name: str, *, quick: bool = False) -> list[str]:
     """
     try:
         store = ActivationStore.open(lake, name)
-        return list(_contradictions(store, quick=quick))
+        return list(dict.fromkeys(_contradictions(store, quick=quick)))
     except DamagedArtefactError as error:
         return list(error.damage)
 

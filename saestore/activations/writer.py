@@ -272,7 +272,7 @@ class StoreWriter:
         pq.write_table(vocabulary, sink, compression="zstd")
         self._artefact.write(layout.VOCABULARY, sink.getvalue())
         small = self._small_arrays()
-        stores.write_metadata(self._artefact, self._spec, self.rows, small)
+        checksums = stores.write_metadata(self._artefact, self._spec, self.rows, small)
         counts = {
             "rows": self.rows,
             "kept_rows": self._kept_rows(),
@@ -283,13 +283,14 @@ class StoreWriter:
             "shard_rows": self._spec.shard_rows,
             **tally,
         }
-        checksums = {p: d for commit in self._commits for p, d in commit.files.items()}
+        for commit in self._commits:
+            checksums.update(commit.files)
         return manifests.finish(
             self._artefact,
             run,
             arrays=self._infos(),
             counts=counts,
-            facts={stores.RECORD: self._spec.record.model_dump(mode="json"), **facts},
+            facts=facts,
             checksums=checksums,
         )
 

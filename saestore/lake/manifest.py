@@ -142,12 +142,12 @@ def finish(
         counts=dict(counts),
         facts=dict(facts),
         payload=Payload(
-            digest=_digest(sink.getvalue()),
+            digest=digest_of(sink.getvalue()),
             files=len(rows),
             bytes=sum(row[1] for row in rows),
         ),
     )
-    manifest = manifest.model_copy(update={"digest": _digest(_text(manifest))})
+    manifest = manifest.model_copy(update={"digest": digest_of(_text(manifest))})
     artefact.write(layout.MANIFEST, _text(manifest))
     _drop_progress(artefact)
     return manifest
@@ -207,7 +207,7 @@ def load(artefact: Storage, ref: layout.Ref) -> Manifest:
     if run.fingerprint != manifest.fingerprint:
         raise _bad_manifest(ref, "its settings do not match its fingerprint")
     own = f'"digest": "{manifest.digest}"'.encode()
-    if manifest.digest and _digest(data.replace(own, b'"digest": ""')) != manifest.digest:
+    if manifest.digest and digest_of(data.replace(own, b'"digest": ""')) != manifest.digest:
         raise _bad_manifest(ref, "its bytes do not match its own digest")
     return manifest
 
@@ -221,7 +221,7 @@ def payload(artefact: Storage, manifest: Manifest) -> dict[str, tuple[int, str]]
     if not artefact.exists(layout.FILES):
         raise DamagedArtefactError(name=manifest.name, damage=(f"{layout.FILES}: missing",))
     data = artefact.read(layout.FILES)
-    if _digest(data) != manifest.payload.digest:
+    if digest_of(data) != manifest.payload.digest:
         raise DamagedArtefactError(
             name=manifest.name, damage=(f"{layout.FILES}: digest differs from the manifest's",)
         )
@@ -313,7 +313,10 @@ def _damage(
         if problem is not None:
             yield problem
         elif not quick:
-            found = digest_file(artefact, path)[1]
+            kind = checksum.partition(":")[0]
+            if kind not in KINDS:
+                continue  # the reader of such files knows what it says
+            found = digest_file(artefact, path, kind=kind)[1]
             if found != checksum:
                 yield f"{path}: checksum {found}, expected {checksum}"
         if advance is not None:
@@ -327,14 +330,27 @@ def _damage(
             yield f"{path}: foreign file, not in the artefact's file list"
 
 
-def digest_file(artefact: Storage, path: str) -> tuple[int, str]:
-    """Return a file's size and `crc32c:` checksum, reading it once."""
-    crc, size = 0, 0
+KINDS = ("crc32c", "sha256")
+"""Kinds of checksum that cover all bytes of a file. What ends in its own crc32c needs the second:
+the crc32c of such a file depends on its size alone."""
+
+
+def digest_file(artefact: Storage, path: str, *, kind: str = "crc32c") -> tuple[int, str]:
+    """Return a file's size and checksum of one kind, reading it once."""
+    crc, size, sha = 0, 0, hashlib.sha256()
     with artefact.fs.open(artefact.join(path), "rb") as file:
         while block := file.read(_BLOCK):
-            crc = crc32c.crc32c(block, crc)
             size += len(block)
-    return size, checksum_text(crc)
+            if kind == "sha256":
+                sha.update(block)
+            else:
+                crc = crc32c.crc32c(block, crc)
+    return size, f"sha256:{sha.hexdigest()}" if kind == "sha256" else checksum_text(crc)
+
+
+def matches(data: bytes, checksum: str) -> bool:
+    """Return whether bytes have a checksum of any kind that covers all bytes."""
+    return checksum == (digest_of(data) if checksum.startswith("sha256:") else checksum_of(data))
 
 
 def checksum_text(crc: int) -> str:
@@ -371,7 +387,8 @@ def _text(manifest: Manifest) -> bytes:
     return manifest.model_dump_json(indent=1).encode() + b"\n"
 
 
-def _digest(data: bytes) -> str:
+def digest_of(data: bytes) -> str:
+    """Return the sha256 digest of some bytes."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 

@@ -11,7 +11,7 @@ from saestore.activations import ActivationStore, ActivationStream, verify
 from saestore.errors import DamagedArtefactError, FormatVersionError, SaestoreError
 from saestore.lake import Ref, layout, manifest as manifests
 from saestore.testing.stores import HOOKPOINT, scratch_lake, synthetic_rows, synthetic_store
-from saestore_schemas.activations import StoreSettings
+from saestore_schemas.generate import StoreSettings
 
 
 OTHER = "blocks.0.attn.hook_z"
@@ -115,16 +115,50 @@ def test_a_shard_that_is_not_whole_is_found(lake, path, harm):
         read_everything(lake)
 
 
-def test_swapped_duplicated_and_foreign_shards_are_found_by_verify(lake):
-    folder = lake.artefact(REF).path(layout.hook_array(HOOKPOINT))
-    one, two = folder / "c.0.0", folder / "c.1.0"
+@pytest.mark.parametrize("array", [layout.hook_array(HOOKPOINT), layout.TOKENS])
+def test_swapped_and_duplicated_shards_are_found_by_verify_and_by_reading(lake, array):
+    """Each of their chunks has a right crc32c, and so have all together: the same in both."""
+    ndim = 1 if array == layout.TOKENS else 2
+    one, two = (lake.artefact(REF).path(layout.shard_file(array, n, ndim=ndim)) for n in (0, 1))
     first, second = one.read_bytes(), two.read_bytes()
-    one.write_bytes(second)
-    two.write_bytes(first)
-    assert len(verified(lake)) == 2
-    one.write_bytes(first)
-    assert len(verified(lake)) == 1
+    grid = ActivationStore.open(lake, "synthetic").spec.arrays()[array].grid
+    chunks = slice(grid.offset(grid.chunks))
+    assert manifests.checksum_of(first[chunks]) == manifests.checksum_of(second[chunks])
+    for here, there, wrong in [(second, first, 2), (first, first, 1)]:
+        one.write_bytes(here)
+        two.write_bytes(there)
+        assert len(verified(lake)) == wrong
+        with pytest.raises(DamagedArtefactError, match="not those that were written there"):
+            read_everything(lake)
     two.write_bytes(second)
+    assert verified(lake) == []
+
+
+def test_a_chunk_in_another_chunk_s_place_is_found(lake):
+    array = ActivationStore.open(lake, "synthetic").spec.arrays()[layout.hook_array(HOOKPOINT)]
+    path = lake.artefact(REF).path(HOOK_SHARD)
+    data = bytearray(path.read_bytes())
+    end = array.grid.offset(1)
+    data[:end] = data[end : 2 * end]
+    path.write_bytes(data)
+    assert verified(lake)
+    with pytest.raises(DamagedArtefactError, match=r"c\.1\.0: chunk 0 does not match"):
+        read_everything(lake)
+
+
+def test_a_small_array_in_another_s_place_is_found(lake):
+    base = f"{layout.MOMENTS}/{HOOKPOINT}"
+    one, two = (lake.artefact(REF).path(f"{base}/{n}/c.0.0") for n in ("min", "max"))
+    one.write_bytes(two.read_bytes())
+    (line,) = verified(lake)
+    assert line.startswith(f"{base}/min/c.0.0: checksum sha256:")
+    with pytest.raises(DamagedArtefactError, match=r"min/c\.0\.0: does not match"):
+        read_everything(lake)
+
+
+def test_a_foreign_file_is_found_by_verify(lake):
+    folder = lake.artefact(REF).path(layout.hook_array(HOOKPOINT))
+    first = (folder / "c.0.0").read_bytes()
     (folder / "c.9.0").write_bytes(first)
     (line,) = verified(lake)
     assert line.startswith(f"{layout.hook_array(HOOKPOINT)}/c.9.0: foreign file")
