@@ -26,8 +26,9 @@ from saestore.lake import Lake
 from saestore.lm import LanguageModel, default_model, layer_count
 from saestore.progress import Silent
 from saestore.testing.models import quiet, randomise_, tiny_tokenizer
+from saestore_schemas.activations import StoreSettings
 from saestore_schemas.corpus import CorpusSettings, StdlibSource
-from saestore_schemas.generate import GenerateSettings, StoreSettings
+from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.lm import LmSettings
 
 

@@ -59,7 +59,7 @@ def _(page: ActivationsPage, console: Console) -> None:
     console.print(
         facts(
             [
-                ("model", str(_get(settings, "lm", "model"))),
+                ("model", str(_get(page.manifest.facts, "store", "lm", "model") or "unknown")),
                 ("corpus", _sources(corpus)),
                 ("rows", f"{count(rows)}, of which {count(page.kept_rows)} kept"),
                 ("holds", _counts(counts)),

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 
 from saestore.errors import OverflowRowError
-from saestore_schemas.generate import StoreDtype
+from saestore_schemas.activations import StoreDtype
 
 
 STORED: dict[StoreDtype, str] = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}

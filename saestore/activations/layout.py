@@ -14,12 +14,14 @@ from zarr.storage import MemoryStore
 
 from saestore.activations import codecs, shards
 from saestore.lake import Storage, layout, manifest as manifests
-from saestore_schemas.generate import StoreDtype, StoreSettings
+from saestore_schemas.activations import StoreDtype, StoreRecord, StoreSettings
 from saestore_schemas.manifest import FORMAT_VERSION
 
 
 METADATA = "zarr.json"
 """Zarr's own name for the metadata of a group or array."""
+RECORD = "store"
+"""Where a manifest's facts hold the `StoreRecord`."""
 CHUNK_CONTEXTS = 65_536
 """Contexts or segments in one chunk of the small arrays."""
 
@@ -43,13 +45,21 @@ class Spec:
 
     Attributes:
         hookpoints: Width of each hookpoint.
-        dtype: How activations are stored.
-        settings: Bounds of chunks and shards.
+        record: What a reader must know: type, shape on disk, language model, longest context.
     """
 
     hookpoints: Mapping[str, int]
-    dtype: StoreDtype
-    settings: StoreSettings
+    record: StoreRecord
+
+    @property
+    def dtype(self) -> StoreDtype:
+        """How activations are stored."""
+        return self.record.dtype
+
+    @property
+    def settings(self) -> StoreSettings:
+        """Bounds of chunks and shards."""
+        return self.record.store
 
     @property
     def shard_rows(self) -> int:

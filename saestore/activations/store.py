@@ -19,14 +19,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Int32, Int64, Shaped, UInt8
+from pydantic import ValidationError
 
 from saestore.activations import codecs, layout as stores, shards
 from saestore.activations.layout import HookInfo
 from saestore.activations.moments import Moments
 from saestore.activations.split import Split, rows_of, split_contexts
-from saestore.errors import DamagedArtefactError, HookpointNotFoundError
+from saestore.errors import ConfigError, DamagedArtefactError, HookpointNotFoundError
 from saestore.lake import Lake, Ref, Storage, layout, manifest as manifests
-from saestore_schemas.generate import GenerateSettings
+from saestore_schemas.activations import StoreRecord
+from saestore_schemas.lm import LmSettings
 from saestore_schemas.manifest import Manifest
 
 
@@ -44,7 +46,7 @@ class ActivationStore:
     Attributes:
         ref: Kind and name.
         manifest: Its manifest.
-        settings: The settings that made it.
+        record: What it is, whoever made it: type, shape on disk, language model, longest context.
         hookpoints: Width and type of each hookpoint.
         n_rows: Rows, those that training skips included.
         n_contexts: Contexts.
@@ -53,7 +55,7 @@ class ActivationStore:
     def __init__(self, artefact: Storage, ref: Ref, manifest: Manifest) -> None:
         self.ref = ref
         self.manifest = manifest
-        self.settings = GenerateSettings.model_validate(manifest.settings)
+        self.record = _record(manifest)
         self.n_rows = manifest.counts["rows"]
         self.n_contexts = manifest.counts["contexts"]
         self._artefact = artefact
@@ -63,8 +65,8 @@ class ActivationStore:
             for path, info in manifest.arrays.items()
             if path.startswith(f"{layout.HOOKS}/")
         }
-        self.spec = stores.Spec(widths, self.settings.dtype, self.settings.store)
-        self.hookpoints = {n: HookInfo(w, self.settings.dtype) for n, w in widths.items()}
+        self.spec = stores.Spec(widths, self.record)
+        self.hookpoints = {n: HookInfo(w, self.record.dtype) for n, w in widths.items()}
         self._arrays = self.spec.arrays()
         self._files: OrderedDict[str, _Shard] = OrderedDict()
         self._checked: set[str] = set()
@@ -126,6 +128,30 @@ class ActivationStore:
                 known=tuple(self.hookpoints),
             )
         return layout.hook_array(hookpoint)
+
+    def language_model(self, other: str | None, *, field: str) -> LmSettings:
+        """Return how to load the language model behind the store, or another one alike.
+
+        Args:
+            other: Name or directory of a model to take instead; None, the store's own.
+            field: The setting that names it, for the error.
+
+        Raises:
+            ConfigError: The store was imported without saying its model, and no other is named.
+        """
+        own = self.record.lm
+        if other is not None:
+            if own is None:
+                return LmSettings(model=other)
+            return own.model_copy(update={"model": other, "revision": None})
+        if own is None:
+            raise ConfigError(
+                field=field,
+                problem=f"activations {self.ref.name!r} do not say which language model they are of",
+                expected="its hub name or directory",
+                hint=f"set {field}; or import the store again with its language model",
+            )
+        return own
 
     def tokens(self, start: int = 0, stop: int | None = None) -> Int32[np.ndarray, " row"]:
         """Return the token ids of rows start to stop."""
@@ -336,6 +362,14 @@ class ActivationStore:
                 # Not closed here: another thread may be reading it. Its last user closes it.
                 self._files.popitem(last=False)
             return opened
+
+
+def _record(manifest: Manifest) -> StoreRecord:
+    try:
+        return StoreRecord.model_validate(manifest.facts.get(stores.RECORD))
+    except ValidationError as error:
+        problem = f"{layout.MANIFEST}: facts.{stores.RECORD}: {error.errors()[0]['msg']}"
+        raise DamagedArtefactError(name=manifest.name, damage=(problem,)) from error
 
 
 class _Shard:

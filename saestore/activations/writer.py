@@ -290,7 +290,7 @@ class StoreWriter:
             run,
             arrays=self._infos(),
             counts=counts,
-            facts=facts,
+            facts={stores.RECORD: self._spec.record.model_dump(mode="json"), **facts},
             checksums=checksums,
         )
 

@@ -77,7 +77,7 @@ def run(
                 "semantics": folded.config.semantics.model_dump(mode="json"),
                 "activations": store.ref.name,
                 "hookpoints": list(folded.hookpoints_in),
-                "context_size": store.settings.corpus.context_size,
+                "context_size": store.record.context_size,
                 "block_rows": encode.block_rows(folded.d_sae),
             },
         )
@@ -124,8 +124,7 @@ class _Analysis:
         }
 
     def _logits(self, wanted: LogitSettings) -> None:
-        recorded = self.store.settings.lm
-        lm = recorded if wanted.lm is None else recorded.model_copy(update={"model": wanted.lm})
+        lm = self.store.language_model(wanted.lm, field="logits.lm")
         unembedding = LanguageModel.load(lm, device="cpu").unembedding()
         vectors = self.folded.logit_directions().detach()
         # columns beyond the vocabulary pad the matrix: no text can say them

@@ -75,6 +75,6 @@ def survey(store: ActivationStore, settings: AnalyzeSettings, folder: Path) -> S
         length,
         tokens,
         kept,
-        context_size=store.settings.corpus.context_size,
+        context_size=store.record.context_size,
         seed=settings.seed,
     )

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from saestore.api.lake import OpenLake
 from saestore.errors import ConfigError
 from saestore.progress import Progress, Silent
+from saestore_schemas.activations import StoreSettings
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.corpus import (
     CorpusSettings,
@@ -26,7 +27,7 @@ from saestore_schemas.corpus import (
 )
 from saestore_schemas.dictionary import SaeSettings, TopK
 from saestore_schemas.evaluate import EvaluateSettings, SpliceSettings
-from saestore_schemas.generate import GenerateSettings, StoreSettings
+from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.lm import LmSettings
 from saestore_schemas.train import (
     ActivationsSettings,

@@ -17,8 +17,8 @@ from saestore.corpus.documents import Document, DocumentSource
 from saestore.corpus.packing import Piece, arrange
 from saestore.corpus.tokens import Tokenizer
 from saestore.errors import ConfigError
+from saestore_schemas.activations import FLAG_IGNORED, FLAG_SPECIAL
 from saestore_schemas.corpus import CorpusSettings
-from saestore_schemas.generate import FLAG_IGNORED, FLAG_SPECIAL
 
 
 class Segment(NamedTuple):

@@ -38,13 +38,14 @@ def measure(
         progress: Where to report.
     """
     store, dictionary = subject.store, subject.dictionary
-    lm_settings = store.settings.lm
-    if settings.lm is not None:
-        lm_settings = lm_settings.model_copy(update={"model": settings.lm, "revision": None})
+    lm_settings = store.language_model(settings.lm, field="splice.lm")
     progress.note(f"loading {lm_settings.model}")
     model = LanguageModel.load(lm_settings, device=device)
-    same = model.fingerprint == _fingerprint(subject)
-    if not same:
+    known = _fingerprint(subject)
+    same = None if known is None else model.fingerprint == known
+    if same is None:
+        progress.note("the store does not say which weights it was made with")
+    elif not same:
         progress.note("its weights are not those the store was made with")
     dictionary = dictionary.to(model.device)
     splice = Splice(

@@ -142,7 +142,7 @@ def _config(dictionary: SparseDictionary, store: ActivationStore | None) -> dict
     activation = ours.semantics.activation
     hookpoint = dictionary.hookpoints_in[0]
     model = ours.model
-    lm = store.settings.lm if store is not None else None
+    lm = store.record.lm if store is not None else None
     config: dict[str, Any] = {
         "architecture": ARCHITECTURES[activation.kind],
         "d_in": ours.d_in[0],
@@ -161,7 +161,7 @@ def _config(dictionary: SparseDictionary, store: ActivationStore | None) -> dict
             "hook_name_out": None,
             "hook_head_index": None,
             "hf_hook_name": None,
-            "context_size": store.settings.corpus.context_size if store is not None else None,
+            "context_size": store.record.context_size if store is not None else None,
             "prepend_bos": lm.prepend_bos if lm is not None else None,
             "seqpos_slice": None,
             "model_from_pretrained_kwargs": {},

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from saestore_schemas.generate import StoreDtype
+from saestore_schemas.activations import StoreDtype
 
 
 @runtime_checkable

@@ -82,7 +82,7 @@ def _generate(
     known = model.hookpoints()
     hookpoints = {name: known[name] for name in model.match(settings.hookpoints)}
     widths = {name: info.width for name, info in hookpoints.items()}
-    spec = Spec(widths, settings.dtype, settings.store)
+    spec = Spec(widths, settings.record())
     with StoreWriter(artefact, spec, metadata=corpus.metadata) as writer:
         before = writer.rows
         if before:

@@ -12,9 +12,9 @@ from saestore.activations import ActivationStore
 from saestore.lake import Lake, Ref, manifest as manifests
 from saestore.lake.lock import writing
 from saestore.testing.stores import HOOKPOINT, VOCABULARY, synthetic_store
+from saestore_schemas.activations import FLAG_IGNORED, FLAG_SPECIAL
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.dictionary import Activation, Relu, SaeSettings
-from saestore_schemas.generate import FLAG_IGNORED, FLAG_SPECIAL
 from saestore_schemas.train import (
     ActivationsSettings,
     BudgetSettings,

@@ -15,8 +15,9 @@ from saestore.activations import ActivationStore, Cursor, RowBatch, Spec, StoreW
 from saestore.lake import Lake, Ref, layout, manifest as manifests
 from saestore.lake.lock import writing
 from saestore_schemas import tables
+from saestore_schemas.activations import FLAG_SPECIAL, StoreDtype, StoreSettings
 from saestore_schemas.corpus import CorpusSettings, StdlibSource
-from saestore_schemas.generate import FLAG_SPECIAL, GenerateSettings, StoreDtype, StoreSettings
+from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.lm import LmSettings
 
 
@@ -66,6 +67,7 @@ def synthetic_store(
     flags: UInt8[np.ndarray, " row"] | None = None,
     lengths: Int64[np.ndarray, " context"] | None = None,
     store: StoreSettings | None = None,
+    imported: bool = False,
 ) -> ActivationStore:
     """Write a store of random or given rows and return it.
 
@@ -83,6 +85,7 @@ def synthetic_store(
         flags: Their flags; absent, BOS is special and nothing is ignored.
         lengths: Rows of each context, if they are to be ragged.
         store: Shape on disk; absent, small chunks and shards.
+        imported: As if nobody had said which language model it is of.
     """
     if values is None:
         values = {h: synthetic_rows(rows, width, seed=seed, hookpoint=h) for h in hookpoints}
@@ -104,35 +107,31 @@ def synthetic_store(
         dtype=dtype,
         store=store or StoreSettings(chunk_kib=1, shard_mib=0.05),
     )
-    return _write(lake, settings, values, tokens, flags, lengths)
+    record = settings.record()
+    if imported:
+        record = record.model_copy(update={"lm": None})
+    spec = Spec({h: v.shape[1] for h, v in values.items()}, record)
+    batch = RowBatch(
+        hooks=values,
+        tokens=tokens.astype(np.int32),
+        flags=flags,
+        lengths=lengths,
+        segments=_segments(tokens, lengths),
+        documents=[_document(c, int(n)) for c, n in enumerate(lengths)],
+    )
+    return _write(lake, settings, spec, batch)
 
 
-def _write(
-    lake: Lake,
-    settings: GenerateSettings,
-    values: dict[str, Float32[np.ndarray, "row d"]],
-    tokens: Int64[np.ndarray, " row"],
-    flags: UInt8[np.ndarray, " row"],
-    lengths: Int64[np.ndarray, " context"],
-) -> ActivationStore:
+def _write(lake: Lake, settings: GenerateSettings, spec: Spec, batch: RowBatch) -> ActivationStore:
     ref = Ref("activations", settings.name)
     run = manifests.Run.of(ref, settings)
     artefact = lake.artefact(ref)
-    spec = Spec({h: v.shape[1] for h, v in values.items()}, settings.dtype, settings.store)
+    facts: dict[str, JsonValue] = {
+        "lm": {"name": "synthetic", "revision": None, "fingerprint": "0" * 64}
+    }
+    shelf = pa.schema([("shelf", pa.string())])
     with writing(artefact, name=ref.name):
         if manifests.begin(artefact, run) is None:
-            batch = RowBatch(
-                hooks=values,
-                tokens=tokens.astype(np.int32),
-                flags=flags,
-                lengths=lengths,
-                segments=_segments(tokens, lengths),
-                documents=[_document(c, int(n)) for c, n in enumerate(lengths)],
-            )
-            facts: dict[str, JsonValue] = {
-                "lm": {"name": "synthetic", "revision": None, "fingerprint": "0" * 64}
-            }
-            shelf = pa.schema([("shelf", pa.string())])
             with StoreWriter(artefact, spec, metadata=shelf) as writer:
                 writer.append(batch, Cursor(0, 0), tally={})
                 writer.finish(run, vocabulary=synthetic_vocabulary(), facts=facts, tally={})

@@ -311,8 +311,10 @@ def _hookpoints(settings: TrainSettings) -> tuple[str, ...]:
     return (settings.dictionary.hookpoint,)
 
 
-def _model(store: ActivationStore) -> ModelRecord:
-    lm = store.settings.lm
+def _model(store: ActivationStore) -> ModelRecord | None:
+    lm = store.record.lm
+    if lm is None:  # imported, and nobody said
+        return None
     known = store.manifest.facts.get("lm")
     fingerprint = known.get("fingerprint") if isinstance(known, dict) else None
     return ModelRecord(
@@ -320,5 +322,5 @@ def _model(store: ActivationStore) -> ModelRecord:
         revision=lm.revision,
         weights_fingerprint=None if fingerprint is None else str(fingerprint),
         processing=lm.processing,
-        capture_dtype=store.settings.dtype,
+        capture_dtype=store.record.dtype,
     )

@@ -17,8 +17,9 @@ from saestore.activations import (
 from saestore.errors import ArtefactBusyError
 from saestore.lake import Ref, layout, manifest as manifests
 from saestore.testing.stores import payload_bytes, scratch_lake, synthetic_vocabulary
+from saestore_schemas.activations import StoreSettings
 from saestore_schemas.corpus import CorpusSettings, StdlibSource
-from saestore_schemas.generate import GenerateSettings, StoreSettings
+from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.lm import LmSettings
 
 
@@ -89,7 +90,7 @@ def write(lake, settings, batches, *, stop_at=None):
     run = manifests.Run.of(REF, settings)
     commits.clear(artefact)
     assert manifests.begin(artefact, run) is None
-    with StoreWriter(artefact, Spec(HOOKS, settings.dtype, settings.store)) as writer:
+    with StoreWriter(artefact, Spec(HOOKS, settings.record())) as writer:
         if stop_at is not None:
             _stop(writer, stop_at)
         resume = writer.resume
@@ -238,8 +239,8 @@ def test_a_shard_is_committed_once():
         write(lake, settings_of(8), batches := batches_of([20], per_batch=1, per_block=1))
         lake.artefact(REF).remove(layout.MANIFEST)
         artefact = lake.artefact(REF)
-        first = StoreWriter(artefact, Spec(HOOKS, "float32", settings_of(8).store))
-        second = StoreWriter(artefact, Spec(HOOKS, "float32", settings_of(8).store))
+        first = StoreWriter(artefact, Spec(HOOKS, settings_of(8).record()))
+        second = StoreWriter(artefact, Spec(HOOKS, settings_of(8).record()))
         with first, second:
             first.append(batches[0][1], Cursor(0, 0), tally={})
             with pytest.raises(ArtefactBusyError, match="shard 0"):
@@ -255,7 +256,7 @@ def test_metadata_columns_of_documents_keep_their_types():
         columns = pa.schema([("year", pa.int64()), ("tags", pa.list_(pa.string()))])
         ((at, batch),) = batches_of([3], per_batch=1, per_block=1)
         documents = [d | {"year": 1999, "tags": ["a"]} for d in batch.documents]
-        with StoreWriter(artefact, Spec(HOOKS, "float32", plan.store), metadata=columns) as writer:
+        with StoreWriter(artefact, Spec(HOOKS, plan.record()), metadata=columns) as writer:
             writer.append(RowBatch(**(vars(batch) | {"documents": documents})), at, tally={})
             late = [_document(3) | {"year": None, "tags": []}]
             writer.finish(

@@ -7,7 +7,7 @@ import torch
 from saestore import train
 from saestore.lake import Lake
 from saestore.testing.stores import HOOKPOINT, synthetic_store
-from saestore_schemas.generate import StoreSettings
+from saestore_schemas.activations import StoreSettings
 from saestore_schemas.train import TrainSettings
 
 

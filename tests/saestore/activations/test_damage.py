@@ -11,7 +11,7 @@ from saestore.activations import ActivationStore, ActivationStream, verify
 from saestore.errors import DamagedArtefactError, FormatVersionError, SaestoreError
 from saestore.lake import Ref, layout, manifest as manifests
 from saestore.testing.stores import HOOKPOINT, scratch_lake, synthetic_rows, synthetic_store
-from saestore_schemas.generate import StoreSettings
+from saestore_schemas.activations import StoreSettings
 
 
 OTHER = "blocks.0.attn.hook_z"

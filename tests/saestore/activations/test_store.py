@@ -6,10 +6,15 @@ import zarr
 from hypothesis import given, settings, strategies as st
 
 from saestore.activations import ActivationStore, codecs, verify
-from saestore.errors import ArtefactNotFoundError, HookpointNotFoundError, OverflowRowError
+from saestore.errors import (
+    ArtefactNotFoundError,
+    ConfigError,
+    HookpointNotFoundError,
+    OverflowRowError,
+)
 from saestore.lake import Lake, layout
 from saestore.testing.stores import HOOKPOINT, scratch_lake, synthetic_rows, synthetic_store
-from saestore_schemas.generate import StoreSettings
+from saestore_schemas.activations import StoreSettings
 
 
 DTYPES = ["float32", "float16", "bfloat16"]
@@ -122,6 +127,20 @@ def test_names_that_are_not_there_are_answered_with_the_nearest(lake):
     assert "synthetic" in missing.value.hint
     with pytest.raises(IndexError, match="rows 0 to 21 of a store with 20 rows"):
         store.read(HOOKPOINT, 0, 21)
+
+
+def test_a_store_says_which_language_model_it_is_of_or_that_nobody_said(lake):
+    made = synthetic_store(lake, rows=40)
+    assert made.language_model(None, field="splice.lm").model == "synthetic"
+    assert made.record.context_size == 32
+    imported = synthetic_store(lake, "imported", rows=20, imported=True)
+    assert imported.record.lm is None
+    assert imported.language_model("gpt2", field="splice.lm").model == "gpt2"
+    with pytest.raises(
+        ConfigError, match=r"splice\.lm: activations 'imported' do not say"
+    ) as error:
+        imported.language_model(None, field="splice.lm")
+    assert "set splice.lm" in error.value.hint
 
 
 @settings(max_examples=60)

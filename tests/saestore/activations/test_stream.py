@@ -12,7 +12,7 @@ from saestore.activations.split import split_contexts
 from saestore.errors import ConfigError, DamagedArtefactError, HookpointNotFoundError
 from saestore.lake import layout
 from saestore.testing.stores import scratch_lake, synthetic_store
-from saestore_schemas.generate import StoreSettings
+from saestore_schemas.activations import StoreSettings
 
 
 H = "blocks.0.hook_resid_post"

@@ -7,8 +7,8 @@ from hypothesis import given, settings, strategies as st
 
 from saestore.corpus import Document, blocks
 from saestore.errors import ConfigError
+from saestore_schemas.activations import FLAG_IGNORED, FLAG_SPECIAL
 from saestore_schemas.corpus import CorpusSettings, StdlibSource
-from saestore_schemas.generate import FLAG_IGNORED, FLAG_SPECIAL
 
 
 BOS, EOS = 256, 257

@@ -1,8 +1,9 @@
 import pytest
 
 from saestore.testing.stores import scratch_lake
+from saestore_schemas.activations import StoreSettings
 from saestore_schemas.corpus import CorpusSettings, JsonlSource
-from saestore_schemas.generate import GenerateSettings, StoreSettings
+from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.lm import LmSettings
 
 

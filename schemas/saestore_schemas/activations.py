@@ -1,0 +1,51 @@
+"""What an activation store is, whoever made it: generate, an import, a shuffle."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from saestore_schemas.base import Model
+from saestore_schemas.lm import LmSettings
+
+
+StoreDtype = Literal["float32", "float16", "bfloat16"]
+"""How activations are stored. bfloat16 lies on disk as its bits in uint16, with an attribute."""
+StoreCodec = Literal["none"]
+"""How chunks are compressed. Every chunk has a crc32c over its stored bytes."""
+
+FLAG_SPECIAL = 1
+"""Bit of a row's flags: BOS, separators and other control tokens."""
+FLAG_IGNORED = 2
+"""Bit of a row's flags: its token id is in `ignore_tokens`."""
+
+
+class StoreSettings(Model):
+    """Shape of the store on disk. The defaults suit everything but experiments."""
+
+    chunk_kib: int = Field(default=512, ge=1)
+    """Upper bound of one inner chunk in KiB; rows per chunk is the largest power of two that
+    fits. A chunk is the unit of reading and of checksums."""
+    shard_mib: float = Field(default=512, gt=0)
+    """Upper bound of one shard of the widest hookpoint in MiB; rows per shard is the largest power
+    of two that fits. A shard is one file per hookpoint and the unit of resuming."""
+    codec: StoreCodec = "none"
+    """Compression of the activations. Activations are noise to a codec: it saves little and reads
+    several times slower."""
+
+
+class StoreRecord(Model):
+    """What a reader must know of a store. It stands in its manifest, under `facts.store`."""
+
+    dtype: StoreDtype
+    """How activations are stored."""
+    store: StoreSettings = StoreSettings()
+    """Shape on disk."""
+    lm: LmSettings | None
+    """The language model whose activations they are; null, the store was imported and nobody said."""
+    context_size: int = Field(ge=1)
+    """Rows that no context exceeds."""
+
+    @property
+    def codec(self) -> StoreCodec:
+        """How chunks are compressed: a part of the shape."""
+        return self.store.codec
