@@ -158,7 +158,9 @@ def _listed(record: dict[str, Any]) -> dict[str, Any]:
 
 def _moments(record: dict[str, Any]) -> Moments:
     fields: dict[str, Any] = {
-        key: np.array(value, np.float64) if isinstance(value, list) else value
+        key: np.array(value, np.int64 if key == "norms" else np.float64)
+        if isinstance(value, list)
+        else value
         for key, value in record.items()
     }
     return Moments(**fields)

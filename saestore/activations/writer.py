@@ -321,6 +321,8 @@ class StoreWriter:
         for hookpoint in self._spec.hookpoints:
             parts = [commit.moments[hookpoint] for commit in self._commits]
             base = layout.hook_array(hookpoint).replace(layout.HOOKS, layout.MOMENTS, 1)
+            norms = np.stack([part.norms for part in parts])
+            found[f"{base}/norms"] = (norms, ("shard", "bin"))
             for name in ("mean", "m2", "min", "max"):
                 values = np.stack([getattr(part, name) for part in parts])
                 found[f"{base}/{name}"] = (values, ("shard", "d"))

@@ -13,7 +13,9 @@ from saestore.activations import (
     Spec,
     StoreWriter,
     commits,
+    moments,
 )
+from saestore.activations.moments import norm_edges
 from saestore.errors import ArtefactBusyError
 from saestore.lake import Ref, layout, manifest as manifests
 from saestore.testing.stores import payload_bytes, scratch_lake, synthetic_vocabulary
@@ -219,15 +221,24 @@ def assert_close(found, expected):
 @given(
     cuts=st.lists(st.integers(0, 400), max_size=6),
     shift=st.sampled_from([0.0, 100.0, -1e6]),
+    tile=st.sampled_from([1, 7, 1 << 17]),
     seed=st.integers(0, 99),
 )
-def test_moments_merge_to_the_same_whatever_the_split(cuts, shift, seed):
+def test_moments_merge_to_the_same_whatever_the_split(cuts, shift, seed, tile):
     rows = (np.random.default_rng(seed).normal(shift, 1.0, (400, 3))).astype(np.float32)
+    rows[:: 1 + seed % 5] *= 10.0 ** (seed % 3)  # a few rows are far longer, as residual streams'
     total = Moments.none(3)
-    for piece in np.split(rows, sorted(cuts)):
-        total = total.merge(Moments.of(piece))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moments, "_TILE", tile)
+        for piece in np.split(rows, sorted(cuts)):
+            total = total.merge(Moments.of(piece))
     exact = rows.astype(np.longdouble)
     assert total.count == 400
+    norms = np.linalg.norm(rows.astype(np.float64), axis=1)
+    clipped = np.clip(norms, norm_edges()[0], norm_edges()[-2])
+    assert np.array_equal(total.norms, np.histogram(clipped, norm_edges())[0])
+    below, above = total.norm_quantile(0.5) * np.array([2 ** (-1 / 8), 2 ** (1 / 8)])
+    assert below <= np.sort(norms)[199] <= above
     np.testing.assert_allclose(total.mean, exact.mean(0).astype(float), rtol=1e-12)
     # A mean of `shift` can only be known to its own rounding, beside a deviation of 1.
     rtol = max(1e-12, 4 * np.finfo(float).eps * abs(shift))
