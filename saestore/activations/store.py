@@ -52,7 +52,18 @@ class ActivationStore:
         n_contexts: Contexts.
     """
 
-    def __init__(self, artefact: Storage, ref: Ref, manifest: Manifest) -> None:
+    def __init__(
+        self, artefact: Storage, ref: Ref, manifest: Manifest, *, check_metadata: bool = True
+    ) -> None:
+        """Read the file list; see `open`.
+
+        Args:
+            artefact: The store's folder.
+            ref: Its kind and name.
+            manifest: Its manifest.
+            check_metadata: Compare the Zarr metadata of an array with its checksum before reading
+                the array, which does not need it; other readers do.
+        """
         self.ref = ref
         self.manifest = manifest
         self.record = _record(manifest)
@@ -69,7 +80,7 @@ class ActivationStore:
         self.hookpoints = {n: HookInfo(w, self.record.dtype) for n, w in widths.items()}
         self._arrays = self.spec.arrays()
         self._files: OrderedDict[str, _Shard] = OrderedDict()
-        self._checked: set[str] = set()
+        self._checked: set[str] = set() if check_metadata else set(self._arrays)
         self._lock = threading.Lock()
 
     @classmethod
@@ -212,11 +223,13 @@ class ActivationStore:
             name: self._small(f"{base}/{name}").astype(np.float64)
             for name in ("mean", "m2", "min", "max", "sums")
         }
+        norms = self._small(f"{base}/norms")
         return [
             Moments(
                 count=int(sums[0]),
                 norm_sum=float(sums[1]),
                 norm_sq_sum=float(sums[2]),
+                norms=norms[shard],
                 **{name: read[name][shard] for name in ("mean", "m2", "min", "max")},
             )
             for shard, sums in enumerate(read["sums"])
@@ -282,6 +295,18 @@ class ActivationStore:
         rows = np.empty((array.grid.chunk_rows, *array.tail), array.stored)
         self._whole_chunks(path, chunk, rows)
         return rows
+
+    def check_shard(self, path: str, shard: int) -> None:
+        """Check one shard as reading does on first touch: its size, and its tail.
+
+        Args:
+            path: The array.
+            shard: Its number.
+
+        Raises:
+            DamagedArtefactError: It is missing, has another size or is another shard.
+        """
+        self._shard(path, shard)
 
     def _whole_chunks(self, path: str, chunk: int, out: Shaped[np.ndarray, "row ..."]) -> None:
         """Read neighbouring chunks of one shard and compare each with its crc32c."""

@@ -268,12 +268,13 @@ class OpenLake:
         artefact = self.lake.artefact(ref)
         reporter = progress or Silent()
         with reporter.task(f"verify {name}", total=manifest.payload.bytes, unit="B") as task:
-            found = manifests.damage(artefact, manifest, quick=quick, advance=task.advance)
-        if not found and ref.kind == "activations":
+            if ref.kind != "activations":
+                return manifests.damage(artefact, manifest, quick=quick, advance=task.advance)
             from saestore.activations import verify
 
-            found = verify.damage(self.lake, ref.name, quick=quick)
-        return found
+            return verify.damage(
+                self.lake, ref.name, quick=quick, threads=self.threads, advance=task.advance
+            )
 
     def lineage(self, name: str) -> lineage.Node:
         """Return an artefact with everything it was made from.

@@ -257,6 +257,30 @@ def damage(
     return list(_damage(artefact, expected, quick=quick, advance=advance))
 
 
+def inventory(artefact: Storage, expected: Mapping[str, tuple[int, str]]) -> dict[str, str]:
+    """Return what is wrong with which files, by their sizes: one listing, nothing is read.
+
+    Args:
+        artefact: The artefact's folder.
+        expected: Size and checksum of each payload file.
+    """
+    there = artefact.sizes()
+    wrong = {}
+    for path, (size, _) in expected.items():
+        if path not in there:
+            wrong[path] = "missing"
+        elif there[path] != size:
+            wrong[path] = f"{there[path]} bytes, expected {size}"
+    ours = {*expected, layout.MANIFEST, layout.FILES}
+    for path in there:
+        top = path.split("/", 1)[0]
+        beside = f"{top}/{layout.MANIFEST}"
+        added_later = top != path and beside not in expected and beside in there
+        if path not in ours and not added_later and top != layout.PROGRESS:
+            wrong[path] = "foreign file, not in the artefact's file list"
+    return wrong
+
+
 def check_sizes(artefact: Storage, manifest: Manifest, paths: Sequence[str]) -> None:
     """Compare the sizes of some payload files: what an ordinary reader does before it reads.
 
@@ -308,35 +332,46 @@ def _damage(
     quick: bool,
     advance: Callable[[int], None] | None,
 ) -> Iterator[str]:
+    wrong = inventory(artefact, expected)
+    yield from (f"{path}: {problem}" for path, problem in wrong.items())
     for path, (size, checksum) in expected.items():
-        problem = _size_problem(artefact, path, (size, checksum))
-        if problem is not None:
-            yield problem
-        elif not quick:
-            kind = checksum.partition(":")[0]
-            if kind not in KINDS:
-                continue  # the reader of such files knows what it says
-            found = digest_file(artefact, path, kind=kind)[1]
-            if found != checksum:
-                yield f"{path}: checksum {found}, expected {checksum}"
-        if advance is not None:
-            advance(size)
-    ours = {*expected, layout.MANIFEST, layout.FILES}
-    for path in artefact.files():
-        top = path.split("/", 1)[0]
-        beside = f"{top}/{layout.MANIFEST}"
-        added_later = top != path and beside not in expected and artefact.exists(beside)
-        if path not in ours and not added_later and top != layout.PROGRESS:
-            yield f"{path}: foreign file, not in the artefact's file list"
+        if quick or path in wrong:
+            if advance is not None:
+                advance(size)
+            continue
+        line = wrong_checksum(artefact, path, checksum, advance=advance)
+        if line is not None:
+            yield line
 
 
-KINDS = ("crc32c", "sha256")
-"""Kinds of checksum that cover all bytes of a file. What ends in its own crc32c needs the second:
-the crc32c of such a file depends on its size alone."""
+def wrong_checksum(
+    artefact: Storage, path: str, checksum: str, *, advance: Callable[[int], None] | None = None
+) -> str | None:
+    """Return a line about a file whose bytes do not match its checksum, or cannot be read."""
+    try:
+        kind = checksum.partition(":")[0]
+        found = digest_file(artefact, path, kind=kind, advance=advance)[1]
+    except OSError as error:
+        return f"{path}: cannot be read: {error}"
+    return None if found == checksum else f"{path}: checksum {found}, expected {checksum}"
 
 
-def digest_file(artefact: Storage, path: str, *, kind: str = "crc32c") -> tuple[int, str]:
-    """Return a file's size and checksum of one kind, reading it once."""
+def digest_file(
+    artefact: Storage,
+    path: str,
+    *,
+    kind: str = "crc32c",
+    advance: Callable[[int], None] | None = None,
+) -> tuple[int, str]:
+    """Return a file's size and checksum, reading it once.
+
+    Args:
+        artefact: The artefact's folder.
+        path: The file.
+        kind: `crc32c`, or `sha256` for what ends in its own crc32c: with one, the crc32c of the
+            whole depends on its length alone.
+        advance: Called with the number of bytes read.
+    """
     crc, size, sha = 0, 0, hashlib.sha256()
     with artefact.fs.open(artefact.join(path), "rb") as file:
         while block := file.read(_BLOCK):
@@ -345,6 +380,8 @@ def digest_file(artefact: Storage, path: str, *, kind: str = "crc32c") -> tuple[
                 sha.update(block)
             else:
                 crc = crc32c.crc32c(block, crc)
+            if advance is not None:
+                advance(len(block))
     return size, f"sha256:{sha.hexdigest()}" if kind == "sha256" else checksum_text(crc)
 
 

@@ -106,6 +106,18 @@ class Storage:
         except FileNotFoundError:
             return None
 
+    def sizes(self) -> dict[str, int]:
+        """Return the size of every file below this folder by its path, temporaries left out.
+
+        One listing, however many files: what a question for each would take on an object store.
+        """
+        prefix = self.url.rstrip("/") + "/"
+        return {
+            str(path).removeprefix(prefix): int(info["size"])
+            for path, info in sorted(self.fs.find(self.url, detail=True).items())
+            if not str(path).rsplit("/", 1)[-1].startswith(TEMPORARY)
+        }
+
     def read(self, path: str) -> bytes:
         """Return a file's bytes.
 

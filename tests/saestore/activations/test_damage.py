@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import saestore
-from saestore.activations import ActivationStore, ActivationStream, verify
+from saestore.activations import ActivationStore, ActivationStream, shards, verify
 from saestore.errors import DamagedArtefactError, FormatVersionError, SaestoreError
 from saestore.lake import Ref, layout, manifest as manifests
 from saestore.testing.stores import HOOKPOINT, scratch_lake, synthetic_rows, synthetic_store
@@ -53,6 +53,10 @@ def read_everything(lake):
 
 def verified(lake):
     return saestore.open_lake(lake.storage.url).verify("synthetic")
+
+
+def quickly(lake):
+    return saestore.open_lake(lake.storage.url).verify("synthetic", quick=True)
 
 
 def files(lake):
@@ -184,11 +188,62 @@ def test_streams_refuse_damage_too(lake):
         next(iter(ActivationStream(store, [HOOKPOINT], batch_rows=200, seed=0)))
 
 
+def test_all_damage_is_reported_at_once(lake):
+    artefact = lake.artefact(REF)
+
+    def flip(path, place):
+        data = bytearray(artefact.read(path))
+        data[place] ^= 1
+        artefact.path(path).write_bytes(data)
+
+    grid = ActivationStore.open(lake, "synthetic").spec.arrays()[layout.hook_array(HOOKPOINT)].grid
+    flip(HOOK_SHARD, 3)
+    flip(HOOK_SHARD, grid.offset(1) + 7)
+    flip(f"{layout.hook_array(HOOKPOINT)}/zarr.json", 4)
+    flip("tokens/c.2", -1)
+    flip(layout.VOCABULARY, 90)
+    artefact.remove("flags/c.1")
+    artefact.path("tokens/c.77").write_bytes(b"")
+    found = verified(lake)
+    assert [line.partition(":")[0] for line in found] == [
+        "flags/c.1", "tokens/c.77", f"{layout.hook_array(HOOKPOINT)}/zarr.json",
+        layout.VOCABULARY, HOOK_SHARD, "tokens/c.2",
+    ]  # fmt: skip
+    assert "chunks 0, 1 do not match the crc32c (2 of " in found[4]
+    assert [line.partition(":")[0] for line in quickly(lake)] == [
+        "flags/c.1", "tokens/c.77", "tokens/c.2",
+    ]  # fmt: skip
+
+
+def test_the_bytes_that_verify_reports_are_those_of_the_payload(pristine):
+    for quick in (False, True):
+        seen = []
+        assert verify.damage(pristine, "synthetic", quick=quick, advance=seen.append) == []
+        assert sum(seen) == pristine.manifest(REF).payload.bytes
+
+
+def test_tokens_beyond_the_vocabulary_are_found():
+    with scratch_lake() as lake:
+        tokens = np.r_[0, np.full(99, 61)]
+        synthetic_store(lake, rows=100, tokens=tokens)
+        (line,) = verified(lake)
+        assert "tokens 0 to 61, the vocabulary has 61" in line
+
+
 def forged(lake, change):
     """Change files and list them anew, as someone would who knows the format."""
     artefact = lake.artefact(REF)
     manifest = manifests.load(artefact, REF)
+    store = ActivationStore.open(lake, REF.name)
     change(artefact)
+    checksums = {}
+    for path, array in store.spec.arrays().items():
+        for shard, first in enumerate(range(0, store.n_rows, array.grid.shard_rows)):
+            name = layout.shard_file(path, shard, ndim=1 + len(array.tail))
+            data = artefact.read(name)
+            rows = min(store.n_rows - first, array.grid.shard_rows)
+            tail = data[-array.grid.tail_bytes(rows) :]
+            checksums[name] = len(data), shards.checksum_of(tail)
     artefact.remove(layout.MANIFEST)
     manifests.finish(
         artefact,
@@ -196,6 +251,7 @@ def forged(lake, change):
         arrays=manifest.arrays,
         counts=manifest.counts,
         facts=manifest.facts,
+        checksums=checksums,
     )
 
 
@@ -208,10 +264,9 @@ def test_rows_that_are_not_those_of_the_moments_are_found(lake):
         artefact.write(f"{folder}/c.1.0", one)
 
     forged(lake, swap)
-    assert manifests.damage(lake.artefact(REF), lake.manifest(REF)) == []
     found = verified(lake)
     assert len(found) == 2
-    assert all("has other rows than they say" in line for line in found)
+    assert all("has other rows than the moments of" in line for line in found)
 
 
 def test_contexts_and_segments_that_do_not_fit_are_found(lake):
