@@ -2,7 +2,8 @@
 
 Peers pin versions that contradict each other and ours, so none of them is installed beside
 saestore. torch comes first, alone and exact; everything after is held to our constraints, except
-the packages a peer is known to need otherwise.
+the packages a peer is known to need otherwise. An environment is made anew when its own packages'
+constraints change, not when others do.
 """
 
 import hashlib
@@ -37,6 +38,7 @@ class Peer:
 
 
 SAE_LENS = Peer("sae-lens", ("sae-lens==6.54.12",))
+LLAMASCOPIUM = Peer("llamascopium", ("llamascopium==2.0.0b34", "transformer-lens==3.9.0"))
 
 
 def python_of(
@@ -57,9 +59,8 @@ def python_of(
     execute = call or (lambda command: subprocess.run(command, check=True))
     folder = home / peer.name
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    wanted = _fingerprint(peer, constraints)
     ready = folder / "ready"
-    if ready.exists() and ready.read_text() == wanted:
+    if ready.exists() and ready.read_text() == _fingerprint(peer, folder, constraints):
         return python
     ready.unlink(missing_ok=True)
     bound = folder / "constraints.txt"
@@ -69,7 +70,7 @@ def python_of(
     bound.write_text("\n".join(_bound(peer, constraints)) + "\n")
     execute([*pip, "--constraint", str(bound), TORCH])
     execute([*pip, "--constraint", str(bound), *peer.requirements])
-    ready.write_text(wanted)
+    ready.write_text(_fingerprint(peer, folder, constraints))
     return python
 
 
@@ -86,6 +87,12 @@ def _name(package: str) -> str:
     return package.strip().lower().replace("_", "-")
 
 
-def _fingerprint(peer: Peer, constraints: Path) -> str:
-    what = [TORCH, *peer.requirements, *_bound(peer, constraints), sys.version]
+def _fingerprint(peer: Peer, folder: Path, constraints: Path) -> str:
+    """Return what an environment depends on: constraints count for the packages it holds."""
+    held = {
+        _name(path.name.split("-")[0])
+        for path in folder.glob("[Ll]ib/**/site-packages/*.dist-info")
+    }
+    bound = [line for line in _bound(peer, constraints) if _name(line.split("==")[0]) in held]
+    what = [TORCH, *peer.requirements, *bound, sys.version]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()

@@ -134,14 +134,25 @@ def test_a_peer_gets_torch_first_and_our_constraints_once(tmp_path):
     constraints.write_text("# pins\ntorch==2.13.0\nnumpy==2.4.6\nTransformer_Lens==3.9.0\n")
     peer = Peer("peer", ("peer==1.0",), unconstrained=("transformer-lens",))
     calls = []
-    where = {"home": tmp_path / ".bench", "constraints": constraints, "call": calls.append}
+
+    def call(command):
+        calls.append(command)
+        for package in ("torch-2.13.0", "numpy-2.4.6", "transformer_lens-3.0.0"):
+            place = tmp_path / ".bench/peer/lib/python3.11/site-packages" / f"{package}.dist-info"
+            place.mkdir(parents=True, exist_ok=True)
+
+    where = {"home": tmp_path / ".bench", "constraints": constraints, "call": call}
     python = python_of(peer, **where)
     assert python == tmp_path / ".bench/peer/bin/python"
     assert [call[-1] for call in calls] == [str(tmp_path / ".bench/peer"), "torch==2.13.0", "peer==1.0"]  # fmt: skip
     bound = (tmp_path / ".bench/peer/constraints.txt").read_text()
     assert bound == "torch==2.13.0\nnumpy==2.4.6\n"
     python_of(peer, **where)
+    constraints.write_text(
+        "torch==2.13.0\nnumpy==2.4.6\nTransformer_Lens==4.0.0\nobstore==0.11.1\n"
+    )
+    python_of(peer, **where)  # neither it nor obstore binds this environment
     assert len(calls) == 3
-    constraints.write_text("torch==2.13.0\n")
+    constraints.write_text("torch==2.13.0\nnumpy==2.5.0\n")
     python_of(peer, **where)
     assert len(calls) == 6
