@@ -25,6 +25,8 @@ class Options:
     model: str | None = None
     threads: int | None = None
     device: str = "cpu"
+    quick: bool = False
+    tune: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,42 @@ class Goal:
 
 
 @dataclass(frozen=True)
+class Amount:
+    """Something wanted that is no ratio of rates, such as memory; measured once, after the rounds.
+
+    Attributes:
+        name: What it is.
+        unit: What it is counted in.
+        measure: Returns how much it is.
+        sense: Whether it should be large or small.
+        bound: How large or small.
+    """
+
+    name: str
+    unit: str
+    measure: Callable[[], float]
+    sense: Literal[">=", "<="]
+    bound: float
+
+    @property
+    def text(self) -> str:
+        """The goal as people read it."""
+        return f"{self.name} {self.sense} {self.bound:,.0f} {self.unit}"
+
+    def holds(self, amount: float) -> bool:
+        """Return whether an amount reaches the goal."""
+        return amount >= self.bound if self.sense == ">=" else amount <= self.bound
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line that is printed and judges nothing; found out once, after the rounds."""
+
+    name: str
+    find: Callable[[], str]
+
+
+@dataclass(frozen=True)
 class Limit:
     """What the machine could do at most: the best rate of a contender that does only that.
 
@@ -90,12 +128,14 @@ class Setup:
 
     Attributes:
         contenders: The compared things.
-        goals: Wanted ratios; the first one is the benchmark's.
+        goals: Wanted ratios; the first one is the benchmark's. None when it only looks around.
         unit: What `rate` counts.
         sizes: Shapes and amounts, as printed.
         limit: The physical limit, if it can be stated.
         absent: Contenders that could not be set up, and why.
         rounds: Rounds unless the command line says otherwise.
+        amounts: Further goals.
+        notes: Further lines.
     """
 
     contenders: tuple[Contender, ...]
@@ -105,6 +145,8 @@ class Setup:
     limit: Limit | None = None
     absent: Mapping[str, str] = field(default_factory=dict)
     rounds: int = 5
+    amounts: tuple[Amount, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 class Bench(Protocol):
@@ -120,10 +162,19 @@ class Bench(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured: rates by contender and round, failures by contender."""
+    """What was measured.
+
+    Attributes:
+        rates: By contender and round.
+        failures: By contender, amount or note: why there is no number.
+        amounts: By name.
+        notes: By name.
+    """
 
     rates: Mapping[str, Sequence[float]]
     failures: Mapping[str, str]
+    amounts: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def ratio(self, goal: Goal) -> float | None:
         """Return the median over rounds of the goal's ratio; None if a side has no rates."""
@@ -152,7 +203,7 @@ def measure(
             try:
                 amount, seconds = contender.run()
             except Exception as error:  # noqa: BLE001 - a peer may raise anything; it is reported
-                failures[contender.name] = f"{type(error).__name__}: {error}"
+                failures[contender.name] = _said(error)
                 del rates[contender.name]
                 continue
             if number >= 0:
@@ -160,11 +211,32 @@ def measure(
     return Result(rates, failures)
 
 
+def look(setup: Setup, result: Result, *, tell: Callable[[str], None] = lambda _: None) -> Result:
+    """Return the result with the amounts and notes of a setup."""
+    failures = dict(result.failures)
+    amounts: dict[str, float] = {}
+    notes: dict[str, str] = {}
+    for amount in setup.amounts:
+        tell(amount.name)
+        try:
+            amounts[amount.name] = amount.measure()
+        except Exception as error:  # noqa: BLE001 - it is reported, like a contender's
+            failures[amount.name] = _said(error)
+    for note in setup.notes:
+        tell(note.name)
+        try:
+            notes[note.name] = note.find()
+        except Exception as error:  # noqa: BLE001 - as above
+            notes[note.name] = _said(error)
+    return Result(result.rates, failures, amounts, notes)
+
+
 def run(bench: Bench, options: Options, out: TextIO, tell: Callable[[str], None]) -> bool | None:
     """Set up, measure and print one benchmark; return whether its goals hold."""
     with bench.setup(options) as setup:
         started = time.perf_counter()
         result = measure(setup.contenders, options.rounds or setup.rounds, tell=tell)
+        result = look(setup, result, tell=tell)
         seconds = time.perf_counter() - started
     line = verdict(bench.name, setup, result)
     for text in table(bench, setup, result, seconds):
@@ -175,16 +247,21 @@ def run(bench: Bench, options: Options, out: TextIO, tell: Callable[[str], None]
 
 def verdict(name: str, setup: Setup, result: Result) -> dict[str, object]:
     """Return the JSON line: the first goal, whether all that were measured hold, and each."""
-    each = [
+    each: list[dict[str, object]] = [
         {"ratio": _rounded(ratio := result.ratio(goal)), "goal": goal.text,
          "holds": goal.holds(ratio)}
         for goal in setup.goals
     ]  # fmt: skip
+    for amount in setup.amounts:
+        found = result.amounts.get(amount.name)
+        holds = None if found is None else amount.holds(found)
+        each.append({"amount": _rounded(found), "goal": amount.text, "holds": holds})
     measured = [goal["holds"] for goal in each if goal["holds"] is not None]
+    first = each[0] if setup.goals else {"ratio": None, "goal": None}
     return {
         "bench": name,
-        "ratio": each[0]["ratio"],
-        "goal": each[0]["goal"],
+        "ratio": first["ratio"],
+        "goal": first["goal"],
         "holds": all(measured) if measured else None,
         **({"goals": each} if len(each) > 1 else {}),
     }
@@ -216,10 +293,20 @@ def table(bench: Bench, setup: Setup, result: Result, seconds: float) -> list[st
     lines.append("")
     for goal in setup.goals:
         ratio = result.ratio(goal)
-        said = {True: "holds", False: "does not hold", None: "not measured"}[goal.holds(ratio)]
-        lines.append(f"  {'—' if ratio is None else f'{ratio:.3f}'}  {goal.text}: {said}")
+        shown = "—" if ratio is None else f"{ratio:.3f}"
+        lines.append(f"  {shown}  {goal.text}: {_JUDGED[goal.holds(ratio)]}")
+    for amount in setup.amounts:
+        found = result.amounts.get(amount.name)
+        if found is None:
+            lines.append(f"  —  {amount.text}: {result.failures.get(amount.name, _JUDGED[None])}")
+        else:
+            lines.append(f"  {found:,.0f}  {amount.text}: {_JUDGED[amount.holds(found)]}")
+    lines += [f"  {name}: {said}" for name, said in result.notes.items()]
     lines.append(f"  {seconds:.0f} s")
     return lines
+
+
+_JUDGED = {True: "holds", False: "does not hold", None: "not measured"}
 
 
 def machine() -> str:
@@ -235,6 +322,10 @@ def timed(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _rounded(value: float | None) -> float | None:

@@ -7,7 +7,17 @@ from contextlib import contextmanager
 import pytest
 
 from benchmarks import __main__ as program, harness
-from benchmarks.harness import Contender, Goal, Limit, Options, Setup, measure, verdict
+from benchmarks.harness import (
+    Amount,
+    Contender,
+    Goal,
+    Limit,
+    Note,
+    Options,
+    Setup,
+    measure,
+    verdict,
+)
 from benchmarks.peers import Peer, python_of
 
 
@@ -31,16 +41,18 @@ class Bench:
     name = "made_up"
     doc = "numbers from nowhere"
 
-    def __init__(self, *contenders, goals=None, absent=None):
+    def __init__(self, *contenders, goals=None, absent=None, amounts=(), notes=()):
         ours, theirs = contenders[0].name, contenders[-1].name
         self.made = Setup(
             contenders=contenders,
-            goals=goals or (Goal(ours, theirs, "rate", ">=", 0.9),),
+            goals=(Goal(ours, theirs, "rate", ">=", 0.9),) if goals is None else goals,
             unit="token",
             sizes={"batch": 7},
             limit=Limit(ours, "made up"),
             absent=absent or {},
             rounds=3,
+            amounts=amounts,
+            notes=notes,
         )
         self.closed = False
 
@@ -156,3 +168,39 @@ def test_a_peer_gets_torch_first_and_our_constraints_once(tmp_path):
     constraints.write_text("torch==2.13.0\nnumpy==2.5.0\n")
     python_of(peer, **where)
     assert len(calls) == 6
+
+
+def test_amounts_and_notes_are_found_once_after_the_rounds():
+    clock = Clock()
+    said = []
+
+    def gone():
+        raise RuntimeError("not on this machine")
+
+    bench = Bench(
+        clock.contender("ours", 1.0),
+        clock.contender("theirs", 1.0),
+        amounts=(
+            Amount("memory", "MB", lambda: said.append(len(clock.turns)) or 120.0, "<=", 100),
+            Amount("files", "", gone, "<=", 7),
+        ),
+        notes=(Note("mixing", lambda: "1.07 partners"), Note("cold", gone)),
+    )
+    out = io.StringIO()
+    assert harness.run(bench, Options(), out, lambda _: None) is False
+    *table, last = out.getvalue().splitlines()
+    text = "\n".join(table)
+    assert said == [8]
+    assert "120  memory <= 100 MB: does not hold" in text
+    assert "mixing: 1.07 partners" in text
+    assert text.count("not on this machine") == 2
+    assert [goal["holds"] for goal in json.loads(last)["goals"]] == [True, False, None]
+    assert json.loads(last)["goals"][1]["amount"] == 120
+
+
+def test_a_benchmark_without_goals_only_looks_around():
+    clock = Clock()
+    bench = Bench(clock.contender("a", 1.0), clock.contender("b", 1.0), goals=())
+    out = io.StringIO()
+    assert harness.run(bench, Options(rounds=1), out, lambda _: None) is None
+    assert json.loads(out.getvalue().splitlines()[-1])["goal"] is None
