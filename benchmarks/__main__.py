@@ -9,7 +9,11 @@ from benchmarks import harness
 from saestore.errors import nearest
 
 
-BENCHES = {"capture": "benchmarks.capture", "train_step": "benchmarks.train_step"}
+BENCHES = {
+    "capture": "benchmarks.capture",
+    "stream": "benchmarks.stream",
+    "train_step": "benchmarks.train_step",
+}
 """Name to module; each has a `BENCH`. Modules are imported when their benchmark runs."""
 
 
@@ -27,8 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         return 2
     options = harness.Options(
-        rounds=asked.rounds, model=asked.model, threads=asked.threads, device=asked.device
-    )
+        rounds=asked.rounds, model=asked.model, threads=asked.threads, device=asked.device,
+        quick=asked.quick, tune=asked.tune,
+    )  # fmt: skip
     for name in asked.names or BENCHES:
         harness.run(_bench(name), options, sys.stdout, _tell)
         print()
@@ -45,6 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=int, help="CPU threads; absent, what torch chooses")
     parser.add_argument("--device", default="cpu", help="torch device")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to try a change")
+    parser.add_argument(
+        "--tune", action="store_true", help="search the best settings of peers (stream)"
+    )
     return parser
 
 
