@@ -2,28 +2,29 @@
 
 Opening compares the sizes of the small files and reads nothing of the shards, however many there are.
 An array's metadata and a shard's size and index are checked when they are first touched, a chunk's
-crc32c each time it is read. Local shards are read directly: offsets are computed, and one `preadv`
-fetches neighbouring chunks into their places and their checksums beside them.
+crc32c each time it is read. Shards are read directly: offsets are computed, and one call fetches
+neighbouring chunks into their places and their checksums beside them.
 """
 
 import io
-import os
 import threading
-import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float32, Int32, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float32, Int32, Int64, Shaped, UInt8, UInt32
 from pydantic import ValidationError
 
 from saestore.activations import codecs, layout as stores, shards
 from saestore.activations.layout import HookInfo
 from saestore.activations.moments import Moments
+from saestore.activations.shard_file import Opening, Range, ShardFile, shard_files
 from saestore.activations.split import Split, rows_of, split_contexts
 from saestore.errors import ConfigError, DamagedArtefactError, HookpointNotFoundError
 from saestore.lake import Lake, Ref, Storage, layout, manifest as manifests
@@ -32,8 +33,9 @@ from saestore_schemas.lm import LmSettings
 from saestore_schemas.manifest import Manifest
 
 
-_OPEN_SHARDS = 64
-"""Files kept open; more are closed, oldest first."""
+Read = tuple[str, int, int, np.ndarray]
+"""Rows to read: array, first row, the row after the last, and a buffer in stored form."""
+
 _AT_ONCE = 4 << 20
 """Bytes fetched by one call, if chunks are not larger: a few chunks that stay in cache."""
 _LONGEST_VECTOR = 1024
@@ -79,6 +81,7 @@ class ActivationStore:
         self.spec = stores.Spec(widths, self.record)
         self.hookpoints = {n: HookInfo(w, self.record.dtype) for n, w in widths.items()}
         self._arrays = self.spec.arrays()
+        self._shard_files = shard_files(artefact)
         self._files: OrderedDict[str, _Shard] = OrderedDict()
         self._checked: set[str] = set() if check_metadata else set(self._arrays)
         self._lock = threading.Lock()
@@ -262,24 +265,28 @@ class ActivationStore:
             IndexError: The store has no such rows.
             DamagedArtefactError: See `read`.
         """
-        if not 0 <= start <= stop <= self.n_rows:
-            raise IndexError(f"rows {start} to {stop} of a store with {self.n_rows} rows")
-        grid = self._arrays[path].grid
-        size, at_once = grid.chunk_rows, max(_AT_ONCE // grid.chunk_bytes, 1)
-        row = start
-        while row < stop:
-            chunk, within = divmod(row, size)
-            whole = 0 if within else min((stop - row) // size, at_once)
-            if whole:
-                # Not beyond the shard: the next one is another file.
-                whole = min(whole, grid.chunks - chunk % grid.chunks, _LONGEST_VECTOR // 2)
-                end = row + whole * size
-                self._whole_chunks(path, chunk, out[row - start : end - start])
-            else:
-                end = min(stop, (chunk + 1) * size)
-                rows = self.read_chunk(path, chunk)
-                out[row - start : end - start] = rows[within : within + end - row]
-            row = end
+        self.read_many([(path, start, stop, out)])
+
+    def read_many(self, reads: Iterable[Read]) -> None:
+        """Read several ranges of rows, from an object store all at once; see `read_stored`.
+
+        Args:
+            reads: Array, first row, the row after the last and buffer of each.
+
+        Raises:
+            IndexError: The store has no such rows.
+            DamagedArtefactError: See `read`.
+        """
+        runs = [run for read in reads for run in self._runs(*read)]
+        done = 0
+        while done < len(runs):
+            shards: dict[tuple[str, int], None] = {}
+            stop = done
+            while stop < len(runs) and len(shards) < self._shard_files.kept:
+                shards[runs[stop].path, runs[stop].shard] = None
+                stop += 1
+            self._read_runs(runs[done:stop], self._shards(list(shards)))
+            done = stop
 
     def read_chunk(self, path: str, chunk: int) -> Shaped[np.ndarray, "row ..."]:
         """Return one chunk of a row array as stored, padding included, checked.
@@ -293,7 +300,8 @@ class ActivationStore:
         """
         array = self._arrays[path]
         rows = np.empty((array.grid.chunk_rows, *array.tail), array.stored)
-        self._whole_chunks(path, chunk, rows)
+        shard, inside = divmod(chunk, array.grid.chunks)
+        self._read_runs([_Run(path, shard, inside, rows)], self._shards([(path, shard)]))
         return rows
 
     def check_shard(self, path: str, shard: int) -> None:
@@ -306,29 +314,60 @@ class ActivationStore:
         Raises:
             DamagedArtefactError: It is missing, has another size or is another shard.
         """
-        self._shard(path, shard)
+        self._shards([(path, shard)])
 
-    def _whole_chunks(self, path: str, chunk: int, out: Shaped[np.ndarray, "row ..."]) -> None:
-        """Read neighbouring chunks of one shard and compare each with its crc32c."""
-        grid = self._arrays[path].grid
-        number, inside = divmod(chunk, grid.chunks)
-        shard = self._shard(path, number)
-        flat = out.reshape(-1).view(np.uint8).data
-        data = [flat[at : at + grid.chunk_bytes] for at in range(0, len(flat), grid.chunk_bytes)]
-        crcs = [bytearray(shards.CRC) for _ in data]
-        pieces = [piece for pair in zip(data, crcs, strict=True) for piece in pair]
-        got = shard.read_into(grid.offset(inside), pieces)
-        expected = len(data) * (grid.chunk_bytes + shards.CRC)
-        if got != expected:
-            raise self._damaged(f"{shard.name}: ends {expected - got} bytes too early")
-        wrong = [
-            f"{shard.name}: chunk {inside + index} does not match its crc32c"
-            for index, (piece, crc) in enumerate(zip(data, crcs, strict=True))
-            if crc32c.crc32c(piece) != int.from_bytes(crc, "little")
-            or shard.crcs[inside + index] != int.from_bytes(crc, "little")
+    def _runs(
+        self, path: str, start: int, stop: int, out: Shaped[np.ndarray, "row ..."]
+    ) -> Iterator["_Run"]:
+        """Cut rows into runs of neighbouring chunks of one shard."""
+        if not 0 <= start <= stop <= self.n_rows:
+            raise IndexError(f"rows {start} to {stop} of a store with {self.n_rows} rows")
+        array = self._arrays[path]
+        grid = array.grid
+        size, at_once = grid.chunk_rows, max(_AT_ONCE // grid.chunk_bytes, 1)
+        row = start
+        while row < stop:
+            chunk, within = divmod(row, size)
+            shard, inside = divmod(chunk, grid.chunks)
+            whole = 0 if within else min((stop - row) // size, at_once)
+            if whole:
+                # Not beyond the shard: the next one is another file.
+                whole = min(whole, grid.chunks - inside, _LONGEST_VECTOR // 2)
+                end = row + whole * size
+                yield _Run(path, shard, inside, out[row - start : end - start])
+            else:
+                end = min(stop, (chunk + 1) * size)
+                kept = np.empty((size, *array.tail), array.stored)
+                wanted = kept[within : within + end - row]
+                yield _Run(path, shard, inside, kept, wanted, out[row - start : end - start])
+            row = end
+
+    def _read_runs(self, runs: Sequence["_Run"], files: Mapping[tuple[str, int], "_Shard"]) -> None:
+        """Read runs and compare each chunk with its crc32c as soon as it is there."""
+        pieces = [run.pieces(self._arrays[run.path].grid) for run in runs]
+        ranges = [
+            Range(
+                files[run.path, run.shard].file,
+                self._arrays[run.path].grid.offset(run.chunk),
+                [piece for pair in each for piece in pair],
+            )
+            for run, each in zip(runs, pieces, strict=True)
         ]
-        if wrong:
-            raise self._damaged(*wrong)
+        for index, got in self._shard_files.read_many(ranges):
+            each, run = ranges[index], runs[index]
+            if got != each.length:
+                raise self._damaged(f"{each.file.name}: ends {each.length - got} bytes too early")
+            wrong = [
+                f"{each.file.name}: chunk {run.chunk + place} does not match its crc32c"
+                for place, (data, crc) in enumerate(pieces[index])
+                if crc32c.crc32c(data) != int.from_bytes(crc, "little")
+                or files[run.path, run.shard].crcs[run.chunk + place]
+                != int.from_bytes(crc, "little")
+            ]
+            if wrong:
+                raise self._damaged(*wrong)
+            if run.target is not None:
+                run.target[...] = run.wanted
 
     def _rows(self, path: str, start: int, stop: int) -> Shaped[np.ndarray, "row ..."]:
         array = self._arrays[path]
@@ -361,32 +400,58 @@ class ActivationStore:
     def _damaged(self, *damage: str) -> DamagedArtefactError:
         return DamagedArtefactError(name=self.ref.name, damage=damage)
 
-    def _shard(self, path: str, shard: int) -> "_Shard":
-        array = self._arrays[path]
-        name = layout.shard_file(path, shard, ndim=1 + len(array.tail))
+    def _shards(self, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], "_Shard"]:
+        """Return shards by array and number; those not open yet are opened, and checked."""
         with self._lock:
-            if name in self._files:
-                self._files.move_to_end(name)
-                return self._files[name]
-            if path not in self._checked:
+            found = {}
+            closed = {}
+            for path, shard in wanted:
+                name = layout.shard_file(path, shard, ndim=1 + len(self._arrays[path].tail))
+                if name in self._files:
+                    self._files.move_to_end(name)
+                    found[path, shard] = self._files[name]
+                else:
+                    closed[path, shard] = name
+            for path in {path for path, _ in closed} - self._checked:
                 self._file(f"{path}/{stores.METADATA}")
                 self._checked.add(path)
-            rows = min(self.n_rows - shard * array.grid.shard_rows, array.grid.shard_rows)
-            manifests.check_size(self._artefact, self.ref.name, name, self._payload.get(name))
-            opened = _Shard(self._artefact, name)
-            tail = bytearray(array.grid.tail_bytes(rows))
-            size, checksum = self._payload[name]
-            if size == array.grid.file_bytes(rows):
-                opened.read_into(size - len(tail), [tail])
-            try:
-                opened.crcs = shards.crcs_of(tail, array.grid, rows, checksum)
-            except ValueError as error:
-                raise self._damaged(f"{name}: {error}") from error
-            self._files[name] = opened
-            if len(self._files) > _OPEN_SHARDS:
+            found.update(self._opened(closed))
+            for key, name in closed.items():
+                self._files[name] = found[key]
+            while len(self._files) > self._shard_files.kept:
                 # Not closed here: another thread may be reading it. Its last user closes it.
                 self._files.popitem(last=False)
-            return opened
+            return found
+
+    def _opened(
+        self, names: Mapping[tuple[str, int], str]
+    ) -> Iterator[tuple[tuple[str, int], "_Shard"]]:
+        """Open shards: compare their sizes and the ends of them with the file list and the grid."""
+        wanted = []
+        for (path, shard), name in names.items():
+            if name not in self._payload:
+                raise self._damaged(f"{name}: not in the artefact's file list")
+            tail = self._arrays[path].grid.tail_bytes(self._rows_of(path, shard))
+            wanted.append(Opening(name, self._payload[name][0], tail))
+        opened = self._shard_files.open_many(wanted)
+        for (path, shard), each, found in zip(names, wanted, opened, strict=True):
+            if found is None:
+                raise self._damaged(f"{each.name}: missing")
+            file, end = found
+            if file.size != each.size:
+                raise self._damaged(f"{each.name}: {file.size} bytes, expected {each.size}")
+            grid = self._arrays[path].grid
+            rows = self._rows_of(path, shard)
+            listed = self._payload[each.name][1]
+            try:
+                crcs = shards.crcs_of(end, grid, rows, listed)
+            except ValueError as error:
+                raise self._damaged(f"{each.name}: {error}") from error
+            yield (path, shard), _Shard(file, crcs)
+
+    def _rows_of(self, path: str, shard: int) -> int:
+        grid = self._arrays[path].grid
+        return min(self.n_rows - shard * grid.shard_rows, grid.shard_rows)
 
 
 def _record(manifest: Manifest) -> StoreRecord:
@@ -397,27 +462,40 @@ def _record(manifest: Manifest) -> StoreRecord:
         raise DamagedArtefactError(name=manifest.name, damage=(problem,)) from error
 
 
-class _Shard:
-    """One shard file; a local one is closed when nobody holds it any more."""
+class _Shard(NamedTuple):
+    """One open shard.
 
-    def __init__(self, artefact: Storage, name: str) -> None:
-        self.name = name
-        self.crcs = np.empty(0, shards.CRCS)  # of each chunk, once the tail is checked
-        self._artefact = artefact
-        self._descriptor: int | None = None
-        if artefact.local is not None:
-            self._descriptor = os.open(artefact.path(name), os.O_RDONLY)
-            weakref.finalize(self, os.close, self._descriptor)
+    Attributes:
+        file: What is read.
+        crcs: The crc32c of each of its chunks, as the file list vouches for them.
+    """
 
-    def read_into(self, offset: int, pieces: Sequence[memoryview | bytearray]) -> int:
-        """Fill the pieces with the bytes from `offset` on; return how many there were."""
-        if self._descriptor is not None:
-            return os.preadv(self._descriptor, pieces, offset)
-        end = offset + sum(len(piece) for piece in pieces)
-        data = self._artefact.fs.cat_file(self._artefact.join(self.name), start=offset, end=end)
-        at = 0
-        for piece in pieces:
-            part = data[at : at + len(piece)]
-            piece[: len(part)] = part
-            at += len(piece)
-        return len(data)
+    file: ShardFile
+    crcs: UInt32[np.ndarray, " chunk"]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Neighbouring whole chunks of one shard, and where they go.
+
+    Attributes:
+        path: The array.
+        shard: The shard's number.
+        chunk: The first chunk's number in it.
+        rows: The buffer they fill.
+        wanted: The rows of it that were asked for, if not all.
+        target: Where those are copied.
+    """
+
+    path: str
+    shard: int
+    chunk: int
+    rows: Shaped[np.ndarray, "row ..."]
+    wanted: Shaped[np.ndarray, "part ..."] | None = None
+    target: Shaped[np.ndarray, "part ..."] | None = None
+
+    def pieces(self, grid: shards.Grid) -> list[tuple[memoryview, bytearray]]:
+        """Return the buffers of each chunk and of its crc32c."""
+        flat = self.rows.reshape(-1).view(np.uint8).data
+        places = range(0, len(flat), grid.chunk_bytes)
+        return [(flat[at : at + grid.chunk_bytes], bytearray(shards.CRC)) for at in places]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from saestore.activations import shuffle
 from saestore.activations.split import Split
-from saestore.activations.store import ActivationStore
+from saestore.activations.store import ActivationStore, Read
 from saestore.errors import ConfigError
 
 
@@ -253,8 +253,11 @@ class ActivationStream:
         chunks = shuffle.window_chunks(self._order(epoch), number, width=self._width)
         if not np.array_equal(chunks, window.chunks):
             window.chunks = np.empty(0, np.int64)
-            for path, rows in window.rows.items():
-                self._read(path, chunks, rows)
+            self._store.read_many(
+                read
+                for path, rows in window.rows.items()
+                for read in self._reads(path, chunks, rows)
+            )
             window.chunks = chunks
         wanted = np.zeros((len(chunks), self._unit), np.bool_)
         for place, chunk in enumerate(chunks):
@@ -264,16 +267,16 @@ class ActivationStream:
         window.place = (epoch, number)
         return window
 
-    def _read(
+    def _reads(
         self, path: str, chunks: Int64[np.ndarray, " chunk"], out: Shaped[np.ndarray, "row d"]
-    ) -> None:
-        """Read ascending units, neighbours together."""
+    ) -> Iterator[Read]:
+        """Return what reads ascending units, neighbours together."""
         runs = np.split(np.arange(len(chunks)), np.flatnonzero(np.diff(chunks) != 1) + 1)
         for run in runs:
             start = int(chunks[run[0]]) * self._unit
             stop = min((int(chunks[run[-1]]) + 1) * self._unit, self._store.n_rows)
             at = int(run[0]) * self._unit
-            self._store.read_stored(path, start, stop, out[at : at + stop - start])
+            yield path, start, stop, out[at : at + stop - start]
 
     def _gather(
         self,
