@@ -48,7 +48,7 @@ class Commit:
         documents: Documents recorded with it.
         moments: Of each hookpoint, over its kept rows.
         resume: Where the next shard begins.
-        tally: Running counts of the caller, as of the end of this shard.
+        tally: What the caller wants to know when it resumes after this shard.
     """
 
     shard: int
@@ -59,7 +59,7 @@ class Commit:
     documents: int
     moments: dict[str, Moments]
     resume: Cursor
-    tally: dict[str, int]
+    tally: dict[str, Any]
 
 
 def write(artefact: Storage, commit: Commit) -> None:

@@ -49,6 +49,23 @@ class RowBatch:
     documents: Sequence[Mapping[str, Any]] = ()
 
 
+@dataclass(frozen=True)
+class StoredBatch:
+    """Consecutive rows as they lie on disk, whole contexts at a time.
+
+    Attributes:
+        arrays: Stored rows of each row array, by path.
+        lengths: As in `RowBatch`.
+        segments: As in `RowBatch`.
+        documents: As in `RowBatch`.
+    """
+
+    arrays: Mapping[str, Shaped[np.ndarray, "row ..."]]
+    lengths: Int64[np.ndarray, " context"]
+    segments: Int64[np.ndarray, "segment 6"]
+    documents: Sequence[Mapping[str, Any]] = ()
+
+
 @dataclass
 class _Open:
     """What is known of the shard being filled, beside its arrays."""
@@ -70,7 +87,7 @@ class StoreWriter:
     Attributes:
         resume: Where to continue: append batches from this place on. None at the start.
         rows: Rows in finished shards and the open one.
-        tally: The caller's running counts as of the last finished shard.
+        tally: The caller's notes as of the last finished shard.
     """
 
     def __init__(
@@ -94,11 +111,12 @@ class StoreWriter:
         self._commits = commits.read_all(artefact)
         last = self._commits[-1] if self._commits else None
         self.resume: Cursor | None = last.resume if last else None
-        self.tally: dict[str, int] = dict(last.tally) if last else {}
+        self.tally: dict[str, Any] = dict(last.tally) if last else {}
         self.rows = sum(commit.rows for commit in self._commits)
         self._contexts = sum(len(commit.contexts) for commit in self._commits)
         self._skip = self.resume.skip if self.resume else 0
         self._following = self.resume
+        self._noted = self.tally
         # Flags of the open shard: a hookpoint's chunk is measured when it is full, rows later.
         self._flags = np.empty(spec.shard_rows, np.uint8)
         self._arrays = {
@@ -106,6 +124,11 @@ class StoreWriter:
             for path, array in spec.arrays().items()
         }
         self._open: _Open | None = None
+
+    @property
+    def documents(self) -> int:
+        """Documents recorded with finished shards."""
+        return sum(commit.documents for commit in self._commits)
 
     def __enter__(self) -> "StoreWriter":
         """Return the writer; on an error its temporary files are removed at the end."""
@@ -117,19 +140,28 @@ class StoreWriter:
         for writer in self._arrays.values():
             writer.abandon()
 
-    def append(self, batch: RowBatch, at: Cursor, *, tally: Mapping[str, int]) -> None:
+    def append(self, batch: RowBatch, at: Cursor, *, tally: Mapping[str, Any]) -> None:
         """Add a batch; full shards are written on the way.
 
         Args:
             batch: The rows.
             at: The batch's place in the corpus.
-            tally: Running counts of the caller, this batch included.
+            tally: What the caller will want to know when it resumes, this batch included.
 
         Raises:
             OverflowRowError: A value does not fit the store's type.
             StorageError: The disk is full or read-only; finished shards stay.
         """
-        total = len(batch.tokens)
+        self.append_stored(self._stored(batch), at, tally=tally)
+
+    def append_stored(self, batch: StoredBatch, at: Cursor, *, tally: Mapping[str, Any]) -> None:
+        """Add a batch of rows that are in stored form already; else like `append`.
+
+        Raises:
+            StorageError: The disk is full or read-only; finished shards stay.
+        """
+        self._noted = dict(tally)
+        total = int(batch.lengths.sum())
         skip, self._skip = self._skip, 0
         starts = np.concatenate([[0], np.cumsum(batch.lengths)])
         begun = int(np.searchsorted(starts[:-1], skip))  # contexts that are committed already
@@ -148,7 +180,7 @@ class StoreWriter:
             if done == total:
                 self._following = Cursor(at.block, at.batch + 1, 0)
             if shard.rows == self._spec.shard_rows:
-                self._close(self._following, tally)
+                self._close(self._following)
 
     def _shard(self) -> _Open:
         """Return the open shard, begun now if none is."""
@@ -172,27 +204,27 @@ class StoreWriter:
 
         return measure
 
-    def _copy(self, batch: RowBatch, start: int, stop: int) -> None:
+    def _stored(self, batch: RowBatch) -> StoredBatch:
+        arrays: dict[str, Shaped[np.ndarray, ...]] = {
+            layout.hook_array(name): codecs.encode(
+                rows, self._spec.dtype, hookpoint=name, first_row=self.rows - self._skip
+            )
+            for name, rows in batch.hooks.items()
+        }
+        arrays |= {layout.TOKENS: batch.tokens, layout.FLAGS: batch.flags}
+        return StoredBatch(arrays, batch.lengths, batch.segments, batch.documents)
+
+    def _copy(self, batch: StoredBatch, start: int, stop: int) -> None:
         shard = self._shard()
-        self._flags[shard.rows : shard.rows + stop - start] = batch.flags[start:stop]
-        plain = {layout.TOKENS: batch.tokens, layout.FLAGS: batch.flags}
+        kept = batch.arrays[layout.FLAGS][start:stop]
+        self._flags[shard.rows : shard.rows + stop - start] = kept
         for path, writer in self._arrays.items():
-            hookpoint = writer.array.hookpoint
-            if hookpoint is None:
-                rows = plain[path][start:stop]
-            else:
-                rows = codecs.encode(
-                    batch.hooks[hookpoint][start:stop],
-                    self._spec.dtype,
-                    hookpoint=hookpoint,
-                    first_row=self.rows,
-                )
-            writer.append(rows)
+            writer.append(batch.arrays[path][start:stop])
         shard.rows += stop - start
         self.rows += stop - start
 
     def _remember(
-        self, batch: RowBatch, begun: int, ended: int, first: Int64[np.ndarray, " context"]
+        self, batch: StoredBatch, begun: int, ended: int, first: Int64[np.ndarray, " context"]
     ) -> None:
         shard = self._shard()
         owner = batch.segments[:, 0]
@@ -201,7 +233,7 @@ class StoreWriter:
         shard.segments.append(segments)
         shard.contexts.append(np.stack([first[begun:ended], batch.lengths[begun:ended]], axis=1))
 
-    def _close(self, following: Cursor, tally: Mapping[str, int]) -> None:
+    def _close(self, following: Cursor) -> None:
         full = self._shard()
         number = len(self._commits)
         files = dict(writer.close() for writer in self._arrays.values())
@@ -217,7 +249,7 @@ class StoreWriter:
             documents=len(full.documents),
             moments=full.moments,
             resume=following,
-            tally=dict(tally),
+            tally=self._noted,
         )
         commits.write(self._artefact, commit)
         self._commits.append(commit)
@@ -239,8 +271,9 @@ class StoreWriter:
         *,
         vocabulary: pa.Table,
         facts: Mapping[str, JsonValue],
-        tally: Mapping[str, int],
+        counts: Mapping[str, int] | None = None,
         documents: Sequence[Mapping[str, Any]] = (),
+        may_be_empty: bool = False,
     ) -> Manifest:
         """Write the last shard, the small arrays and the manifest.
 
@@ -248,48 +281,52 @@ class StoreWriter:
             run: The run that made the store.
             vocabulary: The tokenizer's vocabulary.
             facts: What the run found out.
-            tally: Final counts of the caller.
+            counts: Further counts for the manifest.
             documents: Documents after the last row, which have no rows.
+            may_be_empty: Write documents and a manifest even without a row: a part of a store may
+                get no block of the corpus.
 
         Raises:
             UnsupportedError: There is not a single row.
             StorageError: The disk is full or read-only; finished shards stay.
         """
-        if self.rows == 0 or self._following is None:
+        if self.rows == 0 and not may_be_empty:
             raise UnsupportedError(
                 "the corpus gave no rows",
                 found="no documents with text",
                 expected="at least one token",
                 hint="check corpus.sources: the path, and the field that holds the text",
             )
-        if self._open is not None:
-            self._close(self._following, tally)
-        recorded = sum(commit.documents for commit in self._commits)
+        if self._open is not None and self._following is not None:
+            self._close(self._following)
+        recorded = self.documents
         if documents or not recorded:
             path = layout.part_file(layout.DOCUMENTS, len(self._commits))
             self._write_documents(path, documents)
         sink = io.BytesIO()
         pq.write_table(vocabulary, sink, compression="zstd")
         self._artefact.write(layout.VOCABULARY, sink.getvalue())
-        small = self._small_arrays()
-        checksums = stores.write_metadata(self._artefact, self._spec, self.rows, small)
-        counts = {
+        small = self._small_arrays() if self.rows else {}
+        checksums = {}
+        if self.rows:
+            checksums = stores.write_metadata(self._artefact, self._spec, self.rows, small)
+        found = {
             "rows": self.rows,
             "kept_rows": self._kept_rows(),
             "contexts": self._contexts,
-            "segments": len(small[layout.SEGMENTS][0]),
+            "segments": sum(len(commit.segments) for commit in self._commits),
             "documents": recorded + len(documents),
             "shards": len(self._commits),
             "shard_rows": self._spec.shard_rows,
-            **tally,
+            **(counts or {}),
         }
         for commit in self._commits:
             checksums.update(commit.files)
         return manifests.finish(
             self._artefact,
             run,
-            arrays=self._infos(),
-            counts=counts,
+            arrays=self._infos() if self.rows else {},
+            counts=found,
             facts={stores.RECORD: self._spec.record.model_dump(mode="json"), **facts},
             checksums=checksums,
         )

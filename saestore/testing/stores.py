@@ -134,7 +134,7 @@ def _write(lake: Lake, settings: GenerateSettings, spec: Spec, batch: RowBatch) 
         if manifests.begin(artefact, run) is None:
             with StoreWriter(artefact, spec, metadata=shelf) as writer:
                 writer.append(batch, Cursor(0, 0), tally={})
-                writer.finish(run, vocabulary=synthetic_vocabulary(), facts=facts, tally={})
+                writer.finish(run, vocabulary=synthetic_vocabulary(), facts=facts)
     return ActivationStore.open(lake, ref.name)
 
 

@@ -100,7 +100,7 @@ def write(lake, settings, batches, *, stop_at=None):
             if resume is not None and (at.block, at.batch) < (resume.block, resume.batch):
                 continue
             writer.append(batch, at, tally={"seen": at.batch})
-        writer.finish(run, vocabulary=synthetic_vocabulary(), facts={}, tally={})
+        writer.finish(run, vocabulary=synthetic_vocabulary(), facts={})
     return ActivationStore.open(lake, "a")
 
 
@@ -270,9 +270,7 @@ def test_metadata_columns_of_documents_keep_their_types():
         with StoreWriter(artefact, Spec(HOOKS, plan.record()), metadata=columns) as writer:
             writer.append(RowBatch(**(vars(batch) | {"documents": documents})), at, tally={})
             late = [_document(3) | {"year": None, "tags": []}]
-            writer.finish(
-                run, vocabulary=synthetic_vocabulary(), facts={}, tally={}, documents=late
-            )
+            writer.finish(run, vocabulary=synthetic_vocabulary(), facts={}, documents=late)
         table = ActivationStore.open(lake, "a").documents()
         assert table.schema.field("year").type == pa.int64()
         assert table["tags"].to_pylist() == [["a"], ["a"], ["a"], []]
