@@ -177,6 +177,7 @@ class DamagedArtefactError(SaestoreError):
             expected="the bytes the manifest lists",
             hint=hint or f"restore these files, or remove {name!r} and make it again",
         )
+        self.name = name
         self.damage = damage
 
 

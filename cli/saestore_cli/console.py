@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from saestore.features import FeaturePage, NamedQuery
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
+    from saestore.lake.parts import State
     from saestore.lm import HookpointInfo
     from saestore_schemas.manifest import Manifest
 
@@ -81,6 +82,14 @@ class ConsoleOutput:
         self._quality(scores, manifest.counts.get("rows", 0))
         self._out.print(f"look at it: saestore show {ref.path}", soft_wrap=True)
 
+    def part(self, ref: "Ref", states: "Sequence[State]") -> None:
+        """Print how far the parts are, and the commands that finish the artefact."""
+        from saestore.lake import parts
+
+        self._out.print(f"{ref.path}, {parts.described(list(states))}", soft_wrap=True)
+        for command in parts.commands(list(states), ref.name):
+            self._out.print(f"go on: {command}", soft_wrap=True)
+
     def listing(self, lake: str, remarks: "Sequence[Remark]") -> None:
         """Print a table of artefacts."""
         if not remarks:
@@ -92,7 +101,7 @@ class ConsoleOutput:
         table = _table("artefact", ">size", "holds", "written (UTC)")
         for each in remarks:
             if each.manifest is None:
-                table.add_row(each.ref.path, "", "unfinished: run its command again", "")
+                table.add_row(each.ref.path, "", _unfinished(each), "")
             else:
                 table.add_row(
                     each.ref.path,
@@ -281,3 +290,14 @@ def _tree(node: "Node") -> Tree:
     for parent in node.parents:
         tree.add(_tree(parent))
     return tree
+
+
+def _unfinished(remark: "Remark") -> str:
+    """Return what is left to do for an unfinished artefact."""
+    done = [state for state in remark.parts if state.finished]
+    if not remark.parts:
+        return "unfinished: run its command again"
+    if len(done) == len(remark.parts):
+        return f"{len(done)} parts finished: saestore merge {remark.ref.name}"
+    missing = ", ".join(str(state.part) for state in remark.parts if not state.finished)
+    return f"{len(done)} of {len(remark.parts)} parts finished; missing {missing}"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from saestore.features import FeaturePage, NamedQuery
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
+    from saestore.lake.parts import State
     from saestore.lm import HookpointInfo
     from saestore_schemas.manifest import Manifest
 
@@ -53,6 +54,18 @@ class JsonOutput:
         """Print the manifest, and the scores of an evaluation."""
         _print({"path": ref.path, "manifest": manifest, "scores": scores})
 
+    def part(self, ref: "Ref", states: "Sequence[State]") -> None:
+        """Print the state of each part, and the commands that finish the artefact."""
+        from saestore.lake import parts
+
+        _print(
+            {
+                "path": ref.path,
+                "parts": [_part(state) for state in states],
+                "commands": parts.commands(list(states), ref.name),
+            }
+        )
+
     def listing(self, lake: str, remarks: "Sequence[Remark]") -> None:
         """Print kind, name, state, counts and size of each artefact."""
         _print(
@@ -64,6 +77,7 @@ class JsonOutput:
                         "name": each.ref.name,
                         "path": each.ref.path,
                         "finished": each.manifest is not None,
+                        "parts": [_part(state) for state in each.parts],
                         "created": each.manifest.created if each.manifest else None,
                         "bytes": each.manifest.payload.bytes if each.manifest else None,
                         "counts": each.manifest.counts if each.manifest else {},
@@ -170,3 +184,7 @@ def _simple(value: Any) -> Any:
 def _print(value: Any) -> None:
     text = json.dumps(_simple(value), ensure_ascii=False, indent=1, default=str)
     sys.stdout.write(text + "\n")
+
+
+def _part(state: "State") -> dict[str, Any]:
+    return {"part": str(state.part), "finished": state.finished, "rows": state.rows}

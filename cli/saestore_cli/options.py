@@ -80,6 +80,15 @@ ResumeOption = Annotated[
         help="Accepted for clarity: running the same command again always resumes.",
     ),
 ]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Make only part I of N, from 0; absent, torchrun's RANK and WORLD_SIZE, else all.",
+        show_default=False,
+    ),
+]
 AnalysisOption = Annotated[
     str | None,
     typer.Option(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from saestore.features import FeaturePage, NamedQuery
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
+    from saestore.lake.parts import State
     from saestore.lm import HookpointInfo
     from saestore_schemas.manifest import Manifest
 
@@ -38,6 +39,10 @@ class Output(Protocol):
         self, ref: "Ref", manifest: "Manifest", scores: Mapping[str, float | None]
     ) -> None:
         """Say that a verb made an artefact, or found it made; an evaluation has scores."""
+        ...
+
+    def part(self, ref: "Ref", states: "Sequence[State]") -> None:
+        """Say how far the parts of an artefact are, and how to go on."""
         ...
 
     def listing(self, lake: str, remarks: "Sequence[Remark]") -> None:

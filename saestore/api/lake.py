@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from saestore.api import config
 from saestore.errors import UnsupportedError
-from saestore.lake import Lake, Ref, lineage, manifest as manifests
+from saestore.lake import Lake, Ref, lineage, manifest as manifests, parts
 from saestore.lake.lock import writing
 from saestore.progress import Progress, Silent
 from saestore_schemas.analyze import AnalyzeSettings
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from saestore.evaluate import Evaluation
     from saestore.exchange import ExportReport
     from saestore.features import Analysis, NamedQuery
+    from saestore.lake.parts import State
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -65,10 +66,12 @@ class Remark:
     Attributes:
         ref: Kind and name.
         manifest: Its manifest, or None while it is unfinished.
+        parts: How far the parts of an unfinished one are, if several processes make it.
     """
 
     ref: Ref
     manifest: Manifest | None
+    parts: "tuple[State, ...]" = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,49 @@ class OpenLake:
         self._use_threads()
         wanted = config.as_settings(GenerateSettings, settings)
         return run(wanted, self.lake, device=self.device, progress=progress or Silent())
+
+    def generate_part(
+        self,
+        settings: "Settings[GenerateSettings]",
+        shard: str | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> "list[State]":
+        """Text to one part of a store, beside other processes; return how far all parts are.
+
+        None are returned when the store itself is finished. `merge` makes it of its parts.
+
+        Args:
+            settings: Those of the whole store.
+            shard: Which part, `I/N` with I from 0; absent, torchrun's RANK and WORLD_SIZE, and
+                LOCAL_RANK chooses the GPU.
+            progress: Where to report.
+
+        Raises:
+            SaestoreError: Any of the tree; finished shards stay and a rerun resumes.
+        """
+        from saestore import generate
+        from saestore.generate import launch
+
+        self._use_threads()
+        wanted = config.as_settings(GenerateSettings, settings)
+        reporter = progress or Silent()
+        device = launch.device_for(self.device, os.environ)
+        part = launch.part_of(shard, os.environ)
+        if shard is None:
+            reporter.note(launch.announcement(part, device))
+        return generate.run_part(wanted, self.lake, part, device=device, progress=reporter)
+
+    def merge(self, name: str, *, progress: Progress | None = None) -> "ActivationStore":
+        """Make a store of the parts that several processes generated, and remove the parts.
+
+        Raises:
+            IncompleteArtefactError: Parts are missing or not finished; they are named.
+            SaestoreError: Any of the tree; finished shards stay and a rerun resumes.
+        """
+        from saestore.activations.merge import merge
+
+        return merge(self.lake, name.removeprefix("activations/"), progress=progress)
 
     def train(
         self, settings: "Settings[TrainSettings]", *, progress: Progress | None = None
@@ -227,7 +273,9 @@ class OpenLake:
 
         wanted = [k for k in KINDS if kind is None or k == kind]
         return [
-            Remark(ref, None if unfinished else self.lake.manifest(ref))
+            Remark(ref, None, tuple(parts.states(self.lake.artefact(ref))))
+            if unfinished
+            else Remark(ref, self.lake.manifest(ref))
             for k in wanted
             for unfinished in (False, True)
             for ref in self.lake.refs(k, unfinished=unfinished)

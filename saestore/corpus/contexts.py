@@ -5,7 +5,7 @@ packed by itself, so any process can make any block, and an interrupted run cont
 Law: `list(blocks(start=n)) == list(blocks())[n:]`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -117,6 +117,7 @@ def blocks(
     prepend_bos: bool,
     ignore_tokens: Sequence[int] = (),
     start: int = 0,
+    wanted: Callable[[int], bool] = lambda _: True,
 ) -> Iterator[Block]:
     """Yield the corpus's blocks from number `start` on.
 
@@ -127,6 +128,7 @@ def blocks(
         prepend_bos: Begin every context with BOS.
         ignore_tokens: Token ids to flag as ignored.
         start: First block, from 0.
+        wanted: Which blocks to tokenise, by number; the others are yielded empty.
 
     Raises:
         ConfigError: BOS or a separator is wanted and the tokenizer has none, or a document cannot
@@ -137,7 +139,10 @@ def blocks(
     documents = corpus.documents(start * size)
     index = start
     while held := list(islice(documents, size)):
-        yield _block(index, held, settings, tokenizer, frame)
+        if wanted(index):
+            yield _block(index, held, settings, tokenizer, frame)
+        else:
+            yield Block(index, (), (), 0)
         index += 1
 
 

@@ -1,7 +1,8 @@
 """Which forward pass holds which contexts, and where a token budget ends: plain arithmetic.
 
 A forward batch never crosses a block of documents, so a block's batches are a function of the block
-alone. That is what makes a resumed run equal an uninterrupted one.
+alone. That is what makes a resumed run equal an uninterrupted one, and the parts of several processes
+equal the store of one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from jaxtyping import Int32, Int64, UInt8
 
 from saestore.activations import Cursor
 from saestore.corpus import Block, Context, DocumentRecord
+from saestore.lake.parts import Part
 from saestore_schemas.generate import GenerateSettings
 
 
@@ -120,12 +122,29 @@ class Step:
         batch: What it holds.
         documents: Documents recorded with it.
         lost: Tokens cut off by `truncate` so far, its block included.
+        rows_before: Rows of the whole corpus in the blocks before its own.
     """
 
     at: Cursor
     batch: Batch
     documents: tuple[DocumentRecord, ...]
     lost: int
+    rows_before: int
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where an interrupted run continues.
+
+    Attributes:
+        at: Place of the first row without a commit.
+        lost: Tokens cut off so far, the block of that place included.
+        rows_before: Rows of the whole corpus in the blocks before that place.
+    """
+
+    at: Cursor
+    lost: int
+    rows_before: int
 
 
 class Steps:
@@ -134,27 +153,34 @@ class Steps:
     Attributes:
         waiting: Documents read and not yet given out with a batch.
         lost: Tokens cut off by `truncate` so far.
+        blocks: Blocks of the corpus up to the end of the budget, once all steps were given out.
     """
 
     def __init__(
-        self, blocks: Iterator[Block], settings: GenerateSettings, *, resume: Cursor | None,
-        rows: int, lost: int,
-    ) -> None:  # fmt: skip
+        self,
+        blocks: Iterator[Block],
+        settings: GenerateSettings,
+        *,
+        resume: Resume | None,
+        part: Part | None = None,
+    ) -> None:
         """Read nothing yet.
 
         Args:
             blocks: Blocks from the one to resume in.
             settings: The run's settings.
-            resume: Place of the first row without a commit.
-            rows: Rows with a commit.
-            lost: Tokens cut off so far, the block to resume in included.
+            resume: Where an interrupted run continues.
+            part: Which blocks to compute: every `count`-th; None, all of them. The budget is
+                counted over all blocks all the same.
         """
         self._blocks = blocks
         self._forward_contexts = settings.forward_contexts
         self._budget = settings.tokens
-        self._resume = resume
-        self._rows = rows
-        self.lost = lost
+        self._part = part
+        self._resume = resume.at if resume else None
+        self._rows = resume.rows_before if resume else 0
+        self.lost = resume.lost if resume else 0
+        self.blocks = 0
         self.waiting: tuple[DocumentRecord, ...] = ()
 
     def __iter__(self) -> Iterator[Step]:
@@ -163,30 +189,23 @@ class Steps:
             block = next(self._blocks, None)
             if block is None:
                 return
-            resume = self._resume if self._resume and block.index == self._resume.block else None
-            if resume is not None:
-                self._rows -= self._rows_before(block, resume)
+            self.blocks = block.index + 1
             room = None if self._budget is None else self._budget - self._rows
             held = list(batches(block, forward_contexts=self._forward_contexts, room=room))
-            if resume is None:
-                self.lost += block.lost_tokens
-                self.waiting += stored_documents(block, held)
-            yield from self._of_block(block, held, resume)
+            if self._part is None or self._part.has(block.index):
+                yield from self._of_block(block, held)
+            self._rows += sum(batch.rows for batch in held)
 
-    def _of_block(
-        self, block: Block, held: Sequence[Batch], resume: Cursor | None
-    ) -> Iterator[Step]:
+    def _of_block(self, block: Block, held: Sequence[Batch]) -> Iterator[Step]:
+        resume = self._resume if self._resume and block.index == self._resume.block else None
+        if resume is None:
+            self.lost += block.lost_tokens
+            self.waiting += stored_documents(block, held)
         for batch in held:
-            self._rows += batch.rows
             at = Cursor(block.index, batch.index)
             if resume is not None and batch.index < resume.batch:
                 continue
             if resume is not None and batch.index == resume.batch:
                 at = resume
             documents, self.waiting = self.waiting, ()
-            yield Step(at, batch, documents, self.lost)
-
-    def _rows_before(self, block: Block, resume: Cursor) -> int:
-        """Return the committed rows of the block in which a run resumes."""
-        held = batches(block, forward_contexts=self._forward_contexts, room=None)
-        return resume.skip + sum(batch.rows for batch in held if batch.index < resume.batch)
+            yield Step(at, batch, documents, self.lost, self._rows)

@@ -17,15 +17,16 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from saestore import corpus as corpora
-from saestore.activations import ActivationStore, RowBatch, Spec, StoreWriter, commits
+from saestore.activations import ActivationStore, RowBatch, Spec, StoreWriter, commits, parts
 from saestore.errors import ConfigError
 from saestore.generate.host import Event, ToHost
 from saestore.generate.overlap import Background
-from saestore.generate.plan import Step, Steps
+from saestore.generate.plan import Resume, Step, Steps
 from saestore.lake import Lake, Ref, Storage, layout, manifest as manifests
 from saestore.lake.lock import writing
+from saestore.lake.parts import Part, State, states
 from saestore.lm import LanguageModel
-from saestore.progress import Progress, Silent
+from saestore.progress import Progress, Silent, Task
 from saestore_schemas.generate import GenerateSettings
 
 
@@ -49,6 +50,7 @@ def run(
         ArtefactBusyError: Another process is writing it.
         ConfigError: A source, hookpoint or model is not there, or the corpus has changed since the
             interrupted run.
+        IncompleteArtefactError: Several processes began to write it, a part each.
         OverflowRowError: A value does not fit `dtype`.
         StorageError: The disk is full or read-only; finished shards stay.
     """
@@ -56,15 +58,75 @@ def run(
     ref = Ref("activations", settings.name)
     artefact = lake.artefact(ref)
     task = manifests.Run.of(ref, settings)
-    if artefact.exists(layout.MANIFEST):  # no lock: a finished store may lie on read-only storage
-        manifests.begin(artefact, task)
-        reporter.note(f"activations {ref.name}: finished already")
+    if _finished(artefact, task, reporter):
         return ActivationStore.open(lake, ref.name)
     with writing(artefact, name=ref.name):
+        parts.refuse(artefact, ref)
         commits.clear(artefact)
         if manifests.begin(artefact, task) is None:
-            _generate(settings, artefact, task, device=device, progress=reporter)
+            _generate(settings, artefact, task, part=None, device=device, progress=reporter)
     return ActivationStore.open(lake, ref.name)
+
+
+def run_part(
+    settings: GenerateSettings,
+    lake: Lake,
+    part: Part,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> list[State]:
+    """Write one part of an activation store, or continue one, or find it finished.
+
+    The settings are those of the whole store. The part takes every `count`-th block of documents;
+    `saestore.activations.merge` makes the store of all parts, the same bytes as `run` makes.
+
+    Args:
+        settings: What to store, all parts together.
+        lake: Where.
+        part: Which part.
+        device: Torch device.
+        progress: Where to report.
+
+    Returns:
+        How far all parts are; none when the store itself is finished.
+
+    Raises:
+        ArtefactExistsError: The name is taken by other settings.
+        ArtefactBusyError: Another process is writing this part, or all of the store.
+        ConfigError: As `run`; or there are parts of another number already.
+        IncompleteArtefactError: One process began to write all of it.
+        OverflowRowError: A value does not fit `dtype`.
+        StorageError: The disk is full or read-only; finished shards stay.
+    """
+    reporter = progress or Silent()
+    ref = Ref("activations", settings.name)
+    artefact = lake.artefact(ref)
+    task = manifests.Run.of(ref, settings)
+    if _finished(artefact, task, reporter):
+        return []
+    folder = artefact.child(part.folder)
+    if folder.exists(layout.MANIFEST):
+        manifests.begin(folder, task)
+        reporter.note(f"activations {ref.name}, part {part}: finished already")
+        return states(artefact)
+    with parts.claimed(artefact, task, part) as folder:
+        _generate(settings, folder, task, part=part, device=device, progress=reporter)
+    return states(artefact)
+
+
+def _finished(artefact: Storage, task: manifests.Run, progress: Progress) -> bool:
+    """Return whether the store is there; no lock: it may lie on read-only storage.
+
+    Raises:
+        ArtefactExistsError: It is, with other settings.
+    """
+    if not artefact.exists(layout.MANIFEST):
+        return False
+    manifests.begin(artefact, task)
+    parts.sweep(artefact, task.ref.name)
+    progress.note(f"activations {task.ref.name}: finished already")
+    return True
 
 
 def _generate(
@@ -72,9 +134,12 @@ def _generate(
     artefact: Storage,
     task: manifests.Run,
     *,
+    part: Part | None,
     device: str,
     progress: Progress,
 ) -> None:
+    """Write what is not there yet of a store, or of a part, into its folder."""
+    label = settings.name if part is None else f"{settings.name}, part {part}"
     corpus = corpora.open_corpus(settings.corpus)
     _same_inputs(artefact, "corpus", corpus.fingerprint)
     model = LanguageModel.load(settings.lm, device=device)
@@ -86,10 +151,12 @@ def _generate(
     with StoreWriter(artefact, spec, metadata=corpus.metadata) as writer:
         before = writer.rows
         if before:
-            progress.note(f"activations {settings.name}: resuming after {before:,} rows")
-        steps = _steps(settings, corpus, model.tokenizer, writer)
+            progress.note(f"activations {label}: resuming after {before:,} rows")
+        steps = _steps(settings, corpus, model.tokenizer, writer, part)
         began = time.perf_counter()
-        _capture(settings, model, list(widths), steps, writer, progress)
+        total = _expected(settings, part)
+        with progress.task(f"generate {label}", total=total, unit="tokens", done=before) as shown:
+            _capture(settings, model, list(widths), steps, writer, shown)
         seconds = time.perf_counter() - began
         facts: dict[str, JsonValue] = {
             "lm": _described(settings, model),
@@ -97,14 +164,23 @@ def _generate(
             "corpus": corpus.fingerprint,
             "tokens_per_second": (writer.rows - before) / seconds,
         }
+        counts = {"lost_tokens": steps.lost}
+        if part is not None:
+            facts["part"] = {
+                "index": part.index,
+                "count": part.count,
+                "blocks": steps.blocks,
+                "block_documents": settings.corpus.block_documents,
+            }
         manifest = writer.finish(
             task,
             vocabulary=model.vocabulary(),
             facts=facts,
-            tally={"lost_tokens": steps.lost},
+            counts=counts,
             documents=[_record(document) for document in steps.waiting],
+            may_be_empty=part is not None,
         )
-    _tell(progress, settings, manifest.counts)
+    _tell(progress, label, settings, manifest.counts, whole=part is None)
 
 
 def _steps(
@@ -112,23 +188,24 @@ def _steps(
     corpus: corpora.DocumentSource,
     tokenizer: corpora.Tokenizer,
     writer: StoreWriter,
+    part: Part | None,
 ) -> Steps:
     """Return the forward batches that the writer still lacks."""
+    resume = None
+    if writer.resume is not None:
+        resume = Resume(writer.resume, writer.tally["lost_tokens"], writer.tally["rows_before"])
+    # Without a budget nobody asks how many rows the blocks of other parts have.
+    every = part is None or settings.tokens is not None
     blocks = corpora.blocks(
         corpus,
         settings.corpus,
         tokenizer,
         prepend_bos=settings.lm.prepend_bos,
         ignore_tokens=settings.ignore_tokens,
-        start=writer.resume.block if writer.resume else 0,
+        start=resume.at.block if resume else 0,
+        wanted=lambda block: every or (part is not None and part.has(block)),
     )
-    return Steps(
-        blocks,
-        settings,
-        resume=writer.resume,
-        rows=writer.rows,
-        lost=writer.tally.get("lost_tokens", 0),
-    )
+    return Steps(blocks, settings, resume=resume, part=part)
 
 
 def _capture(
@@ -137,25 +214,28 @@ def _capture(
     hookpoints: list[str],
     steps: Steps,
     writer: StoreWriter,
-    progress: Progress,
+    shown: Task,
 ) -> None:
     """Run the model over all steps while a thread fetches and writes what it gives."""
     to_host = ToHost(torch.device(model.device), settings.dtype)
 
     def write(step: Step, captured: Mapping[str, Tensor], ready: Event | None) -> None:
         hooks = {name: to_host(values, ready) for name, values in captured.items()}
-        writer.append(_rows(step, hooks), step.at, tally={"lost_tokens": step.lost})
+        tally = {"lost_tokens": step.lost, "rows_before": step.rows_before}
+        writer.append(_rows(step, hooks), step.at, tally=tally)
 
-    label = f"generate {settings.name}"
-    total, done = settings.tokens, writer.rows
-    with (
-        progress.task(label, total=total, unit="tokens", done=done) as shown,
-        Background(write) as later,
-    ):
+    with Background(write) as later:
         for step in steps:
             captured = model.capture(torch.from_numpy(step.batch.padded()), hookpoints)
             later(step, captured, to_host.ready())
             shown.advance(step.batch.rows - step.at.skip)
+
+
+def _expected(settings: GenerateSettings, part: Part | None) -> int | None:
+    """Return how many rows there will be; of a part, its share, which blocks make inexact."""
+    if settings.tokens is None or part is None:
+        return settings.tokens
+    return -(-settings.tokens // part.count)
 
 
 def _rows(step: Step, hooks: Mapping[str, Float32[np.ndarray, "batch position d"]]) -> RowBatch:
@@ -217,10 +297,17 @@ def _same_inputs(artefact: Storage, field: str, fingerprint: str) -> None:
     artefact.write(layout.INPUTS, json.dumps(known).encode())
 
 
-def _tell(progress: Progress, settings: GenerateSettings, counts: dict[str, int]) -> None:
+def _tell(
+    progress: Progress,
+    label: str,
+    settings: GenerateSettings,
+    counts: dict[str, int],
+    *,
+    whole: bool,
+) -> None:
     rows, contexts = counts["rows"], counts["contexts"]
-    progress.note(f"activations {settings.name}: {rows:,} rows in {contexts:,} contexts")
-    if settings.tokens is not None and rows < settings.tokens:
+    progress.note(f"activations {label}: {rows:,} rows in {contexts:,} contexts")
+    if whole and settings.tokens is not None and rows < settings.tokens:
         progress.note(f"the corpus ended before the {settings.tokens:,} tokens asked for")
     if counts["lost_tokens"]:
         progress.note(

@@ -40,6 +40,8 @@ PROGRESS = ".progress"
 LOCK = f"{PROGRESS}/lock.json"
 RUN = f"{PROGRESS}/run.json"
 """Settings and fingerprint of the unfinished run."""
+PARTS = f"{PROGRESS}/parts"
+"""What several processes make side by side, each in a folder of its own, until it is merged."""
 
 # activations
 HOOKS = "hooks"

@@ -29,7 +29,7 @@ from saestore.errors import (
     IncompleteArtefactError,
 )
 from saestore.fingerprint import differences, fingerprint
-from saestore.lake import layout
+from saestore.lake import layout, parts
 from saestore.lake.storage import Storage
 from saestore_schemas import tables
 from saestore_schemas.manifest import FORMAT_VERSION, ArrayInfo, Manifest, Parent, Payload
@@ -75,7 +75,7 @@ def begin(artefact: Storage, run: Run) -> Manifest | None:
         if manifest.fingerprint != run.fingerprint:
             raise _exists(run, manifest.settings, manifest.parents)
         return manifest
-    artefact.remove_temporaries()
+    artefact.remove_temporaries(beside=layout.PARTS)
     if artefact.exists(layout.RUN):
         started = json.loads(artefact.read(layout.RUN))
         if started["fingerprint"] == run.fingerprint:
@@ -84,7 +84,7 @@ def begin(artefact: Storage, run: Run) -> Manifest | None:
             raise _exists(
                 run, started["settings"], [Parent(**parent) for parent in started["parents"]]
             )
-        _drop_progress(artefact)  # it failed before it made anything: a mistake keeps no name
+        drop_progress(artefact)  # it failed before it made anything: a mistake keeps no name
     record = {
         "fingerprint": run.fingerprint,
         "settings": run.settings,
@@ -149,8 +149,30 @@ def finish(
     )
     manifest = manifest.model_copy(update={"digest": digest_of(_text(manifest))})
     artefact.write(layout.MANIFEST, _text(manifest))
-    _drop_progress(artefact)
+    drop_progress(artefact)
     return manifest
+
+
+def started(artefact: Storage, ref: layout.Ref) -> Run:
+    """Return the run that an unfinished artefact is of.
+
+    Raises:
+        IncompleteArtefactError: There is no trace of one.
+    """
+    if not artefact.exists(layout.RUN):
+        raise _incomplete(artefact, ref)
+    record = json.loads(artefact.read(layout.RUN))
+    return Run(ref, record["settings"], tuple(Parent(**parent) for parent in record["parents"]))
+
+
+def _incomplete(artefact: Storage, ref: layout.Ref) -> IncompleteArtefactError:
+    found = parts.states(artefact)
+    return IncompleteArtefactError(
+        kind=ref.kind,
+        name=ref.name,
+        missing=parts.described(found) if found else "its manifest is not written yet",
+        command=parts.continuation(found, ref.name) if found else "the command that started it",
+    )
 
 
 def _has_work(artefact: Storage) -> bool:
@@ -162,7 +184,7 @@ def _has_work(artefact: Storage) -> bool:
     )
 
 
-def _drop_progress(artefact: Storage) -> None:
+def drop_progress(artefact: Storage) -> None:
     """Remove what a run noted, but not the lock its process holds."""
     lock = artefact.path(layout.LOCK)
     for name in artefact.names(layout.PROGRESS):
@@ -179,12 +201,7 @@ def load(artefact: Storage, ref: layout.Ref) -> Manifest:
         DamagedArtefactError: It is not a manifest of this artefact.
     """
     if not artefact.exists(layout.MANIFEST):
-        raise IncompleteArtefactError(
-            kind=ref.kind,
-            name=ref.name,
-            missing="its manifest is not written yet",
-            command="the command that started it",
-        )
+        raise _incomplete(artefact, ref)
     data = artefact.read(layout.MANIFEST)
     try:
         content: dict[str, Any] = json.loads(data)

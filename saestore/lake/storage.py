@@ -195,11 +195,19 @@ class Storage:
         elif self.exists(path):
             self.fs.rm(self.join(path), recursive=True)
 
-    def remove_temporaries(self) -> None:
-        """Remove what a killed writer left under temporary names, at any depth."""
-        if self.local is not None and self.local.is_dir():
-            for leftover in self.local.rglob(f"{TEMPORARY}*"):
-                leftover.unlink(missing_ok=True)
+    def remove_temporaries(self, *, beside: str) -> None:
+        """Remove what a killed writer left under temporary names, at any depth.
+
+        Args:
+            beside: Folder that is left alone: other processes may be writing in it.
+        """
+        if self.local is None:
+            return
+        for folder, below, names in os.walk(self.local):
+            below[:] = [name for name in below if Path(folder, name) != self.local / beside]
+            for name in names:
+                if name.startswith(TEMPORARY):
+                    Path(folder, name).unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,11 +1,12 @@
 """The four verbs and the demo: settings in, one library call, a summary out."""
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saestore_cli.options import ConfigArgument, ResumeOption, SetOption
+from saestore_cli.options import ConfigArgument, ResumeOption, SetOption, ShardOption
 from saestore_cli.session import Session, command
 
 
@@ -24,6 +25,8 @@ def add(app: typer.Typer) -> None:
         "generate",
         "saestore generate configs/generate/pythia.toml",
         "saestore generate run.toml --set tokens=100000 --set corpus.context_size=128",
+        "saestore generate run.toml --shard 0/2    # and 1/2 in another process; then merge",
+        "torchrun --nproc-per-node 4 --no-python saestore generate run.toml",
         uses=_USES,
         panel=PANEL,
     )(generate)
@@ -66,14 +69,32 @@ def generate(
     config: ConfigArgument,
     overrides: SetOption = None,
     resume: ResumeOption = False,
+    shard: ShardOption = None,
 ) -> None:
     """Text to activations: run a language model and store what it computes.
 
     A run that was killed continues where it stopped when the same command is given again, and ends
     with the same bytes.
+
+    Several processes share the work with --shard, or under torchrun without it; `saestore merge`
+    then makes the store, the same bytes as one process would.
     """
+    from saestore.lake.parts import Part
+
     del resume
-    _verb(session, "generate", config, overrides, _activations)
+    if shard is None and Part.of_environment(os.environ) is None:
+        _verb(session, "generate", config, overrides, _activations)
+        return
+    from saestore.api.config import load_settings
+
+    settings = load_settings("generate", config, overrides or ())
+    lake = session.lake
+    states = lake.generate_part(settings, shard, progress=session.progress)  # type: ignore[arg-type] # the verb's own
+    ref = _activations(settings)
+    if states:
+        session.output.part(ref, states)
+    else:
+        session.output.finished(ref, lake.lake.manifest(ref), {})
 
 
 def train(
