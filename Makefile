@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 SOURCES = saestore cli schemas tests benchmarks docs conftest.py
 
-.PHONY: help demo test test-slow test-gpu check format bench docs clean
+.PHONY: help demo test test-slow test-gpu faults check format bench docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test        the whole test suite but gpu and slow"
 	@echo "make test-slow   the slow tests"
 	@echo "make test-gpu    the tests that need a CUDA device"
+	@echo "make faults      kill generate and merge a hundred times each (KILLS=n)"
 	@echo "make check       format, lint, types, contracts, generated files, docs, build, clean install"
 	@echo "make bench       benchmarks as ratios, side by side in one run (BENCH=name for one)"
 	@echo "make docs        regenerate the references and build the documentation"
@@ -54,6 +55,11 @@ test-slow: $(VENV)/ready
 
 test-gpu: $(VENV)/ready
 	$(BIN)/python -m pytest -m gpu
+
+KILLS ?= 100
+
+faults: $(VENV)/ready
+	$(BIN)/python tests/faults/kill_generate.py --kills $(KILLS)
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .

@@ -1,0 +1,21 @@
+"""A few of the hundred kills that `kill_generate.py` deals out by hand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+SCRIPT = Path(__file__).with_name("kill_generate.py")
+
+
+def test_killed_at_random_moments_the_bytes_are_those_of_a_quiet_run():
+    """Parts and their merge, whole runs; each attempt is a process that gets SIGKILL."""
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--kills", "6", "--jobs", "generate", "parts", "--tokens", "400"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [each["kills"] for each in results] == [6, 6]
+    assert all(each["differing"] == [] for each in results)
