@@ -6,6 +6,7 @@ the forward batch in which that shard begins is computed again, the same context
 so the same bits.
 """
 
+import itertools
 import json
 import time
 from collections.abc import Mapping
@@ -17,7 +18,15 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from saestore import corpus as corpora
-from saestore.activations import ActivationStore, RowBatch, Spec, StoreWriter, commits, parts
+from saestore.activations import (
+    ActivationStore,
+    RowBatch,
+    Spec,
+    StoreWriter,
+    commits,
+    deviations,
+    parts,
+)
 from saestore.errors import ConfigError
 from saestore.generate.host import Event, ToHost
 from saestore.generate.overlap import Background
@@ -148,7 +157,10 @@ def _generate(
     hookpoints = {name: known[name] for name in model.match(settings.hookpoints)}
     widths = {name: info.width for name, info in hookpoints.items()}
     spec = Spec(widths, settings.record())
-    with StoreWriter(artefact, spec, metadata=corpus.metadata) as writer:
+    divided = None
+    if settings.dtype == "int8":
+        divided = _deviations(settings, corpus, model, list(widths), artefact)
+    with StoreWriter(artefact, spec, metadata=corpus.metadata, deviations=divided) as writer:
         before = writer.rows
         if before:
             progress.note(f"activations {label}: resuming after {before:,} rows")
@@ -181,6 +193,46 @@ def _generate(
             may_be_empty=part is not None,
         )
     _tell(progress, label, settings, manifest.counts, whole=part is None)
+
+
+def _deviations(
+    settings: GenerateSettings,
+    corpus: corpora.DocumentSource,
+    model: LanguageModel,
+    hookpoints: list[str],
+    artefact: Storage,
+) -> deviations.Deviations:
+    """Return by what an int8 store divides each dimension: measured on the first block once.
+
+    That block is computed twice: its rows can only be stored when all of them were seen.
+    """
+    known = deviations.load(artefact)
+    if known is not None:
+        return known
+    to_host = ToHost(torch.device(model.device), settings.dtype)
+
+    def rows(step: Step) -> deviations.Rows:
+        captured = model.capture(torch.from_numpy(step.batch.padded()), hookpoints)
+        ready = to_host.ready()
+        batch = _rows(step, {name: to_host(values, ready) for name, values in captured.items()})
+        return batch.hooks, batch.flags
+
+    blocks = corpora.blocks(
+        corpus,
+        settings.corpus,
+        model.tokenizer,
+        prepend_bos=settings.lm.prepend_bos,
+        ignore_tokens=settings.ignore_tokens,
+        start=0,
+    )
+    steps = Steps(blocks, settings, resume=None)
+    for _, block in itertools.groupby(steps, key=lambda step: step.at.block):
+        found = deviations.measure(rows(step) for step in block)
+        if found is not None:
+            return found
+    # no row is kept, so none will ever be used
+    widths = {name: info.width for name, info in model.hookpoints().items()}
+    return {name: np.ones(widths[name], np.float32) for name in hookpoints}
 
 
 def _steps(
