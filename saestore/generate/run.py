@@ -9,7 +9,8 @@ so the same bits.
 import itertools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -45,14 +46,16 @@ def run(
     *,
     device: str = "auto",
     progress: Progress | None = None,
+    model: LanguageModel | None = None,
 ) -> ActivationStore:
     """Write one activation store, or continue one, or find it finished.
 
     Args:
         settings: What to store.
         lake: Where.
-        device: Torch device.
+        device: Torch device, if the model is still to be loaded.
         progress: Where to report.
+        model: The model of the settings, if it is loaded already.
 
     Raises:
         ArtefactExistsError: The name is taken by other settings.
@@ -73,7 +76,8 @@ def run(
         parts.refuse(artefact, ref)
         commits.clear(artefact)
         if manifests.begin(artefact, task) is None:
-            _generate(settings, artefact, task, part=None, device=device, progress=reporter)
+            load = partial(_loaded, model, settings, device)
+            _generate(settings, artefact, task, part=None, load=load, progress=reporter)
     return ActivationStore.open(lake, ref.name)
 
 
@@ -120,7 +124,8 @@ def run_part(
         reporter.note(f"activations {ref.name}, part {part}: finished already")
         return states(artefact)
     with parts.claimed(artefact, task, part) as folder:
-        _generate(settings, folder, task, part=part, device=device, progress=reporter)
+        load = partial(_loaded, None, settings, device)
+        _generate(settings, folder, task, part=part, load=load, progress=reporter)
     return states(artefact)
 
 
@@ -144,14 +149,14 @@ def _generate(
     task: manifests.Run,
     *,
     part: Part | None,
-    device: str,
+    load: Callable[[], LanguageModel],
     progress: Progress,
 ) -> None:
     """Write what is not there yet of a store, or of a part, into its folder."""
     label = settings.name if part is None else f"{settings.name}, part {part}"
     corpus = corpora.open_corpus(settings.corpus)
     _same_inputs(artefact, "corpus", corpus.fingerprint)
-    model = LanguageModel.load(settings.lm, device=device)
+    model = load()
     _same_inputs(artefact, "lm.model", model.fingerprint)
     known = model.hookpoints()
     hookpoints = {name: known[name] for name in model.match(settings.hookpoints)}
@@ -233,6 +238,24 @@ def _deviations(
     # no row is kept, so none will ever be used
     widths = {name: info.width for name, info in model.hookpoints().items()}
     return {name: np.ones(widths[name], np.float32) for name in hookpoints}
+
+
+def _loaded(model: LanguageModel | None, settings: GenerateSettings, device: str) -> LanguageModel:
+    """Return the model given, or load the settings' own.
+
+    Raises:
+        ConfigError: The one given was loaded by other settings.
+    """
+    if model is None:
+        return LanguageModel.load(settings.lm, device=device)
+    if model.settings != settings.lm:
+        raise ConfigError(
+            field="lm",
+            found=model.settings.model_dump(exclude_defaults=True),
+            expected=f"the settings of the model given: {settings.lm.model_dump(exclude_defaults=True)}",
+            hint="give the model that these settings load, or none",
+        )
+    return model
 
 
 def _steps(

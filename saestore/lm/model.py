@@ -29,6 +29,7 @@ class LanguageModel:
     """A language model that only runs forward.
 
     Attributes:
+        settings: The settings that loaded it.
         name: Hub name or directory, as the settings say it.
         revision: The commit on the hub; None for a local directory.
         fingerprint: Digest of the weights as loaded.
@@ -42,6 +43,7 @@ class LanguageModel:
         self._bridge = loaded.bridge
         self._plain = loaded.plain
         self._points: Mapping[str, Any] = loaded.bridge.hook_dict
+        self.settings = settings
         self.name = settings.model
         self.revision = loaded.revision
         self.fingerprint = loaded.fingerprint
