@@ -7,7 +7,7 @@ from saestore.activations.layout import HookInfo, Spec
 from saestore.activations.moments import Moments
 from saestore.activations.split import Split, held_out, split_contexts
 from saestore.activations.store import ActivationStore
-from saestore.activations.writer import RowBatch, StoreWriter
+from saestore.activations.writer import RowBatch, StoredBatch, StoreWriter
 
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = [
     "Spec",
     "Split",
     "StoreWriter",
+    "StoredBatch",
     "held_out",
     "split_contexts",
 ]

@@ -102,6 +102,7 @@ def finish(
     counts: Mapping[str, int],
     facts: Mapping[str, JsonValue],
     checksums: Mapping[str, tuple[int, str]] | None = None,
+    measure: Callable[[Manifest], Mapping[str, JsonValue]] | None = None,
 ) -> Manifest:
     """List the payload, write the manifest, remove the progress.
 
@@ -113,6 +114,8 @@ def finish(
         facts: What the run found out.
         checksums: Size and checksum of files already digested while they were written; the others
             are read once.
+        measure: Returns further facts, found by reading the artefact back: all of it is on disk,
+            and it is given the manifest as it will be without them.
     """
     paths = [
         path
@@ -147,6 +150,8 @@ def finish(
             bytes=sum(row[1] for row in rows),
         ),
     )
+    if measure is not None:
+        manifest = manifest.model_copy(update={"facts": {**manifest.facts, **measure(manifest)}})
     manifest = manifest.model_copy(update={"digest": digest_of(_text(manifest))})
     artefact.write(layout.MANIFEST, _text(manifest))
     drop_progress(artefact)
