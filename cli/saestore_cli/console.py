@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from saestore.api.demo import DemoResult
     from saestore.api.lake import Remark
     from saestore.api.pages import Page
-    from saestore.exchange import ExportReport
+    from saestore.exchange import ActivationsExport, ExportReport
     from saestore.features import FeaturePage, NamedQuery
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
@@ -197,6 +197,15 @@ class ConsoleOutput:
                     ),
                 ]
             )
+        )
+
+    def exported_activations(self, report: "ActivationsExport") -> None:
+        """Print how much was written, and where."""
+        self._out.print(
+            f"{report.folder}: {count(report.rows)} rows of {report.store} in "
+            f"{count(report.contexts)} contexts; {', '.join(report.hookpoints)} as {report.dtype}; "
+            f"{count(report.files)} {report.format} files, {size(report.bytes)}",
+            soft_wrap=True,
         )
 
     def removed(self, ref: "Ref") -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from saestore.api.demo import DemoResult
     from saestore.api.lake import Remark
     from saestore.api.pages import Page
-    from saestore.exchange import ExportReport
+    from saestore.exchange import ActivationsExport, ExportReport
     from saestore.features import FeaturePage, NamedQuery
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
@@ -135,6 +135,10 @@ class JsonOutput:
     def exported(self, report: "ExportReport") -> None:
         """Print the report."""
         _print({**_simple(report), "max_error": report.max_error})
+
+    def exported_activations(self, report: "ActivationsExport") -> None:
+        """Print the report."""
+        _print(report)
 
     def removed(self, ref: "Ref") -> None:
         """Print what was removed."""

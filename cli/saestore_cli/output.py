@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from saestore.api.demo import DemoResult
     from saestore.api.lake import Remark
     from saestore.api.pages import Page
-    from saestore.exchange import ExportReport
+    from saestore.exchange import ActivationsExport, ExportReport
     from saestore.features import FeaturePage, NamedQuery
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
@@ -91,6 +91,10 @@ class Output(Protocol):
 
     def exported(self, report: "ExportReport") -> None:
         """Say what an export wrote and how exact it is."""
+        ...
+
+    def exported_activations(self, report: "ActivationsExport") -> None:
+        """Say what an export of activations wrote."""
         ...
 
     def removed(self, ref: "Ref") -> None:

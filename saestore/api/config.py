@@ -16,6 +16,7 @@ from saestore.api import problems
 from saestore.errors import ConfigError, nearest
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.evaluate import EvaluateSettings
+from saestore_schemas.exchange import ImportSettings
 from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.settings import MachineSettings
 from saestore_schemas.train import TrainSettings
@@ -26,6 +27,7 @@ VERBS: dict[str, type[BaseModel]] = {
     "train": TrainSettings,
     "evaluate": EvaluateSettings,
     "analyze": AnalyzeSettings,
+    "import": ImportSettings,
 }
 """Verbs that take a settings file, in the order of the main job."""
 
@@ -61,7 +63,7 @@ def load_settings(
     """Return the settings of a verb: the file, changed by the overrides, validated.
 
     Args:
-        verb: `generate`, `train`, `evaluate` or `analyze`.
+        verb: `generate`, `train`, `evaluate`, `analyze` or `import`.
         path: A TOML file; None starts from nothing.
         overrides: `a.b.c=value` each, in order; values in TOML's spelling, bare words are strings.
 
@@ -72,13 +74,27 @@ def load_settings(
     return load(settings_of(verb), path, overrides)
 
 
-def load(model: type[M], path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()) -> M:
+def load(
+    model: type[M],
+    path: str | os.PathLike[str] | None,
+    overrides: Sequence[str] = (),
+    *,
+    options: Mapping[str, Any] | None = None,
+) -> M:
     """Return settings of one model from a file and overrides, as `load_settings` does.
+
+    Args:
+        model: The settings' model.
+        path: A TOML file; None starts from nothing.
+        overrides: As there; the last word.
+        options: Settings by dotted path that stand instead of the file's.
 
     Raises:
         ConfigError: As there.
     """
     data = {} if path is None else read_toml(path)
+    for name, value in (options or {}).items():
+        _put(data, tuple(name.split(".")), value)
     changed = [_assign(data, text) for text in overrides]
     return _validated(
         model,
@@ -215,6 +231,13 @@ def _assign(data: dict[str, Any], text: str) -> tuple[str | int, ...]:
         else:
             here = here[part]
     return path
+
+
+def _put(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    here = data
+    for part in path[:-1]:
+        here = here.setdefault(part, {})
+    here[path[-1]] = value
 
 
 def _validated(

@@ -15,6 +15,7 @@ from saestore.lake.lock import writing
 from saestore.progress import Progress, Silent
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.evaluate import EvaluateSettings
+from saestore_schemas.exchange import ImportSettings
 from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.manifest import Manifest
 from saestore_schemas.settings import MachineSettings
@@ -30,10 +31,9 @@ if TYPE_CHECKING:
     from saestore.api import pages
     from saestore.dictionaries import SparseDictionary
     from saestore.evaluate import Evaluation
-    from saestore.exchange import ExportReport
+    from saestore.exchange import ActivationsExport, ExportReport, Wanted
     from saestore.features import Analysis, NamedQuery
     from saestore.lake.parts import State
-    from saestore.lm import LanguageModel
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -97,18 +97,9 @@ class OpenLake:
             torch.set_num_threads(self.threads)
 
     def generate(
-        self,
-        settings: "Settings[GenerateSettings]",
-        *,
-        progress: Progress | None = None,
-        model: "LanguageModel | None" = None,
+        self, settings: "Settings[GenerateSettings]", *, progress: Progress | None = None
     ) -> "ActivationStore":
         """Text to activations: return the store, made, resumed or found finished.
-
-        Args:
-            settings: What to store.
-            progress: Where to report.
-            model: The model of the settings, if it is loaded already; else it is loaded.
 
         Raises:
             SaestoreError: Any of the tree; finished parts stay and a rerun resumes.
@@ -117,9 +108,7 @@ class OpenLake:
 
         self._use_threads()
         wanted = config.as_settings(GenerateSettings, settings)
-        return run(
-            wanted, self.lake, device=self.device, progress=progress or Silent(), model=model
-        )
+        return run(wanted, self.lake, device=self.device, progress=progress or Silent())
 
     def generate_part(
         self,
@@ -368,6 +357,44 @@ class OpenLake:
         with writing(artefact, name=ref.name):
             artefact.remove()
         return ref
+
+    def import_activations(
+        self, settings: "Settings[ImportSettings]", *, progress: Progress | None = None
+    ) -> "ActivationStore":
+        """Another tool's files to a store: return it, made, resumed or found finished.
+
+        Raises:
+            SaestoreError: Any of the tree; finished parts stay and a rerun resumes.
+        """
+        from saestore import exchange
+
+        wanted = config.as_settings(ImportSettings, settings)
+        return exchange.import_activations(wanted, self.lake, progress=progress or Silent())
+
+    def export_activations(
+        self,
+        store: str,
+        folder: str | os.PathLike[str],
+        wanted: "Wanted | None" = None,
+        *,
+        progress: Progress | None = None,
+    ) -> "ActivationsExport":
+        """Write a store's rows for other tools; return what was written.
+
+        Args:
+            store: Name of the store.
+            folder: Where; an earlier export in it is replaced.
+            wanted: What of the store, in which format; absent, all of it as safetensors.
+            progress: Where to report.
+
+        Raises:
+            ConfigError: Nothing is chosen, or the folder holds other things.
+        """
+        from saestore import exchange
+
+        return exchange.export_activations(
+            self.activations(store), folder, wanted or exchange.Wanted(), progress=progress
+        )
 
     def export_saelens(self, dictionary: str, folder: str | os.PathLike[str]) -> "ExportReport":
         """Write a dictionary as SAELens reads it; return the largest difference measured.

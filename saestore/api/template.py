@@ -32,6 +32,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "evaluate": {"dictionary": "pythia-70m/topk-32"},
     "analyze": {"dictionary": "pythia-70m/topk-32"},
+    "import": {
+        "name": "imported",
+        "source": {"kind": "llamascopium", "path": "activations"},
+    },
 }
 """What stands in a printed file where a setting has no default."""
 

@@ -1,6 +1,5 @@
-"""The rest: a model's hookpoints, other tools' formats, removal."""
+"""The rest: a model's hookpoints, removal."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,12 +21,6 @@ def add(app: typer.Typer) -> None:
         uses=(),
         panel=PANEL,
     )(hookpoints)
-    group = typer.Typer(
-        help="Write dictionaries in other tools' formats.",
-        no_args_is_help=True,
-    )
-    command(group, "sae-lens", "saestore export sae-lens demo/topk-32 sae-lens-demo")(sae_lens)
-    app.add_typer(group, name="export", rich_help_panel=PANEL)
     command(app, "remove", "saestore remove features/demo/topk-32/default", panel=PANEL)(remove)
 
 
@@ -50,19 +43,6 @@ def hookpoints(
     from saestore.api import models
 
     session.output.hookpoints(model, models.hookpoints(model, match))
-
-
-def sae_lens(
-    session: Session,
-    dictionary: Annotated[
-        str, typer.Argument(metavar="SERIES/NAME", help="A dictionary.", show_default=False)
-    ],
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Where to write.", show_default=False)
-    ],
-) -> None:
-    """Write a dictionary as SAELens reads it, and measure that both compute the same."""
-    session.output.exported(session.lake.export_saelens(dictionary, folder))
 
 
 def remove(session: Session, name: NameArgument) -> None:

@@ -16,12 +16,13 @@ class Verb(StrEnum):
     TRAIN = "train"
     EVALUATE = "evaluate"
     ANALYZE = "analyze"
+    IMPORT = "import"
 
 
 VerbArgument = Annotated[
     Verb,
     typer.Argument(
-        metavar="VERB", help="generate, train, evaluate or analyze.", show_default=False
+        metavar="VERB", help="generate, train, evaluate, analyze or import.", show_default=False
     ),
 ]
 
