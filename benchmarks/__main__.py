@@ -11,6 +11,7 @@ from saestore.errors import nearest
 
 BENCHES = {
     "capture": "benchmarks.capture",
+    "capture_small": "benchmarks.capture_small",
     "stream": "benchmarks.stream",
     "train_step": "benchmarks.train_step",
 }
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     if asked.list:
         for name in BENCHES:
-            print(f"{name:12} {_bench(name).doc}")
+            print(f"{name:14} {_bench(name).doc}")
         return 0
     unknown = [name for name in asked.names if name not in BENCHES]
     for name in unknown:
@@ -45,9 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", metavar="NAME", help="which; absent, all")
     parser.add_argument("--list", action="store_true", help="say what there is")
     parser.add_argument("--rounds", type=int, help="measured rounds")
-    parser.add_argument(
-        "--model", help="model directory or hub name, or `smollm2` for the installed one"
-    )
+    parser.add_argument("--model", help="model directory or hub name (capture)")
     parser.add_argument("--threads", type=int, help="CPU threads; absent, what torch chooses")
     parser.add_argument("--device", default="cpu", help="torch device")
     parser.add_argument("--quick", action="store_true", help="small sizes, to try a change")

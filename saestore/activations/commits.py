@@ -47,6 +47,7 @@ class Commit:
             segments.
         documents: Documents recorded with it.
         moments: Of each hookpoint, over its kept rows.
+        clipped: Values that int8 clipped.
         resume: Where the next shard begins.
         tally: What the caller wants to know when it resumes after this shard.
     """
@@ -58,6 +59,7 @@ class Commit:
     segments: Int64[np.ndarray, "segment 6"]
     documents: int
     moments: dict[str, Moments]
+    clipped: int
     resume: Cursor
     tally: dict[str, Any]
 

@@ -74,8 +74,13 @@ class Spec:
             layout.hook_array(name): ArraySpec(name, (width,), stored, self)
             for name, width in self.hookpoints.items()
         }
+        scales = {
+            layout.scale_array(name): ArraySpec(None, (), np.dtype("<f4"), self, scales=name)
+            for name in (self.hookpoints if self.dtype == "int8" else ())
+        }
         return {
             **wide,
+            **scales,
             layout.TOKENS: ArraySpec(None, (), np.dtype("<i4"), self),
             layout.FLAGS: ArraySpec(None, (), np.dtype("u1"), self),
         }
@@ -86,31 +91,40 @@ class ArraySpec:
     """One array with an entry per row.
 
     Attributes:
-        hookpoint: The hookpoint it holds, or None for tokens and flags.
+        hookpoint: The hookpoint it holds; None for tokens, flags and scales.
         tail: Shape of one entry.
         stored: Type on disk.
         spec: The store it belongs to.
+        scales: The hookpoint whose scales it holds, in an int8 store.
     """
 
     hookpoint: str | None
     tail: tuple[int, ...]
     stored: np.dtype[np.generic]
     spec: Spec
+    scales: str | None = None
 
     @property
     def grid(self) -> shards.Grid:
         """How its rows lie in chunks and shards."""
         row_bytes = self.stored.itemsize * int(np.prod(self.tail, dtype=int))
-        return shards.grid(
-            row_bytes, chunk_kib=self.spec.settings.chunk_kib, shard_rows=self.spec.shard_rows
-        )
+        settings, shard_rows = self.spec.settings, self.spec.shard_rows
+        if self.scales is not None:  # in chunks of the same rows as those they belong to
+            width = self.spec.hookpoints[self.scales]
+            rows = shards.grid(width, chunk_kib=settings.chunk_kib, shard_rows=shard_rows)
+            return shards.Grid(rows.chunk_rows, shard_rows, row_bytes)
+        return shards.grid(row_bytes, chunk_kib=settings.chunk_kib, shard_rows=shard_rows)
 
     @property
     def fill(self) -> np.generic:
-        """What pads the last chunk, and stands for rows that are not there: NaN where it can be."""
+        """What pads the last chunk, and stands for rows that are not there: NaN where it can be.
+
+        Of an int8 row it is the scale that says so.
+        """
         if self.stored.kind == "f":
             return self.stored.type(np.nan)
-        return self.stored.type(codecs.BFLOAT16_NAN if self.hookpoint is not None else 0)
+        nan = self.hookpoint is not None and self.spec.dtype == "bfloat16"
+        return self.stored.type(codecs.BFLOAT16_NAN if nan else 0)
 
 
 def write_metadata(
@@ -156,6 +170,12 @@ def _declare(memory: MemoryStore, path: str, array: ArraySpec, rows: int) -> Non
         attributes = {"hookpoint": array.hookpoint, "dtype": array.spec.dtype}
         if array.spec.dtype == "bfloat16":
             attributes["encoding"] = "the upper 16 bits of a float32: view as uint32 << 16"
+        if array.spec.dtype == "int8":
+            scale = layout.scale_array(array.hookpoint)
+            deviation = layout.deviation_array(array.hookpoint)
+            attributes["encoding"] = f"float32: stored * /{scale}[row] * /{deviation}[d]"
+    if array.scales is not None:
+        attributes = {"hookpoint": array.scales}
     grid = array.grid
     zarr.create_array(
         memory,

@@ -19,6 +19,7 @@ from pydantic import JsonValue
 
 from saestore.activations import parts
 from saestore.activations.commits import Cursor
+from saestore.activations.deviations import Deviations
 from saestore.activations.layout import Spec
 from saestore.activations.store import ActivationStore
 from saestore.activations.writer import StoredBatch, StoreWriter
@@ -102,7 +103,8 @@ def _merge(artefact: Storage, run: manifests.Run, progress: Progress) -> None:
             hint="check corpus.sources: the path, and the field that holds the text",
         )
     store = holding.store
-    with StoreWriter(artefact, store.spec, metadata=holding.metadata_columns()) as writer:
+    columns, divided = holding.metadata_columns(), _deviations(found)
+    with StoreWriter(artefact, store.spec, metadata=columns, deviations=divided) as writer:
         label = f"merge {run.ref.name}"
         row_bytes = sum(array.grid.row_bytes for array in store.spec.arrays().values())
         total = sum(part.rows for part in found) * row_bytes
@@ -114,7 +116,7 @@ def _merge(artefact: Storage, run: manifests.Run, progress: Progress) -> None:
             run,
             vocabulary=store.vocabulary(),
             facts=_facts(found),
-            counts={"lost_tokens": sum(part.manifest.counts["lost_tokens"] for part in found)},
+            counts=_counts(found),
             documents=waiting,
         )
     rows, contexts = manifest.counts["rows"], manifest.counts["contexts"]
@@ -200,7 +202,7 @@ class _Part:
         if self.rows:
             label = Ref("activations", f"{run.ref.name}, part {part}")
             self.store = ActivationStore(self._folder, label, self.manifest)
-            with self._blamed():
+            with self.blamed():
                 self._contexts, self._segments = self.store.contexts(), self.store.segments()
         owners = np.searchsorted(self._segments[:, 0], np.arange(len(self._contexts)))
         self._block_of = self._segments[owners, 3] // self.block_documents
@@ -249,7 +251,7 @@ class _Part:
         """Return the rows of some contexts as they are stored, checked."""
         begin, end = int(self._contexts[first, 0]), int(self._contexts[stop - 1].sum())
         arrays = buffers.take(end - begin)
-        with self._blamed():
+        with self.blamed():
             for path, out in arrays.items():
                 self._columns[path].read(begin, end, out)
         owners = np.searchsorted(self._segments[:, 0], [first, stop])
@@ -281,7 +283,7 @@ class _Part:
             yield from pq.read_table(pa.BufferReader(self._read(path))).to_pylist()
 
     def _read(self, path: str) -> bytes:
-        with self._blamed():
+        with self.blamed():
             try:
                 data = self._folder.read(path)
             except FileNotFoundError as error:
@@ -291,7 +293,7 @@ class _Part:
             return data
 
     @contextmanager
-    def _blamed(self) -> Iterator[None]:
+    def blamed(self) -> Iterator[None]:
         """Say of damage in which part it is, and what to do.
 
         Raises:
@@ -375,6 +377,37 @@ def _agreed(found: Sequence[_Part]) -> int:
                 f"{layout.PARTS} and make it again",
             )
     return found[0].blocks
+
+
+def _deviations(found: "Sequence[_Part]") -> Deviations | None:
+    """Return by what the dimensions of int8 parts are divided; None for another type.
+
+    Raises:
+        ConfigError: They are divided by different numbers.
+    """
+    first: Deviations | None = None
+    for part in found:
+        if part.store is None or part.store.record.dtype != "int8":
+            continue
+        with part.blamed():
+            own = {name: part.store.deviations(name) for name in part.store.hookpoints}
+        first = own if first is None else first
+        if any(not np.array_equal(own[name], values) for name, values in first.items()):
+            raise ConfigError(
+                field="merge",
+                problem=f"part {part.part} divides its int8 rows by other standard deviations",
+                expected="those of the other parts, measured on the corpus's first block",
+                hint="its machine computed that block otherwise: remove its folder below "
+                f"{layout.PARTS} and make it again where the others were made",
+            )
+    return first
+
+
+def _counts(found: "Sequence[_Part]") -> dict[str, int]:
+    """Return the counts that only the parts know."""
+    known = ("lost_tokens", "clipped")
+    sums = {name: sum(part.manifest.counts.get(name, 0) for part in found) for name in known}
+    return {n: total for n, total in sums.items() if any(n in p.manifest.counts for p in found)}
 
 
 def _facts(found: Sequence[_Part]) -> dict[str, JsonValue]:

@@ -76,13 +76,14 @@ class ActivationStore:
         widths = {
             layout.hookpoint_of(path.removeprefix(f"{layout.HOOKS}/")): info.shape[1]
             for path, info in manifest.arrays.items()
-            if path.startswith(f"{layout.HOOKS}/")
+            if path.startswith(f"{layout.HOOKS}/") and len(info.shape) > 1  # else int8's scales
         }
         self.spec = stores.Spec(widths, self.record)
         self.hookpoints = {n: HookInfo(w, self.record.dtype) for n, w in widths.items()}
         self._arrays = self.spec.arrays()
         self._shard_files = shard_files(artefact)
         self._files: OrderedDict[str, _Shard] = OrderedDict()
+        self._deviations: dict[str, Float32[np.ndarray, ...]] = {}
         self._checked: set[str] = set() if check_metadata else set(self._arrays)
         self._lock = threading.Lock()
 
@@ -106,7 +107,7 @@ class ActivationStore:
         return store
 
     def read(self, hookpoint: str, start: int, stop: int) -> Float32[np.ndarray, "row d"]:
-        """Return rows start to stop of a hookpoint, exactly as stored, checked.
+        """Return rows start to stop of a hookpoint, exactly what was stored, checked.
 
         Raises:
             HookpointNotFoundError: The store has no such hookpoint.
@@ -125,9 +126,51 @@ class ActivationStore:
         while row < stop:  # pieces end where chunks do
             end = min((row // rows + 1) * rows, stop)
             self.read_stored(path, row, end, kept[: end - row])
-            codecs.decode(kept[: end - row], self.spec.dtype, out=out[row - start : end - start])
+            self.decode(hookpoint, kept[: end - row], row, out=out[row - start : end - start])
             row = end
         return out
+
+    def decode(
+        self,
+        hookpoint: str,
+        stored: Shaped[np.ndarray, "row d"],
+        start: int,
+        *,
+        out: Float32[np.ndarray, "row d"] | None = None,
+    ) -> Float32[np.ndarray, "row d"]:
+        """Return what consecutive stored rows stand for; of int8 rows the scales are read.
+
+        Args:
+            hookpoint: Where they come from.
+            stored: As `read_stored` gave them.
+            start: The first one's number.
+            out: Where the values go; absent, in new memory.
+
+        Raises:
+            DamagedArtefactError: See `read`.
+        """
+        if self.spec.dtype != "int8":
+            return codecs.decode(stored, self.spec.dtype, out=out)
+        scales = self.scales(hookpoint, start, start + len(stored))
+        return codecs.dequantise(stored, scales, self.deviations(hookpoint), out=out)
+
+    def scales(self, hookpoint: str, start: int, stop: int) -> Float32[np.ndarray, " row"]:
+        """Return the scales of rows start to stop of a hookpoint in an int8 store.
+
+        Raises:
+            DamagedArtefactError: See `read`.
+        """
+        return self._rows(layout.scale_array(hookpoint), start, stop)
+
+    def deviations(self, hookpoint: str) -> Float32[np.ndarray, " d"]:
+        """Return by what an int8 store divides each dimension of a hookpoint.
+
+        Raises:
+            DamagedArtefactError: The file of them does not match its checksum.
+        """
+        if hookpoint not in self._deviations:
+            self._deviations[hookpoint] = self._small(layout.deviation_array(hookpoint))
+        return self._deviations[hookpoint]
 
     def array_of(self, hookpoint: str) -> str:
         """Return the path of a hookpoint's array.

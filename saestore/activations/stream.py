@@ -21,10 +21,11 @@ import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
-from saestore.activations import shuffle
+from saestore.activations import codecs, shuffle
 from saestore.activations.split import Split
 from saestore.activations.store import ActivationStore, Read
 from saestore.errors import ConfigError
+from saestore.lake import layout
 
 
 LARGEST_WINDOW = 1 << 20
@@ -45,7 +46,7 @@ class _Window:
         order: Places in `rows` in the order of delivery.
     """
 
-    def __init__(self, rows: Mapping[str, Shaped[np.ndarray, "row d"]]) -> None:
+    def __init__(self, rows: Mapping[str, Shaped[np.ndarray, "row ..."]]) -> None:
         self.place = (-1, -1)
         self.chunks: Int64[np.ndarray, " chunk"] = np.empty(0, np.int64)
         self.rows = rows
@@ -101,6 +102,10 @@ class ActivationStream:
         self._paths = {name: store.array_of(name) for name in hookpoints}
         arrays = store.spec.arrays()
         self._arrays = {path: arrays[path] for path in self._paths.values()}
+        self._scales: dict[str, str] = {}
+        if store.spec.dtype == "int8":
+            self._scales = {name: layout.scale_array(name) for name in hookpoints}
+            self._arrays |= {path: arrays[path] for path in self._scales.values()}
         # One unit of reading for all hookpoints: the longest of their chunks, powers of two all.
         self._unit = max(array.grid.chunk_rows for array in self._arrays.values())
         self._batch_rows = batch_rows
@@ -268,7 +273,7 @@ class ActivationStream:
         return window
 
     def _reads(
-        self, path: str, chunks: Int64[np.ndarray, " chunk"], out: Shaped[np.ndarray, "row d"]
+        self, path: str, chunks: Int64[np.ndarray, " chunk"], out: Shaped[np.ndarray, "row ..."]
     ) -> Iterator[Read]:
         """Return what reads ascending units, neighbours together."""
         runs = np.split(np.arange(len(chunks)), np.flatnonzero(np.diff(chunks) != 1) + 1)
@@ -291,7 +296,13 @@ class ActivationStream:
             stored = target.numpy() if exact else self._gathered[path][: len(rows)]
             # With mode="raise" numpy would gather into a buffer of its own first.
             np.take(window.rows[path], rows, axis=0, out=stored, mode="clip")
-            if not exact:
+            if name in self._scales:
+                beside = self._scales[name]
+                scales = self._gathered[beside][: len(rows)]
+                np.take(window.rows[beside], rows, axis=0, out=scales, mode="clip")
+                deviations = self._store.deviations(name)
+                codecs.dequantise(stored, scales, deviations, out=target.numpy())
+            elif not exact:
                 bits = torch.from_numpy(stored)
                 values = bits if self._store.spec.dtype == "float16" else bits.view(torch.bfloat16)
                 target.copy_(values)

@@ -236,15 +236,19 @@ class _Tally:
         if hookpoint is not None:
             self._moments = Moments.none(store.hookpoints[hookpoint].width)
         self._kept: Bool[np.ndarray, ...] = np.empty(0, np.bool_)
+        self._scales: Float32[np.ndarray, ...] = np.empty(0, np.float32)
         self._wide: Float32[np.ndarray, ...] = np.empty(0, np.float32)
 
     def begin(self, first: int, end: int) -> None:
-        """Look up which rows of the shard the moments are of."""
+        """Look up which rows of the shard the moments are of, and by what int8 rows are scaled."""
         self._first = first
-        if self._moments is not None:
+        if self._hookpoint is not None:
             try:
                 self._kept = self._store.flags(first, end) == 0
-            except DamagedArtefactError:  # of the flags: said elsewhere, and nothing to compare
+                if self._store.spec.dtype == "int8":
+                    self._scales = self._store.scales(self._hookpoint, first, end)
+                    self._store.deviations(self._hookpoint)
+            except DamagedArtefactError:  # of those: said elsewhere, and nothing to compare
                 self._moments = None
 
     def add(self, stored: Shaped[np.ndarray, "row ..."], start: int) -> None:
@@ -254,16 +258,22 @@ class _Tally:
         if self._moments is None:
             return
         kept = self._kept[start - self._first : start - self._first + len(stored)]
-        rows = self._decoded(stored)
+        rows = self._decoded(stored, start - self._first)
         found = Moments.of(rows if kept.all() else rows[kept])
         self._moments = self._moments.merge(found)
 
-    def _decoded(self, stored: Shaped[np.ndarray, "row d"]) -> Float32[np.ndarray, "row d"]:
+    def _decoded(
+        self, stored: Shaped[np.ndarray, "row d"], at: int
+    ) -> Float32[np.ndarray, "row d"]:
         if self._store.spec.dtype == "float32":
             return stored
         if self._wide.size < stored.size:
             self._wide = np.empty(stored.size, np.float32)
         out = self._wide[: stored.size].reshape(stored.shape)
+        if self._hookpoint is not None and self._store.spec.dtype == "int8":
+            scales = self._scales[at : at + len(stored)]
+            deviations = self._store.deviations(self._hookpoint)
+            return codecs.dequantise(stored, scales, deviations, out=out)
         return codecs.decode(stored, self._store.spec.dtype, out=out)
 
     def problems(self, name: str, shard: int, stated: list[Moments], vocabulary: int) -> list[str]:

@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 from jaxtyping import Float32, Int32, Int64, Shaped, UInt8
 from pydantic import JsonValue
 
-from saestore.activations import codecs, commits, layout as stores
+from saestore.activations import codecs, commits, deviations as measured, layout as stores
 from saestore.activations.arrays import ArrayWriter, Watch
 from saestore.activations.commits import Commit, Cursor
+from saestore.activations.deviations import Deviations
 from saestore.activations.moments import Moments
-from saestore.errors import UnsupportedError
+from saestore.errors import ConfigError, UnsupportedError
 from saestore.lake import Storage, layout, manifest as manifests
 from saestore_schemas import tables
 from saestore_schemas.manifest import ArrayInfo, Manifest
@@ -54,16 +55,18 @@ class StoredBatch:
     """Consecutive rows as they lie on disk, whole contexts at a time.
 
     Attributes:
-        arrays: Stored rows of each row array, by path.
+        arrays: Stored rows of each row array, by path; of an int8 store the scales among them.
         lengths: As in `RowBatch`.
         segments: As in `RowBatch`.
         documents: As in `RowBatch`.
+        clipped: int8 values of each row, all hookpoints, that were clipped; None, not counted here.
     """
 
     arrays: Mapping[str, Shaped[np.ndarray, "row ..."]]
     lengths: Int64[np.ndarray, " context"]
     segments: Int64[np.ndarray, "segment 6"]
     documents: Sequence[Mapping[str, Any]] = ()
+    clipped: Int64[np.ndarray, " row"] | None = None
 
 
 @dataclass
@@ -72,6 +75,7 @@ class _Open:
 
     moments: dict[str, Moments]
     rows: int = 0
+    clipped: int = 0
     contexts: list[Int64[np.ndarray, "context 2"]] = field(default_factory=list)
     segments: list[Int64[np.ndarray, "segment 6"]] = field(default_factory=list)
     documents: list[Mapping[str, Any]] = field(default_factory=list)
@@ -91,7 +95,12 @@ class StoreWriter:
     """
 
     def __init__(
-        self, artefact: Storage, spec: stores.Spec, *, metadata: pa.Schema | None = None
+        self,
+        artefact: Storage,
+        spec: stores.Spec,
+        *,
+        metadata: pa.Schema | None = None,
+        deviations: Deviations | None = None,
     ) -> None:
         """Open a store for writing; finished shards of an earlier run are kept.
 
@@ -99,8 +108,12 @@ class StoreWriter:
             artefact: The artefact's folder, whose lock the caller holds.
             spec: Its arrays.
             metadata: Further columns of the documents table.
+            deviations: Of an int8 store, by what each hookpoint's dimensions are divided; see
+                `saestore.activations.deviations`. A store that is continued knows its own.
 
         Raises:
+            ConfigError: The deviations are missing, of other widths, or not those the store was
+                begun with.
             DamagedArtefactError: A file of a finished shard is missing or has another size.
         """
         self._artefact = artefact
@@ -117,6 +130,9 @@ class StoreWriter:
         self._skip = self.resume.skip if self.resume else 0
         self._following = self.resume
         self._noted = self.tally
+        self._deviations = _agreed(artefact, spec, deviations)
+        # Scales of the open shard, like its flags, by hookpoint.
+        self._scales = {name: np.empty(spec.shard_rows, np.float32) for name in self._deviations}
         # Flags of the open shard: a hookpoint's chunk is measured when it is full, rows later.
         self._flags = np.empty(spec.shard_rows, np.uint8)
         self._arrays = {
@@ -197,8 +213,14 @@ class StoreWriter:
             return None
 
         def measure(chunk: Shaped[np.ndarray, "..."], first: int) -> None:
-            kept = self._flags[first : first + len(chunk)] == 0
-            rows = codecs.decode(chunk[kept], self._spec.dtype)
+            here = slice(first, first + len(chunk))
+            kept = self._flags[here] == 0
+            if self._deviations:
+                rows = codecs.dequantise(
+                    chunk[kept], self._scales[hookpoint][here][kept], self._deviations[hookpoint]
+                )
+            else:
+                rows = codecs.decode(chunk[kept], self._spec.dtype)
             found = self._shard().moments
             found[hookpoint] = found[hookpoint].merge(Moments.of(rows))
 
@@ -206,18 +228,34 @@ class StoreWriter:
 
     def _stored(self, batch: RowBatch) -> StoredBatch:
         arrays: dict[str, Shaped[np.ndarray, ...]] = {
-            layout.hook_array(name): codecs.encode(
-                rows, self._spec.dtype, hookpoint=name, first_row=self.rows - self._skip
-            )
-            for name, rows in batch.hooks.items()
+            layout.TOKENS: batch.tokens,
+            layout.FLAGS: batch.flags,
         }
-        arrays |= {layout.TOKENS: batch.tokens, layout.FLAGS: batch.flags}
-        return StoredBatch(arrays, batch.lengths, batch.segments, batch.documents)
+        first = self.rows - self._skip
+        clipped = np.zeros(len(batch.tokens), np.int64)
+        for name, rows in batch.hooks.items():
+            path = layout.hook_array(name)
+            if self._deviations:
+                found = codecs.quantise(
+                    rows, self._deviations[name], hookpoint=name, first_row=first
+                )
+                arrays[path], arrays[layout.scale_array(name)] = found.stored, found.scales
+                clipped += found.clipped
+            else:
+                arrays[path] = codecs.encode(
+                    rows, self._spec.dtype, hookpoint=name, first_row=first
+                )
+        return StoredBatch(arrays, batch.lengths, batch.segments, batch.documents, clipped)
 
     def _copy(self, batch: StoredBatch, start: int, stop: int) -> None:
         shard = self._shard()
         kept = batch.arrays[layout.FLAGS][start:stop]
-        self._flags[shard.rows : shard.rows + stop - start] = kept
+        here = slice(shard.rows, shard.rows + stop - start)
+        self._flags[here] = kept
+        for hookpoint, scales in self._scales.items():
+            scales[here] = batch.arrays[layout.scale_array(hookpoint)][start:stop]
+        if batch.clipped is not None:
+            shard.clipped += int(batch.clipped[start:stop].sum())
         for path, writer in self._arrays.items():
             writer.append(batch.arrays[path][start:stop])
         shard.rows += stop - start
@@ -248,6 +286,7 @@ class StoreWriter:
             segments=np.concatenate(full.segments),
             documents=len(full.documents),
             moments=full.moments,
+            clipped=full.clipped,
             resume=following,
             tally=self._noted,
         )
@@ -320,6 +359,7 @@ class StoreWriter:
             "documents": recorded + len(documents),
             "shards": len(self._commits),
             "shard_rows": self._spec.shard_rows,
+            **self._clipped(),
             **(counts or {}),
         }
         for commit in self._commits:
@@ -333,6 +373,11 @@ class StoreWriter:
             checksums=checksums,
             measure=measure,
         )
+
+    def _clipped(self) -> dict[str, int]:
+        if not self._deviations:
+            return {}
+        return {"clipped": sum(commit.clipped for commit in self._commits)}
 
     def _kept_rows(self) -> int:
         return sum(next(iter(commit.moments.values())).count for commit in self._commits)
@@ -368,4 +413,34 @@ class StoreWriter:
                 found[f"{base}/{name}"] = (values, ("shard", "d"))
             sums = [[float(part.count), part.norm_sum, part.norm_sq_sum] for part in parts]
             found[f"{base}/sums"] = (np.array(sums), ("shard", "count_norm_normsq"))
+        for hookpoint, deviations in self._deviations.items():
+            found[layout.deviation_array(hookpoint)] = (deviations, ("d",))
         return found
+
+
+def _agreed(artefact: Storage, spec: stores.Spec, given: Deviations | None) -> Deviations:
+    """Return the deviations of an int8 store, written down before its first shard; else none.
+
+    Raises:
+        ConfigError: They are missing, of other widths, or not those the store was begun with.
+    """
+    if spec.dtype != "int8":
+        return {}
+    known = measured.load(artefact)
+    found = given if known is None else known
+    if found is None:
+        problem = "no standard deviations were given"
+    elif {name: len(values) for name, values in found.items()} != dict(spec.hookpoints):
+        problem = "the standard deviations are those of other hookpoints or widths"
+    elif given is not None and any(not np.array_equal(given[h], found[h]) for h in found):
+        problem = "the standard deviations are not those this store was begun with"
+    else:
+        if known is None:
+            measured.save(artefact, found)
+        return found
+    raise ConfigError(
+        field="dtype",
+        problem=f"int8: {problem}",
+        expected="those of the corpus's first block, for every hookpoint",
+        hint="measure them with saestore.activations.deviations, or choose another dtype",
+    )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from saestore.exchange import ActivationsExport, ExportReport, Wanted
     from saestore.features import Analysis, NamedQuery
     from saestore.lake.parts import State
+    from saestore.lm import LanguageModel
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -97,9 +98,18 @@ class OpenLake:
             torch.set_num_threads(self.threads)
 
     def generate(
-        self, settings: "Settings[GenerateSettings]", *, progress: Progress | None = None
+        self,
+        settings: "Settings[GenerateSettings]",
+        *,
+        progress: Progress | None = None,
+        model: "LanguageModel | None" = None,
     ) -> "ActivationStore":
         """Text to activations: return the store, made, resumed or found finished.
+
+        Args:
+            settings: What to store.
+            progress: Where to report.
+            model: The model of the settings, if it is loaded already; else it is loaded.
 
         Raises:
             SaestoreError: Any of the tree; finished parts stay and a rerun resumes.
@@ -108,7 +118,9 @@ class OpenLake:
 
         self._use_threads()
         wanted = config.as_settings(GenerateSettings, settings)
-        return run(wanted, self.lake, device=self.device, progress=progress or Silent())
+        return run(
+            wanted, self.lake, device=self.device, progress=progress or Silent(), model=model
+        )
 
     def generate_part(
         self,

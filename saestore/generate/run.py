@@ -6,9 +6,11 @@ the forward batch in which that shard begins is computed again, the same context
 so the same bits.
 """
 
+import itertools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +19,15 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from saestore import corpus as corpora
-from saestore.activations import ActivationStore, RowBatch, Spec, StoreWriter, commits, parts
+from saestore.activations import (
+    ActivationStore,
+    RowBatch,
+    Spec,
+    StoreWriter,
+    commits,
+    deviations,
+    parts,
+)
 from saestore.errors import ConfigError
 from saestore.generate.host import Event, ToHost
 from saestore.generate.overlap import Background
@@ -36,14 +46,16 @@ def run(
     *,
     device: str = "auto",
     progress: Progress | None = None,
+    model: LanguageModel | None = None,
 ) -> ActivationStore:
     """Write one activation store, or continue one, or find it finished.
 
     Args:
         settings: What to store.
         lake: Where.
-        device: Torch device.
+        device: Torch device, if the model is still to be loaded.
         progress: Where to report.
+        model: The model of the settings, if it is loaded already.
 
     Raises:
         ArtefactExistsError: The name is taken by other settings.
@@ -64,7 +76,8 @@ def run(
         parts.refuse(artefact, ref)
         commits.clear(artefact)
         if manifests.begin(artefact, task) is None:
-            _generate(settings, artefact, task, part=None, device=device, progress=reporter)
+            load = partial(_loaded, model, settings, device)
+            _generate(settings, artefact, task, part=None, load=load, progress=reporter)
     return ActivationStore.open(lake, ref.name)
 
 
@@ -111,7 +124,8 @@ def run_part(
         reporter.note(f"activations {ref.name}, part {part}: finished already")
         return states(artefact)
     with parts.claimed(artefact, task, part) as folder:
-        _generate(settings, folder, task, part=part, device=device, progress=reporter)
+        load = partial(_loaded, None, settings, device)
+        _generate(settings, folder, task, part=part, load=load, progress=reporter)
     return states(artefact)
 
 
@@ -135,20 +149,23 @@ def _generate(
     task: manifests.Run,
     *,
     part: Part | None,
-    device: str,
+    load: Callable[[], LanguageModel],
     progress: Progress,
 ) -> None:
     """Write what is not there yet of a store, or of a part, into its folder."""
     label = settings.name if part is None else f"{settings.name}, part {part}"
     corpus = corpora.open_corpus(settings.corpus)
     _same_inputs(artefact, "corpus", corpus.fingerprint)
-    model = LanguageModel.load(settings.lm, device=device)
+    model = load()
     _same_inputs(artefact, "lm.model", model.fingerprint)
     known = model.hookpoints()
     hookpoints = {name: known[name] for name in model.match(settings.hookpoints)}
     widths = {name: info.width for name, info in hookpoints.items()}
     spec = Spec(widths, settings.record())
-    with StoreWriter(artefact, spec, metadata=corpus.metadata) as writer:
+    divided = None
+    if settings.dtype == "int8":
+        divided = _deviations(settings, corpus, model, list(widths), artefact)
+    with StoreWriter(artefact, spec, metadata=corpus.metadata, deviations=divided) as writer:
         before = writer.rows
         if before:
             progress.note(f"activations {label}: resuming after {before:,} rows")
@@ -181,6 +198,64 @@ def _generate(
             may_be_empty=part is not None,
         )
     _tell(progress, label, settings, manifest.counts, whole=part is None)
+
+
+def _deviations(
+    settings: GenerateSettings,
+    corpus: corpora.DocumentSource,
+    model: LanguageModel,
+    hookpoints: list[str],
+    artefact: Storage,
+) -> deviations.Deviations:
+    """Return by what an int8 store divides each dimension: measured on the first block once.
+
+    That block is computed twice: its rows can only be stored when all of them were seen.
+    """
+    known = deviations.load(artefact)
+    if known is not None:
+        return known
+    to_host = ToHost(torch.device(model.device), settings.dtype)
+
+    def rows(step: Step) -> deviations.Rows:
+        captured = model.capture(torch.from_numpy(step.batch.padded()), hookpoints)
+        ready = to_host.ready()
+        batch = _rows(step, {name: to_host(values, ready) for name, values in captured.items()})
+        return batch.hooks, batch.flags
+
+    blocks = corpora.blocks(
+        corpus,
+        settings.corpus,
+        model.tokenizer,
+        prepend_bos=settings.lm.prepend_bos,
+        ignore_tokens=settings.ignore_tokens,
+        start=0,
+    )
+    steps = Steps(blocks, settings, resume=None)
+    for _, block in itertools.groupby(steps, key=lambda step: step.at.block):
+        found = deviations.measure(rows(step) for step in block)
+        if found is not None:
+            return found
+    # no row is kept, so none will ever be used
+    widths = {name: info.width for name, info in model.hookpoints().items()}
+    return {name: np.ones(widths[name], np.float32) for name in hookpoints}
+
+
+def _loaded(model: LanguageModel | None, settings: GenerateSettings, device: str) -> LanguageModel:
+    """Return the model given, or load the settings' own.
+
+    Raises:
+        ConfigError: The one given was loaded by other settings.
+    """
+    if model is None:
+        return LanguageModel.load(settings.lm, device=device)
+    if model.settings != settings.lm:
+        raise ConfigError(
+            field="lm",
+            found=model.settings.model_dump(exclude_defaults=True),
+            expected=f"the settings of the model given: {settings.lm.model_dump(exclude_defaults=True)}",
+            hint="give the model that these settings load, or none",
+        )
+    return model
 
 
 def _steps(

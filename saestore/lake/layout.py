@@ -50,11 +50,15 @@ FLAGS = "flags"
 CONTEXTS = "contexts"
 SEGMENTS = "segments"
 MOMENTS = "moments"
+DEVIATIONS = "deviations"
+"""int8 stores: the standard deviations by which each hookpoint's dimensions are divided."""
 DOCUMENTS = "documents"
 VOCABULARY = "vocabulary.parquet"
 COMMITS = f"{PROGRESS}/commits"
 INPUTS = f"{PROGRESS}/inputs.json"
 """Fingerprints of the corpus and model that an unfinished run reads."""
+DEVIATIONS_SO_FAR = f"{PROGRESS}/deviations.json"
+"""The same, of an unfinished store: written before its first shard."""
 
 # dictionaries
 CONFIG = "config.json"
@@ -69,6 +73,16 @@ SCORES = "scores.parquet"
 def hook_array(hookpoint: str) -> str:
     """Return the array of one hookpoint, its name percent-encoded where it must be."""
     return f"{HOOKS}/{quote(hookpoint, safe='._-')}"
+
+
+def scale_array(hookpoint: str) -> str:
+    """Return the array of an int8 hookpoint's scales, one per row."""
+    return f"{hook_array(hookpoint)}.scale"
+
+
+def deviation_array(hookpoint: str) -> str:
+    """Return the array of an int8 hookpoint's standard deviations, one per dimension."""
+    return hook_array(hookpoint).replace(HOOKS, DEVIATIONS, 1)
 
 
 def hookpoint_of(segment: str) -> str:

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from saestore.errors import HookpointNotFoundError
@@ -86,9 +87,8 @@ def survey(bridge: Any, *, model: str, n_vocab: int) -> Hookpoints:
         best = min(spelled, key=_rank)
         if not best.endswith(_SQUARE):
             hooks.append((point, _measure(widths, best)))
-    tokens = torch.arange(_BATCH * _POSITIONS).remainder(n_vocab).reshape(_BATCH, _POSITIONS)
     with torch.inference_mode(), hooked(hooks):
-        bridge(tokens.to(bridge.cfg.device), return_type=None, use_cache=False)
+        bridge(tiny_tokens(n_vocab).to(bridge.cfg.device), return_type=None, use_cache=False)
     infos = {name: HookpointInfo(name, _layer(name), width) for name, width in widths.items()}
     names = {
         name: best
@@ -97,6 +97,11 @@ def survey(bridge: Any, *, model: str, n_vocab: int) -> Hookpoints:
         for name in spelled
     }
     return Hookpoints(model, infos, names)
+
+
+def tiny_tokens(n_vocab: int) -> Int64[Tensor, "batch position"]:
+    """Return 2 x 13 token ids, for a forward that only shows how a model is built."""
+    return torch.arange(_BATCH * _POSITIONS).remainder(n_vocab).reshape(_BATCH, _POSITIONS)
 
 
 def _measure(widths: dict[str, int], name: str) -> Any:

@@ -11,6 +11,7 @@ from saestore import devices
 from saestore.errors import MissingExtraError, UnsupportedError
 from saestore.lm import weights
 from saestore.lm.place import Place, loading
+from saestore.lm.plain import PlainModel, plain_model, twin_of
 from saestore.lm.tokenizer import LmTokenizer
 from saestore_schemas.lm import LmSettings
 
@@ -21,12 +22,14 @@ class Loaded:
 
     Attributes:
         bridge: TransformerLens's bridge over the model.
+        plain: Hugging Face's own model over the same weights; None if the weights are processed.
         tokenizer: Its tokenizer.
         fingerprint: Digest of its weights as loaded.
         revision: The commit on the hub; None for a local directory.
     """
 
     bridge: Any
+    plain: PlainModel | None
     tokenizer: LmTokenizer
     fingerprint: str
     revision: str | None
@@ -65,7 +68,10 @@ def load(settings: LmSettings, *, device: str) -> Loaded:
             message, hint="use a model that TransformerLens supports, in raw processing"
         ) from error
     bridge.eval()
-    return Loaded(bridge, tokenizer, source.fingerprint, source.revision)
+    plain = None
+    if settings.processing == "raw" and source.twin is not None:
+        plain = plain_model(bridge, source.twin.to(chosen), source.modules)
+    return Loaded(bridge, plain, tokenizer, source.fingerprint, source.revision)
 
 
 def layer_count(model: str, *, revision: str | None = None) -> int:
@@ -91,6 +97,8 @@ class _Source:
         self._place = place
         self.fingerprint = ""
         self.revision: str | None = None
+        self.twin: torch.nn.Module | None = None
+        self.modules: list[torch.nn.Module] = []
 
     def from_pretrained(self, name: str, **options: Any) -> Any:
         from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds
@@ -102,6 +110,7 @@ class _Source:
         )
         self.fingerprint = weights.digest(model)
         self.revision = None if self._place.local else getattr(model.config, "_commit_hash", None)
+        self.twin, self.modules = twin_of(model), list(model.modules())
         return model
 
 

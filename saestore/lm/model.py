@@ -11,9 +11,10 @@ from torch import Tensor
 
 from saestore.errors import HookpointNotFoundError
 from saestore.lm import load
-from saestore.lm.hookpoints import HookpointInfo, Hookpoints, survey
+from saestore.lm.hookpoints import HookpointInfo, Hookpoints, survey, tiny_tokens
 from saestore.lm.hooks import Enough, Function, hooked
 from saestore.lm.losses import NextTokenLoss
+from saestore.lm.plain import agree
 from saestore.lm.tokenizer import LmTokenizer
 from saestore.lm.unembedding import Unembedding, unembedding_of
 from saestore.lm.vocabulary import vocabulary_of
@@ -28,6 +29,7 @@ class LanguageModel:
     """A language model that only runs forward.
 
     Attributes:
+        settings: The settings that loaded it.
         name: Hub name or directory, as the settings say it.
         revision: The commit on the hub; None for a local directory.
         fingerprint: Digest of the weights as loaded.
@@ -39,7 +41,9 @@ class LanguageModel:
 
     def __init__(self, loaded: load.Loaded, settings: LmSettings) -> None:
         self._bridge = loaded.bridge
+        self._plain = loaded.plain
         self._points: Mapping[str, Any] = loaded.bridge.hook_dict
+        self.settings = settings
         self.name = settings.model
         self.revision = loaded.revision
         self.fingerprint = loaded.fingerprint
@@ -172,8 +176,52 @@ class LanguageModel:
         return self._points[name]
 
     def _forward(self, tokens: Tensor, hooks: Sequence[tuple[Any, Function]]) -> None:
+        tokens = tokens.to(self.device)
+        if self._plain is not None and self._is_plain([point for point, _ in hooks]):
+            self._plain.forward(tokens, hooks)
+        else:
+            self._through_bridge(tokens, hooks)
+
+    def _through_bridge(self, tokens: Tensor, hooks: Sequence[tuple[Any, Function]]) -> None:
         with hooked(hooks):
-            self._bridge(tokens.to(self.device), return_type=None, use_cache=False)
+            self._bridge(tokens, return_type=None, use_cache=False)
+
+    def _is_plain(self, points: Sequence[Any]) -> bool:
+        """Return whether Hugging Face's own pass gives these hookpoints; compare those not tried."""
+        plain = self._plain
+        if plain is None or not plain.knows(points):
+            return False
+        untried = plain.untried(points)
+        if untried:
+            tokens = tiny_tokens(self.n_vocab).to(self.device)
+            mine, theirs = (
+                _noted(forward, tokens, untried)
+                for forward in (plain.forward, self._through_bridge)
+            )
+            for point in untried:
+                key = id(point)
+                plain.trusted[key] = key in mine and key in theirs and agree(mine[key], theirs[key])
+        return plain.knows(points)
+
+
+def _noted(
+    forward: Callable[[Tensor, Sequence[tuple[Any, Function]]], None],
+    tokens: Tensor,
+    points: Sequence[Any],
+) -> dict[int, Tensor]:
+    """Return what passes by some hookpoints in a pass, by their identity."""
+    seen: dict[int, Tensor] = {}
+
+    def keep(key: int) -> Function:
+        def note(value: Tensor) -> None:
+            seen[key] = value.flatten(2).clone()
+            if len(seen) == len(points):
+                raise Enough
+
+        return note
+
+    forward(tokens, [(point, keep(id(point))) for point in points])
+    return seen
 
 
 def _patch(function: Callable[[Tensor], Tensor]) -> Function:

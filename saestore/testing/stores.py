@@ -11,7 +11,7 @@ import pyarrow as pa
 from jaxtyping import Float32, Int64, UInt8
 from pydantic import JsonValue
 
-from saestore.activations import ActivationStore, Cursor, RowBatch, Spec, StoreWriter
+from saestore.activations import ActivationStore, Cursor, RowBatch, Spec, StoreWriter, deviations
 from saestore.lake import Lake, Ref, layout, manifest as manifests
 from saestore.lake.lock import writing
 from saestore_schemas import tables
@@ -132,7 +132,10 @@ def _write(lake: Lake, settings: GenerateSettings, spec: Spec, batch: RowBatch) 
     shelf = pa.schema([("shelf", pa.string())])
     with writing(artefact, name=ref.name):
         if manifests.begin(artefact, run) is None:
-            with StoreWriter(artefact, spec, metadata=shelf) as writer:
+            found = None
+            if spec.dtype == "int8":
+                found = deviations.measure([(batch.hooks, batch.flags)])
+            with StoreWriter(artefact, spec, metadata=shelf, deviations=found) as writer:
                 writer.append(batch, Cursor(0, 0), tally={})
                 writer.finish(run, vocabulary=synthetic_vocabulary(), facts=facts)
     return ActivationStore.open(lake, ref.name)

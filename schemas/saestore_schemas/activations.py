@@ -8,8 +8,10 @@ from saestore_schemas.base import Model
 from saestore_schemas.lm import LmSettings
 
 
-StoreDtype = Literal["float32", "float16", "bfloat16"]
-"""How activations are stored. bfloat16 lies on disk as its bits in uint16, with an attribute."""
+StoreDtype = Literal["float32", "float16", "bfloat16", "int8"]
+"""How activations are stored. bfloat16 lies on disk as its bits in uint16, with an attribute. int8
+is standardised: each dimension is divided by its standard deviation in the corpus's first block,
+then each row by a scale of its own."""
 StoreCodec = Literal["none"]
 """How chunks are compressed. Every chunk has a crc32c over its stored bytes."""
 

@@ -17,7 +17,8 @@ from saestore.testing.stores import HOOKPOINT, scratch_lake, synthetic_rows, syn
 from saestore_schemas.activations import StoreSettings
 
 
-DTYPES = ["float32", "float16", "bfloat16"]
+FLOATS = ["float32", "float16", "bfloat16"]
+DTYPES = [*FLOATS, "int8"]
 
 
 def rounded(values, dtype):
@@ -27,11 +28,29 @@ def rounded(values, dtype):
     return torch.from_numpy(values).to(getattr(torch, dtype)).float().numpy()
 
 
+def standardised(rows, flags):
+    """Rows as int8 keeps them, by the formula of the specification."""
+    kept = rows[flags == 0].astype(np.float64)
+    deviations = kept.std(axis=0).astype(np.float32) if len(kept) else np.ones(rows.shape[1])
+    deviations = np.where(deviations == 0, 1, deviations).astype(np.float32)
+    wide = rows / deviations
+    scales = np.abs(wide).max(axis=1, keepdims=True) / np.float32(127)
+    scales[scales == 0] = 1
+    stored = np.clip(np.round(wide / scales), -127, 127)
+    return stored.astype(np.float32) * scales * deviations
+
+
 def by_zarr(store, hookpoint):
-    """The rows as zarr-python reads them, as float32."""
+    """The rows as zarr-python reads them, as float32, decoded as the array's attributes say."""
     group = zarr.open_group(store._artefact.path(), mode="r")
     values = group[layout.hook_array(hookpoint)][...]
-    return codecs.decode(values, store.spec.dtype)
+    if store.spec.dtype == "bfloat16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    if store.spec.dtype == "int8":
+        scales = group[f"hooks/{hookpoint}.scale"][...]
+        deviations = group[f"deviations/{hookpoint}"][...]
+        return values.astype(np.float32) * scales[:, None] * deviations
+    return values.astype(np.float32)
 
 
 @settings(max_examples=30, deadline=None)
@@ -42,7 +61,7 @@ def test_every_row_comes_back_bit_for_bit(data):
     width = data.draw(st.sampled_from([1, 2, 7, 24, 65]))
     shard_rows = data.draw(st.sampled_from([1, 16, 64, 256]))
     context_size = data.draw(st.sampled_from([1, 3, 32, 400]))
-    size = 4 if dtype == "float32" else 2
+    size = {"float32": 4, "int8": 1}.get(dtype, 2)
     shape = StoreSettings(
         chunk_kib=data.draw(st.sampled_from([1, 2])), shard_mib=shard_rows * width * size / 2**20
     )
@@ -58,7 +77,9 @@ def test_every_row_comes_back_bit_for_bit(data):
         )
         assert store.spec.shard_rows == shard_rows
         for name, whole in values.items():
-            expected = rounded(whole, dtype)
+            expected = (
+                standardised(whole, store.flags()) if dtype == "int8" else rounded(whole, dtype)
+            )
             assert np.array_equal(store.read(name, 0, rows), expected)
             assert np.array_equal(store.read(name, start, stop), expected[start:stop])
             assert np.array_equal(by_zarr(store, name), expected)
@@ -146,7 +167,7 @@ def test_a_store_says_which_language_model_it_is_of_or_that_nobody_said(lake):
 @settings(max_examples=60)
 @given(
     st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=8),
-    st.sampled_from(DTYPES),
+    st.sampled_from(FLOATS),
 )
 def test_values_are_rounded_as_torch_rounds_them_or_refused(values, dtype):
     rows = np.array([values], np.float32)
@@ -161,7 +182,7 @@ def test_values_are_rounded_as_torch_rounds_them_or_refused(values, dtype):
             codecs.encode(rows, dtype, hookpoint="h", first_row=0)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7F800000])
 def test_nan_and_infinity_are_the_model_s_fault_in_every_dtype(dtype, bits):
     rows = np.ones((300_000, 1), np.float32)

@@ -72,6 +72,7 @@ def in_parts(settings, lake, count, order=None):
         (3, {"tokens": 331, "corpus": {"packing": "split", "shuffle_seed": 3, "store_text": True}}),
         (3, {"tokens": None, "corpus": {"block_documents": 1}}),  # blocks without rows
         (13, {"tokens": 300}),  # more parts than blocks
+        (3, {"dtype": "int8", "tokens": 500}),
     ],
 )
 def test_merged_parts_are_the_bytes_of_one_process(lake, plan, whole, count, changes):

@@ -28,6 +28,7 @@ from saestore.lake.lock import writing
 from saestore.lm import LanguageModel
 from saestore.progress import Recorder
 from saestore.testing.stores import payload_bytes, scratch_lake
+from saestore_schemas.activations import StoreSettings
 from saestore_schemas.corpus import JsonlSource
 from saestore_schemas.lm import LmSettings
 
@@ -38,6 +39,18 @@ HOOK = "blocks.1.hook_resid_post"
 
 class Killed(BaseException):
     """Stands for the end of the process: nobody catches it."""
+
+
+def killed_at(shard):
+    """Commits are written up to a shard."""
+    write = commits.write
+
+    def interrupted(artefact, commit):
+        if commit.shard == shard:
+            raise Killed
+        write(artefact, commit)
+
+    return interrupted
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +82,31 @@ def test_stored_rows_are_the_model_s_rounded_once(lake, plan, tiny_gpt2, dtype):
         found = store.read(HOOK, first, first + length)
         np.testing.assert_allclose(found, expected, rtol=eps, atol=eps)
     assert verify.damage(lake, "a") == []
+
+
+def test_int8_divides_by_the_first_block_s_deviations_wherever_it_is_interrupted(
+    lake, plan, monkeypatch
+):
+    exact = generate.run(plan(name="exact"), lake, device="cpu")
+    settings = plan(dtype="int8", store=StoreSettings(chunk_kib=1, shard_mib=64 * 24 / 2**20))
+    store = generate.run(settings, lake, device="cpu")
+    segments = exact.segments()
+    after = segments[segments[:, 3] >= settings.corpus.block_documents, 0].min()
+    end = int(exact.contexts()[after, 0])  # the first block's rows
+    for name in store.hookpoints:
+        rows = exact.read(name, 0, end)[exact.flags(0, end) == 0].astype(np.float64)
+        assert np.array_equal(store.deviations(name), rows.std(axis=0).astype(np.float32))
+        values, stored = exact.read(name, 0, 700), store.read(name, 0, 700)
+        assert ((values - stored) ** 2).sum() / (values**2).sum() < 2e-4
+    assert verify.damage(lake, "a") == []
+    for shard in (0, 3):  # before the first commit, and later
+        with scratch_lake() as broken:
+            with monkeypatch.context() as patch:
+                patch.setattr(commits, "write", killed_at(shard))
+                with pytest.raises(Killed):
+                    generate.run(settings, broken, device="cpu")
+            generate.run(settings, broken, device="cpu")
+            assert payload_bytes(broken, store.ref) == payload_bytes(lake, store.ref)
 
 
 @pytest.mark.parametrize("kind", ["llama", "neox", "qwen3"])
@@ -130,15 +168,8 @@ def test_interrupted_between_shards_it_ends_with_the_same_bytes(
 ):
     after, tokens = case  # 320 rows fill the last shard, 700 do not
     settings = plan(tokens=tokens)
-    write = commits.write
-
-    def interrupted(artefact, commit):
-        if commit.shard == after:
-            raise Killed
-        write(artefact, commit)
-
     with monkeypatch.context() as patch:
-        patch.setattr(commits, "write", interrupted)
+        patch.setattr(commits, "write", killed_at(after))
         if not cleanup:  # a killed process removes nothing
             patch.setattr(arrays.ArrayWriter, "abandon", lambda self: self._stack.pop_all())
         with pytest.raises(Killed):

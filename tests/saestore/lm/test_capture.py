@@ -58,17 +58,26 @@ def test_contexts_in_a_batch_do_not_see_each_other(models, kind, tokens):
 def test_the_forward_stops_after_the_last_place_asked_for(models, kind, tokens):
     model = models(kind)
     ran = []
-    blocks = model._bridge.blocks
+    body = model._plain.model.base_model
     handles = [
-        block.mlp.register_forward_hook(lambda *_, n=n: ran.append(n))
+        block.mlp.register_forward_hook(lambda *_, m=m, n=n: ran.append((m, n)))
+        for m, blocks in (
+            ("bridge", model._bridge.blocks),
+            ("plain", body.layers if hasattr(body, "layers") else body.h),
+        )
         for n, block in enumerate(blocks)
     ]
+    scores = "blocks.2.attn.hook_rot_q" if kind == "llama" else "blocks.2.ln1.hook_scale"
     try:
-        model.capture(tokens, [resid(2), "blocks.0.hook_mlp_out"])
-        assert ran == [0, 1, 2]
-        ran.clear()
-        model.capture(tokens, ["blocks.2.hook_resid_pre"])
-        assert ran == [0, 1]
+        for names, runs, last in (
+            ([resid(2), "blocks.0.hook_mlp_out"], "plain", 2),
+            (["blocks.2.hook_resid_pre"], "plain", 1),
+            ([scores], "bridge", 1),
+        ):
+            model.capture(tokens, names)  # the first time, both passes run on a tiny batch
+            ran.clear()
+            model.capture(tokens, names)
+            assert ran == [(runs, n) for n in range(last + 1)]
     finally:
         for handle in handles:
             handle.remove()
