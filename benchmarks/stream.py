@@ -150,7 +150,7 @@ def write_store(data: Activations, lake: Lake) -> None:
         with StoreWriter(artefact, spec) as writer:
             for number, block in enumerate(data.blocks(_APPENDED)):
                 writer.append(_rows(block, first=number == 0), Cursor(0, number), tally={})
-            writer.finish(run, vocabulary=synthetic_vocabulary(), facts={}, tally={})
+            writer.finish(run, vocabulary=synthetic_vocabulary(), facts={})
 
 
 def _rows(block: np.ndarray, *, first: bool) -> RowBatch:
@@ -196,11 +196,15 @@ def prepare(bench: Bench) -> Setup:
     halves = [
         bench.reader("saestore_shuffled", {**half, "split": s}) for s in ("train", "held_out")
     ]
+
+    def plain(part: int, parts: int) -> Reader:
+        return bench.reader("page_cache", {**ours, "part": part, "parts": parts})
+
     contenders = [
-        bench.contender("page cache", bench.reader("page_cache", ours), "preadv", rows=size.ours),
+        bench.contender("page cache", plain(0, 1), "preadv", rows=size.ours),
         bench.together(
             "page cache, 2 processes",
-            [bench.reader("page_cache", {**ours, "part": n, "parts": 2}) for n in range(2)],
+            [plain(0, 2), plain(1, 2)],
             "preadv",
             rows=size.ours,
         ),
@@ -288,7 +292,7 @@ def _cold(bench: Bench, settings: Mapping[str, object]) -> str:
     said = []
     for name, kind in (("plain reading", "page_cache"), ("saestore shuffled", "saestore_shuffled")):
         with ExitStack() as stack:
-            process = bench.reader(kind, settings, stack=stack)
+            process = bench.reader(kind, {**settings, "part": 0, "parts": 1}, stack=stack)
             for path in (bench.folder / "lake").rglob("*"):
                 _forget(path)
             amount, seconds = bench.rate([process], bench.data.rows)

@@ -1,13 +1,15 @@
 """The readers of the stream benchmark deliver what was written; so do those of the peers."""
 
 from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import peers
+from benchmarks import peers, reader as reading
 from benchmarks.activations import CONTEXT, HOOK, Activations, partners
-from benchmarks.reader import Reader, Served
+from benchmarks.reader import Reader, Served, page_cache
 from benchmarks.stream import STORE, write_store
 from benchmarks.stream_peers import ALL, LLAMASCOPIUM, SAE_LENS
 from saestore.activations import ActivationStore
@@ -21,7 +23,7 @@ DATA = Activations(12, width=8)
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lake")
     write_store(DATA, Lake.at(folder))
-    return {"path": str(folder), "name": STORE}
+    return {"path": str(folder), "name": STORE, "part": 0, "parts": 1}
 
 
 def test_a_vector_says_which_row_it_is():
@@ -38,6 +40,21 @@ def test_a_data_set_of_many_contexts_is_numbered_exactly():
     assert np.array_equal(
         data.check(data.block(4999, 5000)[0]), 4999 * CONTEXT + np.arange(CONTEXT)
     )
+
+
+def test_two_plain_readers_share_the_bytes(written, monkeypatch):
+    monkeypatch.setattr(reading, "_PIECE", 1 << 14)
+    size = sum(path.stat().st_size for path in Path(written["path"]).glob("**/hooks/**/c.*"))
+    pieces = -(-size // (1 << 14))
+    one = [batch[:1].tobytes() for batch in islice(page_cache(DATA, written), pieces)]
+    two = [
+        [
+            batch[:1].tobytes()
+            for batch in islice(page_cache(DATA, {**written, **half}), pieces // 2)
+        ]
+        for half in ({"part": 0, "parts": 2}, {"part": 1, "parts": 2})
+    ]
+    assert two == [one[::2][: pieces // 2], one[1::2]]
 
 
 def test_partners_are_the_others_of_a_context():
