@@ -63,8 +63,8 @@ class ActivationStore:
             artefact: The store's folder.
             ref: Its kind and name.
             manifest: Its manifest.
-            check_metadata: Compare the Zarr metadata of an array with its checksum before reading
-                the array, which does not need it; other readers do.
+            check_metadata: Compare Zarr's metadata of an array and its groups with their checksums
+                before reading the array, which does not need it; other readers do.
         """
         self.ref = ref
         self.manifest = manifest
@@ -84,7 +84,8 @@ class ActivationStore:
         self._shard_files = shard_files(artefact)
         self._files: OrderedDict[str, _Shard] = OrderedDict()
         self._deviations: dict[str, Float32[np.ndarray, ...]] = {}
-        self._checked: set[str] = set() if check_metadata else set(self._arrays)
+        self._checked: set[str] = set()
+        self._check_metadata = check_metadata
         self._lock = threading.Lock()
 
     @classmethod
@@ -238,6 +239,12 @@ class ActivationStore:
         """
         parts = sorted(p for p in self._payload if p.startswith(f"{layout.DOCUMENTS}/"))
         return pa.concat_tables([pq.read_table(io.BytesIO(self._file(path))) for path in parts])
+
+    @property
+    def documents_bytes(self) -> int:
+        """Bytes of the documents on disk, to be known before they are read."""
+        inside = (p for p in self._payload if p.startswith(f"{layout.DOCUMENTS}/"))
+        return sum(self._payload[path][0] for path in inside)
 
     def vocabulary(self) -> pa.Table:
         """Return the tokenizer's vocabulary.
@@ -420,11 +427,21 @@ class ActivationStore:
 
     def _small(self, path: str) -> Shaped[np.ndarray, "..."]:
         """Return a small array after comparing its files with their checksums."""
+        self._metadata(path.rpartition("/")[0])
         inside = [name for name in self._payload if name.startswith(f"{path}/")]
         try:
             return stores.parse_small({name: self._file(name) for name in inside}, path)
         except (ValueError, FileNotFoundError) as error:  # right bytes, and no array nevertheless
             raise self._damaged(f"{path}: {error}") from error
+
+    def _metadata(self, path: str) -> None:
+        """Compare Zarr's metadata of an array or group, and of the groups around it, once each."""
+        if not self._check_metadata or path in self._checked:
+            return
+        self._file(f"{path}/{stores.METADATA}".lstrip("/"))
+        self._checked.add(path)
+        if path:
+            self._metadata(path.rpartition("/")[0])
 
     def _file(self, path: str) -> bytes:
         if path not in self._payload:
@@ -455,9 +472,8 @@ class ActivationStore:
                     found[path, shard] = self._files[name]
                 else:
                     closed[path, shard] = name
-            for path in {path for path, _ in closed} - self._checked:
-                self._file(f"{path}/{stores.METADATA}")
-                self._checked.add(path)
+            for path in {path for path, _ in closed}:
+                self._metadata(path)
             found.update(self._opened(closed))
             for key, name in closed.items():
                 self._files[name] = found[key]

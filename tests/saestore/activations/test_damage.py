@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import saestore
 from saestore.activations import ActivationStore, ActivationStream, shards, verify
-from saestore.errors import DamagedArtefactError, FormatVersionError, SaestoreError
+from saestore.errors import DamagedArtefactError, FormatVersionError
 from saestore.lake import Ref, layout, manifest as manifests
 from saestore.testing.stores import HOOKPOINT, scratch_lake, synthetic_rows, synthetic_store
 from saestore_schemas.activations import StoreSettings
@@ -80,19 +80,14 @@ def test_one_flipped_bit_anywhere_is_found_by_verify_and_by_reading(pristine, da
     harmed[place] ^= 1 << data.draw(st.integers(0, 7))
     artefact.path(path).write_bytes(harmed)
     try:
-        if path == layout.MANIFEST:
-            with pytest.raises(SaestoreError):
-                verified(pristine)
-        else:
+        try:
             assert verified(pristine)
-        # Group metadata is for other readers: ours does not look at it.
-        if path not in {"zarr.json", "hooks/zarr.json", "moments/zarr.json"} and not (
-            path.startswith("moments/") and path.count("/") == 2
-        ):
-            with pytest.raises((DamagedArtefactError, FormatVersionError)) as caught:
-                read_everything(pristine)
-            if path.count("/c.") and path.split("/")[0] in {"hooks", "tokens", "flags"}:
-                assert path in str(caught.value)
+        except FormatVersionError:
+            assert path == layout.MANIFEST
+        with pytest.raises((DamagedArtefactError, FormatVersionError)) as caught:
+            read_everything(pristine)
+        if path.count("/c.") and path.split("/")[0] in {"hooks", "tokens", "flags"}:
+            assert path in str(caught.value)
     finally:
         artefact.path(path).write_bytes(whole)
 
