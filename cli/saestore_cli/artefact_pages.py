@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
 from rich.padding import Padding
 from rich.rule import Rule
@@ -12,15 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from saestore.api.pages import (
-    ActivationsPage,
     AnalysisPage,
     DictionaryPage,
     EvaluationPage,
     Score,
 )
-from saestore_cli.drawing import bars, curve, facts, pairs
+from saestore.api.store_page import ActivationsPage
+from saestore_cli import store_page
+from saestore_cli.drawing import bars, curve, facts, pairs, plain_table
 from saestore_cli.numbers import count, size, value
-from saestore_cli.tokens import visible
 
 
 if TYPE_CHECKING:
@@ -51,32 +50,9 @@ def draw(page: Any, console: Console) -> None:
 
 @draw.register
 def _(page: ActivationsPage, console: Console) -> None:
-    settings = page.manifest.settings
     _title(console, page.manifest)
-    corpus = _get(settings, "corpus")
-    counts = page.manifest.counts
-    rows = counts.get("rows", page.kept_rows)
-    console.print(
-        facts(
-            [
-                ("model", str(_get(page.manifest.facts, "store", "lm", "model") or "unknown")),
-                ("corpus", _sources(corpus)),
-                ("rows", f"{count(rows)}, of which {count(page.kept_rows)} kept"),
-                ("holds", _counts(counts)),
-                *_made(page.manifest),
-            ]
-        )
-    )
-    console.print()
-    table = _table("hookpoint", ">width", "type", ">norm", ">rms", ">centred", ">min", ">max")
-    for hook in page.hookpoints:
-        measured = (hook.mean_norm, hook.rms, hook.centred_rms, hook.min, hook.max)
-        table.add_row(hook.hookpoint, count(hook.width), hook.dtype, *(value(x) for x in measured))
-    console.print(table)
-    if page.sample:
-        console.print()
-        console.print(Text("The first tokens of its first context", style="bold"))
-        console.print(Padding(Text("".join(visible(t) for t in page.sample)), (0, 0, 0, 2)))
+    corpus = _sources(_get(page.manifest.settings, "corpus"))
+    store_page.draw(page, console, made=_made(page.manifest), corpus=corpus)
     _children(console, page.children)
 
 
@@ -222,23 +198,12 @@ def _children(console: Console, children: Sequence[Any]) -> None:
 def _curves(page: DictionaryPage, width: int) -> Table:
     first = [name for name in CURVES if name in page.curves]
     names = [*first, *(name for name in page.curves if name not in first)][:_CURVES_SHOWN]
-    table = _table("metric", ">first", "over the run", ">last")
+    table = plain_table("metric", ">first", "over the run", ">last")
     for name in names:
         values = page.curves[name].values
         known = [x for x in values if x is not None]
         ends = (value(known[0]), value(known[-1])) if known else ("-", "-")
         table.add_row(name, ends[0], curve(values, width - 48), ends[1])
-    return table
-
-
-def _table(*columns: str) -> Table:
-    """Return an empty table; a name that begins with > stands to the right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    for name in columns:
-        right, first = name[0] == ">", name == columns[0]
-        table.add_column(
-            name.lstrip(">"), justify="right" if right else "left", no_wrap=first or right
-        )
     return table
 
 

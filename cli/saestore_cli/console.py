@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pydantic import BaseModel
 
+    from saestore.activations.same_tokens import SameTokens
     from saestore.api.demo import DemoResult
     from saestore.api.lake import Remark
     from saestore.api.pages import Page
     from saestore.exchange import ActivationsExport, ExportReport
     from saestore.features import FeaturePage, NamedQuery
+    from saestore.generate import ModelCheck
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
     from saestore.lake.parts import State
@@ -132,10 +134,26 @@ class ConsoleOutput:
             for child in children:
                 self._out.print(f"  {child.path}", soft_wrap=True)
 
-    def verified(self, name: str, *, quick: bool) -> None:
-        """Print that all is well."""
-        what = "all sizes are right" if quick else "every byte is as it was written"
-        self._out.print(f"{name}: {what}", soft_wrap=True)
+    def verified(self, found: "Mapping[str, Sequence[str]]", *, quick: bool) -> None:
+        """Print each artefact with all that is wrong with it, then what to do."""
+        from saestore_cli import trust_pages
+
+        trust_pages.verified(self._out, found, quick=quick)
+        if any(found.values()):
+            hint = "restore these files from a copy, or remove the artefact and make it again"
+            terminal(sys.stderr).print(Text("hint: ", style="bold").append(hint, "not bold"))
+
+    def same_tokens(self, found: "SameTokens") -> None:
+        """Print which stores can be used together."""
+        from saestore_cli import trust_pages
+
+        trust_pages.same_tokens(self._out, found)
+
+    def against_model(self, name: str, found: "ModelCheck") -> None:
+        """Print how far a store is from what its model computes."""
+        from saestore_cli import trust_pages
+
+        trust_pages.against_model(self._out, name, found)
 
     def table(self, table: "pa.Table", *, total: int) -> None:
         """Print rows; on a terminal within its width, else as wide as they are."""

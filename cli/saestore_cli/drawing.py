@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TextIO, cast
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -105,6 +106,17 @@ def curve(values: Sequence[float | None], width: int) -> str:
         " " if x is None else BLOCKS[round((x - lowest) / span * top) if span else 0]
         for x in picked
     )
+
+
+def plain_table(*columns: str) -> Table:
+    """Return an empty table; a name that begins with > stands to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for name in columns:
+        right, first = name[0] == ">", name == columns[0]
+        table.add_column(
+            name.lstrip(">"), justify="right" if right else "left", no_wrap=first or right
+        )
+    return table
 
 
 def facts(rows: Sequence[tuple[str, Text | str]]) -> Table:

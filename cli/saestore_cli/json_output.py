@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pydantic import BaseModel
 
+    from saestore.activations.same_tokens import SameTokens
     from saestore.api.demo import DemoResult
     from saestore.api.lake import Remark
     from saestore.api.pages import Page
     from saestore.exchange import ActivationsExport, ExportReport
     from saestore.features import FeaturePage, NamedQuery
+    from saestore.generate import ModelCheck
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
     from saestore.lake.parts import State
@@ -101,9 +103,22 @@ class JsonOutput:
         """Print the family tree."""
         _print({**_node(node), "children": [child.path for child in children]})
 
-    def verified(self, name: str, *, quick: bool) -> None:
-        """Print that there is no damage."""
-        _print({"name": name, "quick": quick, "damage": []})
+    def verified(self, found: "Mapping[str, Sequence[str]]", *, quick: bool) -> None:
+        """Print each artefact with its damage: file and problem of every finding."""
+        artefacts = []
+        for path, damage in found.items():
+            parts = [line.partition(": ") for line in damage]
+            shown = [{"file": file, "problem": problem} for file, _, problem in parts]
+            artefacts.append({"path": path, "damage": shown})
+        _print({"quick": quick, "whole": not any(found.values()), "artefacts": artefacts})
+
+    def same_tokens(self, found: "SameTokens") -> None:
+        """Print the groups and every difference."""
+        _print({"same": found.same, **_simple(found)})
+
+    def against_model(self, name: str, found: "ModelCheck") -> None:
+        """Print every measurement."""
+        _print({"path": name, "agrees": found.agrees, **_simple(found)})
 
     def table(self, table: "pa.Table", *, total: int) -> None:
         """Print the rows and how many there are."""

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pydantic import BaseModel
 
+    from saestore.activations.same_tokens import SameTokens
     from saestore.api.demo import DemoResult
     from saestore.api.lake import Remark
     from saestore.api.pages import Page
     from saestore.exchange import ActivationsExport, ExportReport
     from saestore.features import FeaturePage, NamedQuery
+    from saestore.generate import ModelCheck
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
     from saestore.lake.parts import State
@@ -61,8 +63,16 @@ class Output(Protocol):
         """Show what an artefact was made from and what from it."""
         ...
 
-    def verified(self, name: str, *, quick: bool) -> None:
-        """Say that an artefact is whole."""
+    def verified(self, found: "Mapping[str, Sequence[str]]", *, quick: bool) -> None:
+        """Say of each artefact that it is whole, or everything that is wrong with it."""
+        ...
+
+    def same_tokens(self, found: "SameTokens") -> None:
+        """Say which stores hold the same tokens."""
+        ...
+
+    def against_model(self, name: str, found: "ModelCheck") -> None:
+        """Say how far a store is from what its language model computes."""
         ...
 
     def table(self, table: "pa.Table", *, total: int) -> None:

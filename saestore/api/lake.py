@@ -1,7 +1,7 @@
 """An open lake: the four verbs, questions in SQL, and the artefacts' own facts."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from pydantic import BaseModel
 
 from saestore.api import config
-from saestore.errors import UnsupportedError
+from saestore.errors import DamagedArtefactError, UnsupportedError
 from saestore.lake import Lake, Ref, lineage, manifest as manifests, parts
 from saestore.lake.lock import writing
 from saestore.progress import Progress, Silent
@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from saestore.activations import ActivationStore
+    from saestore.activations.same_tokens import SameTokens
     from saestore.api import pages
     from saestore.dictionaries import SparseDictionary
     from saestore.evaluate import Evaluation
     from saestore.exchange import ActivationsExport, ExportReport, Wanted
     from saestore.features import Analysis, NamedQuery
+    from saestore.generate import ModelCheck
     from saestore.lake.parts import State
     from saestore.lm import LanguageModel
 
@@ -321,11 +323,19 @@ class OpenLake:
 
         Args:
             name: The artefact.
-            quick: Compare sizes only instead of reading every byte.
+            quick: Compare sizes, and of stores the shards' indexes, instead of reading every byte.
             progress: Where to report.
+
+        Raises:
+            ArtefactNotFoundError: None or several have that name.
+            IncompleteArtefactError: It was started and not finished.
+            FormatVersionError: Another major version wrote it.
         """
         ref = self.lake.find(name)
-        manifest = self.lake.manifest(ref)
+        try:
+            manifest = self.lake.manifest(ref)
+        except DamagedArtefactError as error:
+            return list(error.damage)
         artefact = self.lake.artefact(ref)
         reporter = progress or Silent()
         with reporter.task(f"verify {name}", total=manifest.payload.bytes, unit="B") as task:
@@ -336,6 +346,43 @@ class OpenLake:
             return verify.damage(
                 self.lake, ref.name, quick=quick, threads=self.threads, advance=task.advance
             )
+
+    def same_tokens(self, names: Sequence[str]) -> "SameTokens":
+        """Return which of several activation stores hold the same tokens, and what parts the others.
+
+        Raises:
+            ArtefactNotFoundError: There is none of a name.
+            DamagedArtefactError: A part that is compared does not match its checksum.
+        """
+        from saestore.activations.same_tokens import same_tokens
+
+        return same_tokens([self.activations(name) for name in names])
+
+    def against_model(
+        self, name: str, contexts: int, *, seed: int = 0, progress: Progress | None = None
+    ) -> "ModelCheck":
+        """Compute random contexts of a store again with its language model, and compare.
+
+        Args:
+            name: The store.
+            contexts: How many.
+            seed: Which.
+            progress: Where to report.
+
+        Raises:
+            UnsupportedError: The store does not say which model it is of.
+            SaestoreError: Any other of the tree: the model is gone, rows are damaged.
+        """
+        from saestore.generate import against_model
+
+        self._use_threads()
+        return against_model(
+            self.activations(name),
+            contexts,
+            seed=seed,
+            device=self.device,
+            progress=progress,
+        )
 
     def lineage(self, name: str) -> lineage.Node:
         """Return an artefact with everything it was made from.

@@ -5,10 +5,11 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow.parquet as pq
 
+from saestore.api.store_page import ActivationsPage, activations_page
 from saestore.errors import DamagedArtefactError
 from saestore.lake import Lake, Ref, layout, manifest as manifests
 from saestore_schemas.dictionary import DictionaryConfig
@@ -16,61 +17,11 @@ from saestore_schemas.manifest import Manifest
 from saestore_schemas.metrics import METRICS
 
 
-if TYPE_CHECKING:
-    from saestore.activations import ActivationStore
-
-SAMPLE_TOKENS = 48
-"""Tokens of the sample context on an activations page."""
-
 DENSITY_BINS = 16
 """Bins of the density histogram, equal in log10."""
 
 TYPICAL = 3
 """Features named on an analysis page."""
-
-
-@dataclass(frozen=True)
-class HookSummary:
-    """One hookpoint of an activation store, over its kept rows.
-
-    Attributes:
-        hookpoint: Its name.
-        width: Its width.
-        dtype: How it is stored.
-        mean_norm: Mean length of a row.
-        rms: Root mean square of an element.
-        centred_rms: The same after subtracting the mean row.
-        min: Smallest element.
-        max: Largest element.
-    """
-
-    hookpoint: str
-    width: int
-    dtype: str
-    mean_norm: float
-    rms: float
-    centred_rms: float
-    min: float
-    max: float
-
-
-@dataclass(frozen=True)
-class ActivationsPage:
-    """An activation store.
-
-    Attributes:
-        manifest: Its manifest.
-        hookpoints: One summary each.
-        kept_rows: Rows that training and statistics use.
-        sample: Text of the first tokens of its first context.
-        children: What was made from it.
-    """
-
-    manifest: Manifest
-    hookpoints: tuple[HookSummary, ...]
-    kept_rows: int
-    sample: tuple[str, ...]
-    children: tuple[Ref, ...]
 
 
 @dataclass(frozen=True)
@@ -202,38 +153,7 @@ def evaluation(lake: Lake, ref: Ref) -> EvaluationPage:
 def _activations(lake: Lake, ref: Ref) -> ActivationsPage:
     from saestore.activations import ActivationStore
 
-    store = ActivationStore.open(lake, ref.name)
-    summaries = tuple(_summary(store, name) for name in store.hookpoints)
-    kept = next((store.moments(name).count for name in store.hookpoints), 0)
-    return ActivationsPage(store.manifest, summaries, kept, _sample(store), _children(lake, ref))
-
-
-def _summary(store: "ActivationStore", hookpoint: str) -> HookSummary:
-    moments = store.moments(hookpoint)
-    info = store.hookpoints[hookpoint]
-    n, d = moments.count, info.width
-    if n == 0:
-        nothing = math.nan
-        return HookSummary(hookpoint, d, info.dtype, *([nothing] * 5))
-    return HookSummary(
-        hookpoint=hookpoint,
-        width=d,
-        dtype=info.dtype,
-        mean_norm=moments.norm_sum / n,
-        rms=math.sqrt(moments.norm_sq_sum / (n * d)),
-        centred_rms=math.sqrt(float(moments.m2.sum()) / (n * d)),
-        min=float(moments.min.min()),
-        max=float(moments.max.max()),
-    )
-
-
-def _sample(store: "ActivationStore") -> tuple[str, ...]:
-    if store.n_contexts == 0:
-        return ()
-    first, length = (int(x) for x in store.contexts()[0])
-    words = store.vocabulary().column("token")
-    tokens = store.tokens(first, first + min(length, SAMPLE_TOKENS))
-    return tuple(words[int(t)].as_py() for t in tokens)
+    return activations_page(ActivationStore.open(lake, ref.name), _children(lake, ref))
 
 
 def _dictionary(lake: Lake, ref: Ref) -> DictionaryPage:

@@ -78,7 +78,14 @@ def test_show_an_artefact(run, at, path):
 
 def test_show_activations(run, at):
     text = run("show", "demo", *at).out
-    for part in ("blocks.1.hook_resid_post", "bfloat16", "first tokens", "dictionaries/demo"):
+    for part in (
+        "blocks.1.hook_resid_post",
+        "bfloat16",
+        "Norms of rows",
+        "Context ",
+        "mixing",
+        "dictionaries/demo",
+    ):
         assert part in text
 
 
@@ -125,7 +132,42 @@ def test_lineage(run, at):
 def test_verify(run, at, path):
     done = run("verify", path, *at)
     assert "every byte" in done.out
-    assert as_json(run, "verify", path, "--quick", *at)["damage"] == []
+    assert as_json(run, "verify", path, "--quick", *at) == {
+        "quick": True, "whole": True, "artefacts": [{"path": path, "damage": []}],
+    }  # fmt: skip
+
+
+def test_verify_all(run, at):
+    done = run("verify", "--all", "--quick", *at)
+    assert [line.split(":")[0] for line in done.out.splitlines()] == sorted(
+        ARTEFACTS, key=done.out.index
+    )
+    assert len(done.out.splitlines()) == len(ARTEFACTS)
+
+
+def test_verify_same_tokens_and_against_model(run, at, lake_path, tmp_path):
+    import shutil
+
+    import saestore
+    from saestore.testing.stores import synthetic_store
+
+    copy = tmp_path / "copy"
+    shutil.copytree(lake_path / "activations", copy / "activations")
+    synthetic_store(saestore.open_lake(copy).lake, "other")
+    synthetic_store(saestore.open_lake(copy).lake, "twin", dtype="float16")
+    done = run("verify", "--same-tokens", "other", "twin", "--lake", copy)
+    assert done.code == 0
+    assert done.out == "the same 600 tokens in 19 contexts: other, twin\n"
+    done = run("verify", "--same-tokens", "activations/demo", "other", "twin", "--lake", copy)
+    assert done.code == 1
+    assert "other beside demo: other tokens" in done.out
+    assert "different tokenizers" in " ".join(done.out.split())
+    assert "together: other, twin" in done.out
+    found = as_json(run, "verify", "activations/demo", "--against-model", "2", *at)
+    assert found["agrees"]
+    assert found["contexts"] == 2
+    done = run("verify", "activations/demo", "--against-model", "2", "--seed", "5", *at)
+    assert "contexts are the model's, within rounding" in done.out
 
 
 SQL = "SELECT feature, density, max FROM features ORDER BY feature LIMIT 3"

@@ -74,6 +74,8 @@ MISTAKES = [
     ("show feature demo/topk-33 1 --lake LAKE", 2, "demo/topk-33", "topk-32"),
     ("show feature demo/topk-32 1 --analysis other --lake LAKE", 2, "other", "default"),
     ("lineage nothing --lake EMPTY", 2, "no artefact named 'nothing'", "saestore ls"),
+    ("verify a --all --lake EMPTY", 2, "found names and --all", "saestore verify"),
+    ("verify a --seed 1 --lake EMPTY", 2, "no artefact named 'a'", ""),
     ("verify nothing --lake EMPTY", 2, "no artefact named 'nothing'", ""),
     ("remove demo --lake LAKE", 1, "has children: dictionaries/demo/topk-32", "remove them first"),
     ("query --lake LAKE", 2, "there is no question", "query --list"),
@@ -213,7 +215,14 @@ def test_damage_is_named_and_fails(run, lake_path, tmp_path):
     weights.write_bytes(content)
     done = run("verify", "demo/topk-32", "--lake", copy)
     assert done.code == 1
-    assert "weights.safetensors: checksum" in done.err
+    assert "dictionaries/demo/topk-32: 1 problem\n  weights.safetensors: checksum" in done.out
+    assert "restore these files" in done.err
+    done = run("verify", "--all", "--lake", copy, "--output", "json")
+    assert done.code == 1
+    found = {each["path"]: each["damage"] for each in json.loads(done.out)["artefacts"]}
+    ((damage),) = found.pop("dictionaries/demo/topk-32")
+    assert damage["file"] == "weights.safetensors"
+    assert not any(found.values())
     assert run("verify", "demo/topk-32", "--quick", "--lake", copy).code == 0
 
 

@@ -1,4 +1,4 @@
-"""Looking at a lake: what it holds, what an artefact is, where it came from, whether it is whole."""
+"""Looking at a lake: what it holds, what an artefact is, where it came from."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -57,14 +57,6 @@ def add(app: typer.Typer) -> None:
         panel=PANEL,
     )(show)
     command(app, "lineage", "saestore lineage features/demo/topk-32/default", panel=PANEL)(lineage)
-    command(
-        app,
-        "verify",
-        "saestore verify demo/topk-32",
-        "saestore verify activations/demo --quick",
-        uses=("lake", "no_progress"),
-        panel=PANEL,
-    )(verify)
 
 
 def ls(
@@ -142,25 +134,3 @@ def lineage(session: Session, name: NameArgument) -> None:
     """What an artefact was made from, and what from it."""
     lake = session.lake
     session.output.lineage(lake.lineage(name), lake.children(name))
-
-
-def verify(
-    session: Session,
-    name: NameArgument,
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick", metavar="", help="Compare file sizes only, do not read every byte."
-        ),
-    ] = False,
-) -> None:
-    """Check an artefact's files against its manifest.
-
-    Every byte is read again; each damaged, missing or foreign file is named.
-    """
-    from saestore.errors import DamagedArtefactError
-
-    damage = session.lake.verify(name, quick=quick, progress=session.progress)
-    if damage:
-        raise DamagedArtefactError(name=name, damage=tuple(damage))
-    session.output.verified(name, quick=quick)
