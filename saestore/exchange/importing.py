@@ -6,7 +6,7 @@ for bit. Before the manifest is written, rows from the beginning of every shard 
 the source and from the store, and the largest difference is recorded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from saestore.activations import (
     StoredBatch,
     StoreWriter,
     commits,
+    deviations,
 )
 from saestore.corpus import files
 from saestore.errors import ConfigError, OverflowRowError
@@ -42,6 +43,8 @@ COMPARED_SHARDS = 16
 """Shards of which rows are read again, evenly chosen."""
 COMPARED_ROWS = 256
 """Rows of each of them."""
+MEASURED_ROWS = 1 << 16
+"""Rows, or a few more, whose spread decides how an int8 store divides."""
 
 
 def import_activations(
@@ -177,7 +180,10 @@ class _Import:
         for line in about.notes:
             progress.note(f"{about.origin}: {line}")
         spec = Spec(about.widths, self.record)
-        with StoreWriter(self.artefact, spec, metadata=about.metadata) as writer:
+        divided = self._deviations() if self.dtype == "int8" else None
+        with StoreWriter(
+            self.artefact, spec, metadata=about.metadata, deviations=divided
+        ) as writer:
             tally = _Tally.resumed(writer)
             self._copy(writer, tally, progress)
             found: dict[str, JsonValue] = {}
@@ -200,6 +206,29 @@ class _Import:
         )
         if tally.counts["padding_rows"]:
             progress.note(f"{tally.counts['padding_rows']:,} rows of padding left out")
+
+    def _deviations(self) -> deviations.Deviations:
+        """Return by what an int8 store divides each dimension: measured on the first rows once."""
+        known = deviations.load(self.artefact)
+        return (
+            known
+            or deviations.measure(self._beginning())
+            or {
+                name: np.ones(width, np.float32) for name, width in self.source.about.widths.items()
+            }
+        )
+
+    def _beginning(self) -> Iterator[deviations.Rows]:
+        own, seen = self.source.about.dtype, 0
+        for piece in pieces(self.source.about):
+            kept = self._kept(piece, self.source.read(piece.part, piece.start, piece.stop))
+            seen += int((kept.flags == 0).sum())
+            yield (
+                {name: tensors.as_float32(rows, own) for name, rows in kept.hooks.items()},
+                kept.flags,
+            )
+            if seen >= MEASURED_ROWS:
+                return
 
     def _copy(self, writer: StoreWriter, tally: _Tally, progress: Progress) -> None:
         about = self.source.about
@@ -305,27 +334,29 @@ class _Import:
         chosen = np.unique(np.linspace(0, len(begins) - 1, COMPARED_SHARDS).astype(int))
         rows, largest = 0, 0.0
         for row, at in (begins[number] for number in chosen):
-            found = self._again(at)
-            if found is None:
-                continue
-            skip = at.skip
-            count = min(COMPARED_ROWS, len(found.tokens) - skip, store.n_rows - row)
-            for name, values in found.hooks.items():
-                theirs = tensors.as_float32(values[skip : skip + count], self.source.about.dtype)
-                ours = store.read(name, row, row + count)
-                apart = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
-                largest = max(largest, float(apart.max(initial=0.0)))
-            rows += count
+            for found, skip in self._again(at):
+                count = min(COMPARED_ROWS, len(found.tokens) - skip, store.n_rows - row)
+                for name, values in found.hooks.items():
+                    theirs = tensors.as_float32(
+                        values[skip : skip + count], self.source.about.dtype
+                    )
+                    ours = store.read(name, row, row + count)
+                    apart = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+                    largest = max(largest, float(apart.max(initial=0.0)))
+                row, rows = row + count, rows + count  # noqa: PLW2901 - the next piece's
         return {"rows": rows, "max_error": largest}
 
-    def _again(self, at: Cursor) -> Stored | None:
-        """Return the first rows that are stored from a place in the source on."""
+    def _again(self, at: Cursor) -> Iterator[tuple[Stored, int]]:
+        """Yield the next stored rows from a place in the source on, and how many to leave out."""
+        skip, seen = at.skip, 0
         for piece in pieces(self.source.about, part=at.block, index=at.batch):
-            rows = self.source.read(piece.part, piece.start, piece.stop)
-            found = stored(rows, self.rule)
+            found = stored(self.source.read(piece.part, piece.start, piece.stop), self.rule)
             if len(found.tokens):
-                return found
-        return None
+                yield found, skip
+                seen += len(found.tokens) - skip
+                skip = 0
+            if seen >= COMPARED_ROWS:
+                return
 
     def _facts(self) -> dict[str, JsonValue]:
         about = self.source.about

@@ -70,7 +70,7 @@ DOCUMENTS = Table(
         Column("document_id", pa.string(), "id given by the source"),
         Column("source", pa.string(), "which source it came from"),
         Column("n_tokens", pa.uint64(), "tokens of the whole document, none added"),
-        Column("n_chars", pa.uint64(), "code points of the whole document"),
+        Column("n_chars", pa.uint64(), "code points of the whole document; 0, unknown"),
         Column("text", pa.string(), "the whole text, if corpus.store_text is set", nullable=True),
     ),
 )

@@ -27,6 +27,7 @@ class StoreType(StrEnum):
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
+    INT8 = "int8"
 
 
 class SplitName(StrEnum):

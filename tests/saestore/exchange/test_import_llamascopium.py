@@ -87,7 +87,7 @@ def test_contexts_lose_their_padding_and_keep_their_bos(chunks, lake):
     assert store.record.context_size == 8
     assert store.manifest.counts["padding_rows"] == 7 * 8 - sum(LENGTHS)
     assert store.manifest.counts["empty_contexts"] == 1
-    assert store.manifest.facts["imported"] == {"rows": 12, "max_error": 0.0}
+    assert store.manifest.facts["imported"] == {"rows": 36, "max_error": 0.0}
 
 
 def test_meta_records_become_documents(chunks, lake):
