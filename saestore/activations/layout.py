@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import zarr
@@ -61,7 +62,7 @@ class Spec:
         """Bounds of chunks and shards."""
         return self.record.store
 
-    @property
+    @cached_property
     def shard_rows(self) -> int:
         """Rows of one shard: the same row range in every array; the widest hookpoint decides."""
         widest = max(self.hookpoints.values()) * np.dtype(codecs.STORED[self.dtype]).itemsize
@@ -104,9 +105,9 @@ class ArraySpec:
     spec: Spec
     scales: str | None = None
 
-    @property
+    @cached_property
     def grid(self) -> shards.Grid:
-        """How its rows lie in chunks and shards."""
+        """How its rows lie in chunks and shards; asked for with every chunk that is read."""
         row_bytes = self.stored.itemsize * int(np.prod(self.tail, dtype=int))
         settings, shard_rows = self.spec.settings, self.spec.shard_rows
         if self.scales is not None:  # in chunks of the same rows as those they belong to
