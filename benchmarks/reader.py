@@ -131,7 +131,8 @@ def write_sae_lens(data: Activations, given: Settings) -> None:
     from datasets import Array2D, Features, Sequence, Value
     from sae_lens.cache_activations_runner import CacheActivationsRunner
 
-    drafts = Path(given["path"]) / "drafts"
+    done = Path(given["path"])
+    drafts = done / ".tmp_shards"
     contexts = 64
     for number, block in enumerate(data.blocks(contexts)):
         runner = SimpleNamespace(
@@ -148,8 +149,6 @@ def write_sae_lens(data: Activations, given: Settings) -> None:
         tokens = torch.zeros(len(rows), dtype=torch.int64)
         shard = CacheActivationsRunner._create_shard(runner, (rows, tokens))
         shard.save_to_disk(str(drafts / f"shard_{number:05d}"), num_shards=1)
-    done = Path(given["path"]) / "cached"
-    done.mkdir()
     CacheActivationsRunner._consolidate_shards(drafts, done, copy_files=False)
 
 
