@@ -73,9 +73,11 @@ class ShardFiles(Protocol):
 
     Attributes:
         kept: How many of them a reader may keep open.
+        at_once: How many ranges should be asked for together, if they are known.
     """
 
     kept: int
+    at_once: int
 
     def open_many(self, wanted: Sequence[Opening]) -> list[tuple[ShardFile, bytes] | None]:
         """Return each file and its last bytes; None where there is no such file."""
@@ -122,6 +124,7 @@ class LocalFiles:
     """Shard files on disk, read by the calling thread."""
 
     kept = 64
+    at_once = 1
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -150,6 +153,7 @@ class RemoteFiles:
     """Shard files in an object store."""
 
     kept = 4096
+    at_once = 64
 
     def __init__(self, artefact: Storage) -> None:
         self._artefact = artefact

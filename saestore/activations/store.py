@@ -187,6 +187,11 @@ class ActivationStore:
             )
         return layout.hook_array(hookpoint)
 
+    @property
+    def ranges_at_once(self) -> int:
+        """How many ranges of rows a reader should ask `read_many` for together, if it can."""
+        return self._shard_files.at_once
+
     def language_model(self, other: str | None, *, field: str) -> LmSettings:
         """Return how to load the language model behind the store, or another one alike.
 

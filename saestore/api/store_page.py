@@ -261,17 +261,20 @@ def _outliers(moments: Moments) -> tuple[Outlier, ...]:
 
 def _mixing(store: ActivationStore, chunk_rows: int) -> Mixing:
     rows = store.n_rows
-    met = shuffle.meetings(store.contexts(), chunk_rows=chunk_rows)
+    meet = shuffle.meetings(store.contexts(), unit_rows=chunk_rows)
     batch, window = min(BATCH_ROWS, rows), min(WINDOW_ROWS, rows)
-    partners = shuffle.partners(
-        met, batch_rows=batch, window_rows=window, chunk_rows=chunk_rows, store_rows=rows
-    )
+    spread = shuffle.Spread(rows, rows, 1)
+    if window < rows:
+        spread = shuffle.Spread.of(rows, window_rows=window, unit_rows=chunk_rows)
+    partners = shuffle.partners(meet, spread, batch_rows=batch, unit_rows=chunk_rows, rows=rows)
     return Mixing(
         batch_rows=batch,
         window_rows=window,
         partners=partners,
-        ideal_partners=met[1] * (batch - 1) / max(rows - 1, 1),
-        inflation=1 + batch * min(chunk_rows, rows) / window,
+        ideal_partners=meet[1] * (batch - 1) / max(rows - 1, 1),
+        inflation=shuffle.inflation(
+            batch_rows=batch, unit_rows=min(chunk_rows, rows), window_rows=window
+        ),
     )
 
 

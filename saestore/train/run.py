@@ -188,7 +188,8 @@ class _Training:
         progress.note(
             f"{trainer.dictionary.d_sae} features, {schedule.steps} steps of "
             f"{schedule.batch_rows} rows; mixing window {self.stream.window_rows} rows, "
-            f"{self.stream.mixing:.2f} rows of the same context per row and batch"
+            f"{self.stream.mixing:.2f} rows of the same context per row and batch, variance of a "
+            f"document's features times {self.stream.inflation:.2f}"
         )
         clock = _Clock(time.perf_counter())
         label = f"training {self.run.ref.name}"
@@ -281,6 +282,7 @@ class _Training:
                 "dead_after_rows": trainer.schedule.dead_after,
                 "learning_rate": trainer.lr,
                 "mixing": self.stream.mixing,
+                "inflation": self.stream.inflation,
                 "window_rows": self.stream.window_rows,
                 **clock.facts(),
             },

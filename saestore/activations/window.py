@@ -1,0 +1,350 @@
+"""Memory between the store and a batch: what is read and not delivered yet.
+
+`Ring` holds the rows of one lane in the order of delivery. A unit of neighbouring rows is read into
+a small buffer, checked while it is in cache, and its rows are put where they will be delivered from;
+a batch is then a stretch of the ring, without another copy. Fills are read ahead by threads as soon
+as the ring has room for all of their rows. `Resident` holds a whole store that fits, read once, and
+gathers each batch.
+
+Buffers are kept for the whole run: copying into fresh memory costs several times the copy itself.
+Measured on two cores: putting rows (`np.put` of whole rows) costs what gathering them costs, so a
+ring saves one of three passes over memory.
+"""
+
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Int64, Shaped
+from typing_extensions import override
+
+from saestore.activations import shuffle
+from saestore.activations.batches import Batches
+from saestore.activations.choice import Wanted
+from saestore.activations.layout import ArraySpec
+from saestore.activations.shuffle import Spread
+from saestore.activations.store import ActivationStore
+
+
+_PIECE = 4 << 20
+"""Bytes that a resident store is read in at once."""
+
+
+class Order:
+    """The order of one stream: which row of the store comes at which place of which lane.
+
+    Attributes:
+        wanted: The rows.
+        batches: How they are cut.
+        window_rows: Rows over which neighbours are spread.
+        fits: Whether all of them fit into the window, and are permuted as one.
+        seed: One for the whole run.
+    """
+
+    def __init__(self, wanted: Wanted, batches: Batches, *, window_rows: int, seed: int) -> None:
+        self.wanted = wanted
+        self.batches = batches
+        self.seed = seed
+        self.window_rows = window_rows
+        self.fits = len(wanted.units) * wanted.unit_rows <= window_rows
+        self.spread = lru_cache(maxsize=8)(self._spread)
+        self._units = lru_cache(maxsize=2)(self._permuted)
+
+    def _spread(self, rows: int) -> Spread:
+        """Return how so many rows of an epoch of a lane are spread."""
+        if self.fits:
+            return Spread(rows, max(rows, 1), 1)
+        return Spread.of(rows, window_rows=self.window_rows, unit_rows=self.wanted.unit_rows)
+
+    def _permuted(
+        self, epoch: int
+    ) -> tuple[Int64[np.ndarray, " unit"], Int64[np.ndarray, " unit"]]:
+        """Return the units of an epoch in order, and the wanted rows up to the end of each."""
+        order = shuffle.unit_order(len(self.wanted.units), seed=self.seed, epoch=epoch)
+        return order, np.cumsum(self.wanted.counts[order])
+
+    def places(
+        self, lane: int, epoch: int, fill: int
+    ) -> tuple[Int64[np.ndarray, " unit"], Int64[np.ndarray, "unit row"]]:
+        """Return the units of a fill and where each of their rows comes in the lane; -1 nowhere.
+
+        Units are numbered among the wanted ones.
+        """
+        part = self.batches.lane(lane, epoch)
+        spread = self.spread(part.rows)
+        at = spread.places(fill, seed=self.seed, epoch=epoch, lane=lane)
+        at += part.begin
+        start = part.skip + fill * spread.fill_rows
+        order, ends = self._units(epoch)
+        first = int(np.searchsorted(ends, start, side="right"))
+        stop = int(np.searchsorted(ends, start + len(at), side="left")) + 1
+        units = order[first:stop]
+        marks = self.wanted.marks(units)
+        before = start - (int(ends[first - 1]) if first else 0)
+        found = np.full(marks.size, -1, np.int64)
+        found[np.flatnonzero(marks)[before : before + len(at)]] = at
+        return units, found.reshape(marks.shape)
+
+
+class Window(ABC):
+    """Rows of one lane in stored form, by their place in it."""
+
+    @abstractmethod
+    def seek(self, batch: int) -> None:
+        """Go to where a batch begins."""
+
+    @abstractmethod
+    def hold(self, start: int, stop: int, *, keep: int) -> None:
+        """Return when the rows of some places are in memory; forget those before `keep`.
+
+        Raises:
+            DamagedArtefactError: A chunk does not match its crc32c.
+        """
+
+    @abstractmethod
+    def rows(
+        self, path: str, start: int, stop: int, scratch: Shaped[np.ndarray, "row ..."]
+    ) -> Shaped[np.ndarray, "row ..."]:
+        """Return held rows of an array in order, in the scratch buffer or where they lie."""
+
+
+@dataclass(frozen=True)
+class _Fill:
+    """A fill of a lane.
+
+    Attributes:
+        epoch: Of which epoch.
+        number: Which one.
+        start: Place of its first row in the lane.
+        stop: The place after its last row's.
+    """
+
+    epoch: int
+    number: int
+    start: int
+    stop: int
+
+
+class Ring(Window):
+    """The rows of a lane that are read and not delivered, each at its place modulo the length."""
+
+    def __init__(
+        self,
+        store: ActivationStore,
+        arrays: Mapping[str, ArraySpec],
+        order: Order,
+        *,
+        lane: int,
+        threads: int,
+    ) -> None:
+        """Allocate the memory; nothing is read.
+
+        Args:
+            store: Where the rows lie.
+            arrays: What is read, by path.
+            order: Where each row comes.
+            lane: Which lane.
+            threads: Fills are read by so many threads.
+        """
+        self._store = store
+        self._order = order
+        self._lane = lane
+        self._at_once = store.ranges_at_once
+        batch = order.batches.batch_rows
+        spread = order.spread(order.batches.lane(lane, 0).rows)
+        # Two fills are read ahead of the window; a batch in use and the one before it are kept.
+        needed = spread.window_rows + 2 * spread.fill_rows + 2 * batch
+        self._length = -(-needed // batch) * batch
+        self._arrays = dict(arrays)
+        # The row after the last takes what nobody wants.
+        self._rows = {p: np.empty((self._length + 1, *a.tail), a.stored) for p, a in arrays.items()}
+        self._items = {path: _items(rows) for path, rows in self._rows.items()}
+        self._own = threading.local()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="saestore-stream")
+        weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
+        self._under_way: deque[tuple[_Fill, Future[None]]] = deque()
+        self._coming: Iterator[_Fill] = iter(())
+        self._next: _Fill | None = None
+        self._from = 0
+
+    @override
+    def seek(self, batch: int) -> None:
+        for _, reading in self._under_way:
+            reading.cancel()
+        wait([reading for _, reading in self._under_way])
+        self._under_way.clear()
+        batches = self._order.batches
+        _, self._from, _ = batches.span(batch)
+        self._coming = self._fills(batches.epoch_of(batch))
+        self._next = next(self._coming, None)
+
+    @override
+    def hold(self, start: int, stop: int, *, keep: int) -> None:
+        while True:
+            while self._next is not None and self._next.stop <= keep + self._length:
+                reading = self._pool.submit(self._read, self._next)
+                self._under_way.append((self._next, reading))
+                self._next = next(self._coming, None)
+            if not self._under_way or self._under_way[0][0].start >= stop:
+                break
+            self._under_way[0][1].result()
+            self._under_way.popleft()
+        if self._next is not None and self._next.start < stop:
+            raise RuntimeError(f"rows {start} to {stop} do not fit into {self._length}")
+
+    @override
+    def rows(
+        self, path: str, start: int, stop: int, scratch: Shaped[np.ndarray, "row ..."]
+    ) -> Shaped[np.ndarray, "row ..."]:
+        ring, first, end = self._rows[path], start % self._length, (stop - 1) % self._length + 1
+        if first < end:
+            return ring[first:end]
+        before = self._length - first
+        scratch[:before] = ring[first : self._length]
+        scratch[before : stop - start] = ring[:end]
+        return scratch[: stop - start]
+
+    def _fills(self, epoch: int) -> Iterator[_Fill]:
+        """Yield the fills that have rows to deliver, from that epoch on."""
+        batches = self._order.batches
+        while batches.epochs is None or epoch < batches.epochs:
+            part = batches.lane(self._lane, epoch)
+            spread = self._order.spread(part.rows)
+            inside = max(self._from - part.begin, 0)
+            first = spread.first_fill(inside) if inside < part.rows else spread.fills
+            for number in range(first, spread.fills):
+                start, stop = (part.begin + place for place in spread.bounds(number))
+                yield _Fill(epoch, number, start, stop)
+            epoch += 1
+
+    def _read(self, fill: _Fill) -> None:
+        """Read the units of a fill and put their rows into their places."""
+        units, places = self._order.places(self._lane, fill.epoch, fill.number)
+        # What was delivered before the stream came here, and what nobody wants, goes beyond the end.
+        targets = np.where(places >= self._from, places % self._length, self._length)
+        size, at_once = self._order.wanted.unit_rows, self._at_once
+        if not hasattr(self._own, "buffers"):
+            self._own.buffers = {
+                path: np.empty((at_once, size, *array.tail), array.stored)
+                for path, array in self._arrays.items()
+            }
+        buffers: dict[str, Shaped[np.ndarray, "unit row ..."]] = self._own.buffers
+        starts = self._order.wanted.units[units] * size
+        order = np.argsort(starts)
+        for together in np.split(order, range(at_once, len(order), at_once)):
+            reads = [
+                (path, int(start), int(min(start + size, self._store.n_rows)), buffer[place])
+                for path, buffer in buffers.items()
+                for place, start in enumerate(starts[together])
+            ]
+            self._store.read_many(
+                (p, start, stop, b[: stop - start]) for p, start, stop, b in reads
+            )
+            for path, buffer in buffers.items():
+                rows = _items(buffer.reshape(-1, *buffer.shape[2:])[: len(together) * size])
+                np.put(self._items[path], targets[together].ravel(), rows, mode="clip")
+
+
+class Resident(Window):
+    """All wanted units of a store, read once; every batch is gathered from them."""
+
+    def __init__(
+        self,
+        store: ActivationStore,
+        arrays: Mapping[str, ArraySpec],
+        order: Order,
+        *,
+        lane: int,
+        threads: int,
+    ) -> None:
+        """Read nothing yet; see `Ring`."""
+        self._store = store
+        self._order = order
+        self._lane = lane
+        self._threads = threads
+        self._arrays = dict(arrays)
+        self._rows: dict[str, Shaped[np.ndarray, "row ..."]] | None = None
+        self._index = lru_cache(maxsize=2)(self._index_of)
+        self._epoch = 0
+        self._held: Int64[np.ndarray, " row"] = np.empty(0, np.int64)
+
+    @override
+    def seek(self, batch: int) -> None:
+        self._epoch = self._order.batches.epoch_of(batch)
+
+    @override
+    def hold(self, start: int, stop: int, *, keep: int) -> None:
+        del keep
+        if self._rows is None:
+            self._rows = self._load()
+        found = []
+        while start < stop:
+            part = self._order.batches.lane(self._lane, self._epoch)
+            if start >= part.begin + part.rows:
+                self._epoch += 1
+                continue
+            index = self._index(self._epoch)
+            found.append(index[start - part.begin : stop - part.begin])
+            start += len(found[-1])
+        self._held = np.concatenate(found)
+
+    @override
+    def rows(
+        self, path: str, start: int, stop: int, scratch: Shaped[np.ndarray, "row ..."]
+    ) -> Shaped[np.ndarray, "row ..."]:
+        if self._rows is None:
+            raise RuntimeError("nothing is held yet")
+        out = scratch[: stop - start]
+        # With mode="raise" numpy would gather into a buffer of its own first.
+        np.take(self._rows[path], self._held, axis=0, out=out, mode="clip")
+        return out
+
+    def _index_of(self, epoch: int) -> Int64[np.ndarray, " row"]:
+        """Return the row in memory for each place of an epoch."""
+        part = self._order.batches.lane(self._lane, epoch)
+        index = np.empty(part.rows, np.int64)
+        unit_rows = self._order.wanted.unit_rows
+        units, places = self._order.places(self._lane, epoch, 0)
+        unit, row = np.nonzero(places >= 0)
+        index[places[unit, row] - part.begin] = units[unit] * unit_rows + row
+        return index
+
+    def _load(self) -> dict[str, Shaped[np.ndarray, "row ..."]]:
+        wanted = self._order.wanted
+        size = len(wanted.units) * wanted.unit_rows
+        rows = {p: np.empty((size, *a.tail), a.stored) for p, a in self._arrays.items()}
+        widest = max(array.grid.row_bytes for array in self._arrays.values())
+        most = max(_PIECE // (widest * wanted.unit_rows), 1)
+        # Neighbours are read together.
+        breaks = np.flatnonzero(np.diff(wanted.units) != 1) + 1
+        runs = np.split(np.arange(len(wanted.units)), breaks)
+        pieces = [run[at : at + most] for run in runs for at in range(0, len(run), most)]
+
+        def read(together: list[Int64[np.ndarray, " unit"]]) -> None:
+            reads = []
+            for piece in together:
+                start = int(wanted.units[piece[0]]) * wanted.unit_rows
+                stop = (int(wanted.units[piece[-1]]) + 1) * wanted.unit_rows
+                stop = min(stop, self._store.n_rows)
+                at = int(piece[0]) * wanted.unit_rows
+                reads += [(p, start, stop, out[at : at + stop - start]) for p, out in rows.items()]
+            self._store.read_many(reads)
+
+        step = self._store.ranges_at_once
+        groups = [pieces[at : at + step] for at in range(0, len(pieces), step)]
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="saestore-stream") as pool:
+            for _ in pool.map(read, groups):
+                pass
+        return rows
+
+
+def _items(rows: Shaped[np.ndarray, "row ..."]) -> Shaped[np.ndarray, " row"]:
+    """Return rows as single elements of raw bytes, which numpy moves whole."""
+    size = rows.itemsize * int(np.prod(rows.shape[1:], dtype=int))
+    return rows.reshape(len(rows), -1).view(np.dtype((np.void, size)))[:, 0]
