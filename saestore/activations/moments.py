@@ -151,15 +151,15 @@ class Moments:
         return float(np.sqrt(low * high))
 
 
-def norm_edges() -> Float64[np.ndarray, " edge"]:
+def norm_edges() -> Float64[np.ndarray, " _"]:
     """Return the norms at which the bins of `Moments.norms` begin, and at which the last one ends."""
-    edges: Float64[np.ndarray, " edge"] = 2.0 ** (np.arange(NORM_BINS + 1) / _PER_OCTAVE + _LOWEST)
+    edges: Float64[np.ndarray, " _"] = 2.0 ** (np.arange(NORM_BINS + 1) / _PER_OCTAVE + _LOWEST)
     return edges
 
 
-def _scratch(values: int) -> Float64[np.ndarray, " value"]:
+def _scratch(values: int) -> Float64[np.ndarray, " _"]:
     """Return this thread's buffer: fresh pages would cost more than what is done in them."""
-    kept: Float64[np.ndarray, " value"] | None = getattr(_KEPT, "buffer", None)
+    kept: Float64[np.ndarray, " _"] | None = getattr(_KEPT, "buffer", None)
     if kept is None or len(kept) < values:
         kept = _KEPT.buffer = np.empty(max(values, _TILE))
     return kept[:values]

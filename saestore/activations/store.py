@@ -555,8 +555,8 @@ class _Run:
     shard: int
     chunk: int
     rows: Shaped[np.ndarray, "row ..."]
-    wanted: Shaped[np.ndarray, "part ..."] | None = None
-    target: Shaped[np.ndarray, "part ..."] | None = None
+    wanted: Shaped[np.ndarray, "row ..."] | None = None
+    target: Shaped[np.ndarray, "row ..."] | None = None
 
     def pieces(self, grid: shards.Grid) -> list[tuple[memoryview, bytearray]]:
         """Return the buffers of each chunk and of its crc32c."""
