@@ -113,3 +113,27 @@ def test_spacing_is_that_of_the_type():
     above = torch.nextafter(brain, torch.tensor(torch.inf, dtype=torch.bfloat16)) - brain
     found = recompute.spacing(brain.float().numpy()[None], "bfloat16")[0]
     assert np.array_equal(found, above.float().numpy().astype(np.float64))
+
+
+@pytest.mark.slow
+def test_a_real_model_s_store_agrees_and_its_next_layer_does_not(lake, plan):
+    """SmolLM2, bfloat16: rows of a middle layer, and the same rows under the next layer's name."""
+    from saestore.lm import default, default_model
+
+    if default.installed() is None:
+        pytest.skip(f"the demo's model is not installed: {default.INSTALL}")
+    lm = LmSettings(model=str(default_model()))
+    hook, following = "blocks.10.hook_resid_post", "blocks.11.hook_resid_post"
+    made = generate.run(
+        plan(lm=lm, hookpoints=(hook,), dtype="bfloat16", tokens=400), lake, device="cpu"
+    )
+    found = generate.against_model(made, 12, device="cpu")
+    assert found.agrees
+    assert found.hookpoints[0].noise < 1e-3
+    store = synthetic_store(
+        lake, "mislabelled", values={following: made.read(hook, 0, made.n_rows)}, dtype="bfloat16",
+        tokens=made.tokens().astype(np.int64), lengths=made.contexts()[:, 1],
+    )  # fmt: skip
+    store.record = made.record
+    (check,) = generate.against_model(store, 12, device="cpu").hookpoints
+    assert check.wrong_rows == check.rows
