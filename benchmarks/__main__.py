@@ -14,6 +14,7 @@ BENCHES = {
     "capture_small": "benchmarks.capture_small",
     "stream": "benchmarks.stream",
     "train_step": "benchmarks.train_step",
+    "write": "benchmarks.write",
 }
 """Name to module; each has a `BENCH`. Modules are imported when their benchmark runs."""
 

@@ -11,10 +11,12 @@ deviations: do not use it where a few dimensions reach far beyond their deviatio
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int64, Shaped
 
+from saestore.activations import halves
 from saestore.errors import OverflowRowError
 from saestore_schemas.activations import StoreDtype
 
@@ -24,17 +26,27 @@ STORED: dict[StoreDtype, str] = {
 }  # fmt: skip
 """Type of the elements on disk."""
 
-_AT_ONCE = 1 << 17
-"""Values rounded at once: their intermediate results stay in cache."""
+_AT_ONCE = 1 << 15
+"""Values rounded at once: their intermediate results stay in cache, and torch, which cuts what is
+longer, starts no threads beside those of the model."""
 LARGEST_INT8 = 127
 """Stored values lie within it, on both sides of 0."""
 BFLOAT16_NAN = 0x7FC0
 """The bits of a bfloat16 NaN."""
+_BITS = {"float32": np.uint32, "float16": np.uint16, "bfloat16": np.uint16}
+_EXPONENT = {
+    "float32": np.uint32(0x7F800000), "float16": np.uint16(0x7C00), "bfloat16": np.uint16(0x7F80),
+}  # fmt: skip
 _LARGEST = {"float32": np.finfo(np.float32).max, "float16": 65504.0, "bfloat16": 3.3895e38}
 
 
 def encode(
-    values: Float32[np.ndarray, "row d"], dtype: StoreDtype, *, hookpoint: str, first_row: int
+    values: Float32[np.ndarray, "row d"],
+    dtype: StoreDtype,
+    *,
+    hookpoint: str,
+    first_row: int,
+    out: Shaped[np.ndarray, "row d"] | None = None,
 ) -> Shaped[np.ndarray, "row d"]:
     """Return the stored form of some rows, rounded to nearest even; for int8 see `quantise`.
 
@@ -43,39 +55,26 @@ def encode(
         dtype: How they are stored: one of the floating-point types.
         hookpoint: Where they come from, for the error.
         first_row: Row of the store that the first of them becomes, for the error.
+        out: Where the stored form goes; absent, in new memory. float32 is returned as it is.
 
     Raises:
         OverflowRowError: A value is NaN, infinite, or too large for the type.
     """
-    stored = values if dtype == "float32" else np.empty(values.shape, STORED[dtype])
+    if dtype == "float32":
+        out = values
+    elif out is None:
+        out = np.empty(values.shape, STORED[dtype])
     rows = max(_AT_ONCE // max(values.shape[1], 1), 1)
     for start in range(0, len(values), rows):
-        piece = values[start : start + rows]
-        bad = _round(piece, stored[start : start + rows], dtype)
+        piece, stored = values[start : start + rows], out[start : start + rows]
+        if dtype != "float32":
+            halves.narrow(piece, stored, cast("halves.Half", dtype))
+        bits = stored.view(_BITS[dtype])
+        # All exponent bits set is infinity or NaN: it was so before, or rounding led there.
+        bad: Bool[np.ndarray, "row d"] = (bits & _EXPONENT[dtype]) == _EXPONENT[dtype]
         if bad.any():
             _refuse(piece, bad, dtype, hookpoint=hookpoint, first_row=first_row + start)
-    return stored
-
-
-def _round(
-    values: Float32[np.ndarray, "row d"], out: Shaped[np.ndarray, "row d"], dtype: StoreDtype
-) -> Bool[np.ndarray, "row d"]:
-    """Write the stored form into `out`; return which values have none."""
-    if dtype == "bfloat16":
-        bits = np.ascontiguousarray(values).view(np.uint32)
-        rounded = (bits >> 16) & 1
-        rounded += 0x7FFF
-        rounded += bits
-        rounded >>= 16
-        np.copyto(out, rounded, casting="unsafe")
-        # All exponent bits set is infinity or NaN; rounding can lead there, and a NaN out of it.
-        fits: Bool[np.ndarray, "row d"] = ((rounded & 0x7F80) != 0x7F80) & np.isfinite(values)  # noqa: PLR2004 - as said
-        return ~fits
-    if dtype == "float16":
-        with np.errstate(over="ignore"):
-            np.copyto(out, values, casting="same_kind")
-    finite: Bool[np.ndarray, "row d"] = np.isfinite(out)
-    return ~finite
+    return out
 
 
 def decode(
@@ -87,12 +86,13 @@ def decode(
     """Return activations as float32, exactly the values that were stored."""
     if out is None:
         out = np.empty(stored.shape, np.float32)
-    if dtype == "bfloat16":
-        bits = out.view(np.uint32)
-        np.copyto(bits, stored)
-        np.left_shift(bits, 16, out=bits)
-    else:
+    if dtype == "float32":
         np.copyto(out, stored)
+        return out
+    rows = max(_AT_ONCE // max(stored.shape[1], 1), 1)
+    for start in range(0, len(stored), rows):
+        here = slice(start, start + rows)
+        halves.widen(stored[here], out[here], cast("halves.Half", dtype))
     return out
 
 
@@ -119,6 +119,7 @@ def quantise(
     *,
     hookpoint: str,
     first_row: int,
+    out: Int8[np.ndarray, "row d"] | None = None,
 ) -> Quantised:
     """Return some rows in int8, rounded to nearest even.
 
@@ -127,12 +128,13 @@ def quantise(
         deviations: Standard deviation of each dimension, above 0.
         hookpoint: Where they come from, for the error.
         first_row: Row of the store that the first of them becomes, for the error.
+        out: Where the stored form goes; absent, in new memory.
 
     Raises:
         OverflowRowError: A value is NaN or infinite, or so many deviations that float32 cannot
             say how many.
     """
-    stored = np.empty(values.shape, np.int8)
+    stored = np.empty(values.shape, np.int8) if out is None else out
     scales = np.empty(len(values), np.float32)
     clipped = np.empty(len(values), np.int64)
     rows = max(_AT_ONCE // max(values.shape[1], 1), 1)

@@ -7,7 +7,8 @@ from functools import cached_property
 import numpy as np
 import zarr
 from jaxtyping import Shaped
-from zarr.codecs import BytesCodec, Crc32cCodec
+from zarr.abc.codec import BytesBytesCodec
+from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer as AnyBuffer
 from zarr.core.buffer.cpu import Buffer
 from zarr.core.common import JSON
@@ -105,6 +106,12 @@ class ArraySpec:
     spec: Spec
     scales: str | None = None
 
+    @property
+    def zstd_level(self) -> int | None:
+        """How hard its chunks are compressed; None, not at all. Only activations are."""
+        settings = self.spec.settings
+        return settings.zstd_level if settings.codec == "zstd" and self.hookpoint else None
+
     @cached_property
     def grid(self) -> shards.Grid:
         """How its rows lie in chunks and shards; asked for with every chunk that is read."""
@@ -178,6 +185,9 @@ def _declare(memory: MemoryStore, path: str, array: ArraySpec, rows: int) -> Non
     if array.scales is not None:
         attributes = {"hookpoint": array.scales}
     grid = array.grid
+    compressors: tuple[BytesBytesCodec, ...] = (Crc32cCodec(),)
+    if array.zstd_level is not None:
+        compressors = (ZstdCodec(level=array.zstd_level), Crc32cCodec())
     zarr.create_array(
         memory,
         name=path,
@@ -187,7 +197,7 @@ def _declare(memory: MemoryStore, path: str, array: ArraySpec, rows: int) -> Non
         shards=(grid.shard_rows, *array.tail),
         filters=None,
         serializer=BytesCodec(endian=None if array.stored.itemsize == 1 else "little"),
-        compressors=Crc32cCodec(),
+        compressors=compressors,
         fill_value=array.fill,
         attributes=attributes,
         chunk_key_encoding={"name": "default", "separator": "."},

@@ -10,7 +10,11 @@ The table is why: bytes followed by their own crc32c have a crc32c that is the s
 of the tail can, and reading a tail costs nothing beside reading a shard. To a Zarr library the table
 is unused space, which the format allows.
 
-Source: the Zarr v3 sharding_indexed codec with codecs [bytes, crc32c], index at the end.
+Of compressed chunks the crc32c covers the compressed bytes, so damage is found without unpacking
+anything. Their lengths vary and stand in the index; they still follow each other without a gap.
+
+Source: the Zarr v3 sharding_indexed codec with codecs [bytes, crc32c] or [bytes, zstd, crc32c], index
+at the end.
 """
 
 from collections.abc import Sequence
@@ -18,7 +22,8 @@ from dataclasses import dataclass
 
 import crc32c
 import numpy as np
-from jaxtyping import UInt32
+from jaxtyping import Int64, UInt8, UInt32
+from numcodecs import zstd
 
 
 CRC = 4
@@ -71,22 +76,75 @@ class Grid:
         """Return the size of a shard file with so many rows."""
         return self.offset(self.used(rows)) + self.tail_bytes(rows)
 
-    def tail(self, rows: int, crcs: Sequence[int]) -> bytes:
-        """Return what follows the chunks of a shard: the table of their crc32c's, and the index."""
-        return np.array(crcs, CRCS).tobytes() + self.index(rows)
+    def tail(self, rows: int, crcs: Sequence[int], lengths: Sequence[int] | None = None) -> bytes:
+        """Return what follows the chunks of a shard: the table of their crc32c's, and the index.
 
-    def index(self, rows: int) -> bytes:
-        """Return the index, with its crc32c, of a shard with so many rows."""
+        Args:
+            rows: Rows of the shard.
+            crcs: The crc32c of each chunk.
+            lengths: Bytes of each chunk with its crc32c; absent, they are not compressed.
+        """
+        return np.array(crcs, CRCS).tobytes() + self.index(rows, lengths)
+
+    def index(self, rows: int, lengths: Sequence[int] | None = None) -> bytes:
+        """Return the index, with its crc32c, of a shard with so many rows; see `tail`."""
         entries = np.full((self.chunks, 2), ABSENT, "<u8")
         used = self.used(rows)
-        entries[:used, 0] = np.arange(used, dtype=np.uint64) * np.uint64(self.chunk_bytes + CRC)
-        entries[:used, 1] = self.chunk_bytes + CRC
+        entries[:used, 1] = self.chunk_bytes + CRC if lengths is None else lengths
+        entries[:used, 0] = np.cumsum(entries[:used, 1]) - entries[:used, 1]
         data = entries.tobytes()
         return data + crc32c.crc32c(data).to_bytes(CRC, "little")
 
+    def lengths(self, tail: bytes | bytearray, rows: int, size: int) -> Int64[np.ndarray, " chunk"]:
+        """Return the bytes of each compressed chunk, with its crc32c, from the shard's tail.
+
+        Args:
+            tail: The last bytes of the shard file.
+            rows: Rows of the shard.
+            size: Bytes of the file.
+
+        Raises:
+            ValueError: The index is not that of chunks which follow each other up to the tail.
+        """
+        index = tail[self.used(rows) * CRC :]
+        entries = np.frombuffer(index, "<u8", self.chunks * 2).reshape(-1, 2)
+        lengths: Int64[np.ndarray, " chunk"] = entries[: self.used(rows), 1].astype(np.int64)
+        fits = (lengths > CRC).all() and lengths.sum() + len(tail) == size
+        if not fits or self.index(rows, lengths.tolist()) != index:
+            raise ValueError(WRONG_INDEX)
+        return lengths
+
+
+WRONG_INDEX = "its chunk index is not what it must be"
+
+
+def pack(chunk: UInt8[np.ndarray, " byte"], level: int) -> bytes:
+    """Return a chunk compressed by zstd."""
+    return bytes(zstd.compress(chunk, level=level))
+
+
+def packed_bound(size: int) -> int:
+    """Return how many bytes so many can become at worst (ZSTD_compressBound, rounded up)."""
+    return size + (size >> 7) + 1024
+
+
+def unpack(packed: memoryview | bytearray, out: memoryview) -> None:
+    """Fill a buffer with what was compressed.
+
+    Raises:
+        ValueError: The bytes are not zstd's, or of another length.
+    """
+    try:
+        found = zstd.decompress(bytes(packed))
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    if len(found) != len(out):
+        raise ValueError(f"{len(found)} bytes unpacked, expected {len(out)}")
+    out[:] = found
+
 
 def crcs_of(
-    tail: bytes | bytearray, grid: Grid, rows: int, checksum: str
+    tail: bytes | bytearray, grid: Grid, rows: int, checksum: str, *, packed: bool = False
 ) -> UInt32[np.ndarray, " chunk"]:
     """Return the crc32c of each chunk of a shard, from its tail.
 
@@ -95,13 +153,14 @@ def crcs_of(
         grid: How the array lies in chunks.
         rows: Rows of the shard.
         checksum: The shard's checksum in the file list.
+        packed: Whether chunks are compressed: `Grid.lengths` looks at their index.
 
     Raises:
         ValueError: The tail is not this shard's.
     """
     index = grid.index(rows)
-    if tail[-len(index) :] != index:
-        raise ValueError("its chunk index is not what it must be")
+    if not packed and tail[-len(index) :] != index:
+        raise ValueError(WRONG_INDEX)
     if checksum_of(tail) != checksum:
         raise ValueError("its chunks are not those that were written there")
     return np.frombuffer(tail, CRCS, grid.used(rows))

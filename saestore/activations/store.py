@@ -399,14 +399,18 @@ class ActivationStore:
 
     def _read_runs(self, runs: Sequence["_Run"], files: Mapping[tuple[str, int], "_Shard"]) -> None:
         """Read runs and compare each chunk with its crc32c as soon as it is there."""
-        pieces = [run.pieces(self._arrays[run.path].grid) for run in runs]
+        found = [files[run.path, run.shard] for run in runs]
+        chunks = [run.pieces(self._arrays[run.path].grid) for run in runs]
+        pieces = [
+            shard.pieces(run, each) for shard, run, each in zip(found, runs, chunks, strict=True)
+        ]
         ranges = [
             Range(
-                files[run.path, run.shard].file,
-                self._arrays[run.path].grid.offset(run.chunk),
+                shard.file,
+                shard.offset(self._arrays[run.path].grid, run.chunk),
                 [piece for pair in each for piece in pair],
             )
-            for run, each in zip(runs, pieces, strict=True)
+            for shard, run, each in zip(found, runs, pieces, strict=True)
         ]
         for index, got in self._shard_files.read_many(ranges):
             each, run = ranges[index], runs[index]
@@ -421,8 +425,18 @@ class ActivationStore:
             ]
             if wrong:
                 raise self._damaged(*wrong)
+            if found[index].lengths is not None:
+                self._unpack(each.file.name, run, pieces[index], chunks[index])
             if run.target is not None:
                 run.target[...] = run.wanted
+
+    def _unpack(self, name: str, run: "_Run", packed: "_Pieces", chunks: "_Pieces") -> None:
+        """Unpack compressed chunks that were found as they were written."""
+        for place, ((data, _), (out, _)) in enumerate(zip(packed, chunks, strict=True)):
+            try:
+                shards.unpack(data, out)
+            except ValueError as error:
+                raise self._damaged(f"{name}: chunk {run.chunk + place}: {error}") from error
 
     def _rows(self, path: str, start: int, stop: int) -> Shaped[np.ndarray, "row ..."]:
         array = self._arrays[path]
@@ -504,14 +518,16 @@ class ActivationStore:
             file, end = found
             if file.size != each.size:
                 raise self._damaged(f"{each.name}: {file.size} bytes, expected {each.size}")
-            grid = self._arrays[path].grid
-            rows = self._rows_of(path, shard)
-            listed = self._payload[each.name][1]
+            array, rows = self._arrays[path], self._rows_of(path, shard)
+            listed, packed = self._payload[each.name][1], array.zstd_level is not None
+            lengths = None
             try:
-                crcs = shards.crcs_of(end, grid, rows, listed)
+                crcs = shards.crcs_of(end, array.grid, rows, listed, packed=packed)
+                if packed:
+                    lengths = array.grid.lengths(end, rows, each.size)
             except ValueError as error:
                 raise self._damaged(f"{each.name}: {error}") from error
-            yield (path, shard), _Shard(file, crcs)
+            yield (path, shard), _Shard(file, crcs, lengths)
 
     def _rows_of(self, path: str, shard: int) -> int:
         grid = self._arrays[path].grid
@@ -526,16 +542,36 @@ def _record(manifest: Manifest) -> StoreRecord:
         raise DamagedArtefactError(name=manifest.name, damage=(problem,)) from error
 
 
+_Pieces = list[tuple[memoryview, bytearray]]
+"""The buffers of each chunk and of its crc32c."""
+
+
 class _Shard(NamedTuple):
     """One open shard.
 
     Attributes:
         file: What is read.
         crcs: The crc32c of each of its chunks, as the file list vouches for them.
+        lengths: Bytes of each chunk with its crc32c, if they are compressed.
     """
 
     file: ShardFile
     crcs: UInt32[np.ndarray, " chunk"]
+    lengths: Int64[np.ndarray, " chunk"] | None = None
+
+    def offset(self, grid: shards.Grid, chunk: int) -> int:
+        """Return where a chunk begins."""
+        return grid.offset(chunk) if self.lengths is None else int(self.lengths[:chunk].sum())
+
+    def pieces(self, run: "_Run", chunks: _Pieces) -> _Pieces:
+        """Return where the stored bytes of a run go: into its own buffers, or beside, compressed."""
+        if self.lengths is None:
+            return chunks
+        lengths = self.lengths[run.chunk : run.chunk + len(chunks)] - shards.CRC
+        return [
+            (memoryview(bytearray(int(length))), crc)
+            for length, (_, crc) in zip(lengths, chunks, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -558,7 +594,7 @@ class _Run:
     wanted: Shaped[np.ndarray, "row ..."] | None = None
     target: Shaped[np.ndarray, "row ..."] | None = None
 
-    def pieces(self, grid: shards.Grid) -> list[tuple[memoryview, bytearray]]:
+    def pieces(self, grid: shards.Grid) -> _Pieces:
         """Return the buffers of each chunk and of its crc32c."""
         flat = self.rows.reshape(-1).view(np.uint8).data
         places = range(0, len(flat), grid.chunk_bytes)

@@ -18,7 +18,7 @@ from jaxtyping import Float32, Int32, Int64, Shaped, UInt8
 from pydantic import JsonValue
 
 from saestore.activations import codecs, commits, deviations as measured, layout as stores
-from saestore.activations.arrays import ArrayWriter, Watch
+from saestore.activations.arrays import STAGING, ArrayWriter, Watch
 from saestore.activations.commits import Commit, Cursor
 from saestore.activations.deviations import Deviations
 from saestore.activations.moments import Moments
@@ -26,6 +26,10 @@ from saestore.errors import ConfigError, UnsupportedError
 from saestore.lake import Storage, layout, manifest as manifests
 from saestore_schemas import tables
 from saestore_schemas.manifest import ArrayInfo, Manifest
+
+
+_STAGED = 256 << 20
+"""Bytes of all arrays' staging buffers together, unless there are very many hookpoints."""
 
 
 @dataclass(frozen=True)
@@ -131,12 +135,18 @@ class StoreWriter:
         self._following = self.resume
         self._noted = self.tally
         self._deviations = _agreed(artefact, spec, deviations)
+        self._decoded = np.empty(0, np.float32)
+        self._encoded: dict[str, Shaped[np.ndarray, ...]] = {}
         # Scales of the open shard, like its flags, by hookpoint.
         self._scales = {name: np.empty(spec.shard_rows, np.float32) for name in self._deviations}
         # Flags of the open shard: a hookpoint's chunk is measured when it is full, rows later.
         self._flags = np.empty(spec.shard_rows, np.uint8)
+        share = _STAGED // len(spec.hookpoints) >> 20 << 20
+        staging = min(max(share, 1 << 20), STAGING)
         self._arrays = {
-            path: ArrayWriter(artefact, path, array, watch=self._watch(array.hookpoint))
+            path: ArrayWriter(
+                artefact, path, array, watch=self._watch(array.hookpoint), staging=staging
+            )
             for path, array in spec.arrays().items()
         }
         self._open: _Open | None = None
@@ -216,15 +226,32 @@ class StoreWriter:
             here = slice(first, first + len(chunk))
             kept = self._flags[here] == 0
             if self._deviations:
-                rows = codecs.dequantise(
-                    chunk[kept], self._scales[hookpoint][here][kept], self._deviations[hookpoint]
-                )
+                scales, deviations = self._scales[hookpoint][here], self._deviations[hookpoint]
+                rows = codecs.dequantise(chunk, scales, deviations, out=self._wide(chunk))
+            elif self._spec.dtype == "float32":
+                rows = chunk
             else:
-                rows = codecs.decode(chunk[kept], self._spec.dtype)
+                rows = codecs.decode(chunk, self._spec.dtype, out=self._wide(chunk))
             found = self._shard().moments
-            found[hookpoint] = found[hookpoint].merge(Moments.of(rows))
+            moments = Moments.of(rows if kept.all() else rows[kept])
+            found[hookpoint] = found[hookpoint].merge(moments)
 
         return measure
+
+    def _wide(self, chunk: Shaped[np.ndarray, "row d"]) -> Float32[np.ndarray, "row d"]:
+        """Return kept room for a decoded chunk: fresh memory costs several times the decoding."""
+        if self._decoded.size < chunk.size:
+            self._decoded = np.empty(chunk.size, np.float32)
+        return self._decoded[: chunk.size].reshape(chunk.shape)
+
+    def _room(self, path: str, rows: int) -> Shaped[np.ndarray, "row d"] | None:
+        """Return kept room for a batch in stored form; float32 needs none."""
+        array = self._arrays[path].array
+        if self._spec.dtype == "float32":
+            return None
+        if path not in self._encoded or len(self._encoded[path]) < rows:
+            self._encoded[path] = np.empty((rows, *array.tail), array.stored)
+        return self._encoded[path][:rows]
 
     def _stored(self, batch: RowBatch) -> StoredBatch:
         arrays: dict[str, Shaped[np.ndarray, ...]] = {
@@ -235,15 +262,16 @@ class StoreWriter:
         clipped = np.zeros(len(batch.tokens), np.int64)
         for name, rows in batch.hooks.items():
             path = layout.hook_array(name)
+            room = self._room(path, len(rows))
             if self._deviations:
                 found = codecs.quantise(
-                    rows, self._deviations[name], hookpoint=name, first_row=first
+                    rows, self._deviations[name], hookpoint=name, first_row=first, out=room
                 )
                 arrays[path], arrays[layout.scale_array(name)] = found.stored, found.scales
                 clipped += found.clipped
             else:
                 arrays[path] = codecs.encode(
-                    rows, self._spec.dtype, hookpoint=name, first_row=first
+                    rows, self._spec.dtype, hookpoint=name, first_row=first, out=room
                 )
         return StoredBatch(arrays, batch.lengths, batch.segments, batch.documents, clipped)
 

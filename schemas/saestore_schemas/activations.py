@@ -12,7 +12,7 @@ StoreDtype = Literal["float32", "float16", "bfloat16", "int8"]
 """How activations are stored. bfloat16 lies on disk as its bits in uint16, with an attribute. int8
 is standardised: each dimension is divided by its standard deviation in the corpus's first block,
 then each row by a scale of its own."""
-StoreCodec = Literal["none"]
+StoreCodec = Literal["none", "zstd"]
 """How chunks are compressed. Every chunk has a crc32c over its stored bytes."""
 
 FLAG_SPECIAL = 1
@@ -31,8 +31,10 @@ class StoreSettings(Model):
     """Upper bound of one shard of the widest hookpoint in MiB; rows per shard is the largest power
     of two that fits. A shard is one file per hookpoint and the unit of resuming."""
     codec: StoreCodec = "none"
-    """Compression of the activations. Activations are noise to a codec: it saves little and reads
-    several times slower."""
+    """Compression of the activations. `zstd` is for stores that are kept and rarely read: activations
+    are noise to a codec, so it saves little, and reading is several times slower."""
+    zstd_level: int = Field(default=3, ge=1, le=22)
+    """How hard `zstd` tries; the higher, the slower it writes."""
 
 
 class StoreRecord(Model):

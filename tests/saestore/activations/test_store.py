@@ -5,7 +5,7 @@ import pytest
 import zarr
 from hypothesis import given, settings, strategies as st
 
-from saestore.activations import ActivationStore, codecs, verify
+from saestore.activations import ActivationStore, codecs, halves, verify
 from saestore.errors import (
     ArtefactNotFoundError,
     ConfigError,
@@ -63,7 +63,9 @@ def test_every_row_comes_back_bit_for_bit(data):
     context_size = data.draw(st.sampled_from([1, 3, 32, 400]))
     size = {"float32": 4, "int8": 1}.get(dtype, 2)
     shape = StoreSettings(
-        chunk_kib=data.draw(st.sampled_from([1, 2])), shard_mib=shard_rows * width * size / 2**20
+        chunk_kib=data.draw(st.sampled_from([1, 2])),
+        shard_mib=shard_rows * width * size / 2**20,
+        codec=data.draw(st.sampled_from(["none", "zstd"])),
     )
     values = {
         "blocks.0.hook_resid_post": synthetic_rows(rows, width, seed=rows),
@@ -168,10 +170,18 @@ def test_a_store_says_which_language_model_it_is_of_or_that_nobody_said(lake):
 @given(
     st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=8),
     st.sampled_from(FLOATS),
+    st.booleans(),
 )
-def test_values_are_rounded_as_torch_rounds_them_or_refused(values, dtype):
+def test_values_are_rounded_as_torch_rounds_them_or_refused(values, dtype, by_numpy):
     rows = np.array([values], np.float32)
     expected = rounded(rows, dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        if by_numpy:
+            patch.setattr(halves, "_torch", lambda: None)
+        as_expected(rows, dtype, expected)
+
+
+def as_expected(rows, dtype, expected):
     if np.isfinite(expected).all():
         stored = codecs.encode(rows, dtype, hookpoint="h", first_row=0)
         assert stored.dtype == np.dtype(codecs.STORED[dtype])
@@ -183,8 +193,11 @@ def test_values_are_rounded_as_torch_rounds_them_or_refused(values, dtype):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("by_numpy", [True, False])
 @pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7F800000])
-def test_nan_and_infinity_are_the_model_s_fault_in_every_dtype(dtype, bits):
+def test_nan_and_infinity_are_the_model_s_fault_in_every_dtype(dtype, bits, by_numpy, monkeypatch):
+    if by_numpy:
+        monkeypatch.setattr(halves, "_torch", lambda: None)
     rows = np.ones((300_000, 1), np.float32)
     rows.view(np.uint32)[250_000] = bits
     with pytest.raises(OverflowRowError, match="row 250007, dimension 0") as caught:
