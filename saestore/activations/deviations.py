@@ -49,6 +49,11 @@ def measure(batches: Iterable[Rows]) -> dict[str, Float32[np.ndarray, " _"]] | N
     return {name: _deviations(moments) for name, moments in found.items()}
 
 
+def ones(widths: Mapping[str, int]) -> dict[str, Float32[np.ndarray, " _"]]:
+    """Return deviations of 1, for a store without a kept row: its rows are never used."""
+    return {name: np.ones(width, np.float32) for name, width in widths.items()}
+
+
 def _deviations(moments: Moments) -> Float32[np.ndarray, " d"]:
     narrow: Float32[np.ndarray, " d"] = np.sqrt(moments.variance).astype(np.float32)
     narrow[narrow == 0] = 1

@@ -128,7 +128,7 @@ def packed_bound(size: int) -> int:
     return size + (size >> 7) + 1024
 
 
-def unpack(packed: memoryview | bytearray, out: memoryview) -> None:
+def unpack(packed: bytes | memoryview | bytearray, out: memoryview) -> None:
     """Fill a buffer with what was compressed.
 
     Raises:

@@ -235,9 +235,8 @@ def _deviations(
         found = deviations.measure(rows(step) for step in block)
         if found is not None:
             return found
-    # no row is kept, so none will ever be used
     widths = {name: info.width for name, info in model.hookpoints().items()}
-    return {name: np.ones(widths[name], np.float32) for name in hookpoints}
+    return deviations.ones({name: widths[name] for name in hookpoints})
 
 
 def _loaded(model: LanguageModel | None, settings: GenerateSettings, device: str) -> LanguageModel:

@@ -135,6 +135,7 @@ def _write(lake: Lake, settings: GenerateSettings, spec: Spec, batch: RowBatch) 
             found = None
             if spec.dtype == "int8":
                 found = deviations.measure([(batch.hooks, batch.flags)])
+                found = found or deviations.ones(spec.hookpoints)
             with StoreWriter(artefact, spec, metadata=shelf, deviations=found) as writer:
                 writer.append(batch, Cursor(0, 0), tally={})
                 writer.finish(run, vocabulary=synthetic_vocabulary(), facts=facts)
