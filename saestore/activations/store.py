@@ -591,8 +591,8 @@ class _Run:
     shard: int
     chunk: int
     rows: Shaped[np.ndarray, "row ..."]
-    wanted: Shaped[np.ndarray, "row ..."] | None = None
-    target: Shaped[np.ndarray, "row ..."] | None = None
+    wanted: Shaped[np.ndarray, "_ ..."] | None = None
+    target: Shaped[np.ndarray, "_ ..."] | None = None
 
     def pieces(self, grid: shards.Grid) -> _Pieces:
         """Return the buffers of each chunk and of its crc32c."""
