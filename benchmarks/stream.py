@@ -74,7 +74,7 @@ QUICK = Size(
 )
 
 
-TUNING = Size(512, theirs=512 * CONTEXT)
+TUNING = Size(256, theirs=256 * CONTEXT)
 
 
 @dataclass
@@ -259,14 +259,15 @@ def _peer(bench: Bench, peer: peers.Compared) -> Contender:
 
 
 def prepare_tuning(bench: Bench) -> Setup:
-    """Return every candidate of every peer as a contender; nothing is judged."""
+    """Return every candidate of every peer as a contender, told by what differs from the best."""
     contenders = []
     for peer in peers.ALL:
         process = peer.start()
         bench.stack.callback(process.close)
         for settings in peer.candidates():
             ready = peer.write(process, bench.data, bench.folder, settings)
-            name = ", ".join(f"{key} {value}" for key, value in settings.items())
+            other = {key: value for key, value in settings.items() if peer.best[key] != value}
+            name = ", ".join(f"{key} {value}" for key, value in other.items()) or "best"
             run = partial(_tried, bench, process, ready)
             contenders.append(Contender(f"{peer.name}: {name}", run, peer.version))
     os.sync()
