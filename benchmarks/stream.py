@@ -291,9 +291,13 @@ def _memory(bench: Bench, settings: Mapping[str, object]) -> float:
 def _cold(bench: Bench, settings: Mapping[str, object]) -> str:
     """Say how fast an epoch is, from the first batch asked for, when nothing is in the page cache."""
     said = []
-    for name, kind in (("plain reading", "page_cache"), ("saestore shuffled", "saestore_shuffled")):
+    readers = (
+        ("plain reading", "page_cache", {**settings, "part": 0, "parts": 1}),
+        ("saestore shuffled", "saestore_shuffled", settings),
+    )
+    for name, kind, given in readers:
         with ExitStack() as stack:
-            process = bench.reader(kind, {**settings, "part": 0, "parts": 1}, stack=stack)
+            process = bench.reader(kind, given, stack=stack)
             for path in (bench.folder / "lake").rglob("*"):
                 _forget(path)
             amount, seconds = bench.rate([process], bench.data.rows)
