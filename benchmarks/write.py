@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 
@@ -104,12 +106,13 @@ def files_only(folder: Path, rows: Rows, shards: int) -> None:
     """Write the array's files as the store's writer does, and nothing else."""
     artefact = Lake.at(folder).artefact(Ref("activations", "written"))
     path = f"hooks/{HOOK}"
-    writer = ArrayWriter(artefact, path, _spec().arrays()[path])
-    for shard in range(shards):
-        writer.open(shard)
-        for _ in range(SHARD // BATCH):
-            writer.append(rows.stored)
-        writer.close()
+    with ThreadPoolExecutor(1) as disk:
+        writer = ArrayWriter(artefact, path, _spec().arrays()[path], disk=disk)
+        for shard in range(shards):
+            writer.open(shard)
+            for _ in range(SHARD // BATCH):
+                writer.append(rows.stored)
+            writer.close()
 
 
 def plain(folder: Path, rows: Rows, shards: int, *, direct: bool = False) -> None:
@@ -209,6 +212,7 @@ class Writing:
     @contextmanager
     def setup(self, options: Options) -> Iterator[Setup]:
         """Draw rows; files are written in the temporary folder, which should be on a disk."""
+        torch.set_num_threads(options.threads or torch.get_num_threads())  # as in generate, loaded
         rows, shards = Rows.drawn(), QUICK_SHARDS if options.quick else SHARDS
         found: list[tuple[str, Write, str]] = [
             ("saestore", ours, saestore.__version__),

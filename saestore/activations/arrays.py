@@ -1,8 +1,8 @@
 """Writing one array shard by shard, through one kept buffer.
 
 Rows are put where they will be written from: into the next chunk of a staging buffer of a few MiB,
-which goes to the shard's temporary file whenever it is full. So memory is one buffer per array whatever
-the shard's size, and writing a shard is spread over the time in which its rows are computed. The shard
+which goes to the shard's temporary file whenever it is full, by a thread, while a second buffer is
+filled. So memory is two buffers per array whatever the shard's size, and writing a shard is spread over the time in which its rows are computed. The shard
 takes its own name when it is whole and synced. Its bytes depend on its rows alone, never on how they
 came in batches.
 
@@ -16,6 +16,7 @@ import fcntl
 import mmap
 import os
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from contextlib import ExitStack
 
 import crc32c
@@ -53,6 +54,7 @@ class ArrayWriter:
         *,
         watch: Watch | None = None,
         staging: int = STAGING,
+        disk: Executor | None = None,
     ) -> None:
         """Write nothing yet.
 
@@ -62,6 +64,7 @@ class ArrayWriter:
             array: Its type and grid.
             watch: Called with every chunk before it is written.
             staging: Bytes written at once; more if a chunk is larger.
+            disk: Writes in a thread; absent, `append` waits for the disk.
         """
         self.array = array
         self._artefact = artefact
@@ -70,7 +73,11 @@ class ArrayWriter:
         self._grid = array.grid
         self._direct = self._grid.file_bytes(self._grid.shard_rows) > staging
         at_once = staging if self._direct else self._grid.file_bytes(self._grid.shard_rows)
-        self._staging = Staging(array, -(-at_once // _PAGE) * _PAGE)
+        self._staging = Staging(
+            array, -(-at_once // _PAGE) * _PAGE, buffers=1 + (self._direct and disk is not None)
+        )
+        self._disk = disk
+        self._pending: Future[None] | None = None
         self._stack = ExitStack()
         self._file: _File | None = None
         self._name = ""
@@ -122,6 +129,7 @@ class ArrayWriter:
             raise RuntimeError("no shard is open")
         tail = self._grid.tail(self._rows, self._crcs, self._lengths)
         with storage_errors(f"writing {self._name}"):
+            self._settle()
             self._file.write(self._staging.rest())
             self._file.write(tail)
             self._file = None
@@ -130,6 +138,9 @@ class ArrayWriter:
 
     def abandon(self) -> None:
         """Give up the open shard, if there is one, and remove its temporary file."""
+        if self._pending is not None:
+            self._pending.exception()  # waits: a file is not closed while it is written
+            self._pending = None
         self._file = None
         stopped = RuntimeError("the shard is given up")
         # `replacing` removes its draft when it sees an error; it hands this one back, to nobody.
@@ -146,8 +157,18 @@ class ArrayWriter:
         self._lengths.append(length)
         while (full := self._staging.full()) is not None:
             with storage_errors(f"writing {self._name}"):
-                self._file.write(full)
+                self._settle()
+                if self._disk is None:
+                    self._file.write(full)
+                else:
+                    self._pending = self._disk.submit(self._file.write, full)
             self._staging.drop()
+
+    def _settle(self) -> None:
+        """Wait for what is being written, and raise what it raised."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
 
 class Staging:
@@ -157,12 +178,13 @@ class Staging:
         chunk: Where the next chunk's rows go. Uncompressed, that is where they are written from.
     """
 
-    def __init__(self, array: ArraySpec, size: int) -> None:
+    def __init__(self, array: ArraySpec, size: int, *, buffers: int) -> None:
         """Allocate it.
 
         Args:
             array: Whose chunks.
             size: Bytes written at once, a multiple of the page.
+            buffers: 1, or 2 to fill one while the other is written.
         """
         self._array = array
         self._size = size
@@ -170,7 +192,10 @@ class Staging:
         piece = array.grid.chunk_bytes + CRC
         room = size + (shards.packed_bound(piece) if self._level is not None else piece)
         # Anonymous memory begins at a page, which direct writing needs; numpy's does not.
-        self._bytes: UInt8[np.ndarray, " byte"] = np.frombuffer(mmap.mmap(-1, room), np.uint8)
+        self._buffers: list[UInt8[np.ndarray, " byte"]] = [
+            np.frombuffer(mmap.mmap(-1, room), np.uint8) for _ in range(buffers)
+        ]
+        self._bytes = self._buffers[0]
         self._apart = np.empty(array.grid.chunk_bytes if self._level is not None else 0, np.uint8)
         self.clear()
 
@@ -206,10 +231,12 @@ class Staging:
         return self._bytes.data[: self._size] if self._used >= self._size else None
 
     def drop(self) -> None:
-        """Forget what `full` returned."""
-        over = self._used - self._size
-        self._bytes[:over] = self._bytes[self._size : self._used]
-        self._used = over
+        """Go on without what `full` returned, in the other buffer if there are two."""
+        over = self._bytes[self._size : self._used]
+        self._buffers.reverse()
+        self._bytes = self._buffers[0]
+        self._bytes[: len(over)] = over
+        self._used = len(over)
         self._place()
 
     def rest(self) -> memoryview:

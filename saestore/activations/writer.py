@@ -8,6 +8,7 @@ files.
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,8 +29,11 @@ from saestore_schemas import tables
 from saestore_schemas.manifest import ArrayInfo, Manifest
 
 
-_STAGED = 256 << 20
-"""Bytes of all arrays' staging buffers together, unless there are very many hookpoints."""
+_STAGED = 128 << 20
+"""Bytes of all arrays' staging buffers together, unless there are very many hookpoints; twice, for
+one is filled while the other is written."""
+_DISK_THREADS = 2
+"""Writes under way at once. They start with the first, and wait for the disk, not the processor."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +145,17 @@ class StoreWriter:
         self._scales = {name: np.empty(spec.shard_rows, np.float32) for name in self._deviations}
         # Flags of the open shard: a hookpoint's chunk is measured when it is full, rows later.
         self._flags = np.empty(spec.shard_rows, np.uint8)
+        self._disk = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="saestore-disk")
         share = _STAGED // len(spec.hookpoints) >> 20 << 20
         staging = min(max(share, 1 << 20), STAGING)
         self._arrays = {
             path: ArrayWriter(
-                artefact, path, array, watch=self._watch(array.hookpoint), staging=staging
+                artefact,
+                path,
+                array,
+                watch=self._watch(array.hookpoint),
+                staging=staging,
+                disk=self._disk,
             )
             for path, array in spec.arrays().items()
         }
@@ -165,6 +175,7 @@ class StoreWriter:
         self._open = None
         for writer in self._arrays.values():
             writer.abandon()
+        self._disk.shutdown()
 
     def append(self, batch: RowBatch, at: Cursor, *, tally: Mapping[str, Any]) -> None:
         """Add a batch; full shards are written on the way.
