@@ -11,11 +11,14 @@ from saestore.activations.writer import RowBatch, StoredBatch, StoreWriter
 
 
 if TYPE_CHECKING:
+    from saestore.activations.context_stream import ContextBatch, ContextStream
     from saestore.activations.stream import ActivationStream
 
 __all__ = [
     "ActivationStore",
     "ActivationStream",
+    "ContextBatch",
+    "ContextStream",
     "Cursor",
     "HookInfo",
     "Moments",
@@ -30,9 +33,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load the stream on first use: reading a store needs no torch, streaming tensors does."""
+    """Load the streams on first use: reading a store needs no torch, streaming tensors does."""
     if name == "ActivationStream":
         from saestore.activations.stream import ActivationStream  # noqa: PLC0415 - as said above
 
         return ActivationStream
+    if name in {"ContextBatch", "ContextStream"}:
+        from saestore.activations import context_stream  # noqa: PLC0415 - as said above
+
+        return getattr(context_stream, name)
     raise AttributeError(f"module 'saestore.activations' has no attribute {name!r}")

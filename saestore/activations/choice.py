@@ -60,6 +60,14 @@ class RowChoice:
         found: Int64[np.ndarray, "context 2"] = np.stack([first, length], axis=1)[chosen]
         return found
 
+    def whole_contexts(self, store: ActivationStore) -> Int64[np.ndarray, " context"]:
+        """Return the contexts of the split that lie in the range whole."""
+        start, stop = self.range_in(store)
+        contexts = store.contexts()
+        inside = (contexts[:, 0] >= start) & (contexts.sum(axis=1) <= stop)
+        chosen = split_contexts(len(contexts), self.split, self.held_out)
+        return np.flatnonzero(inside & chosen & (contexts[:, 1] > 0))
+
     def wanted(self, store: ActivationStore) -> Iterator[tuple[int, Bool[np.ndarray, " row"]]]:
         """Yield pieces of the store: their first row and which of their rows are wanted."""
         start, stop = self.range_in(store)

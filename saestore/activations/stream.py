@@ -17,21 +17,17 @@ A store that fits into the window is read whole by each process, and mixed whole
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from math import gcd
-from typing import Literal
 
-import numpy as np
-import torch
-from jaxtyping import Shaped
 from torch import Tensor
 
-from saestore.activations import codecs, shuffle
+from saestore.activations import shuffle
 from saestore.activations.batches import Batches, Last
 from saestore.activations.choice import RowChoice, Wanted
 from saestore.activations.split import Split
 from saestore.activations.store import ActivationStore
+from saestore.activations.tensors import Form, Held, Tensors
 from saestore.activations.window import Order, Resident, Ring, Window
 from saestore.errors import ConfigError
-from saestore.lake import layout
 
 
 LARGEST_WINDOW = 1 << 20
@@ -40,9 +36,6 @@ _MEMORY_SHARE = 4
 """The default window takes at most one part in so many of the machine's memory."""
 _BUFFERS = 2
 """Output buffers in turn: the batch before the newest stays valid."""
-
-Form = Literal["float32", "stored"]
-"""What a batch holds: float32, or the stored type (float16, bfloat16) without conversion."""
 
 
 class ActivationStream:
@@ -111,26 +104,14 @@ class ActivationStream:
         if not 0 <= rank < world:
             raise ConfigError(field="rank", found=rank, expected=f"0 to {world - 1} of {world}")
         self._store = store
-        self._paths = {name: store.array_of(name) for name in hookpoints}
-        arrays = store.spec.arrays()
-        self._scales: dict[str, str] = {}
-        if store.spec.dtype == "int8":
-            if dtype == "stored":
-                raise ConfigError(
-                    field="dtype",
-                    found=dtype,
-                    expected="'float32': int8 rows mean nothing without their scales",
-                )
-            self._scales = {name: layout.scale_array(name) for name in hookpoints}
-        read = (*self._paths.values(), *self._scales.values())
-        self._arrays = {path: arrays[path] for path in read}
+        self._tensors = Tensors(store, hookpoints, dtype)
+        self._arrays = self._tensors.arrays
         # One unit of reading for all hookpoints: the longest of their chunks, powers of two all.
         self._unit = max(array.grid.chunk_rows for array in self._arrays.values())
         self._choice = RowChoice(split, held_out, rows, flags)
         self._wanted = Wanted.of(store, self._choice, unit_rows=self._unit)
         self.rows_per_epoch = self._wanted.rows
         self._seed = seed
-        self._dtype = dtype
         self._rank, self._world, self._threads = rank, world, threads
         contexts = self._choice.contexts(store)
         share = self.rows_per_epoch / int(contexts[:, 1].sum())
@@ -138,20 +119,12 @@ class ActivationStream:
         self.position = 0
         lanes = world if lanes is None else lanes
         self._batches = Batches(self.rows_per_epoch, batch_rows, last, epochs, lanes)
-        row_bytes = sum(array.grid.row_bytes for array in self._arrays.values())
         held = len(self._lanes())
-        self._plan(window_rows or default_window(row_bytes * held))
+        self._plan(window_rows or default_window(self._tensors.row_bytes * held))
         self._turn = 0
-        self._outputs = [
-            {name: torch.empty(batch_rows, store.hookpoints[name].width) for name in hookpoints}
-            if dtype == "float32" and store.spec.dtype != "float32"
-            else {}
-            for _ in range(_BUFFERS)
-        ]
-        self._scratch = [
-            {p: np.empty((batch_rows, *a.tail), a.stored) for p, a in self._arrays.items()}
-            for _ in range(_BUFFERS)
-        ]
+        converted = batch_rows if self._tensors.converts else 0
+        self._outputs = [self._tensors.outputs(converted) for _ in range(_BUFFERS)]
+        self._scratch = [self._tensors.stored(batch_rows) for _ in range(_BUFFERS)]
 
     def _lanes(self) -> list[int]:
         """Return the lanes in which this rank has batches."""
@@ -237,7 +210,7 @@ class ActivationStream:
         self._turn = (self._turn + 1) % _BUFFERS
         scratch = self._scratch[self._turn]
         held = {p: window.rows(p, start, stop, scratch[p]) for p in self._arrays}
-        out = {name: self._tensor(name, held) for name in self._paths}
+        out = {name: self._tensor(name, held, stop - start) for name in self._tensors.paths}
         self.position = mine - self._rank + self._world
         return out
 
@@ -252,22 +225,15 @@ class ActivationStream:
             first = batch
             while first % self._batches.lanes != lane:
                 first += self._world
-            self._windows[lane].seek(first)
+            _, place, _ = self._batches.span(first)
+            self._windows[lane].seek(place, self._batches.epoch_of(first))
         self._sought = True
 
-    def _tensor(self, name: str, held: Mapping[str, Shaped[np.ndarray, "row ..."]]) -> Tensor:
-        """Return a hookpoint's rows as a tensor: where they lie, if that is their form."""
-        stored = held[self._paths[name]]
-        bits = torch.from_numpy(stored)
-        values = bits.view(torch.bfloat16) if self._store.spec.dtype == "bfloat16" else bits
-        if self._dtype == "stored" or values.dtype == torch.float32:
-            return values
-        target: Tensor = self._outputs[self._turn][name][: len(stored)]
-        if name in self._scales:
-            scales, deviations = held[self._scales[name]], self._store.deviations(name)
-            codecs.dequantise(stored, scales, deviations, out=target.numpy())
-            return target
-        return target.copy_(values)
+    def _tensor(self, name: str, held: Held, rows: int) -> Tensor:
+        """Return a hookpoint's rows: where they lie, if that is the type wanted."""
+        if not self._tensors.converts:
+            return self._tensors.view(name, held)
+        return self._tensors.into(name, held, self._outputs[self._turn][name][:rows])
 
 
 def default_window(row_bytes: int) -> int:

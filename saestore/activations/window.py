@@ -96,8 +96,8 @@ class Window(ABC):
     """Rows of one lane in stored form, by their place in it."""
 
     @abstractmethod
-    def seek(self, batch: int) -> None:
-        """Go to where a batch begins."""
+    def seek(self, place: int, epoch: int) -> None:
+        """Go to a place of an epoch."""
 
     @abstractmethod
     def hold(self, start: int, stop: int, *, keep: int) -> None:
@@ -174,14 +174,13 @@ class Ring(Window):
         self._from = 0
 
     @override
-    def seek(self, batch: int) -> None:
+    def seek(self, place: int, epoch: int) -> None:
         for _, reading in self._under_way:
             reading.cancel()
         wait([reading for _, reading in self._under_way])
         self._under_way.clear()
-        batches = self._order.batches
-        _, self._from, _ = batches.span(batch)
-        self._coming = self._fills(batches.epoch_of(batch))
+        self._from = place
+        self._coming = self._fills(epoch)
         self._next = next(self._coming, None)
 
     @override
@@ -275,8 +274,9 @@ class Resident(Window):
         self._held: Int64[np.ndarray, " row"] = np.empty(0, np.int64)
 
     @override
-    def seek(self, batch: int) -> None:
-        self._epoch = self._order.batches.epoch_of(batch)
+    def seek(self, place: int, epoch: int) -> None:
+        del place
+        self._epoch = epoch
 
     @override
     def hold(self, start: int, stop: int, *, keep: int) -> None:
