@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from saestore.activations.choice import RowChoice
 from saestore.activations.commits import Cursor
 from saestore.activations.layout import HookInfo, Spec
 from saestore.activations.moments import Moments
@@ -12,6 +13,7 @@ from saestore.activations.writer import RowBatch, StoredBatch, StoreWriter
 
 if TYPE_CHECKING:
     from saestore.activations.context_stream import ContextBatch, ContextStream
+    from saestore.activations.mix import MixedStream, Source
     from saestore.activations.stream import ActivationStream
 
 __all__ = [
@@ -21,8 +23,11 @@ __all__ = [
     "ContextStream",
     "Cursor",
     "HookInfo",
+    "MixedStream",
     "Moments",
     "RowBatch",
+    "RowChoice",
+    "Source",
     "Spec",
     "Split",
     "StoreWriter",
@@ -42,4 +47,8 @@ def __getattr__(name: str) -> Any:
         from saestore.activations import context_stream  # noqa: PLC0415 - as said above
 
         return getattr(context_stream, name)
+    if name in {"MixedStream", "Source"}:
+        from saestore.activations import mix  # noqa: PLC0415 - as said above
+
+        return getattr(mix, name)
     raise AttributeError(f"module 'saestore.activations' has no attribute {name!r}")
