@@ -19,3 +19,14 @@ def test_killed_at_random_moments_the_bytes_are_those_of_a_quiet_run():
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert [each["kills"] for each in results] == [6, 6]
     assert all(each["differing"] == [] for each in results)
+
+
+def test_a_killed_import_ends_with_the_bytes_of_a_quiet_one():
+    script = SCRIPT.with_name("kill_import.py")
+    done = subprocess.run(
+        [sys.executable, script, "--kills", "5"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    result = json.loads(done.stdout)
+    assert result["kills"] == 5
+    assert result["differing"] == []

@@ -1,0 +1,113 @@
+"""Kill an import of activations at random moments; it must end with the bytes of one quiet run.
+
+    python tests/faults/kill_import.py --kills 100
+
+Each attempt is a process forked from this one and ended by SIGKILL after a random time, uniform over
+what a whole import takes; then it is started again, until it ends by itself. Llamascopium chunks with
+padding are imported in pieces of one context, so that shards, contexts and files end at different
+places.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from saestore.exchange import Wanted, export_activations, import_activations, source
+from saestore.lake import Lake, Ref, layout
+from saestore.testing.stores import payload_bytes, scratch_lake, synthetic_rows, synthetic_store
+from saestore_schemas.exchange import ImportSettings
+
+
+REF = Ref("activations", "killed")
+HOOKS = ("blocks.1.hook_resid_post", "blocks.1.hook_mlp_out")
+
+
+def chunks(folder: Path) -> ImportSettings:
+    """Write chunks of ragged contexts; return how they are imported."""
+    rng = np.random.default_rng(5)
+    lengths = rng.integers(1, 20, 60)
+    rows = int(lengths.sum())
+    with scratch_lake() as lake:
+        values = {h: synthetic_rows(rows, 6 + n, seed=n) for n, h in enumerate(HOOKS)}
+        store = synthetic_store(lake, values=values, lengths=lengths, dtype="float16")
+        export_activations(store, folder, Wanted(files_are="llamascopium", file_mib=2000 / 2**20))
+    return ImportSettings.model_validate(
+        {
+            "name": REF.name,
+            "source": {"kind": "llamascopium", "path": str(folder)},
+            "store": {"chunk_kib": 1, "shard_mib": 64 * 14 / 2**20},
+        }
+    )
+
+
+def attempt(settings: ImportSettings, lake: Lake, seconds: float | None) -> bool:
+    """Import in a process of its own; return whether it ended by itself."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            import_activations(settings, lake)
+            code = 0
+        except BaseException as error:  # noqa: BLE001 - the parent reads the exit code; say why
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        finally:
+            os._exit(code)
+    end = None if seconds is None else time.monotonic() + seconds
+    while end is None or time.monotonic() < end:
+        done, status = os.waitpid(pid, 0 if end is None else os.WNOHANG)
+        if done:
+            if status:
+                raise RuntimeError(f"the import failed with {os.waitstatus_to_exitcode(status)}")
+            return True
+        time.sleep(0.0005)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return False
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    wanted = parser.parse_args()
+    source.PIECE_BYTES = 1  # a context at a time
+    rng = np.random.default_rng(wanted.seed)
+    kills, rounds, resumed, differing = 0, 0, 0, []
+    with tempfile.TemporaryDirectory() as folder:
+        settings = chunks(Path(folder) / "chunks")
+        with scratch_lake() as lake:
+            began = time.monotonic()
+            attempt(settings, lake, None)
+            takes = time.monotonic() - began
+            quiet = payload_bytes(lake, REF)
+        while kills < wanted.kills:
+            with scratch_lake() as lake:
+                while kills < wanted.kills and not attempt(settings, lake, rng.uniform(0, takes)):
+                    kills += 1
+                    artefact = lake.artefact(REF)
+                    resumed += artefact.exists(layout.commit_file(0)) and not artefact.exists(
+                        layout.MANIFEST
+                    )
+                attempt(settings, lake, None)
+                rounds += 1
+                found = payload_bytes(lake, REF)
+                differing += sorted(
+                    path for path in {*found, *quiet} if found.get(path) != quiet.get(path)
+                )
+    print(  # noqa: T201 - what a script is run for
+        json.dumps(
+            {"kills": kills, "rounds": rounds, "with_shards": resumed, "differing": differing}
+        )
+    )
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
