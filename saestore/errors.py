@@ -143,12 +143,13 @@ class ArtefactExistsError(SaestoreError, FileExistsError):
 class ArtefactBusyError(SaestoreError):
     """Another process holds the lock of this artefact."""
 
-    def __init__(self, *, name: str, owner: str, age_s: float) -> None:
+    def __init__(self, *, name: str, owner: str, age_s: float, hint: str = "") -> None:
         super().__init__(
             f"{name!r} is being written by {owner}, for {age_s:.0f} s",
             found=owner,
             expected="no other writer",
-            hint="wait for it, or stop it: a lock whose process is gone is taken over by itself",
+            hint=hint
+            or "wait for it, or stop it: a lock whose process is gone is taken over by itself",
         )
 
 
@@ -254,10 +255,10 @@ class StorageError(SaestoreError, OSError):
 class MissingExtraError(SaestoreError, ImportError):
     """An optional package is needed and not installed."""
 
-    def __init__(self, *, package: str, extra: str, purpose: str) -> None:
+    def __init__(self, *, package: str, extra: str, purpose: str, hint: str = "") -> None:
         super().__init__(
             f"{purpose} needs {package}, which is not installed",
             found="no " + package,
             expected=package,
-            hint=f"pip install 'saestore[{extra}]'",
+            hint=hint or f"pip install 'saestore[{extra}]'",
         )

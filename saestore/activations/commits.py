@@ -6,7 +6,6 @@ replaced: a second writer that the lock could not see fails here instead of mixi
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from jaxtyping import Int64
 from saestore.activations.moments import Moments
 from saestore.errors import ArtefactBusyError, DamagedArtefactError
 from saestore.lake import Storage, layout, manifest as manifests
-from saestore.lake.storage import TEMPORARY, storage_errors, sync_folder
+from saestore.lake.lock import is_lock
 
 
 @dataclass(frozen=True)
@@ -73,25 +72,14 @@ def write(artefact: Storage, commit: Commit) -> None:
     """
     record = asdict(commit)
     record["moments"] = {name: _listed(vars(m)) for name, m in commit.moments.items()}
-    target = artefact.path(layout.commit_file(commit.shard))
-    draft = target.with_name(f"{TEMPORARY}{target.name}")
-    with storage_errors(f"writing {target}"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with draft.open("w") as file:
-                json.dump(_listed(record), file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(draft, target)
-            sync_folder(target.parent)
-        except FileExistsError as error:
-            raise ArtefactBusyError(
-                name=f"shard {commit.shard} of {artefact.url}",
-                owner="another process, which committed it first",
-                age_s=0.0,
-            ) from error
-        finally:
-            draft.unlink(missing_ok=True)
+    try:
+        artefact.create(layout.commit_file(commit.shard), json.dumps(_listed(record)).encode())
+    except FileExistsError as error:
+        raise ArtefactBusyError(
+            name=f"shard {commit.shard} of {artefact.url}",
+            owner="another process, which committed it first",
+            age_s=0.0,
+        ) from error
 
 
 def read_all(artefact: Storage) -> list[Commit]:
@@ -141,12 +129,11 @@ def clear(artefact: Storage) -> None:
                 hint="restore the manifest, or remove the folder, or choose another name",
             )
         return
-    lock = artefact.path(layout.LOCK)
     for name in artefact.names():
-        if name != lock.parent.name:
+        if name != layout.PROGRESS:
             artefact.remove(name)
     for name in artefact.names(layout.PROGRESS):
-        if name != lock.name:
+        if not is_lock(name):
             artefact.remove(f"{layout.PROGRESS}/{name}")
 
 

@@ -11,7 +11,7 @@ from saestore.analyze.write import Output, collected, sorted_by_context
 from saestore.dictionaries import SparseDictionary
 from saestore.errors import ArtefactNotFoundError
 from saestore.lake import Lake, Ref, Storage, layout
-from saestore.lake.lock import writing
+from saestore.lake.lock import is_lock, writing
 from saestore.lake.manifest import Run, begin, finish, parent_of
 from saestore.lm import LanguageModel
 from saestore.progress import Progress, Silent
@@ -95,7 +95,7 @@ class _Analysis:
     def write(self) -> dict[str, int]:
         """Write every table; return the counts for the manifest."""
         settings, output = self.settings, self.output
-        scope = survey(self.store, settings, output.artefact.path(_SCOPE))
+        scope = survey(self.store, settings, output.artefact.scratch(_SCOPE))
         output.write(tables.CONTEXTS, context_rows(self.store, scope))
         output.write(tables.VOCABULARY, [vocabulary_rows(self.store, scope)])
         documents = document_rows(self.store, scope)
@@ -169,7 +169,6 @@ def _clear(artefact: Storage) -> None:
     for name in artefact.names():
         if name != layout.PROGRESS:
             artefact.remove(name)
-    kept = {layout.LOCK, layout.RUN}
     for name in artefact.names(layout.PROGRESS):
-        if f"{layout.PROGRESS}/{name}" not in kept:
+        if not is_lock(name) and f"{layout.PROGRESS}/{name}" != layout.RUN:
             artefact.remove(f"{layout.PROGRESS}/{name}")

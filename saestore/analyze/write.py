@@ -87,7 +87,9 @@ def sorted_by_context(
         rows: Rows that will be done, for the progress bar.
         progress: Where to report.
     """
-    sorter = Sorter(output.artefact.path(RUNS), features=features, memory_mib=settings.memory_mib)
+    sorter = Sorter(
+        output.artefact.scratch(RUNS), features=features, memory_mib=settings.memory_mib
+    )
     table = tables.firings(ARROW[settings.value_dtype], "context")
     with ExitStack() as stack:
         writer = None

@@ -92,10 +92,9 @@ def answer(connection: duckdb.DuckDBPyConnection, sql: str, params: Mapping[str,
 
 
 def _allow_only(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
-    root = lake.storage.url
+    root = lake.storage.full_url
     if lake.storage.local is None:
         connection.register_filesystem(lake.storage.fs)
-        root = str(lake.storage.fs.unstrip_protocol(root))
     for setting in (
         "autoinstall_known_extensions = false",
         "autoload_known_extensions = false",

@@ -69,10 +69,7 @@ def literal(text: str) -> str:
 
 def folder_of(lake: Lake, ref: Ref) -> str:
     """Return an artefact's folder as DuckDB spells it: a path, or a URL of a remote lake."""
-    storage = lake.artefact(ref)
-    return (
-        storage.url if storage.local is not None else str(storage.fs.unstrip_protocol(storage.url))
-    )
+    return lake.artefact(ref).full_url
 
 
 def empty(view: str) -> str:

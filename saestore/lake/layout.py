@@ -95,6 +95,11 @@ def shard_file(array: str, shard: int, *, ndim: int) -> str:
     return f"{array}/c.{shard}" + ".0" * (ndim - 1)
 
 
+def lock_after(token: str) -> str:
+    """Return the object by which a remote lock passes from a dead owner to the next."""
+    return f"{PROGRESS}/lock-{token}.json"
+
+
 def commit_file(shard: int) -> str:
     """Return the commit of one shard of an unfinished activation store."""
     return f"{COMMITS}/{shard:08d}.json"

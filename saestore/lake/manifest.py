@@ -30,6 +30,7 @@ from saestore.errors import (
 )
 from saestore.fingerprint import differences, fingerprint
 from saestore.lake import layout, parts
+from saestore.lake.lock import is_lock
 from saestore.lake.storage import Storage
 from saestore_schemas import tables
 from saestore_schemas.manifest import FORMAT_VERSION, ArrayInfo, Manifest, Parent, Payload
@@ -191,10 +192,10 @@ def _has_work(artefact: Storage) -> bool:
 
 def drop_progress(artefact: Storage) -> None:
     """Remove what a run noted, but not the lock its process holds."""
-    lock = artefact.path(layout.LOCK)
     for name in artefact.names(layout.PROGRESS):
-        if name != lock.name:
+        if not is_lock(name):
             artefact.remove(f"{layout.PROGRESS}/{name}")
+    artefact.drop_scratch()
 
 
 def load(artefact: Storage, ref: layout.Ref) -> Manifest:

@@ -1,23 +1,27 @@
 """Bytes at a place: a local folder or any fsspec URL.
 
 Local writes are durable and never half-visible: temporary name, fsync, rename, fsync of the folder.
-Object stores replace whole objects by themselves.
+Objects are made in a local scratch folder and put whole: a store shows an object when all of it is
+there, and replaces whole objects by themselves.
 """
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from saestore.errors import MissingExtraError, StorageError
+from saestore.errors import StorageError
+from saestore.lake import remote
 
 
 TEMPORARY = ".tmp-"
@@ -62,14 +66,10 @@ class Storage:
 
         Raises:
             MissingExtraError: The URL's protocol needs a package that is not installed.
+            StorageError: No protocol has that name.
         """
-        try:
-            fs, path = fsspec.core.url_to_fs(os.fspath(url))
-        except ImportError as error:
-            raise MissingExtraError(
-                package=str(error), extra="remote", purpose=f"a lake at {url}"
-            ) from error
-        return cls(url=str(path).rstrip("/") or "/", fs=fs)
+        fs, path = remote.connect(os.fspath(url))
+        return cls(url=path.rstrip("/") or "/", fs=fs)
 
     @property
     def local(self) -> Path | None:
@@ -84,6 +84,11 @@ class Storage:
         """Return the full path of a file below this folder."""
         return f"{self.url}/{path}" if path else self.url
 
+    @property
+    def full_url(self) -> str:
+        """The folder with its protocol, as other programs open it; a plain path if it is local."""
+        return self.url if self.local is not None else str(self.fs.unstrip_protocol(self.url))
+
     def path(self, path: str = "") -> Path:
         """Return a local path below this folder.
 
@@ -91,20 +96,55 @@ class Storage:
             StorageError: The storage is remote.
         """
         if self.local is None:
-            message = f"{self.url} is remote; this operation writes to a local lake"
+            message = f"{self.url} is remote; this operation needs a local folder"
             raise StorageError(message, hint="work in a local lake, then copy it")
         return self.local / path
 
+    def scratch(self, path: str = "") -> Path:
+        """Return a local path for working files: below this folder, or for a remote one below TMPDIR.
+
+        It is the same in every process of this machine, so the next run finds and removes what a
+        killed one left; see `drop_scratch`.
+        """
+        if self.local is not None:
+            return self.local / path
+        place = f"{os.environ.get('AWS_ENDPOINT_URL', '')} {self.full_url}"
+        name = hashlib.sha256(place.encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"saestore-{os.getuid()}" / name / path
+
+    def drop_scratch(self) -> None:
+        """Remove the working files of a remote folder."""
+        if self.local is None:
+            shutil.rmtree(self.scratch(), ignore_errors=True)
+
+    def _errors(self, what: str) -> AbstractContextManager[None]:
+        text = f"{what} {self.full_url}"
+        return storage_errors(text) if self.local is not None else remote.remote_errors(text)
+
     def exists(self, path: str = "") -> bool:
         """Return whether a file or folder exists."""
-        return bool(self.fs.exists(self.join(path)))
+        with self._errors("looking into"):
+            try:
+                self.fs.info(self.join(path))
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            return True
 
     def size(self, path: str) -> int | None:
         """Return a file's size in bytes, or None if it is not there."""
-        try:
-            return int(self.fs.info(self.join(path))["size"])
-        except FileNotFoundError:
-            return None
+        with self._errors("looking into"):
+            try:
+                return int(self.fs.info(self.join(path))["size"])
+            except FileNotFoundError:
+                return None
+
+    def modified(self, path: str) -> datetime | None:
+        """Return when a file was written, by the clock of whoever keeps it; None if it is gone."""
+        with self._errors("looking into"):
+            try:
+                return self.fs.modified(self.join(path))  # type: ignore[no-any-return]
+            except FileNotFoundError:
+                return None
 
     def sizes(self) -> dict[str, int]:
         """Return the size of every file below this folder by its path, temporaries left out.
@@ -112,9 +152,11 @@ class Storage:
         One listing, however many files: what a question for each would take on an object store.
         """
         prefix = self.url.rstrip("/") + "/"
+        with self._errors("listing"):
+            found = self.fs.find(self.url, detail=True)
         return {
             str(path).removeprefix(prefix): int(info["size"])
-            for path, info in sorted(self.fs.find(self.url, detail=True).items())
+            for path, info in sorted(found.items())
             if not str(path).rsplit("/", 1)[-1].startswith(TEMPORARY)
         }
 
@@ -124,21 +166,35 @@ class Storage:
         Raises:
             FileNotFoundError: It is not there.
         """
-        return bytes(self.fs.cat_file(self.join(path)))
+        with self._errors("reading from"):
+            if self.local is not None:
+                return bytes(self.fs.cat_file(self.join(path)))
+            try:  # with a range, or the store would first be asked how long it is
+                return bytes(self.fs.cat_file(self.join(path), start=0, end=None))
+            except FileNotFoundError:
+                raise
+            except OSError:  # nothing has no range
+                return bytes(self.fs.cat_file(self.join(path)))
 
     def names(self, path: str = "") -> list[str]:
         """Return the sorted names directly inside a folder; none if it is not there."""
-        try:
-            entries = self.fs.ls(self.join(path), detail=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        with self._errors("listing"):
+            try:
+                entries = self.fs.ls(self.join(path), detail=False)
+            except NotADirectoryError:
+                return []
+            except FileNotFoundError as error:
+                if remote.no_bucket(error):
+                    raise
+                return []
         return sorted(str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries)
 
     def files(self, path: str = "") -> list[str]:
         """Return the sorted relative paths of all files below a folder, temporaries left out."""
         base = self.join(path)
         prefix = self.url.rstrip("/") + "/"
-        found = (str(entry) for entry in self.fs.find(base))
+        with self._errors("listing"):
+            found = [str(entry) for entry in self.fs.find(base)]
         return sorted(
             entry.removeprefix(prefix)
             for entry in found
@@ -151,28 +207,64 @@ class Storage:
         Raises:
             StorageError: Disk full, read-only, quota or permission.
         """
-        with storage_errors(f"writing {self.join(path)}"):
-            if self.local is None:
+        if self.local is None:
+            with remote.remote_errors(f"writing {self.child(path).full_url}"):
                 self.fs.pipe_file(self.join(path), bytes(data))
-                return
-            with self.replacing(path) as temporary, temporary.open("wb") as file:
-                file.write(data)
+            return
+        with (
+            storage_errors(f"writing {self.join(path)}"),
+            self.replacing(path) as temporary,
+            temporary.open("wb") as file,
+        ):
+            file.write(data)
+
+    def create(self, path: str, data: bytes) -> None:
+        """Write a file whole where none may be: of several writers at once, one succeeds.
+
+        Raises:
+            FileExistsError: There is one.
+            StorageError: Disk full, read-only, quota or permission; or the store is unreachable.
+        """
+        if self.local is None:
+            with remote.remote_errors(f"writing {self.child(path).full_url}"):
+                remote.create(self.fs, self.join(path), data)
+            return
+        target = self.local / path
+        draft = target.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{target.name}")
+        with storage_errors(f"writing {target}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with draft.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.link(draft, target)
+                sync_folder(target.parent)
+            finally:
+                draft.unlink(missing_ok=True)
 
     @contextmanager
     def replacing(self, path: str) -> Iterator[Path]:
-        """Give a temporary local path; on leaving, fsync it and rename it into place.
+        """Give a temporary local path; on leaving, the file there takes the place of `path`.
 
-        On an error the temporary file is removed and the old file stays.
+        Locally it is synced and renamed; for a remote folder it is uploaded, whole. On an error the
+        temporary file is removed and the old file stays.
 
         Raises:
-            StorageError: Remote storage, or disk full, read-only, quota or permission.
+            StorageError: Disk full, read-only, quota or permission; or the store is unreachable.
         """
-        target = self.path(path)
+        place = self.local if self.local is not None else self.scratch()
+        target = place / path
         with storage_errors(f"writing {target}"):
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{target.name}")
             try:
                 yield temporary
+                if self.local is None:
+                    with remote.remote_errors(f"writing {self.child(path).full_url}"):
+                        remote.upload(self.fs, temporary, self.join(path))
+                    temporary.unlink()
+                    return
                 descriptor = os.open(temporary, os.O_RDONLY)
                 try:
                     os.fsync(descriptor)
@@ -184,6 +276,18 @@ class Storage:
                 temporary.unlink(missing_ok=True)
                 raise
 
+    def move(self, source: str, target: str) -> None:
+        """Give a folder another name, where nothing is; on an object store its files one by one."""
+        if self.local is not None:
+            with storage_errors(f"writing {self.join(target)}"):
+                (self.local / target).parent.mkdir(parents=True, exist_ok=True)
+                (self.local / source).rename(self.local / target)
+                sync_folder((self.local / target).parent)
+            return
+        with self._errors("moving files in"):
+            for path in self.files(source):
+                self.fs.mv(self.join(path), self.join(target + path.removeprefix(source)))
+
     def remove(self, path: str = "") -> None:
         """Remove a file or a folder with everything in it; nothing happens if it is not there."""
         if self.local is not None:
@@ -192,8 +296,12 @@ class Storage:
                 shutil.rmtree(target)
             else:
                 target.unlink(missing_ok=True)
-        elif self.exists(path):
-            self.fs.rm(self.join(path), recursive=True)
+            return
+        with self._errors("removing from"):
+            if self.exists(path):
+                self.fs.rm(self.join(path), recursive=True)
+            if path == "":
+                self.drop_scratch()
 
     def remove_temporaries(self, *, beside: str) -> None:
         """Remove what a killed writer left under temporary names, at any depth.
@@ -202,6 +310,7 @@ class Storage:
             beside: Folder that is left alone: other processes may be writing in it.
         """
         if self.local is None:
+            self.drop_scratch()
             return
         for folder, below, names in os.walk(self.local):
             below[:] = [name for name in below if Path(folder, name) != self.local / beside]

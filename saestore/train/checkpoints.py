@@ -3,13 +3,12 @@
     checkpoints/<step>/   config.json · weights.safetensors · state.safetensors · state.json ·
                           metrics.parquet
 
-A checkpoint is written under `.progress/` and renamed, so one under its own name is whole; its
-`state.json` says the checksums of the others all the same, because disks lie. The newest that
-checks out wins. Bit-exactness is promised for equal library versions, device kind and threads.
+A checkpoint is written under `.progress/` and renamed, so one under its own name is whole; object
+stores cannot rename, so there `state.json` comes last. It says the checksums of the others all the
+same, because disks lie. The newest that checks out wins. Bit-exactness is promised for equal library versions, device kind and threads.
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,6 @@ from torch import Tensor
 from saestore import dictionaries
 from saestore.dictionaries import SparseDictionary, tensor_file
 from saestore.lake import Storage, layout, manifest as manifests
-from saestore.lake.storage import storage_errors, sync_folder
 
 
 STATE = "state.json"
@@ -64,32 +62,29 @@ def write(artefact: Storage, step: int, checkpoint: Checkpoint, *, fingerprint: 
     Raises:
         StorageError: Disk full, read-only, quota or permission.
     """
-    artefact.remove(DRAFT)
-    draft = artefact.child(DRAFT)
-    target = artefact.path(layout.checkpoint_folder(step))
-    with storage_errors(f"writing {target}"):
-        draft.path().mkdir(parents=True)
-        dictionaries.save(checkpoint.dictionary, draft)
-        draft.write(TENSORS, tensor_file.dump(checkpoint.tensors, {"format": "saestore.state"}))
-        draft.write(layout.METRICS, checkpoint.metrics)
-        checksums = {
-            name: manifests.digest_file(draft, name)[1]
-            for name in (layout.CONFIG, layout.WEIGHTS, TENSORS, layout.METRICS)
-        }
-        record = {"fingerprint": fingerprint, "checksums": checksums, "values": checkpoint.values}
-        draft.write(STATE, json.dumps(record, indent=1, sort_keys=True).encode())
-        target.parent.mkdir(exist_ok=True)
-        if target.exists():
-            shutil.rmtree(target)
-        draft.path().rename(target)
-        sync_folder(target.parent)
-    return layout.checkpoint_folder(step)
+    target = layout.checkpoint_folder(step)
+    place = DRAFT if artefact.local is not None else target
+    artefact.remove(place)
+    draft = artefact.child(place)
+    dictionaries.save(checkpoint.dictionary, draft)
+    draft.write(TENSORS, tensor_file.dump(checkpoint.tensors, {"format": "saestore.state"}))
+    draft.write(layout.METRICS, checkpoint.metrics)
+    checksums = {
+        name: manifests.digest_file(draft, name)[1]
+        for name in (layout.CONFIG, layout.WEIGHTS, TENSORS, layout.METRICS)
+    }
+    record = {"fingerprint": fingerprint, "checksums": checksums, "values": checkpoint.values}
+    draft.write(STATE, json.dumps(record, indent=1, sort_keys=True).encode())
+    if place != target:
+        artefact.remove(target)
+        artefact.move(place, target)
+    return target
 
 
 def newest(artefact: Storage, *, fingerprint: str) -> Checkpoint | None:
     """Return the newest whole checkpoint of a run, or None; broken ones are skipped."""
     if artefact.exists(RETIRED) and not artefact.exists(layout.CHECKPOINTS):
-        artefact.path(RETIRED).rename(artefact.path(layout.CHECKPOINTS))
+        artefact.move(RETIRED, layout.CHECKPOINTS)
     for name in sorted(artefact.names(layout.CHECKPOINTS), reverse=True):
         folder = artefact.child(f"{layout.CHECKPOINTS}/{name}")
         record = _record(folder)
@@ -114,9 +109,8 @@ def keep_latest(artefact: Storage, step: int) -> None:
 
 def retire(artefact: Storage) -> None:
     """Move all checkpoints out of the payload; they go when the manifest is there."""
-    source = artefact.path(layout.CHECKPOINTS)
-    if source.exists():
-        source.replace(artefact.path(RETIRED))
+    if artefact.exists(layout.CHECKPOINTS):
+        artefact.move(layout.CHECKPOINTS, RETIRED)
 
 
 def _record(folder: Storage) -> dict[str, Any] | None:
