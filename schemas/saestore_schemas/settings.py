@@ -23,3 +23,7 @@ class MachineSettings(BaseSettings):
     """How commands answer."""
     no_progress: bool = False
     """Draw no progress bars."""
+    cache: str | None = None
+    """Folder on a fast local disk that keeps what is read of remote activations; absent, none."""
+    cache_gib: float = Field(default=32.0, gt=0)
+    """Most GiB that the cache takes; what was not read for the longest time goes first."""
