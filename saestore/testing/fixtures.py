@@ -3,10 +3,18 @@
 Loaded by a conftest through `pytest_plugins = ["saestore.testing.fixtures"]`.
 """
 
+import os
 from collections.abc import Callable
+from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+
+if TYPE_CHECKING:
+    from saestore.testing.s3 import S3Server
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +50,38 @@ def tiny_jsonl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from saestore.testing.corpora import tiny_corpus  # noqa: PLC0415 - as above
 
     return tiny_corpus(tmp_path_factory.mktemp("tiny-corpus"))
+
+
+@pytest.fixture(scope="session")
+def s3_server(request: pytest.FixtureRequest) -> "S3Server":
+    """A real S3 server on loopback with one empty bucket, `lake`."""
+    missing = [
+        name for name in ("s3fs", "obstore", "moto", "flask_cors") if find_spec(name) is None
+    ]
+    if missing:
+        reason = f"needs {', '.join(missing)}: pip install 'saestore[remote]' 'moto[s3]' flask-cors"
+        if "TESTS_REQUIRE_PARTS" in os.environ:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from saestore.testing import s3  # noqa: PLC0415 - as above
+
+    stack = ExitStack()
+    request.addfinalizer(stack.close)  # noqa: PT021 - jaxtyping hides from pytest that it would yield
+    return stack.enter_context(s3.s3_server())
+
+
+@pytest.fixture
+def s3_url(
+    s3_server: "S3Server", monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> str:
+    """URL of an empty place in the server's bucket; the environment leads there."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    _forget_connections()
+    return f"s3://lake/{request.node.name.replace('[', '-').replace(']', '')}"
+
+
+def _forget_connections() -> None:
+    import s3fs  # noqa: PLC0415 - only where a server runs
+
+    s3fs.S3FileSystem.clear_instance_cache()
