@@ -12,6 +12,7 @@ from saestore.errors import nearest
 BENCHES = {
     "capture": "benchmarks.capture",
     "capture_small": "benchmarks.capture_small",
+    "remote": "benchmarks.remote",
     "stream": "benchmarks.stream",
     "train_step": "benchmarks.train_step",
     "write": "benchmarks.write",
