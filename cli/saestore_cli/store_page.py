@@ -42,7 +42,7 @@ def draw(
     counts = page.manifest.counts
     holds = (
         f"{count(counts['rows'])} rows, {count(page.kept_rows)} of them kept, in "
-        f"{amount(counts['contexts'], 'context')} of at most {count(page.context_size)}"
+        f"{_many(counts['contexts'], 'context')} of at most {count(page.context_size)}"
     )
     rows: list[tuple[str, Text | str]] = [("model", page.model or "not said")]
     if corpus:
@@ -69,18 +69,23 @@ def _stored(page: "ActivationsPage") -> str:
     packed = "" if page.codec == "none" else f", {page.codec}"
     return (
         f"{page.dtype}{packed}, {amount(page.row_bytes, 'B')} a row; "
-        f"{amount(page.shards, 'shard')} of {count(page.shard_rows)} rows, "
+        f"{_many(page.shards, 'shard')} of {count(page.shard_rows)} rows, "
         f"chunks of {' and '.join(map(count, chunks))}"
     )
 
 
 def _mixing(page: "ActivationsPage") -> str:
     mixing = page.mixing
+    batches = f"in batches of {count(mixing.batch_rows)}"
+    if mixing.window_rows >= page.manifest.counts["rows"]:
+        return (
+            f"{batches}, all rows mixed at once: a row meets {value_of(mixing.partners)} others of "
+            "its context"
+        )
     return (
-        f"in batches of {count(mixing.batch_rows)} from a window of {count(mixing.window_rows)} "
-        f"rows, a row meets {value_of(mixing.partners)} others of its context "
-        f"({value_of(mixing.ideal_partners)} if all rows were mixed at once); "
-        f"variance inflation {value_of(mixing.inflation)}, 1 is ideal"
+        f"{batches} from a window of {count(mixing.window_rows)} rows, a row meets "
+        f"{value_of(mixing.partners)} others of its context ({value_of(mixing.ideal_partners)} if "
+        f"all rows were mixed at once); variance inflation {value_of(mixing.inflation)}, 1 is ideal"
     )
 
 
@@ -100,6 +105,10 @@ def _norms(page: "ActivationsPage", console: Console) -> None:
             f"  {hook.hookpoint:{name}} {low:>8} {line} {high}  median {value_of(hook.median_norm)}"
         )
         console.print(Text(text), soft_wrap=True)
+
+
+def _many(n: int, thing: str) -> str:
+    return f"{count(n)} {thing if n == 1 else thing + 's'}"
 
 
 def value_of(x: float) -> str:
@@ -163,4 +172,6 @@ def _sample(sample: "Sample", console: Console) -> None:
     console.print(Padding(text, (0, 0, 0, 2), expand=False))
     skipped = sum(not token.kept for token in sample.tokens)
     if skipped:
-        console.print(Text(f"  {skipped} of them are stored and not trained on", style="dim"))
+        are = "is" if skipped == 1 else "are"
+        told = f"  {skipped} of them {are} stored and not trained on"
+        console.print(Text(told, style="dim"))

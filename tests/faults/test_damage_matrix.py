@@ -21,7 +21,7 @@ damage = _script()
 @pytest.mark.parametrize(
     ("dtype", "codec"),
     [("float16", "none"), *(pytest.param(d, c, marks=pytest.mark.slow) for d, c in [
-        ("float32", "none"), ("bfloat16", "none"), ("int8", "none")])],
+        ("float32", "none"), ("bfloat16", "none"), ("int8", "none"), ("float16", "zstd")])],
 )  # fmt: skip
 def test_all_of_the_matrix_is_found(dtype, codec):
     missed = []
