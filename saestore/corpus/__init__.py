@@ -1,7 +1,7 @@
 """Text to contexts of token ids that remember document and offset."""
 
 from saestore.corpus.contexts import Block, Context, DocumentRecord, Segment, blocks
-from saestore.corpus.documents import Document, DocumentSource
+from saestore.corpus.documents import Document, DocumentSource, Position, Reading
 from saestore.corpus.sources import open_corpus
 from saestore.corpus.tokens import Tokenizer
 
@@ -12,6 +12,8 @@ __all__ = [
     "Document",
     "DocumentRecord",
     "DocumentSource",
+    "Position",
+    "Reading",
     "Segment",
     "Tokenizer",
     "blocks",

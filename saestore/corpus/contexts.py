@@ -6,14 +6,14 @@ Law: `list(blocks(start=n)) == list(blocks())[n:]`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
-from saestore.corpus.documents import Document, DocumentSource
+from saestore.corpus.documents import Document, DocumentSource, Position
 from saestore.corpus.packing import Piece, arrange
 from saestore.corpus.tokens import Tokenizer
 from saestore.errors import ConfigError
@@ -86,12 +86,14 @@ class Block:
         documents: Its documents in stored order, empty ones included.
         contexts: Its contexts in stored order.
         lost_tokens: Tokens cut off by `truncate`; 0 in the other modes.
+        position: Where in the corpus its first document begins, for `blocks` to come back to.
     """
 
     index: int
     documents: tuple[DocumentRecord, ...]
     contexts: tuple[Context, ...]
     lost_tokens: int
+    position: Position = None
 
 
 class _Tokens(NamedTuple):
@@ -117,6 +119,7 @@ def blocks(
     prepend_bos: bool,
     ignore_tokens: Sequence[int] = (),
     start: int = 0,
+    position: Position = None,
     wanted: Callable[[int], bool] = lambda _: True,
 ) -> Iterator[Block]:
     """Yield the corpus's blocks from number `start` on.
@@ -128,6 +131,7 @@ def blocks(
         prepend_bos: Begin every context with BOS.
         ignore_tokens: Token ids to flag as ignored.
         start: First block, from 0.
+        position: Where it begins, as a block said; absent, it is looked for.
         wanted: Which blocks to tokenise, by number; the others are yielded empty.
 
     Raises:
@@ -136,13 +140,15 @@ def blocks(
     """
     frame = _frame(settings, tokenizer, prepend_bos=prepend_bos, ignore_tokens=ignore_tokens)
     size = settings.block_documents
-    documents = corpus.documents(start * size)
-    index = start
+    documents = corpus.documents(start * size, position=position)
+    index, here = start, position
     while held := list(islice(documents, size)):
         if wanted(index):
-            yield _block(index, held, settings, tokenizer, frame)
+            block = _block(index, held, settings, tokenizer, frame)
+            yield replace(block, position=here)
         else:
             yield Block(index, (), (), 0)
+        here = documents.position()
         index += 1
 
 

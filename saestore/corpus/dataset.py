@@ -4,7 +4,9 @@ A local path is never looked up on the hub, and no socket is opened for one. On 
 addresses hold the commit, so the fingerprint changes when the data does.
 """
 
-from collections.abc import Iterator, Mapping
+import copy
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from saestore.corpus import columns, files
-from saestore.corpus.documents import Document
+from saestore.corpus.documents import Document, Position, Reading
 from saestore.errors import ConfigError, MissingExtraError, nearest
 from saestore.fingerprint import fingerprint
 from saestore_schemas.corpus import DatasetSource
@@ -57,18 +59,26 @@ class DatasetDocuments:
         declared = self._rows.features.arrow_schema
         return pa.schema([pa.field(name, declared.field(name).type) for name in names])
 
-    def documents(self, start: int = 0) -> Iterator[Document]:
-        """Yield one document per row.
+    def documents(self, start: int = 0, *, position: Position = None) -> Reading:
+        """Read one document per row.
+
+        A streamed data set begins, at a position, with the file that holds the batch before it.
 
         Raises:
             ConfigError: A row's text is not text.
         """
-        s = self._settings
         if hasattr(self._rows, "__len__"):
             size = len(self._rows)
             rows = self._rows.select(range(start, size)) if start < size else ()
-        else:
-            rows = self._rows.skip(start)
+            return Reading(self._documents(rows, start), lambda: None)
+        streamed = copy.deepcopy(self._rows)  # where it is stands in the object itself
+        if position is not None:
+            streamed.load_state_dict(position)
+        rows = islice(iter(streamed), start if position is None else 0, None)
+        return Reading(self._documents(rows, start), lambda: _state(streamed))
+
+    def _documents(self, rows: Iterable[Mapping[str, Any]], start: int) -> Iterator[Document]:
+        s = self._settings
         for number, row in enumerate(rows, start):
             where = f"{s.path}, row {number}"
             yield Document(
@@ -155,6 +165,15 @@ class DatasetDocuments:
         if self._path.is_file():
             return files.digest([files.Found(self._path, self._path.name)])
         return files.digest(files.find(str(self._path), ("",), field=self._field))
+
+
+def _state(rows: Any) -> Position:
+    """Return where a streamed data set is, if its parts can say so as JSON."""
+    try:
+        state: Position = json.loads(json.dumps(rows.state_dict()))
+    except (AttributeError, NotImplementedError, TypeError):
+        return None
+    return state
 
 
 def _addresses(builder: Any) -> str:

@@ -3,13 +3,14 @@
 import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 
 from saestore.corpus import columns, files
-from saestore.corpus.documents import Document
+from saestore.corpus.documents import Document, Position, Reading
 from saestore.errors import ConfigError
 from saestore.fingerprint import fingerprint
 from saestore_schemas.corpus import JsonlSource
@@ -30,6 +31,15 @@ class _Line(NamedTuple):
         return f"{self.file.path}:{self.number}"
 
 
+@dataclass
+class _Place:
+    """Which file, and how many of its bytes and lines were read."""
+
+    file: int = 0
+    offset: int = 0
+    line: int = 0
+
+
 class JsonlDocuments:
     """The lines of a `jsonl` source, file after file; empty lines are no documents."""
 
@@ -38,7 +48,7 @@ class JsonlDocuments:
         self._field = field
         self._files = files.find(settings.path, SUFFIXES, field=f"{field}.path")
         self._name = f"jsonl:{settings.path}"
-        peeked = islice(self._lines(), PEEK) if settings.metadata else ()
+        peeked = islice(self._lines(_Place()), PEEK) if settings.metadata else ()
         self._metadata = columns.infer(settings.metadata, (self._parsed(line) for line in peeked))
 
     @property
@@ -52,23 +62,31 @@ class JsonlDocuments:
         """Types as the first lines show them."""
         return self._metadata
 
-    def documents(self, start: int = 0) -> Iterator[Document]:
-        """Yield one document per line; lines before `start` are not parsed.
+    def documents(self, start: int = 0, *, position: Position = None) -> Reading:
+        """Read one document per line; lines before `start` are not parsed, and from a position not read.
+
+        In a gzipped file what lies before the position is unpacked.
 
         Raises:
             ConfigError: A line is not a JSON object, lacks a key, or a value has the wrong type.
         """
-        for line in islice(self._lines(), start, None):
-            yield self._document(line)
+        at = _Place() if position is None else _Place(**cast("dict[str, int]", position))
+        lines = islice(self._lines(at), start if position is None else 0, None)
+        return Reading((self._document(line) for line in lines), lambda: dict(vars(at)))
 
-    def _lines(self) -> Iterator[_Line]:
-        for each in self._files:
+    def _lines(self, at: _Place) -> Iterator[_Line]:
+        for number, each in enumerate(self._files[at.file :], at.file):
+            if number != at.file:
+                at.file, at.offset, at.line = number, 0, 0
             opener = gzip.open if each.name.endswith(".gz") else open
             with cast("BinaryIO", opener(each.path, "rb")) as file:
                 try:
-                    for number, data in enumerate(file, start=1):
+                    file.seek(at.offset)
+                    for data in file:
+                        at.offset += len(data)
+                        at.line += 1
                         if not data.isspace():
-                            yield _Line(each, number, data)
+                            yield _Line(each, at.line, data)
                 except (EOFError, gzip.BadGzipFile) as error:
                     raise ConfigError(
                         file=str(each.path),

@@ -1,13 +1,14 @@
 """Parquet files: one document per row."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saestore.corpus import columns, files
-from saestore.corpus.documents import Document
+from saestore.corpus.documents import Document, Position, Reading
 from saestore.errors import ConfigError
 from saestore.fingerprint import fingerprint
 from saestore_schemas.corpus import ParquetSource
@@ -16,6 +17,14 @@ from saestore_schemas.corpus import ParquetSource
 SUFFIXES = (".parquet",)
 BATCH = 256
 """Rows decoded at a time."""
+
+
+@dataclass
+class _Place:
+    """Which file, and how many of its rows were read."""
+
+    file: int = 0
+    row: int = 0
 
 
 class ParquetDocuments:
@@ -39,13 +48,20 @@ class ParquetDocuments:
         """Types of the first file's columns."""
         return self._metadata
 
-    def documents(self, start: int = 0) -> Iterator[Document]:
-        """Yield one document per row; row groups before `start` are not read.
+    def documents(self, start: int = 0, *, position: Position = None) -> Reading:
+        """Read one document per row; row groups before `start` are not read.
 
         Raises:
             ConfigError: A file lacks a column or is not Parquet, or a text is not text.
         """
-        for each in self._files:
+        at = _Place() if position is None else _Place(**cast("dict[str, int]", position))
+        skipped = start if position is None else 0
+        return Reading(self._documents(skipped, at), lambda: dict(vars(at)))
+
+    def _documents(self, skipped: int, at: _Place) -> Iterator[Document]:
+        for number, each in enumerate(self._files[at.file :], at.file):
+            if number != at.file:
+                at.file, at.row = number, 0
             if self._schema(each) != self._metadata:
                 raise ConfigError(
                     file=str(each.path),
@@ -55,10 +71,12 @@ class ParquetDocuments:
                     hint="all files of a source must have the same metadata columns",
                 )
             with self._open(each) as file:
-                rows = file.metadata.num_rows
-                if start < rows:
-                    yield from self._rows(each, file, start)
-                start = max(0, start - rows)
+                at.row, rows = at.row + skipped, file.metadata.num_rows
+                skipped = max(0, at.row - rows)
+                if at.row < rows:
+                    for document in self._rows(each, file, at.row):
+                        at.row += 1
+                        yield document
 
     def _open(self, file: files.Found) -> pq.ParquetFile:
         try:

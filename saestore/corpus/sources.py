@@ -1,13 +1,14 @@
 """The documents of a corpus: all its sources, one after the other."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
 from saestore.corpus.dataset import DatasetDocuments
-from saestore.corpus.documents import Document, DocumentSource
+from saestore.corpus.documents import Document, DocumentSource, Position, Reading
 from saestore.corpus.jsonl import JsonlDocuments
 from saestore.corpus.parquet import ParquetDocuments
 from saestore.corpus.stdlib import StdlibDocuments
@@ -61,29 +62,41 @@ class Chain:
         """The columns of all sources; a source without one gives null."""
         return self._metadata
 
-    def documents(self, start: int = 0) -> Iterator[Document]:
-        """Yield documents from number `start` on.
+    def documents(self, start: int = 0, *, position: Position = None) -> Reading:
+        """Read documents from number `start` on.
 
-        A source that lies before `start` whole is counted once, by reading it.
+        Without a position, a source that lies before `start` whole is counted once, by reading it.
 
         Raises:
             ConfigError: A document cannot be read.
         """
         stop = None if self._limit is None else max(0, self._limit - start)
-        return islice(self._from(start), stop)
+        at = _Place()
+        if position is not None:
+            at = _Place(**cast("dict[str, Any]", position))
+        elif start:
+            at = self._find(start)
+        return Reading(islice(self._from(at), stop), at.position)
 
-    def _from(self, start: int) -> Iterator[Document]:
+    def _find(self, start: int) -> "_Place":
+        """Return where a document lies; past the end, behind the last source's."""
         last = len(self._sources) - 1
-        for number, source in enumerate(self._sources):
-            if number < last and start:
-                size = self._count(number)
-                if size <= start:
-                    start -= size
-                    continue
-            for document in source.documents(start):
+        for number in range(last):
+            size = self._count(number)
+            if start < size:
+                return _Place(number, start)
+            start -= size
+        return _Place(last, start)
+
+    def _from(self, at: "_Place") -> Iterator[Document]:
+        for number, source in enumerate(self._sources[at.source :], at.source):
+            if number != at.source:
+                at.source, at.read, at.inside = number, 0, None
+            at.reading = source.documents(at.read, position=at.inside)
+            for document in at.reading:
+                at.read += 1
                 metadata = {name: document.metadata.get(name) for name in self._metadata.names}
                 yield Document(document.id, document.source, document.text, metadata)
-            start = 0
 
     def _count(self, number: int) -> int:
         if number not in self._counts:
@@ -91,15 +104,30 @@ class Chain:
         return self._counts[number]
 
 
+@dataclass
+class _Place:
+    """Which source, how many of its documents were read, and where in it the next one begins."""
+
+    source: int = 0
+    read: int = 0
+    inside: Position = None
+    reading: Reading | None = field(default=None, repr=False)
+
+    def position(self) -> Position:
+        """Return it as JSON."""
+        inside = self.inside if self.reading is None else self.reading.position()
+        return {"source": self.source, "read": self.read, "inside": inside}
+
+
 def _joined(schemas: Sequence[pa.Schema]) -> pa.Schema:
     known: dict[str, pa.Field[Any]] = {}
     for schema in schemas:
-        for field in schema:
-            if known.setdefault(field.name, field).type != field.type:
+        for column in schema:
+            if known.setdefault(column.name, column).type != column.type:
                 raise ConfigError(
                     field="corpus.sources",
-                    found=f"{field.name}: {known[field.name].type} and {field.type}",
+                    found=f"{column.name}: {known[column.name].type} and {column.type}",
                     expected="one type for each metadata column in all sources",
-                    hint=f"leave {field.name!r} out of one source's metadata",
+                    hint=f"leave {column.name!r} out of one source's metadata",
                 )
     return pa.schema(list(known.values()))

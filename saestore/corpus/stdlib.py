@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from saestore.corpus import files
-from saestore.corpus.documents import Document
+from saestore.corpus.documents import Document, Position, Reading
 from saestore.errors import ConfigError
 from saestore.fingerprint import fingerprint
 from saestore_schemas.corpus import StdlibSource
@@ -76,16 +76,21 @@ class StdlibDocuments:
             "stdlib", platform.python_version(), self._parts, topics, files.digest(found)
         )
 
-    def documents(self, start: int = 0) -> Iterator[Document]:
-        """Yield topics, modules' docstrings and sources; modules without docstrings are none."""
-        for number, (entry, text) in enumerate(self._texts()):
-            if number >= start:
+    def documents(self, start: int = 0, *, position: Position = None) -> Reading:
+        """Read topics, modules' docstrings and sources; modules without docstrings are none."""
+        at = [int(str(position or 0))]  # entries read
+        return Reading(self._documents(0 if at[0] else start, at), lambda: at[0])
+
+    def _documents(self, skipped: int, at: list[int]) -> Iterator[Document]:
+        for number, (entry, text) in enumerate(self._texts(at)):
+            if number >= skipped:
                 yield Document(
                     id=entry.id, source="stdlib", text=text, metadata={"part": entry.part}
                 )
 
-    def _texts(self) -> Iterator[tuple[_Entry, str]]:
-        for entry in self._entries:
+    def _texts(self, at: list[int]) -> Iterator[tuple[_Entry, str]]:
+        for entry in self._entries[at[0] :]:
+            at[0] += 1
             if entry.path is None:
                 text = _topics()[entry.name].strip() + "\n"
             else:

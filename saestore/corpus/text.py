@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from saestore.corpus import files
-from saestore.corpus.documents import Document
+from saestore.corpus.documents import Document, Position, Reading
 from saestore.errors import ConfigError
 from saestore.fingerprint import fingerprint
 from saestore_schemas.corpus import TextSource
@@ -27,12 +27,16 @@ class TextDocuments:
         """Digest of the files."""
         return fingerprint("text", self._encoding, files.digest(self._files))
 
-    def documents(self, start: int = 0) -> Iterator[Document]:
-        """Yield one document per file.
+    def documents(self, start: int = 0, *, position: Position = None) -> Reading:
+        """Read one document per file; the number of a file is all there is to a position.
 
         Raises:
             ConfigError: A file is not in the encoding the settings name.
         """
+        del position
+        return Reading(self._documents(start), lambda: None)
+
+    def _documents(self, start: int) -> Iterator[Document]:
         for each in self._files[start:]:
             yield Document(id=each.name, source=self._name, text=self._read(each))
 

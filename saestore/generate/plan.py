@@ -7,12 +7,13 @@ equal the store of one.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
 from saestore.activations import Cursor
-from saestore.corpus import Block, Context, DocumentRecord
+from saestore.corpus import Block, Context, DocumentRecord, Position
 from saestore.lake.parts import Part
 from saestore_schemas.generate import GenerateSettings
 
@@ -123,6 +124,7 @@ class Step:
         documents: Documents recorded with it.
         lost: Tokens cut off by `truncate` so far, its block included.
         rows_before: Rows of the whole corpus in the blocks before its own.
+        position: Where in the corpus its block begins.
     """
 
     at: Cursor
@@ -130,6 +132,15 @@ class Step:
     documents: tuple[DocumentRecord, ...]
     lost: int
     rows_before: int
+    position: Position
+
+    def resume(self) -> dict[str, Any]:
+        """Return, as JSON, what `Resume` must know beside the place."""
+        return {
+            "lost": self.lost,
+            "rows_before": self.rows_before,
+            "position": self.position,
+        }
 
 
 @dataclass(frozen=True)
@@ -139,12 +150,14 @@ class Resume:
     Attributes:
         at: Place of the first row without a commit.
         lost: Tokens cut off so far, the block of that place included.
-        rows_before: Rows of the whole corpus in the blocks before that place.
+        rows_before: Rows of the whole corpus in the blocks before the one of that place.
+        position: Where in the corpus that block begins.
     """
 
     at: Cursor
     lost: int
     rows_before: int
+    position: Position = None
 
 
 class Steps:
@@ -208,4 +221,4 @@ class Steps:
             if resume is not None and batch.index == resume.batch:
                 at = resume
             documents, self.waiting = self.waiting, ()
-            yield Step(at, batch, documents, self.lost, self._rows)
+            yield Step(at, batch, documents, self.lost, self._rows, block.position)

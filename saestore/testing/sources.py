@@ -1,5 +1,7 @@
 """The contract of a source of documents: subclass it and give `opened`."""
 
+import json
+
 import pyarrow as pa
 
 from saestore.corpus import Document, DocumentSource
@@ -47,6 +49,18 @@ class DocumentSourceContract:
         last = len(everything)
         for start in sorted({0, 1, 2, last // 2, last - 1, last, last + 3}):
             assert list(self.opened().documents(start)) == everything[start:]
+
+    def test_a_position_leads_back_to_any_place(self) -> None:
+        """`documents(n, position=p)` is the rest too, if a reading was at p after n documents."""
+        everything = list(self.opened().documents())
+        reading = self.opened().documents()
+        positions = [reading.position()]
+        positions += [json.loads(json.dumps(reading.position())) for _ in reading]
+        last = len(everything)
+        assert len(positions) == last + 1
+        source = self.opened()
+        for n in sorted({0, 1, 2, last // 2, last - 1, last}):
+            assert list(source.documents(n, position=positions[n])) == everything[n:]
 
     def test_reading_twice_is_reading_the_same(self) -> None:
         """Iterating changes nothing in the source."""

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from saestore.corpus import Document, blocks
+from saestore.corpus import Document, Reading, blocks
 from saestore.errors import ConfigError
 from saestore_schemas.activations import FLAG_IGNORED, FLAG_SPECIAL
 from saestore_schemas.corpus import CorpusSettings, StdlibSource
@@ -44,8 +44,15 @@ class Listed:
             for n, text in enumerate(texts)
         ]
 
-    def documents(self, start=0):
-        return iter(self.held[start:])
+    def documents(self, start=0, *, position=None):
+        at = [start if position is None else position]
+
+        def given():
+            while at[0] < len(self.held):
+                at[0] += 1
+                yield self.held[at[0] - 1]
+
+        return Reading(given(), lambda: at[0])
 
 
 texts = st.lists(st.text(max_size=12) | st.just("") | st.text(min_size=30, max_size=60), max_size=9)
@@ -127,7 +134,10 @@ def test_offsets_lead_back_to_the_text(texts, shape, prepend_bos):
 
 @given(texts, shapes, st.integers(0, 6))
 def test_starting_at_a_block_gives_exactly_the_rest(texts, shape, start):
-    same(made(texts, shape, start=start), made(texts, shape)[start:])
+    everything = made(texts, shape)
+    same(made(texts, shape, start=start), everything[start:])
+    for block in everything[start : start + 1]:
+        same(made(texts, shape, start=start, position=block.position), everything[start:])
 
 
 @given(texts, shapes)
