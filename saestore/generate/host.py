@@ -1,8 +1,9 @@
 """From the device to the host, beside the computation.
 
 On a GPU the copy runs on a stream of its own, which waits for the event that the forward pass left
-behind: the next pass does not wait for the copy, nor the copy for the next pass. On a CPU there is
-nothing to copy.
+behind: the next pass does not wait for the copy, nor the copy for the next pass. It ends in pinned
+memory that is kept, one buffer for each hookpoint, because the device can write only there without
+the help of a second copy. On a CPU there is nothing to copy.
 """
 
 from typing import Protocol, runtime_checkable
@@ -38,6 +39,7 @@ class ToHost:
         self._dtype = torch.bfloat16 if dtype == "bfloat16" else None
         self._cuda = device.type == "cuda"
         self._stream: torch.cuda.Stream | None = None
+        self._pinned: dict[str, Tensor] = {}
 
     def ready(self) -> Event | None:
         """Return what a copy of the tensors computed so far must wait for; call it after a pass."""
@@ -48,13 +50,16 @@ class ToHost:
         return event
 
     def __call__(
-        self, values: Float[Tensor, "batch position d"], ready: Event | None
+        self, values: Float[Tensor, "batch position d"], ready: Event | None, *, kept: str
     ) -> Float32[np.ndarray, "batch position d"]:
         """Return the values on the host; returns when they are there.
+
+        They are valid until the next call with the same `kept`.
 
         Args:
             values: On the device.
             ready: What `ready` returned after the pass that computed them.
+            kept: Name of the buffer that may be used again.
         """
         if ready is None:
             return values.cpu().float().numpy()
@@ -63,4 +68,15 @@ class ToHost:
         with torch.cuda.stream(self._stream):
             ready.wait(self._stream)
             narrow = values if self._dtype is None else values.to(self._dtype)
-            return narrow.cpu().float().numpy()
+            host = self._buffer(kept, narrow)
+            host.copy_(narrow, non_blocking=True)
+            self._stream.synchronize()
+        return host.float().numpy()
+
+    def _buffer(self, name: str, like: Tensor) -> Tensor:
+        """Return pinned memory for a tensor."""
+        there = self._pinned.get(name)
+        if there is None or there.dtype != like.dtype or there.numel() < like.numel():
+            there = torch.empty(like.numel(), dtype=like.dtype, pin_memory=True)
+            self._pinned[name] = there
+        return there[: like.numel()].view(like.shape)

@@ -30,7 +30,7 @@ from saestore.activations import (
 )
 from saestore.errors import ConfigError
 from saestore.generate.host import Event, ToHost
-from saestore.generate.overlap import Background
+from saestore.generate.overlap import Ahead, Background
 from saestore.generate.plan import Resume, Step, Steps
 from saestore.lake import Lake, Ref, Storage, layout, manifest as manifests
 from saestore.lake.lock import writing
@@ -219,7 +219,8 @@ def _deviations(
     def rows(step: Step) -> deviations.Rows:
         captured = model.capture(torch.from_numpy(step.batch.padded()), hookpoints)
         ready = to_host.ready()
-        batch = _rows(step, {name: to_host(values, ready) for name, values in captured.items()})
+        hooks = {n: to_host(values, ready, kept=n).copy() for n, values in captured.items()}
+        batch = _rows(step, hooks)
         return batch.hooks, batch.flags
 
     blocks = corpora.blocks(
@@ -267,7 +268,7 @@ def _steps(
     """Return the forward batches that the writer still lacks."""
     resume = None
     if writer.resume is not None:
-        resume = Resume(writer.resume, writer.tally["lost_tokens"], writer.tally["rows_before"])
+        resume = Resume(writer.resume, **writer.tally)
     # Without a budget nobody asks how many rows the blocks of other parts have.
     every = part is None or settings.tokens is not None
     blocks = corpora.blocks(
@@ -277,6 +278,7 @@ def _steps(
         prepend_bos=settings.lm.prepend_bos,
         ignore_tokens=settings.ignore_tokens,
         start=resume.at.block if resume else 0,
+        position=resume.position if resume else None,
         wanted=lambda block: every or (part is not None and part.has(block)),
     )
     return Steps(blocks, settings, resume=resume, part=part)
@@ -290,18 +292,18 @@ def _capture(
     writer: StoreWriter,
     shown: Task,
 ) -> None:
-    """Run the model over all steps while a thread fetches and writes what it gives."""
+    """Run the model over all steps; one thread makes them, another writes what the model gives."""
     to_host = ToHost(torch.device(model.device), settings.dtype)
 
     def write(step: Step, captured: Mapping[str, Tensor], ready: Event | None) -> None:
-        hooks = {name: to_host(values, ready) for name, values in captured.items()}
-        tally = {"lost_tokens": step.lost, "rows_before": step.rows_before}
-        writer.append(_rows(step, hooks), step.at, tally=tally)
+        hooks = {name: to_host(values, ready, kept=name) for name, values in captured.items()}
+        writer.append(_rows(step, hooks), step.at, tally=step.resume())
 
-    with Background(write) as later:
-        for step in steps:
+    with Background(write) as later, Ahead(steps) as made:
+        for step in made:
             captured = model.capture(torch.from_numpy(step.batch.padded()), hookpoints)
-            later(step, captured, to_host.ready())
+            size = sum(values.nbytes for values in captured.values())
+            later(step, captured, to_host.ready(), size=size)
             shown.advance(step.batch.rows - step.at.skip)
 
 
