@@ -53,7 +53,7 @@ class RowChoice:
     def contexts(self, store: ActivationStore) -> Int64[np.ndarray, "context 2"]:
         """Return first row and length of the contexts of the split, cut to the range."""
         start, stop = self.range_in(store)
-        contexts = store.contexts()
+        contexts = store.context_table()
         first = np.clip(contexts[:, 0], start, stop)
         length = np.clip(contexts.sum(axis=1), start, stop) - first
         chosen = split_contexts(len(contexts), self.split, self.held_out) & (length > 0)
@@ -71,7 +71,7 @@ class RowChoice:
     def wanted(self, store: ActivationStore) -> Iterator[tuple[int, Bool[np.ndarray, " row"]]]:
         """Yield pieces of the store: their first row and which of their rows are wanted."""
         start, stop = self.range_in(store)
-        contexts = store.contexts()
+        contexts = store.context_table()
         chosen = split_contexts(len(contexts), self.split, self.held_out)
         ends = contexts.sum(axis=1)
         refused = np.uint8(~self.flags & 0xFF)
@@ -81,7 +81,10 @@ class RowChoice:
                 yield first, np.zeros(end - first, np.bool_)
                 continue
             wanted = (store.flags(first, end) & refused) == 0
-            if self.split != "all":
+            if self.split != "all" and store.record.scattered:
+                owners = np.searchsorted(contexts[:, 0], store.order(first, end), side="right") - 1
+                wanted &= chosen[owners]
+            elif self.split != "all":
                 here = slice(
                     int(np.searchsorted(ends, first, side="right")),
                     int(np.searchsorted(contexts[:, 0], end, side="left")),

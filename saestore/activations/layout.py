@@ -80,11 +80,13 @@ class Spec:
             layout.scale_array(name): ArraySpec(None, (), np.dtype("<f4"), self, scales=name)
             for name in (self.hookpoints if self.dtype == "int8" else ())
         }
+        order = ArraySpec(None, (), np.dtype("<i8"), self)
         return {
             **wide,
             **scales,
             layout.TOKENS: ArraySpec(None, (), np.dtype("<i4"), self),
             layout.FLAGS: ArraySpec(None, (), np.dtype("u1"), self),
+            **({layout.ORDER: order} if self.record.scattered else {}),
         }
 
 

@@ -26,7 +26,12 @@ from saestore.activations.layout import HookInfo
 from saestore.activations.moments import Moments
 from saestore.activations.shard_file import Opening, Range, ShardFile, shard_files
 from saestore.activations.split import Split, rows_of, split_contexts
-from saestore.errors import ConfigError, DamagedArtefactError, HookpointNotFoundError
+from saestore.errors import (
+    ConfigError,
+    DamagedArtefactError,
+    HookpointNotFoundError,
+    UnsupportedError,
+)
 from saestore.lake import Lake, Ref, Storage, layout, manifest as manifests
 from saestore_schemas.activations import StoreRecord
 from saestore_schemas.lm import LmSettings
@@ -230,9 +235,38 @@ class ActivationStore:
         return self._rows(layout.FLAGS, start, stop).astype(np.uint8, copy=False)
 
     def contexts(self) -> Int64[np.ndarray, "context 2"]:
-        """Return first row and length of each context."""
+        """Return first row and length of each context.
+
+        Raises:
+            UnsupportedError: It is a scattered copy, in which no context's rows stand together.
+        """
+        if self.record.scattered:
+            original = self.manifest.parents[0].name
+            raise UnsupportedError(
+                f"{self.ref.name!r} is a scattered copy: its rows are for training, and no context's "
+                "stand together",
+                found="a scattered copy",
+                expected="a store with contexts",
+                hint=f"use the store it was made from: {original}",
+            )
+        return self.context_table()
+
+    def context_table(self) -> Int64[np.ndarray, "context 2"]:
+        """Return the same; of a scattered copy, where they stand in the original."""
         contexts: Int64[np.ndarray, "context 2"] = self._small(layout.CONTEXTS)
         return contexts
+
+    def order(self, start: int = 0, stop: int | None = None) -> Int64[np.ndarray, " row"]:
+        """Return which row of the original each row is; in a store that is no copy, its own."""
+        stop = self.n_rows if stop is None else stop
+        if not self.record.scattered:
+            return np.arange(start, stop)
+        return self._rows(layout.ORDER, start, stop).astype(np.int64, copy=False)
+
+    def row_contexts(self, start: int = 0, stop: int | None = None) -> Int64[np.ndarray, " row"]:
+        """Return the context of each row."""
+        rows = self.order(start, stop)
+        return np.searchsorted(self.context_table()[:, 0], rows, side="right") - 1
 
     def segments(self) -> Int64[np.ndarray, "segment 6"]:
         """Return context, start, length, document, token and character offset of each segment."""
@@ -253,6 +287,16 @@ class ActivationStore:
         """Bytes of the documents on disk, to be known before they are read."""
         inside = (p for p in self._payload if p.startswith(f"{layout.DOCUMENTS}/"))
         return sum(self._payload[path][0] for path in inside)
+
+    def document_parts(self) -> Iterator[tuple[int, pa.Table]]:
+        """Yield the documents by the number of the shard they were recorded with.
+
+        Raises:
+            DamagedArtefactError: A file does not match its checksum.
+        """
+        for path in sorted(p for p in self._payload if p.startswith(f"{layout.DOCUMENTS}/")):
+            number = layout.part_number(path)
+            yield number, pq.read_table(io.BytesIO(self._file(path)))
 
     def vocabulary(self) -> pa.Table:
         """Return the tokenizer's vocabulary.
@@ -305,7 +349,10 @@ class ActivationStore:
         """
         chosen = split_contexts(self.n_contexts, split, share)
         kept: Bool[np.ndarray, " row"] = self.flags() == 0
-        kept &= rows_of(self.contexts(), chosen, self.n_rows)
+        if self.record.scattered:
+            kept &= chosen[self.row_contexts()]
+        else:
+            kept &= rows_of(self.contexts(), chosen, self.n_rows)
         return kept
 
     def read_stored(

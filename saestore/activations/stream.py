@@ -20,7 +20,7 @@ from math import gcd
 
 from torch import Tensor
 
-from saestore.activations import shuffle
+from saestore.activations import neighbours, shuffle
 from saestore.activations.batches import Batches, Last
 from saestore.activations.choice import RowChoice, Wanted
 from saestore.activations.split import Split
@@ -115,7 +115,7 @@ class ActivationStream:
         self._rank, self._world, self._threads = rank, world, threads
         contexts = self._choice.contexts(store)
         share = self.rows_per_epoch / int(contexts[:, 1].sum())
-        self._met = shuffle.meetings(contexts, unit_rows=self._unit, wanted=share)
+        self._met = neighbours.meetings(store, contexts, unit_rows=self._unit, wanted=share)
         self.position = 0
         lanes = world if lanes is None else lanes
         self._batches = Batches(self.rows_per_epoch, batch_rows, last, epochs, lanes)

@@ -216,6 +216,7 @@ class _Check:
         try:
             yield from _contexts(self._store)
             yield from _segments(self._store)
+            yield from _order(self._store)
             shards = -(-self._store.n_rows // self._store.spec.shard_rows)
             for hookpoint in self._store.hookpoints:
                 if (stated := len(self._store.shard_moments(hookpoint))) != shards:
@@ -302,8 +303,17 @@ def _agree(found: Moments, stated: Moments) -> bool:
     )
 
 
+def _order(store: ActivationStore) -> Iterator[str]:
+    """Say where a scattered copy's order is not one of the rows of the same shard."""
+    size = store.spec.shard_rows if store.record.scattered else store.n_rows
+    for first in range(0, store.n_rows if store.record.scattered else 0, size):
+        stop = min(first + size, store.n_rows)
+        if not np.array_equal(np.sort(store.order(first, stop)), np.arange(first, stop)):
+            yield f"{layout.ORDER}: rows {first} to {stop} are not those rows of the original"
+
+
 def _contexts(store: ActivationStore) -> Iterator[str]:
-    contexts = store.contexts()
+    contexts = store.context_table()
     if len(contexts) != store.n_contexts:
         yield f"contexts: {len(contexts)}, the manifest says {store.n_contexts}"
         return
@@ -313,7 +323,7 @@ def _contexts(store: ActivationStore) -> Iterator[str]:
 
 
 def _segments(store: ActivationStore) -> Iterator[str]:
-    segments, contexts = store.segments(), store.contexts()
+    segments, contexts = store.segments(), store.context_table()
     owners = segments[:, 0]
     if (np.diff(owners) < 0).any() or not np.array_equal(np.unique(owners), range(len(contexts))):
         yield "segments: they are not those of every context, in order"

@@ -7,7 +7,7 @@ files.
 """
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -218,6 +218,45 @@ class StoreWriter:
                 self._following = Cursor(at.block, at.batch + 1, 0)
             if shard.rows == self._spec.shard_rows:
                 self._close(self._following)
+
+    def append_shard(
+        self,
+        columns: Iterable[tuple[str, Shaped[np.ndarray, "row ..."]]],
+        *,
+        rows: int,
+        contexts: Int64[np.ndarray, "context 2"],
+        segments: Int64[np.ndarray, "segment 6"],
+        documents: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Write a shard whose rows are not those of whole contexts; no other is open.
+
+        Args:
+            columns: Path and stored rows of each array, in pieces; flags and scales before the rows
+                they belong to.
+            rows: Rows of the shard.
+            contexts: Contexts recorded with it.
+            segments: Their segments.
+            documents: Documents recorded with it.
+
+        Raises:
+            StorageError: The disk is full or read-only; finished shards stay.
+        """
+        shard = self._shard()
+        whole: dict[str, Shaped[np.ndarray, ...]] = {layout.FLAGS: self._flags}
+        whole |= {layout.scale_array(name): kept for name, kept in self._scales.items()}
+        written = dict.fromkeys(self._arrays, 0)
+        for path, piece in columns:
+            stop = written[path] + len(piece)
+            if path in whole:
+                whole[path][written[path] : stop] = piece
+            self._arrays[path].append(piece)
+            written[path] = stop
+        shard.rows = rows
+        self.rows += rows
+        shard.contexts.append(contexts)
+        shard.segments.append(segments)
+        shard.documents.extend(documents)
+        self._close(Cursor(len(self._commits) + 1, 0))
 
     def _shard(self) -> _Open:
         """Return the open shard, begun now if none is."""

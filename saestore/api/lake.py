@@ -167,6 +167,26 @@ class OpenLake:
 
         return merge(self.lake, name.removeprefix("activations/"), progress=progress)
 
+    def shuffle(
+        self, store: str, name: str, *, seed: int = 0, progress: Progress | None = None
+    ) -> "ActivationStore":
+        """Return a scattered copy of a store, made, resumed or found: for training in less memory.
+
+        Args:
+            store: The store.
+            name: Name of the copy.
+            seed: Draws the permutation of each shard.
+            progress: Where to report.
+
+        Raises:
+            SaestoreError: Any of the tree; finished shards stay and a rerun resumes.
+        """
+        from saestore.activations.scatter import scatter
+        from saestore_schemas.scatter import ScatterSettings
+
+        given = {"store": store.removeprefix("activations/"), "name": name, "seed": seed}
+        return scatter(config.as_settings(ScatterSettings, given), self.lake, progress=progress)
+
     def train(
         self, settings: "Settings[TrainSettings]", *, progress: Progress | None = None
     ) -> "SparseDictionary":

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from saestore.activations import ActivationStore, Moments, shuffle
+from saestore.activations import ActivationStore, Moments, neighbours, shuffle
 from saestore.activations.moments import norm_edges
 from saestore.lake import Ref
 from saestore_schemas.manifest import Manifest
@@ -261,7 +261,7 @@ def _outliers(moments: Moments) -> tuple[Outlier, ...]:
 
 def _mixing(store: ActivationStore, chunk_rows: int) -> Mixing:
     rows = store.n_rows
-    meet = shuffle.meetings(store.contexts(), unit_rows=chunk_rows)
+    meet = neighbours.meetings(store, store.context_table(), unit_rows=chunk_rows)
     batch, window = min(BATCH_ROWS, rows), min(WINDOW_ROWS, rows)
     spread = shuffle.Spread(rows, rows, 1)
     if window < rows:
@@ -294,6 +294,8 @@ def _sources(store: ActivationStore) -> tuple[SourceCount, ...]:
 
 def _sample(store: ActivationStore) -> Sample | None:
     """Return a context of the store's middle: the first are often titles and licences."""
+    if store.record.scattered:  # no context's rows stand together
+        return None
     contexts = store.contexts()
     if not len(contexts):
         return None

@@ -47,6 +47,8 @@ PARTS = f"{PROGRESS}/parts"
 HOOKS = "hooks"
 TOKENS = "tokens"
 FLAGS = "flags"
+ORDER = "order"
+"""Of a scattered copy: which row of the original each row is."""
 CONTEXTS = "contexts"
 SEGMENTS = "segments"
 MOMENTS = "moments"
@@ -113,6 +115,11 @@ def table_folder(table: str) -> str:
 def part_file(table: str, part: int) -> str:
     """Return one Parquet file of a table that is written in parts."""
     return f"{table}/part-{part:05d}.parquet"
+
+
+def part_number(path: str) -> int:
+    """Return which part a file of a table written in parts is."""
+    return int(path.rpartition("part-")[2].removesuffix(".parquet"))
 
 
 def checkpoint_folder(step: int) -> str:

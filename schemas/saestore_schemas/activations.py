@@ -48,6 +48,9 @@ class StoreRecord(Model):
     """The language model whose activations they are; null, the store was imported and nobody said."""
     context_size: int = Field(ge=1)
     """Rows that no context exceeds."""
+    scattered: bool = False
+    """Rows are permuted within each shard, and `order` holds which row of the original each one is.
+    Contexts and segments are the original's."""
 
     @property
     def codec(self) -> StoreCodec:
