@@ -16,7 +16,6 @@ def add(app: typer.Typer) -> None:
         app,
         "merge",
         "saestore merge pile-8M",
-        "saestore generate run.toml --shard 0/2 & saestore generate run.toml --shard 1/2; wait",
         uses=("lake", "no_progress"),
         panel=PANEL,
     )(merge)

@@ -25,8 +25,7 @@ def add(app: typer.Typer) -> None:
         "generate",
         "saestore generate configs/generate/pythia.toml",
         "saestore generate run.toml --set tokens=100000 --set corpus.context_size=128",
-        "saestore generate run.toml --shard 0/2    # and 1/2 in another process; then merge",
-        "torchrun --nproc-per-node 4 --no-python saestore generate run.toml",
+        "saestore generate run.toml --shard 0/2",
         uses=_USES,
         panel=PANEL,
     )(generate)
