@@ -76,13 +76,11 @@ def _await(server: S3Server) -> None:
 
 
 def _make_bucket(server: S3Server) -> None:
-    import botocore.session  # noqa: PLC0415 - only where a server runs
+    import s3fs  # noqa: PLC0415 - only where a server runs
 
-    keys = {"aws_access_key_id": "tests", "aws_secret_access_key": "tests"}
-    client = botocore.session.Session().create_client(
-        "s3", region_name="us-east-1", endpoint_url=server.endpoint, **keys
-    )
-    client.create_bucket(Bucket=BUCKET)
+    keys = {"key": "tests", "secret": "tests"}
+    reached = s3fs.S3FileSystem(**keys, endpoint_url=server.endpoint, skip_instance_cache=True)
+    reached.mkdir(BUCKET)
 
 
 @dataclass
