@@ -14,7 +14,7 @@ from saestore.testing.stores import HOOKPOINT, scratch_lake, synthetic_store
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=6))
+@given(st.lists(st.integers(1, 40).map(float), min_size=1, max_size=6))
 def test_shares_are_exact_within_one_row_over_any_prefix(weights):
     order = pattern(weights)
     counts = np.cumsum(order[:, None] == np.arange(len(weights)), axis=0)
