@@ -8,6 +8,7 @@ neighbouring chunks into their places and their checksums beside them.
 
 import io
 import threading
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -234,10 +235,12 @@ class ActivationStore:
         stop = self.n_rows if stop is None else stop
         return self._rows(layout.FLAGS, start, stop).astype(np.uint8, copy=False)
 
-    def contexts(self) -> Int64[np.ndarray, "context 2"]:
-        """Return first row and length of each context.
+    def contexts(self, start: int = 0, stop: int | None = None) -> Int64[np.ndarray, "context 2"]:
+        """Return first row and length of contexts start to stop; only their chunks are read.
 
         Raises:
+            IndexError: The store has no such contexts.
+            DamagedArtefactError: A file of them does not match its checksum.
             UnsupportedError: It is a scattered copy, in which no context's rows stand together.
         """
         if self.record.scattered:
@@ -249,12 +252,36 @@ class ActivationStore:
                 expected="a store with contexts",
                 hint=f"use the store it was made from: {original}",
             )
-        return self.context_table()
+        if (start, stop) == (0, None):
+            return self.context_table()
+        stop = self.n_contexts if stop is None else stop
+        return self._entries(layout.CONTEXTS, start, stop, self.n_contexts)
 
     def context_table(self) -> Int64[np.ndarray, "context 2"]:
-        """Return the same; of a scattered copy, where they stand in the original."""
+        """Return those of all contexts; of a scattered copy, where they stand in the original."""
         contexts: Int64[np.ndarray, "context 2"] = self._small(layout.CONTEXTS)
         return contexts
+
+    def segments_of(self, start: int, stop: int) -> Int64[np.ndarray, "segment 6"]:
+        """Return the segments of contexts start to stop; see `segments`. Few chunks are read.
+
+        Raises:
+            IndexError: The store has no such contexts.
+            DamagedArtefactError: A file of them does not match its checksum.
+        """
+        if not 0 <= start <= stop <= self.n_contexts:
+            raise IndexError(f"contexts {start} to {stop} of a store with {self.n_contexts}")
+        count = self.manifest.counts["segments"]
+        chunks = range(-(-count // stores.CHUNK_CONTEXTS))
+
+        def first(chunk: int) -> int:
+            at = chunk * stores.CHUNK_CONTEXTS
+            return int(self._entries(layout.SEGMENTS, at, at + 1, count)[0, 0])
+
+        begin = max(bisect_left(chunks, start, key=first) - 1, 0) * stores.CHUNK_CONTEXTS
+        end = min(bisect_left(chunks, stop, key=first) * stores.CHUNK_CONTEXTS, count)
+        found = self._entries(layout.SEGMENTS, begin, max(begin, end), count)
+        return found[(found[:, 0] >= start) & (found[:, 0] < stop)]
 
     def order(self, start: int = 0, stop: int | None = None) -> Int64[np.ndarray, " row"]:
         """Return which row of the original each row is; in a store that is no copy, its own."""
@@ -512,6 +539,24 @@ class ActivationStore:
         self._checked.add(path)
         if path:
             self._metadata(path.rpartition("/")[0])
+
+    def _entries(
+        self, path: str, start: int, stop: int, count: int
+    ) -> Int64[np.ndarray, "entry field"]:
+        """Return entries start to stop of a small array of int64 with so many of them."""
+        if not 0 <= start <= stop <= count:
+            raise IndexError(f"{path} {start} to {stop} of a store with {count}")
+        size = max(1, min(count, stores.CHUNK_CONTEXTS))
+        numbers = range(start // size, -(-stop // size)) if stop > start else range(1)
+        pieces = []
+        for number in numbers:
+            data = self._file(layout.shard_file(path, number, ndim=2))
+            pieces.append(np.frombuffer(data, "<i8", (len(data) - shards.CRC) // 8))
+        entries = np.concatenate(pieces).reshape(size * len(pieces), -1)
+        found: Int64[np.ndarray, "entry field"] = entries[
+            start - numbers[0] * size : stop - numbers[0] * size
+        ]
+        return found.astype(np.int64, copy=False)
 
     def _file(self, path: str) -> bytes:
         if path not in self._payload:

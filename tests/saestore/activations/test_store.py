@@ -210,3 +210,26 @@ def test_a_value_too_large_names_its_row_and_counts_the_others():
     rows[2] = [1, 70_000, -80_000]
     with pytest.raises(OverflowRowError, match="2 values of h do not fit float16: first 70000 at"):
         codecs.encode(rows, "float16", hookpoint="h", first_row=0)
+
+
+def test_a_range_of_contexts_reads_its_own_chunks_only(lake, monkeypatch):
+    from saestore.activations import layout as stores
+
+    monkeypatch.setattr(stores, "CHUNK_CONTEXTS", 4)
+    store = synthetic_store(lake, rows=330, context_size=16)
+    contexts, segments = store.contexts(), store.segments()
+    assert store.n_contexts == 21
+    for start in range(22):
+        for stop in range(start, 22):
+            assert np.array_equal(store.contexts(start, stop), contexts[start:stop])
+            inside = (segments[:, 0] >= start) & (segments[:, 0] < stop)
+            assert np.array_equal(store.segments_of(start, stop), segments[inside])
+    read = []
+    file = store._file
+    monkeypatch.setattr(store, "_file", lambda path: read.append(path) or file(path))
+    store.contexts(9, 11)
+    assert read == ["contexts/c.2.0"]
+    with pytest.raises(IndexError, match="contexts 3 to 22 of a store with 21"):
+        store.segments_of(3, 22)
+    with pytest.raises(IndexError, match="contexts 22 to 21"):
+        store.contexts(22)
