@@ -337,23 +337,17 @@ def test_float16_names_row_hookpoint_value_and_remedy(lake, plan, monkeypatch):
 
 def test_a_full_disk_keeps_what_was_finished(lake, plan, whole, monkeypatch):
     settings = plan()
-    flush = arrays.ArrayWriter._flush
-    left = [40]
+    write = arrays._File.write
+    left = [20]  # two for each array of a shard: its chunks, and its tail
 
-    def full(self, rows):
+    def full(self, data):
         left[0] -= 1
         if left[0] < 0:
-            self._file.close()
-
-            class Full:
-                def write(self, _):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-            self._file = Full()
-        flush(self, rows)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(arrays.ArrayWriter, "_flush", full)
+        patch.setattr(arrays._File, "write", full)
         with pytest.raises(StorageError, match=r"c\.\d.*No space left") as caught:
             generate.run(settings, lake, device="cpu")
     assert "free space" in caught.value.hint
