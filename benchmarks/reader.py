@@ -74,7 +74,7 @@ def saestore_shuffled(data: Activations, given: Settings) -> Batches:
     from saestore.lake import Lake
 
     store = ActivationStore.open(Lake.at(given["path"]), given["name"])
-    options = {key: given[key] for key in ("window_rows", "split", "held_out") if key in given}
+    options = {key: value for key, value in given.items() if key not in {"path", "name"}}
     stream = ActivationStream(store, [HOOK], batch_rows=BATCH, seed=0, **options)
     for batch in stream:
         yield batch[HOOK]

@@ -8,6 +8,9 @@ cheapest way to get a file's bytes into memory: one thread's `preadv` in 4 MiB c
 64 MiB buffer. Mixing, printed beside the speed, is counted on the delivered batches: other rows of
 its context that a row has in its batch, 0 for perfect.
 
+Two processes read disjoint halves with one reading thread each, and are compared with one process
+that has one too: with two threads, one process keeps both cores of a small machine busy.
+
 The peers run with the best settings that `python -m benchmarks stream --tune` found; see there.
 """
 
@@ -190,12 +193,14 @@ def prepare(bench: Bench) -> Setup:
     data, size = bench.data, bench.size
     write_store(data, Lake.at(bench.folder / "lake"))
     ours = {"path": str(bench.folder / "lake"), "name": STORE}
-    window = {} if size.window is None else {"window_rows": size.window}
+    stored = {**ours, "dtype": "stored"}
+    if size.window is not None:
+        stored["window_rows"] = size.window
     release = f"saestore {saestore.__version__}, torch {version('torch')}"
-    half = {**ours, "window_rows": size.window_rows // 2, "held_out": 0.5}
-    halves = [
-        bench.reader("saestore_shuffled", {**half, "split": s}) for s in ("train", "held_out")
-    ]
+    half = {**stored, "window_rows": size.window_rows // 2, "threads": 1, "world": 2}
+
+    def shuffled(**changes: object) -> Reader:
+        return bench.reader("saestore_shuffled", {**stored, **changes})
 
     def plain(part: int, parts: int) -> Reader:
         return bench.reader("page_cache", {**ours, "part": part, "parts": parts})
@@ -208,14 +213,20 @@ def prepare(bench: Bench) -> Setup:
             "preadv",
             rows=size.ours,
         ),
+        bench.contender("saestore shuffled", shuffled(), release, rows=size.ours, skip=0),
         bench.contender(
-            "saestore shuffled", bench.reader("saestore_shuffled", {**ours, **window}), release,
-            rows=size.ours, skip=0,
+            "saestore as float32", shuffled(dtype="float32"), release, rows=size.ours
         ),
         bench.contender(
             "saestore contexts", bench.reader("saestore_contexts", ours), release, rows=size.ours
         ),
-        bench.together("saestore, 2 processes", halves, release, rows=size.ours),
+        bench.contender("saestore, 1 thread", shuffled(threads=1), release, rows=size.ours),
+        bench.together(
+            "saestore, 2 processes",
+            [bench.reader("saestore_shuffled", {**half, "rank": rank}) for rank in range(2)],
+            f"{release}, 1 thread each",
+            rows=size.ours,
+        ),
     ]  # fmt: skip
     absent: dict[str, str] = {}
     for peer in peers.ALL:
@@ -231,23 +242,24 @@ def prepare(bench: Bench) -> Setup:
             Goal("saestore contexts", "page cache", "rate", ">=", 0.8),
             Goal("saestore shuffled", "sae-lens", "rate", ">=", 4.5),
             Goal("saestore shuffled", "llamascopium", "rate", ">=", 3.0),
-            Goal("saestore, 2 processes", "saestore shuffled", "rate", ">=", 1.5),
+            Goal("saestore, 2 processes", "saestore, 1 thread", "rate", ">=", 1.5),
         ),
         unit="MB",
         sizes={
             "data": f"{data.rows:,} rows x {data.width} float16, {data.rows * data.row_bytes / 1e9:.2f}"
             f" GB in contexts of {CONTEXT}, in the page cache",
-            "window": f"{size.window_rows:,} rows",
+            "window": f"{size.window_rows:,} rows; 2 processes have half of it each",
+            "delivered": "float16 as stored, unless it says float32; 2 reading threads, unless it says 1",
         },
         limit=Limit("page cache, 2 processes", "plain reading on both cores, nothing else"),
         absent=absent,
         amounts=(
             Amount(
-                "peak memory of a fresh process", "MB", partial(_memory, bench, {**ours, **window}),
+                "peak memory of a fresh process", "MB", partial(_memory, bench, stored),
                 "<=", (size.window_rows + 3 * BATCH) * data.row_bytes / 1e6 + 200,
             ),
         ),
-        notes=(*bench.notes, Note("cold", partial(_cold, bench, {**ours, **window}))),
+        notes=(*bench.notes, Note("cold", partial(_cold, bench, stored))),
     )  # fmt: skip
 
 
