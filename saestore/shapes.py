@@ -27,6 +27,8 @@ AXES = {
     "vocab": "the tokenizer's vocabulary",
     "chunk": "inner chunk of a stored array",
     "shard": "one file of a stored array",
+    "source": "one store of a mixture",
+    "unit": "neighbouring rows that are read together",
     "window": "rows mixed in memory at once",
     "bin": "histogram bin",
     "block": "documents packed together",

@@ -48,7 +48,7 @@ class ContextBatch:
     """
 
     contexts: Int64[np.ndarray, " context"]
-    offsets: Int64[np.ndarray, " context_and_end"]
+    offsets: Int64[np.ndarray, " _"]
     hooks: Mapping[str, Tensor]
     tokens: Int32[np.ndarray, " row"]
     positions: Int64[np.ndarray, " row"]

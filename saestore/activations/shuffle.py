@@ -95,7 +95,7 @@ class Spread:
         return max(self._slots - 2 * (self._merged - 1), 1) if self.rows else 0
 
     @cached_property
-    def starts(self) -> Int64[np.ndarray, " drain_and_end"]:
+    def starts(self) -> Int64[np.ndarray, " _"]:
         """The position at which each drain begins, and the end of the epoch."""
         if not self.rows:
             return np.zeros(1, np.int64)

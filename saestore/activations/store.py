@@ -1,31 +1,25 @@
 """Reading a store: any range of rows, checked on the way.
 
 Opening compares the sizes of the small files and reads nothing of the shards, however many there are.
-An array's metadata and a shard's size and index are checked when they are first touched, a chunk's
-crc32c each time it is read. Shards are read directly: offsets are computed, and one call fetches
-neighbouring chunks into their places and their checksums beside them.
+An array's metadata is checked when it is first touched; `reading` checks shards and chunks.
 """
 
 import io
-import threading
 from bisect import bisect_left
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from functools import reduce
-from typing import NamedTuple
 
-import crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float32, Int32, Int64, Shaped, UInt8, UInt32
+from jaxtyping import Bool, Float32, Int32, Int64, Shaped, UInt8
 from pydantic import ValidationError
 
 from saestore.activations import codecs, layout as stores, shards
 from saestore.activations.layout import HookInfo
 from saestore.activations.moments import Moments
-from saestore.activations.shard_file import Opening, Range, ShardFile, shard_files
+from saestore.activations.reading import AT_ONCE, Listed, Read, RowReader
+from saestore.activations.shard_file import shard_files
 from saestore.activations.split import Split, rows_of, split_contexts
 from saestore.errors import (
     ConfigError,
@@ -37,15 +31,6 @@ from saestore.lake import Lake, Ref, Storage, layout, manifest as manifests
 from saestore_schemas.activations import StoreRecord
 from saestore_schemas.lm import LmSettings
 from saestore_schemas.manifest import Manifest
-
-
-Read = tuple[str, int, int, np.ndarray]
-"""Rows to read: array, first row, the row after the last, and a buffer in stored form."""
-
-_AT_ONCE = 4 << 20
-"""Bytes fetched by one call, if chunks are not larger: a few chunks that stay in cache."""
-_LONGEST_VECTOR = 1024
-"""Buffers that one `preadv` may fill (IOV_MAX of Linux and macOS)."""
 
 
 class ActivationStore:
@@ -87,12 +72,15 @@ class ActivationStore:
         self.spec = stores.Spec(widths, self.record)
         self.hookpoints = {n: HookInfo(w, self.record.dtype) for n, w in widths.items()}
         self._arrays = self.spec.arrays()
-        self._shard_files = shard_files(artefact, content=manifest.payload.digest)
-        self._files: OrderedDict[str, _Shard] = OrderedDict()
+        self._rows_read = RowReader(
+            self._arrays,
+            self.n_rows,
+            shard_files(artefact, content=manifest.payload.digest),
+            Listed(ref.name, self._payload, self._metadata),
+        )
         self._deviations: dict[str, Float32[np.ndarray, ...]] = {}
         self._checked: set[str] = set()
         self._check_metadata = check_metadata
-        self._lock = threading.Lock()
 
     @classmethod
     def open(cls, lake: Lake, name: str) -> "ActivationStore":
@@ -130,7 +118,7 @@ class ActivationStore:
             self.read_stored(path, start, stop, out)
             return out
         array = self._arrays[path]
-        rows = max(_AT_ONCE // array.grid.chunk_bytes, 1) * array.grid.chunk_rows
+        rows = max(AT_ONCE // array.grid.chunk_bytes, 1) * array.grid.chunk_rows
         kept = np.empty((min(rows, stop - start), *array.tail), array.stored)
         row = start
         while row < stop:  # pieces end where chunks do
@@ -199,7 +187,7 @@ class ActivationStore:
     @property
     def ranges_at_once(self) -> int:
         """How many ranges of rows a reader should ask `read_many` for together, if it can."""
-        return self._shard_files.at_once
+        return self._rows_read.at_once
 
     def language_model(self, other: str | None, *, field: str) -> LmSettings:
         """Return how to load the language model behind the store, or another one alike.
@@ -409,16 +397,7 @@ class ActivationStore:
             IndexError: The store has no such rows.
             DamagedArtefactError: See `read`.
         """
-        runs = [run for read in reads for run in self._runs(*read)]
-        done = 0
-        while done < len(runs):
-            shards: dict[tuple[str, int], None] = {}
-            stop = done
-            while stop < len(runs) and len(shards) < self._shard_files.kept:
-                shards[runs[stop].path, runs[stop].shard] = None
-                stop += 1
-            self._read_runs(runs[done:stop], self._shards(list(shards)))
-            done = stop
+        self._rows_read.read_many(reads)
 
     def read_chunk(self, path: str, chunk: int) -> Shaped[np.ndarray, "row ..."]:
         """Return one chunk of a row array as stored, padding included, checked.
@@ -430,11 +409,7 @@ class ActivationStore:
         Raises:
             DamagedArtefactError: See `read`.
         """
-        array = self._arrays[path]
-        rows = np.empty((array.grid.chunk_rows, *array.tail), array.stored)
-        shard, inside = divmod(chunk, array.grid.chunks)
-        self._read_runs([_Run(path, shard, inside, rows)], self._shards([(path, shard)]))
-        return rows
+        return self._rows_read.read_chunk(path, chunk)
 
     def check_shard(self, path: str, shard: int) -> None:
         """Check one shard as reading does on first touch: its size, and its tail.
@@ -446,75 +421,7 @@ class ActivationStore:
         Raises:
             DamagedArtefactError: It is missing, has another size or is another shard.
         """
-        self._shards([(path, shard)])
-
-    def _runs(
-        self, path: str, start: int, stop: int, out: Shaped[np.ndarray, "row ..."]
-    ) -> Iterator["_Run"]:
-        """Cut rows into runs of neighbouring chunks of one shard."""
-        if not 0 <= start <= stop <= self.n_rows:
-            raise IndexError(f"rows {start} to {stop} of a store with {self.n_rows} rows")
-        array = self._arrays[path]
-        grid = array.grid
-        size, at_once = grid.chunk_rows, max(_AT_ONCE // grid.chunk_bytes, 1)
-        row = start
-        while row < stop:
-            chunk, within = divmod(row, size)
-            shard, inside = divmod(chunk, grid.chunks)
-            whole = 0 if within else min((stop - row) // size, at_once)
-            if whole:
-                # Not beyond the shard: the next one is another file.
-                whole = min(whole, grid.chunks - inside, _LONGEST_VECTOR // 2)
-                end = row + whole * size
-                yield _Run(path, shard, inside, out[row - start : end - start])
-            else:
-                end = min(stop, (chunk + 1) * size)
-                kept = np.empty((size, *array.tail), array.stored)
-                wanted = kept[within : within + end - row]
-                yield _Run(path, shard, inside, kept, wanted, out[row - start : end - start])
-            row = end
-
-    def _read_runs(self, runs: Sequence["_Run"], files: Mapping[tuple[str, int], "_Shard"]) -> None:
-        """Read runs and compare each chunk with its crc32c as soon as it is there."""
-        found = [files[run.path, run.shard] for run in runs]
-        chunks = [run.pieces(self._arrays[run.path].grid) for run in runs]
-        pieces = [
-            shard.pieces(run, each) for shard, run, each in zip(found, runs, chunks, strict=True)
-        ]
-        ranges = [
-            Range(
-                shard.file,
-                shard.offset(self._arrays[run.path].grid, run.chunk),
-                [piece for pair in each for piece in pair],
-                unit=2,
-            )
-            for shard, run, each in zip(found, runs, pieces, strict=True)
-        ]
-        for index, got in self._shard_files.read_many(ranges):
-            each, run = ranges[index], runs[index]
-            if got != each.length:
-                raise self._damaged(f"{each.file.name}: ends {each.length - got} bytes too early")
-            wrong = [
-                f"{each.file.name}: chunk {run.chunk + place} does not match its crc32c"
-                for place, (data, crc) in enumerate(pieces[index])
-                if crc32c.crc32c(data) != int.from_bytes(crc, "little")
-                or files[run.path, run.shard].crcs[run.chunk + place]
-                != int.from_bytes(crc, "little")
-            ]
-            if wrong:
-                raise self._damaged(*wrong)
-            if found[index].lengths is not None:
-                self._unpack(each.file.name, run, pieces[index], chunks[index])
-            if run.target is not None:
-                run.target[...] = run.wanted
-
-    def _unpack(self, name: str, run: "_Run", packed: "_Pieces", chunks: "_Pieces") -> None:
-        """Unpack compressed chunks that were found as they were written."""
-        for place, ((data, _), (out, _)) in enumerate(zip(packed, chunks, strict=True)):
-            try:
-                shards.unpack(data, out)
-            except ValueError as error:
-                raise self._damaged(f"{name}: chunk {run.chunk + place}: {error}") from error
+        self._rows_read.check_shard(path, shard)
 
     def _rows(self, path: str, start: int, stop: int) -> Shaped[np.ndarray, "row ..."]:
         array = self._arrays[path]
@@ -542,7 +449,7 @@ class ActivationStore:
 
     def _entries(
         self, path: str, start: int, stop: int, count: int
-    ) -> Int64[np.ndarray, "entry field"]:
+    ) -> Int64[np.ndarray, "_ _"]:
         """Return entries start to stop of a small array of int64 with so many of them."""
         if not 0 <= start <= stop <= count:
             raise IndexError(f"{path} {start} to {stop} of a store with {count}")
@@ -553,7 +460,7 @@ class ActivationStore:
             data = self._file(layout.shard_file(path, number, ndim=2))
             pieces.append(np.frombuffer(data, "<i8", (len(data) - shards.CRC) // 8))
         entries = np.concatenate(pieces).reshape(size * len(pieces), -1)
-        found: Int64[np.ndarray, "entry field"] = entries[
+        found: Int64[np.ndarray, "_ _"] = entries[
             start - numbers[0] * size : stop - numbers[0] * size
         ]
         return found.astype(np.int64, copy=False)
@@ -575,60 +482,6 @@ class ActivationStore:
     def _damaged(self, *damage: str) -> DamagedArtefactError:
         return DamagedArtefactError(name=self.ref.name, damage=damage)
 
-    def _shards(self, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], "_Shard"]:
-        """Return shards by array and number; those not open yet are opened, and checked."""
-        with self._lock:
-            found = {}
-            closed = {}
-            for path, shard in wanted:
-                name = layout.shard_file(path, shard, ndim=1 + len(self._arrays[path].tail))
-                if name in self._files:
-                    self._files.move_to_end(name)
-                    found[path, shard] = self._files[name]
-                else:
-                    closed[path, shard] = name
-            for path in {path for path, _ in closed}:
-                self._metadata(path)
-            found.update(self._opened(closed))
-            for key, name in closed.items():
-                self._files[name] = found[key]
-            while len(self._files) > self._shard_files.kept:
-                # Not closed here: another thread may be reading it. Its last user closes it.
-                self._files.popitem(last=False)
-            return found
-
-    def _opened(
-        self, names: Mapping[tuple[str, int], str]
-    ) -> Iterator[tuple[tuple[str, int], "_Shard"]]:
-        """Open shards: compare their sizes and the ends of them with the file list and the grid."""
-        wanted = []
-        for (path, shard), name in names.items():
-            if name not in self._payload:
-                raise self._damaged(f"{name}: not in the artefact's file list")
-            tail = self._arrays[path].grid.tail_bytes(self._rows_of(path, shard))
-            wanted.append(Opening(name, self._payload[name][0], tail))
-        opened = self._shard_files.open_many(wanted)
-        for (path, shard), each, found in zip(names, wanted, opened, strict=True):
-            if found is None:
-                raise self._damaged(f"{each.name}: missing")
-            file, end = found
-            if file.size != each.size:
-                raise self._damaged(f"{each.name}: {file.size} bytes, expected {each.size}")
-            array, rows = self._arrays[path], self._rows_of(path, shard)
-            listed, packed = self._payload[each.name][1], array.zstd_level is not None
-            lengths = None
-            try:
-                crcs = shards.crcs_of(end, array.grid, rows, listed, packed=packed)
-                if packed:
-                    lengths = array.grid.lengths(end, rows, each.size)
-            except ValueError as error:
-                raise self._damaged(f"{each.name}: {error}") from error
-            yield (path, shard), _Shard(file, crcs, lengths)
-
-    def _rows_of(self, path: str, shard: int) -> int:
-        grid = self._arrays[path].grid
-        return min(self.n_rows - shard * grid.shard_rows, grid.shard_rows)
-
 
 def _record(manifest: Manifest) -> StoreRecord:
     try:
@@ -636,62 +489,3 @@ def _record(manifest: Manifest) -> StoreRecord:
     except ValidationError as error:
         problem = f"{layout.MANIFEST}: facts.{stores.RECORD}: {error.errors()[0]['msg']}"
         raise DamagedArtefactError(name=manifest.name, damage=(problem,)) from error
-
-
-_Pieces = list[tuple[memoryview, bytearray]]
-"""The buffers of each chunk and of its crc32c."""
-
-
-class _Shard(NamedTuple):
-    """One open shard.
-
-    Attributes:
-        file: What is read.
-        crcs: The crc32c of each of its chunks, as the file list vouches for them.
-        lengths: Bytes of each chunk with its crc32c, if they are compressed.
-    """
-
-    file: ShardFile
-    crcs: UInt32[np.ndarray, " chunk"]
-    lengths: Int64[np.ndarray, " chunk"] | None = None
-
-    def offset(self, grid: shards.Grid, chunk: int) -> int:
-        """Return where a chunk begins."""
-        return grid.offset(chunk) if self.lengths is None else int(self.lengths[:chunk].sum())
-
-    def pieces(self, run: "_Run", chunks: _Pieces) -> _Pieces:
-        """Return where the stored bytes of a run go: into its own buffers, or beside, compressed."""
-        if self.lengths is None:
-            return chunks
-        lengths = self.lengths[run.chunk : run.chunk + len(chunks)] - shards.CRC
-        return [
-            (memoryview(bytearray(int(length))), crc)
-            for length, (_, crc) in zip(lengths, chunks, strict=True)
-        ]
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Neighbouring whole chunks of one shard, and where they go.
-
-    Attributes:
-        path: The array.
-        shard: The shard's number.
-        chunk: The first chunk's number in it.
-        rows: The buffer they fill.
-        wanted: The rows of it that were asked for, if not all.
-        target: Where those are copied.
-    """
-
-    path: str
-    shard: int
-    chunk: int
-    rows: Shaped[np.ndarray, "row ..."]
-    wanted: Shaped[np.ndarray, "_ ..."] | None = None
-    target: Shaped[np.ndarray, "_ ..."] | None = None
-
-    def pieces(self, grid: shards.Grid) -> _Pieces:
-        """Return the buffers of each chunk and of its crc32c."""
-        flat = self.rows.reshape(-1).view(np.uint8).data
-        places = range(0, len(flat), grid.chunk_bytes)
-        return [(flat[at : at + grid.chunk_bytes], bytearray(shards.CRC)) for at in places]
