@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from jaxtyping import Int32, Int64, Shaped, UInt8
@@ -122,7 +122,7 @@ class ContextStream:
         self._rank, self._world, self._threads = rank, world, threads
         self.position = 0
         self._segments = store.segments()
-        self._order = lru_cache(maxsize=2)(self._ordered)
+        self._order = lru_cache(maxsize=2)(partial(_ordered, self._chosen, seed))
         self._chunk = lru_cache(maxsize=2 * _KEPT_CHUNKS)(store.read_chunk)
         self._grids = {p: a.grid for p, a in store.spec.arrays().items()}
         self._most = int(np.sort(self._table[self._chosen, 1])[-batch_contexts:].sum())
@@ -132,12 +132,6 @@ class ContextStream:
         self._coming: deque[tuple[int, Future[ContextBatch]]] = deque()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="saestore-contexts")
         weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
-
-    def _ordered(self, epoch: int) -> Int64[np.ndarray, " context"]:
-        if self._seed is None:
-            return self._chosen
-        order = shuffle.unit_order(len(self._chosen), seed=self._seed, epoch=epoch)
-        return np.take(self._chosen, order)
 
     def state_dict(self) -> dict[str, int | str | None]:
         """Return the position, and what the sequence depends on."""
@@ -275,3 +269,12 @@ class ContextStream:
         found: Int64[np.ndarray, "segment 6"] = self._segments[np.concatenate(rows)]
         found[:, 0] = np.repeat(np.arange(len(contexts)), stop - first)
         return found
+
+
+def _ordered(
+    chosen: Int64[np.ndarray, " context"], seed: int | None, epoch: int
+) -> Int64[np.ndarray, " context"]:
+    """Return the contexts of an epoch in order."""
+    if seed is None:
+        return chosen
+    return np.take(chosen, shuffle.unit_order(len(chosen), seed=seed, epoch=epoch))

@@ -447,9 +447,7 @@ class ActivationStore:
         if path:
             self._metadata(path.rpartition("/")[0])
 
-    def _entries(
-        self, path: str, start: int, stop: int, count: int
-    ) -> Int64[np.ndarray, "_ _"]:
+    def _entries(self, path: str, start: int, stop: int, count: int) -> Int64[np.ndarray, "_ _"]:
         """Return entries start to stop of a small array of int64 with so many of them."""
         if not 0 <= start <= stop <= count:
             raise IndexError(f"{path} {start} to {stop} of a store with {count}")

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from jaxtyping import Int64, Shaped
@@ -109,7 +109,7 @@ class Window(ABC):
 
     @abstractmethod
     def rows(
-        self, path: str, start: int, stop: int, scratch: Shaped[np.ndarray, "row ..."]
+        self, path: str, start: int, stop: int, scratch: Shaped[np.ndarray, "_ ..."]
     ) -> Shaped[np.ndarray, "row ..."]:
         """Return held rows of an array in order, in the scratch buffer or where they lie."""
 
@@ -180,7 +180,7 @@ class Ring(Window):
         wait([reading for _, reading in self._under_way])
         self._under_way.clear()
         self._from = place
-        self._coming = self._fills(epoch)
+        self._coming = _fills(self._order, self._lane, place, epoch)
         self._next = next(self._coming, None)
 
     @override
@@ -199,7 +199,7 @@ class Ring(Window):
 
     @override
     def rows(
-        self, path: str, start: int, stop: int, scratch: Shaped[np.ndarray, "row ..."]
+        self, path: str, start: int, stop: int, scratch: Shaped[np.ndarray, "_ ..."]
     ) -> Shaped[np.ndarray, "row ..."]:
         ring, first, end = self._rows[path], start % self._length, (stop - 1) % self._length + 1
         if first < end:
@@ -208,19 +208,6 @@ class Ring(Window):
         scratch[:before] = ring[first : self._length]
         scratch[before : stop - start] = ring[:end]
         return scratch[: stop - start]
-
-    def _fills(self, epoch: int) -> Iterator[_Fill]:
-        """Yield the fills that have rows to deliver, from that epoch on."""
-        batches = self._order.batches
-        while batches.epochs is None or epoch < batches.epochs:
-            part = batches.lane(self._lane, epoch)
-            spread = self._order.spread(part.rows)
-            inside = max(self._from - part.begin, 0)
-            first = spread.first_fill(inside) if inside < part.rows else spread.fills
-            for number in range(first, spread.fills):
-                start, stop = (part.begin + place for place in spread.bounds(number))
-                yield _Fill(epoch, number, start, stop)
-            epoch += 1
 
     def _read(self, fill: _Fill) -> None:
         """Read the units of a fill and put their rows into their places."""
@@ -250,6 +237,23 @@ class Ring(Window):
                 np.put(self._items[path], targets[together].ravel(), rows, mode="clip")
 
 
+def _fills(order: Order, lane: int, place: int, epoch: int) -> Iterator[_Fill]:
+    """Yield the fills of a lane that have rows to deliver from a place of an epoch on.
+
+    No method: the ring would hold a generator that holds the ring, and its memory stay until the
+    next search for cycles.
+    """
+    while order.batches.epochs is None or epoch < order.batches.epochs:
+        part = order.batches.lane(lane, epoch)
+        spread = order.spread(part.rows)
+        inside = max(place - part.begin, 0)
+        first = spread.first_fill(inside) if inside < part.rows else spread.fills
+        for number in range(first, spread.fills):
+            start, stop = (part.begin + bound for bound in spread.bounds(number))
+            yield _Fill(epoch, number, start, stop)
+        epoch += 1
+
+
 class Resident(Window):
     """All wanted units of a store, read once; every batch is gathered from them."""
 
@@ -269,7 +273,7 @@ class Resident(Window):
         self._threads = threads
         self._arrays = dict(arrays)
         self._rows: dict[str, Shaped[np.ndarray, "row ..."]] | None = None
-        self._index = lru_cache(maxsize=2)(self._index_of)
+        self._index = lru_cache(maxsize=2)(partial(_index_of, order, lane))
         self._epoch = 0
         self._held: Int64[np.ndarray, " row"] = np.empty(0, np.int64)
 
@@ -296,7 +300,7 @@ class Resident(Window):
 
     @override
     def rows(
-        self, path: str, start: int, stop: int, scratch: Shaped[np.ndarray, "row ..."]
+        self, path: str, start: int, stop: int, scratch: Shaped[np.ndarray, "_ ..."]
     ) -> Shaped[np.ndarray, "row ..."]:
         if self._rows is None:
             raise RuntimeError("nothing is held yet")
@@ -304,16 +308,6 @@ class Resident(Window):
         # With mode="raise" numpy would gather into a buffer of its own first.
         np.take(self._rows[path], self._held, axis=0, out=out, mode="clip")
         return out
-
-    def _index_of(self, epoch: int) -> Int64[np.ndarray, " row"]:
-        """Return the row in memory for each place of an epoch."""
-        part = self._order.batches.lane(self._lane, epoch)
-        index = np.empty(part.rows, np.int64)
-        unit_rows = self._order.wanted.unit_rows
-        units, places = self._order.places(self._lane, epoch, 0)
-        unit, row = np.nonzero(places >= 0)
-        index[places[unit, row] - part.begin] = units[unit] * unit_rows + row
-        return index
 
     def _load(self) -> dict[str, Shaped[np.ndarray, "row ..."]]:
         wanted = self._order.wanted
@@ -342,6 +336,16 @@ class Resident(Window):
             for _ in pool.map(read, groups):
                 pass
         return rows
+
+
+def _index_of(order: Order, lane: int, epoch: int) -> Int64[np.ndarray, " row"]:
+    """Return the row in memory of a resident store for each place of an epoch."""
+    part = order.batches.lane(lane, epoch)
+    index = np.empty(part.rows, np.int64)
+    units, places = order.places(lane, epoch, 0)
+    unit, row = np.nonzero(places >= 0)
+    index[places[unit, row] - part.begin] = units[unit] * order.wanted.unit_rows + row
+    return index
 
 
 def _items(rows: Shaped[np.ndarray, "row ..."]) -> Shaped[np.ndarray, " row"]:
