@@ -179,7 +179,7 @@ class Spread:
         """Positions of a fill all of whose drains hold `parts` full fills, from its first drain."""
         part = np.arange(self.parts)[:, None]
         row = np.arange(self.fill_rows // self.parts)
-        places: Int64[np.ndarray, "part row"] = (
+        places: Int64[np.ndarray, "_ row"] = (
             part * self.fill_rows + row * self.parts + self.parts - 1 - part
         )
         return places.ravel()
