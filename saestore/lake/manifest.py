@@ -15,6 +15,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import crc32c
@@ -430,6 +431,11 @@ def parent_of(manifest: Manifest) -> Parent:
 
 def library_versions() -> dict[str, str]:
     """Return versions of what computes and writes, for manifests."""
+    return dict(_installed())
+
+
+@cache  # reading packages' metadata takes longer than writing a small store
+def _installed() -> dict[str, str]:
     names = (
         "saestore", "torch", "transformer-lens", "transformers", "zarr", "numpy", "pyarrow",
         "polars", "duckdb",
