@@ -114,7 +114,7 @@ def _merge(artefact: Storage, run: manifests.Run, progress: Progress) -> None:
             waiting = _copy(found, blocks, store.spec, writer, shown)
         manifest = writer.finish(
             run,
-            vocabulary=store.vocabulary(),
+            vocabulary=holding.vocabulary(),
             facts=_facts(found),
             counts=_counts(found),
             documents=waiting,
@@ -267,6 +267,10 @@ class _Part:
                 found.append(self._next)
             self._next = next(self._documents, None)
         return found
+
+    def vocabulary(self) -> pa.Table:
+        """Return the tokenizer's vocabulary; call it for a part with rows."""
+        return pq.read_table(pa.BufferReader(self._read(layout.VOCABULARY)))
 
     def metadata_columns(self) -> pa.Schema:
         """Return the columns that the corpus added to the documents table."""

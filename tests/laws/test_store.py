@@ -237,8 +237,9 @@ def test_moments_merge_to_the_same_whatever_the_split(cuts, shift, seed, tile):
     norms = np.linalg.norm(rows.astype(np.float64), axis=1)
     clipped = np.clip(norms, norm_edges()[0], norm_edges()[-2])
     assert np.array_equal(total.norms, np.histogram(clipped, norm_edges())[0])
-    below, above = total.norm_quantile(0.5) * np.array([2 ** (-1 / 8), 2 ** (1 / 8)])
-    assert below <= np.sort(norms)[199] <= above
+    if norms.max() < norm_edges()[-2]:  # the last bin is open
+        below, above = total.norm_quantile(0.5) * np.array([2 ** (-1 / 8), 2 ** (1 / 8)])
+        assert below <= np.sort(norms)[199] <= above
     np.testing.assert_allclose(total.mean, exact.mean(0).astype(float), rtol=1e-12)
     # A mean of `shift` can only be known to its own rounding, beside a deviation of 1.
     rtol = max(1e-12, 4 * np.finfo(float).eps * abs(shift))

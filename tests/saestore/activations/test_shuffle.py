@@ -77,7 +77,7 @@ def test_the_default_window_reaches_one_partner_in_a_large_store():
     rows, context, batch = 10**8 // 1024 * 1024, 1024, 4096
     for unit, expected in ((256, 1.07), (128, 0.58)):
         spread = Spread.of(rows, window_rows=1 << 20, unit_rows=unit)
-        meet = (unit - 1, context - 1)
+        meet = (unit - 1.0, context - 1.0)
         found = shuffle.partners(meet, spread, batch_rows=batch, unit_rows=unit, rows=rows)
         assert found <= 1.1
         assert found == pytest.approx(expected, rel=0.1)

@@ -129,7 +129,9 @@ def test_ctrl_c_leaves_no_thread_lock_or_temporary_file(plan, monkeypatch, what)
             with pytest.raises(KeyboardInterrupt):
                 run()
         artefact = lake.artefact(REF)
-        assert not [t for t in threading.enumerate() if t.name.startswith("saestore-")]
+        # The process keeps the threads that read remote lakes, once a test has read one.
+        names = [t.name for t in threading.enumerate() if "-ranges-" not in t.name]
+        assert not [name for name in names if name.startswith("saestore-")]
         assert not list(artefact.path().rglob(".tmp-*"))
         assert not artefact.exists(layout.LOCK)
         run()

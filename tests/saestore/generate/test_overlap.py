@@ -95,14 +95,14 @@ def test_ctrl_c_while_waiting_for_the_last_writes_stops_them():
 
     def ending():
         with Background(call) as later:
-            for n in range(5):
+            for n in range(9):
                 later(n, size=1)
             began.wait()
             threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
 
     with pytest.raises(KeyboardInterrupt):
         ending()
-    assert seen == [0]
+    assert seen in ([0], [0, 1], [0, 1, 2])  # a busy machine hears Ctrl-C late
     assert alive() == []
 
 
@@ -144,7 +144,8 @@ def test_leaving_stops_the_reader_even_in_the_midst():
 
 
 def alive():
-    return [t.name for t in threading.enumerate() if t.name.startswith("saestore")]
+    names = ("saestore-writer", "saestore-reader")
+    return [t.name for t in threading.enumerate() if t.name.startswith(names)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
