@@ -200,7 +200,7 @@ class Spread:
         first, stop = self._slots_of(drain)
         return max(first - fill, 0), min(stop - fill, self.parts)
 
-    def _lengths(self, drain: int) -> Int64[np.ndarray, " fill"]:
+    def _lengths(self, drain: int) -> Int64[np.ndarray, " _"]:
         """Return how many rows of each of its fills a drain holds."""
         if drain not in self._known:
             fills = np.arange(self._fills_of(drain).start, self._fills_of(drain).stop)
@@ -211,7 +211,7 @@ class Spread:
         return self._known[drain]
 
     @cached_property
-    def _known(self) -> dict[int, Int64[np.ndarray, " fill"]]:
+    def _known(self) -> dict[int, Int64[np.ndarray, " _"]]:
         """What `_lengths` found."""
         return {}
 
@@ -225,7 +225,7 @@ class Spread:
         return _interleave(tuple(lengths.tolist()))[before : before + int(lengths[index])]
 
 
-def _cuts(length: int, parts: int) -> Int64[np.ndarray, " bound"]:
+def _cuts(length: int, parts: int) -> Int64[np.ndarray, " _"]:
     """Return the bounds of so many parts, equal within one."""
     return np.arange(parts + 1, dtype=np.int64) * length // parts
 

@@ -273,7 +273,8 @@ def test_remove(run, lake_path, tmp_path):
 
 def test_the_verbs_find_finished_work_and_name_differing_settings(run, at, lake_path):
     configs = lake_path / "configs"
-    for verb, path in zip(config.VERBS, [ARTEFACTS[i] for i in (0, 1, 3, 2)], strict=True):
+    verbs = ("generate", "train", "evaluate", "analyze")
+    for verb, path in zip(verbs, [ARTEFACTS[i] for i in (0, 1, 3, 2)], strict=True):
         done = run(verb, configs / f"{verb}.toml", *at, "--resume")
         assert done.code == 0, done.err
         assert path in done.out

@@ -39,7 +39,7 @@ def test_import_show_export_and_import_again(run, chunks, lake, tmp_path):
     assert "largest difference 0" in done.err
     shown = run("show", "x", "--lake", lake)
     assert shown.code == 0, shown.err
-    assert "<1><2><3><4>" in shown.out
+    assert "<1><32><33><34>" in shown.out
     assert run("verify", "x", "--lake", lake).code == 0
     again = run("import", "activations", "llamascopium", chunks, "x", "--lake", lake, "--resume")
     assert (again.code, "finished already" in again.err) == (0, True)

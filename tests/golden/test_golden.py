@@ -8,6 +8,7 @@ import pytest
 
 from saestore.activations import ActivationStore, verify
 from saestore.lake import Lake
+from saestore_schemas.activations import StoreRecord
 from saestore_schemas.manifest import FORMAT_VERSION
 from tests.golden import make
 
@@ -24,7 +25,10 @@ def test_a_golden_store_holds_what_it_held(numbers, tmp_path):
     lake = Lake.at(tmp_path)
     assert verify.damage(lake, numbers.stem) == []
     store = ActivationStore.open(lake, numbers.stem)
-    assert make.numbers(store) == json.loads(numbers.read_text())
+    held, known = make.numbers(store), json.loads(numbers.read_text())
+    # What records say beyond that version's has defaults that mean the same.
+    held["record"], known["record"] = store.record, StoreRecord.model_validate(known["record"])
+    assert held == known
 
 
 def test_every_way_of_storing_has_a_golden_store_of_this_version():
