@@ -69,7 +69,7 @@ def test_the_pristine_store_has_no_damage(pristine):
     read_everything(pristine)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
 @given(st.data())
 def test_one_flipped_bit_anywhere_is_found_by_verify_and_by_reading(pristine, data):
     path = data.draw(st.sampled_from(files(pristine)))
