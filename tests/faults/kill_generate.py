@@ -37,6 +37,10 @@ from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.lm import LmSettings
 
 
+COMMAND = "import sys; from saestore_cli.main import main; sys.exit(main())"
+"""What the installed `saestore` runs."""
+
+
 REF = Ref("activations", "killed")
 PARTS = 2
 SHARD_ROWS = 64
@@ -145,7 +149,7 @@ class Started:
 
     def __init__(self, words: list[str], lake: Path, _: GenerateSettings) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "saestore_cli.main", *words, "--lake", str(lake)],
+            [sys.executable, "-c", COMMAND, *words, "--lake", str(lake)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
