@@ -133,9 +133,10 @@ def quantise(
 
     Raises:
         OverflowRowError: A value is NaN or infinite, or so many deviations that float32 cannot
-            say how many.
+            say how many, or so near float32's largest that rounding leads beyond it.
     """
     stored = np.empty(values.shape, np.int8) if out is None else out
+    widest = deviations.max(initial=np.float32(0))
     scales = np.empty(len(values), np.float32)
     clipped = np.empty(len(values), np.int64)
     rows = max(_AT_ONCE // max(values.shape[1], 1), 1)
@@ -154,6 +155,13 @@ def quantise(
         np.clip(wide, -LARGEST_INT8, LARGEST_INT8, out=wide)
         np.copyto(stored[here], wide, casting="unsafe")
         scales[here] = scale
+        with np.errstate(over="ignore"):
+            # Rounding keeps order: if this is finite, so is all that is read back.
+            largest = scale.max(initial=np.float32(0)) * np.float32(LARGEST_INT8) * widest
+        if not np.isfinite(largest):
+            _refuse_infinite(
+                values[here], stored[here], scale, deviations, hookpoint, first_row + start
+            )
     return Quantised(stored, scales, clipped)
 
 
@@ -174,6 +182,21 @@ def dequantise(
         piece *= scales[start : start + rows, None]
         piece *= deviations
     return out
+
+
+def _refuse_infinite(
+    values: Float32[np.ndarray, "row d"],
+    stored: Int8[np.ndarray, "row d"],
+    scales: Float32[np.ndarray, " row"],
+    deviations: Float32[np.ndarray, " d"],
+    hookpoint: str,
+    first_row: int,
+) -> None:
+    """Check that some rows in int8 stand for finite values: rounding up may lead to infinity."""
+    with np.errstate(over="ignore"):
+        bad = ~np.isfinite(dequantise(stored, scales, deviations))
+    if bad.any():
+        _refuse(values, bad, "int8", hookpoint=hookpoint, first_row=first_row)
 
 
 def refuse_strange(
@@ -201,8 +224,9 @@ def _refuse(
     value = float(values[row, column])
     if np.isfinite(value) and dtype == "int8":
         message = (
-            f"{int(bad.sum())} values of {hookpoint} are too many standard deviations from 0 for "
-            f"int8: first {value:g} at row {first_row + row}, dimension {column}"
+            f"{int(bad.sum())} values of {hookpoint} do not fit int8: first {value:g} at row "
+            f"{first_row + row}, dimension {column}; in standard deviations, or rounded to the "
+            "steps of its row, it exceeds float32"
         )
         hint = 'store it with dtype = "bfloat16" or "float32"'
     elif np.isfinite(value):

@@ -1,8 +1,10 @@
 """Standardised int8: what it keeps, what it refuses, and that its deviations never change."""
 
+import re
+
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from saestore.activations import (
     ActivationStream,
@@ -35,21 +37,41 @@ def quantised(rows, deviation=ONES):
     ),
     st.lists(st.floats(2**-20, 2**20, width=32), min_size=3, max_size=3),
 )
+@example([[0, 1.2082720206966748e38, 2.8356861205756925e38]], [1, 2, 1073])  # rounds to infinity
+@example([[0, 0, 1e38]], [1, 1, 2**-20])  # infinitely many deviations
+@example([[0, 0, np.finfo(np.float32).max]], [2**20, 1, 1])  # near infinity, but exact
 def test_an_error_is_at_most_half_a_step_of_its_row_and_dimension(rows, deviation):
     rows = np.array(rows, np.float32).reshape(-1, 3)
     deviation = np.array(deviation, np.float32)
-    with np.errstate(over="ignore"):
-        if not np.isfinite(rows / deviation).all():
-            with pytest.raises(OverflowRowError, match="too many standard deviations from 0"):
-                quantised(rows, deviation)
-            return
+    with np.errstate(over="ignore", invalid="ignore"):
+        wide = rows / deviation
+        scale = np.abs(wide).max(axis=1, keepdims=True) / np.float32(127)
+        scale[scale == 0] = 1
+        back = np.rint(wide / scale).clip(-127, 127) * scale * deviation
+    if not (np.isfinite(wide).all() and np.isfinite(back).all()):
+        with pytest.raises(
+            OverflowRowError, match=r"do not fit int8: first .* at row \d+, dimension \d"
+        ):
+            quantised(rows, deviation)
+        return
     found = quantised(rows, deviation)
-    back = codecs.dequantise(found.stored, found.scales, deviation).astype(np.float64)
+    assert np.array_equal(codecs.dequantise(found.stored, found.scales, deviation), back)
     step = found.scales[:, None].astype(np.float64) * deviation
+    rounding = 127 * 2.0**-21  # of the four float32 operations there and back, in steps
     tiny = np.finfo(np.float32).tiny  # below, float32 itself has steps of its own
     inside = found.clipped == 0
-    assert (np.abs(back - rows) <= step * 0.51 + tiny)[inside].all()
+    error = np.abs(back.astype(np.float64) - rows)
+    assert (error <= step * (0.5 + rounding) + tiny)[inside].all()
     assert np.abs(found.stored).max(initial=0) <= 127
+
+
+def test_a_value_that_int8_would_round_to_infinity_is_refused_with_its_place():
+    rows = np.ones((20_000, 3), np.float32)
+    rows[17_000] = [0, 1.2082720206966748e38, 2.8356861205756925e38]
+    place = re.escape("first 2.83569e+38 at row 17007, dimension 2")
+    with pytest.raises(OverflowRowError, match=place) as error:
+        quantised(rows, np.array([1, 2, 1073], np.float32))
+    assert "bfloat16" in error.value.hint
 
 
 def test_a_row_of_zeros_and_a_dimension_that_never_varies():
