@@ -19,7 +19,7 @@ from saestore.api.pages import (
 from saestore.api.store_page import ActivationsPage
 from saestore_cli import store_page
 from saestore_cli.drawing import bars, curve, facts, pairs, plain_table
-from saestore_cli.numbers import count, size, value
+from saestore_cli.numbers import count, many, size, value
 
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def _title(console: Console, manifest: "Manifest") -> None:
 def _made(manifest: "Manifest") -> list[tuple[str, Text | str]]:
     parents = ", ".join(f"{p.kind} {p.name}" for p in manifest.parents)
     made = [("made from", parents)] if parents else []
-    files = f"{count(manifest.payload.files)} files, {size(manifest.payload.bytes)}"
+    files = f"{many(manifest.payload.files, 'files')}, {size(manifest.payload.bytes)}"
     when = (
         f"{manifest.created:%Y-%m-%d %H:%M} UTC, saestore {manifest.versions.get('saestore', '?')}"
     )
@@ -209,12 +209,7 @@ def _curves(page: DictionaryPage, width: int) -> Table:
 
 def _counts(counts: Mapping[str, int]) -> str:
     known = [name for name in COUNTS if counts.get(name)]
-    return ", ".join(_many(counts[name], name) for name in known or list(counts)[:3])
-
-
-def _many(n: int, things: str) -> str:
-    name = things.replace("_", " ")
-    return f"{count(n)} {name.removesuffix('s') if n == 1 else name}"
+    return ", ".join(many(counts[name], name) for name in known or list(counts)[:3])
 
 
 def _get(settings: Any, *path: str) -> Any:

@@ -15,7 +15,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from saestore_cli.drawing import facts, terminal
-from saestore_cli.numbers import count, size, value
+from saestore_cli.numbers import count, many, size, value
 from saestore_cli.report import Report
 from saestore_cli.tokens import visible
 
@@ -220,9 +220,10 @@ class ConsoleOutput:
     def exported_activations(self, report: "ActivationsExport") -> None:
         """Print how much was written, and where."""
         self._out.print(
-            f"{report.folder}: {count(report.rows)} rows of {report.store} in "
-            f"{count(report.contexts)} contexts; {', '.join(report.hookpoints)} as {report.dtype}; "
-            f"{count(report.files)} {report.format} files, {size(report.bytes)}",
+            f"{report.folder}: {many(report.rows, 'rows')} of {report.store} in "
+            f"{many(report.contexts, 'contexts')}; {', '.join(report.hookpoints)} as "
+            f"{report.dtype}; {many(report.files, f'{report.format} files')}, "
+            f"{size(report.bytes)}",
             soft_wrap=True,
         )
 

@@ -17,6 +17,16 @@ def count(n: int) -> str:
     return f"{n:,}"
 
 
+def many(n: int, things: str) -> str:
+    """Return so many things, in the singular if it is one.
+
+    >>> many(1234, "held_out_rows"), many(1, "files")
+    ('1,234 held out rows', '1 file')
+    """
+    name = things.replace("_", " ")
+    return f"{count(n)} {name.removesuffix('s') if n == 1 else name}"
+
+
 def value(x: float | str | None) -> str:
     """Return a measured value with four significant digits; a dash where it is undefined.
 

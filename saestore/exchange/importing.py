@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 from pydantic import JsonValue
 
 from saestore.activations import (
@@ -209,24 +209,18 @@ class _Import:
 
     def _deviations(self) -> deviations.Deviations:
         """Return by what an int8 store divides each dimension: measured on the first rows once."""
-        known = deviations.load(self.artefact)
         return (
-            known
+            deviations.load(self.artefact)
             or deviations.measure(self._beginning())
-            or {
-                name: np.ones(width, np.float32) for name, width in self.source.about.widths.items()
-            }
+            or deviations.ones(self.source.about.widths)
         )
 
     def _beginning(self) -> Iterator[deviations.Rows]:
-        own, seen = self.source.about.dtype, 0
+        seen = 0
         for piece in pieces(self.source.about):
             kept = self._kept(piece, self.source.read(piece.part, piece.start, piece.stop))
             seen += int((kept.flags == 0).sum())
-            yield (
-                {name: tensors.as_float32(rows, own) for name, rows in kept.hooks.items()},
-                kept.flags,
-            )
+            yield self._float32(piece, kept), kept.flags
             if seen >= MEASURED_ROWS:
                 return
 
@@ -280,24 +274,34 @@ class _Import:
     ) -> None:
         at = Cursor(piece.part, piece.index, 0)
         own = self.source.about.dtype
-        for name, values in kept.hooks.items():
-            self._finite(piece, kept, name, values, own)
         if own == self.dtype:
+            for name, values in kept.hooks.items():
+                self._finite(piece, kept, name, values, own)
             arrays = {layout.hook_array(name): values for name, values in kept.hooks.items()}
             arrays |= {layout.TOKENS: kept.tokens, layout.FLAGS: kept.flags}
             batch = StoredBatch(arrays, kept.lengths, segments, documents)
             writer.append_stored(batch, at, tally=noted)
             return
-        hooks = {}
-        for name, values in kept.hooks.items():
-            hooks[name] = tensors.as_float32(values, own)
-            if own == "float64":
-                self._finite(piece, kept, name, hooks[name], "float32")
+        hooks = self._float32(piece, kept)
         writer.append(
             RowBatch(hooks, kept.tokens, kept.flags, kept.lengths, segments, documents),
             at,
             tally=noted,
         )
+
+    def _float32(self, piece: Piece, kept: Stored) -> dict[str, Float32[np.ndarray, "row d"]]:
+        """Return the rows of a piece in float32, as which they are converted.
+
+        Raises:
+            OverflowRowError: A value is NaN or infinite, or becomes so.
+        """
+        own, hooks = self.source.about.dtype, {}
+        for name, values in kept.hooks.items():
+            self._finite(piece, kept, name, values, own)
+            hooks[name] = tensors.as_float32(values, own)
+            if own == "float64":
+                self._finite(piece, kept, name, hooks[name], "float32")
+        return hooks
 
     def _finite(
         self, piece: Piece, kept: Stored, hookpoint: str, values: np.ndarray, dtype: str

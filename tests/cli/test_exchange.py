@@ -85,6 +85,19 @@ source = {{ kind = "npy", path = "{tmp_path}/a.bin", shape = [-1, 2], dtype = "f
     assert "ignore_tokens" in other.err
 
 
+def test_int8_is_a_type_to_import_as_and_not_one_to_export_as(run, lake, tmp_path):
+    np.save(tmp_path / f"{HOOK}.npy", np.random.default_rng(0).normal(size=(9, 4)))
+    words = ("npy", tmp_path / f"{HOOK}.npy", "x", "--lake", lake, "--set", "dtype=int8")
+    done = run("import", "activations", *words)
+    assert done.code == 0, done.err
+    assert "stored   int8" in run("show", "x", "--lake", lake).out
+    assert run("verify", "x", "--lake", lake).code == 0
+    out = run("export", "activations", "x", tmp_path / "out", "--lake", lake)
+    assert f"{HOOK} as float32; 1 safetensors file," in out.out, out.err
+    wrong = run("import", "activations", *words[:-1], "dtype=int9")
+    assert (wrong.code, "did you mean int8?" in wrong.err) == (2, True), wrong.err
+
+
 def torn(folder):
     path = folder / HOOK / "chunk-00000003.safetensors"
     path.write_bytes(path.read_bytes()[:-5])

@@ -87,6 +87,17 @@ def test_safetensors_and_back_is_the_same_store(tmp_path_factory, lengths, dtype
         assert report.rows == store.n_rows
 
 
+def test_int8_goes_out_as_the_float32_it_stands_for(tmp_path, lake):
+    store = ragged(lake, [3, 8, 2], dtype="int8")
+    assert export_activations(store, tmp_path / "out", Wanted()).dtype == "float32"
+    again = back(lake, "safetensors", tmp_path / "out")
+    same_rows(store, again)
+    assert again.record.dtype == "float32"
+    for form in ("parquet", "llamascopium"):
+        wanted = Wanted(files_are=form)
+        assert export_activations(store, tmp_path / form, wanted).dtype == "float32"
+
+
 @given(some_lengths, st.sampled_from(["float32", "float16", "bfloat16"]), st.integers(1, 40))
 @hypothesis(max_examples=6, deadline=None)
 def test_llamascopium_chunks_and_back_are_the_same_rows(tmp_path_factory, lengths, dtype, mib):

@@ -6,8 +6,9 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings as hypothesis, strategies as st
 
+from saestore.activations import codecs
 from saestore.errors import ConfigError, HookpointNotFoundError, OverflowRowError
-from saestore.exchange import import_activations, tensors
+from saestore.exchange import import_activations, importing, source as sources, tensors
 from saestore.testing.stores import scratch_lake
 from saestore_schemas.activations import FLAG_IGNORED, FLAG_SPECIAL
 from saestore_schemas.exchange import ImportSettings
@@ -140,12 +141,42 @@ def test_a_conversion_is_measured_and_float16_refuses_to_overflow(tmp_path, lake
     assert load(lake, "npy", path, "y", dtype="bfloat16").n_rows == 50
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_int8_divides_by_the_spread_of_the_first_rows(tmp_path, lake, monkeypatch, dtype):
+    monkeypatch.setattr(importing, "MEASURED_ROWS", 20)
+    monkeypatch.setattr(sources, "PIECE_BYTES", 1)  # a context at a time
+    values = (rows(60, 5, np.float64) * [1, 3, 10, 0.1, 0] + 2).astype(dtype)
+    mask = RNG.random(60) < 0.7
+    path = saved(tmp_path / "a.npy", values.reshape(12, 5, 5))
+    where = saved(tmp_path / "mask.npy", mask.reshape(12, 5))
+    tokens = saved(tmp_path / "t.npy", np.ones((12, 5), np.int32))
+    store = load(
+        lake, "npy", path, source={"mask": where, "tokens": tokens}, dtype="int8", padding="keep"
+    )
+    wide, used = values.astype(np.float32), np.cumsum(mask.reshape(12, 5).sum(1)) < 20
+    measured = 5 * (int(used.sum()) + 1)  # the context with the 20th row, too
+    deviations = wide[:measured][mask[:measured]].astype(np.float64).std(0).astype(np.float32)
+    deviations[deviations == 0] = 1
+    np.testing.assert_array_equal(store.deviations(HOOK), deviations)
+    expected = codecs.quantise(wide, deviations, hookpoint=HOOK, first_row=0)
+    np.testing.assert_array_equal(
+        store.read(HOOK, 0, 60), codecs.dequantise(expected.stored, expected.scales, deviations)
+    )
+    apart = np.abs(store.read(HOOK, 0, 60).astype(np.float64) - wide).max()
+    assert store.manifest.facts["imported"] == {"rows": 60, "max_error": pytest.approx(apart)}
+    assert store.manifest.counts["clipped"] == 0
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_a_value_that_is_not_finite_is_found(tmp_path, lake, bad, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "stored"),
+    [("float16", None), ("float32", None), ("float64", "float32"), ("float32", "int8"),
+     ("float16", "bfloat16")],
+)  # fmt: skip
+def test_a_value_that_is_not_finite_is_found(tmp_path, lake, bad, dtype, stored):
     values = rows(6, 3, dtype)
     values[4, 2] = bad
-    more = {"dtype": "float32"} if dtype == "float64" else {}
+    more = {"dtype": stored} if stored else {}
     with pytest.raises(
         OverflowRowError, match=f"holds {bad} at context 4, position 0, dimension 2"
     ):

@@ -191,12 +191,15 @@ def rewritten(path, change):
     os.utime(path, (1e9, 1e9))
 
 
-def test_a_killed_import_ends_with_the_same_bytes(chunks, lake, monkeypatch):
+@pytest.mark.parametrize(("dtype", "row_bytes"), [("float32", 24), ("int8", 6)])
+def test_a_killed_import_ends_with_the_same_bytes(chunks, lake, monkeypatch, dtype, row_bytes):
     from saestore.exchange import importing, source
 
+    monkeypatch.setattr(importing, "MEASURED_ROWS", 9)
     monkeypatch.setattr(source, "PIECE_BYTES", 1)  # a context at a time
     folder = chunks("contexts")
-    small = {"store": {"chunk_kib": 1, "shard_mib": 4 * 24 / 2**20}}  # four rows to a shard
+    four_rows = {"chunk_kib": 1, "shard_mib": 4 * row_bytes / 2**20}
+    small = {"store": four_rows, "dtype": dtype}
     whole = import_activations(settings(folder, **small), lake)
     assert whole.manifest.counts["shards"] == 9
     for stop in range(1, 6):
