@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from saestore.activations.choice import RowChoice
 from saestore.activations.commits import Cursor
 from saestore.activations.layout import HookInfo, Spec
+from saestore.activations.mixed_moments import MixedMoments
 from saestore.activations.moments import Moments
 from saestore.activations.split import Split, held_out, split_contexts
 from saestore.activations.store import ActivationStore
@@ -23,6 +24,7 @@ __all__ = [
     "ContextStream",
     "Cursor",
     "HookInfo",
+    "MixedMoments",
     "MixedStream",
     "Moments",
     "RowBatch",

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Int64
 from torch import Tensor
 
+from saestore.activations import neighbours, shuffle
 from saestore.activations.batches import Batches
 from saestore.activations.choice import RowChoice, Wanted
 from saestore.activations.store import ActivationStore
@@ -88,7 +89,12 @@ class MixedStream:
 
     Attributes:
         position: Batches delivered.
-        rows_per_epoch: Rows of each source's epochs.
+        rows_per_epoch: Rows of all sources together.
+        source_rows: Rows of each source's epochs.
+        window_rows: Rows held at once, of all sources.
+        mixing: Expected same-context partners of a row in its batch; 0 is perfect.
+        inflation: Variance of a document-level feature's batch mean, as a multiple of the ideal,
+            where sources vary alike: the mean of the sources' by share.
     """
 
     def __init__(
@@ -128,7 +134,8 @@ class MixedStream:
             )
             for source, tensors in zip(sources, self._tensors, strict=True)
         ]
-        self.rows_per_epoch = tuple(wanted.rows for wanted in self._wanted)
+        self.source_rows = tuple(wanted.rows for wanted in self._wanted)
+        self.rows_per_epoch = sum(self.source_rows)
         self.position = 0
         self._cumulated = np.zeros((len(self._pattern) + 1, len(sources)), np.int64)
         one = self._pattern[:, None] == np.arange(len(sources))
@@ -166,6 +173,28 @@ class MixedStream:
             for index, (wanted, share) in enumerate(zip(self._wanted, shares, strict=True))
         ]
         self._sought = False
+        self.window_rows, self.mixing, self.inflation = 0, 0.0, 0.0
+        for source, order, share in zip(self._sources, self._orders, shares.tolist(), strict=True):
+            self._judge(source, order, share)
+
+    def _judge(self, source: Source, order: Order, share: float) -> None:
+        """Add what a source with its share of the rows contributes to how well they are mixed."""
+        wanted = order.wanted
+        contexts = source.choice.contexts(source.store)
+        delivered = wanted.rows / int(contexts[:, 1].sum())
+        met = neighbours.meetings(
+            source.store, contexts, unit_rows=wanted.unit_rows, wanted=delivered
+        )
+        spread = order.spread(wanted.rows)
+        window = min(spread.window_rows, wanted.rows)
+        batch = max(round(self._batch_rows * share), 1)
+        self.window_rows += window
+        self.mixing += share * shuffle.partners(
+            met, spread, batch_rows=batch, unit_rows=wanted.unit_rows, rows=wanted.rows
+        )
+        self.inflation += share * shuffle.inflation(
+            batch_rows=batch, unit_rows=wanted.unit_rows, window_rows=window
+        )
 
     def before(self, row: int) -> Int64[np.ndarray, " source"]:
         """Return how many of the first rows of the sequence are of each source."""
@@ -179,7 +208,7 @@ class MixedStream:
             "position": self.position,
             "batch_rows": self._batch_rows,
             "seed": self._seed,
-            "rows_per_epoch": list(self.rows_per_epoch),
+            "source_rows": list(self.source_rows),
             "shares": self._cumulated[-1].tolist(),
             "window_rows": self._budget,
         }
@@ -191,7 +220,7 @@ class MixedStream:
             ConfigError: It was saved by a stream of another sequence.
         """
         mine = self.state_dict()
-        for name in ("batch_rows", "seed", "rows_per_epoch", "shares"):
+        for name in ("batch_rows", "seed", "source_rows", "shares"):
             if state[name] != mine[name]:
                 raise ConfigError(
                     field=f"activations.{name}",

@@ -9,7 +9,7 @@ from saestore.analyze.context_tables import context_rows, document_rows, vocabul
 from saestore.analyze.survey import survey
 from saestore.analyze.write import Output, collected, sorted_by_context
 from saestore.dictionaries import SparseDictionary
-from saestore.errors import ArtefactNotFoundError
+from saestore.errors import ArtefactNotFoundError, ConfigError
 from saestore.lake import Lake, Ref, Storage, layout
 from saestore.lake.lock import is_lock, writing
 from saestore.lake.manifest import Run, begin, finish, parent_of
@@ -46,7 +46,8 @@ def run(
     Raises:
         ArtefactNotFoundError: No such dictionary or store.
         ArtefactExistsError: The name is taken by an analysis with other settings.
-        ConfigError: The store has fewer rows than asked for.
+        ConfigError: The store has fewer rows than asked for, or the dictionary was trained on a mix
+            and none of its stores is named.
         OverflowRowError: A value does not fit `value_dtype`.
     """
     ref = Ref("features", f"{settings.dictionary}/{settings.name}")
@@ -152,16 +153,24 @@ def _trained_on(trained: Manifest) -> str:
 
     Raises:
         ArtefactNotFoundError: It records none.
+        ConfigError: It records several.
     """
-    for parent in trained.parents:
-        if parent.kind == "activations":
-            return parent.name
-    raise ArtefactNotFoundError(
-        kind="activations",
-        name=trained.name,
-        looked="the dictionary's manifest",
-        hint="say which store to analyse: activations = NAME",
-    )
+    stores = [parent.name for parent in trained.parents if parent.kind == "activations"]
+    if not stores:
+        raise ArtefactNotFoundError(
+            kind="activations",
+            name=trained.name,
+            looked="the dictionary's manifest",
+            hint="say which store to analyse: activations = NAME",
+        )
+    if len(stores) > 1:
+        raise ConfigError(
+            field="activations",
+            found=None,
+            expected=f"one of the stores that {trained.name} was trained on, or another",
+            hint=f"it was trained on a mix of {', '.join(stores)}: say which to analyse",
+        )
+    return stores[0]
 
 
 def _clear(artefact: Storage) -> None:

@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from saestore.api import problems
 from saestore.api.config import settings_of
+from saestore_schemas.activations import RowRange
 
 
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -165,17 +166,20 @@ def _subsection(
         yield from _table_of(dotted, field, default, children)
         return
     chosen = example if isinstance(example, Mapping) else default
-    live_here = live and (chosen is not None or field.is_required())
+    several = get_origin(field.annotation) is tuple
+    live_here = live and not several and (chosen is not None or field.is_required())
     yield from _comment(field.description or "", prefix="# ! " if field.is_required() else "# ")
     shown = _matching(children, chosen)
-    if chosen is None and not field.is_required():
+    if several:
+        yield "# None by default; this section can be written several times."
+    elif chosen is None and not field.is_required():
         yield "# Absent by default."
     for child in [shown, *(c for c in children if c is not shown)]:
         alive = live_here and child is shown
         mark = "" if alive else "# "
         if child is not shown:
             yield f"# Or: {_first_sentence(child)}"
-        yield f"{mark}[{dotted}]"
+        yield f"{mark}[[{dotted}]]" if several else f"{mark}[{dotted}]"
         yield from _section(verb, child, path, live=alive)
         if not alive:
             yield ""
@@ -248,7 +252,7 @@ def _hint_of(field: FieldInfo) -> str:
     for kind, text in ((int, "1"), (float, "0.001"), (str, '"..."')):
         if problems.allows(field.annotation, kind):
             return text
-    return "..."
+    return "[0, 1000]" if RowRange in get_args(field.annotation) else "..."
 
 
 def _comment(text: str, *, prefix: str) -> Iterator[str]:

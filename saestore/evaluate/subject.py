@@ -51,6 +51,13 @@ def open_subject(settings: EvaluateSettings, lake: Lake) -> Subject:
             expected="an activation store",
             hint=f"{settings.dictionary} names no store it was trained on: say which to use",
         )
+    if settings.activations is None and len(trained_on) > 1:
+        raise ConfigError(
+            field="activations",
+            found=None,
+            expected=f"one of the stores that {settings.dictionary} was trained on, or another",
+            hint=f"it was trained on a mix of {', '.join(trained_on)}: say which to use",
+        )
     name = settings.activations or trained_on[0]
     store = ActivationStore.open(lake, name)
     for hookpoint in (*dictionary.hookpoints_in, *dictionary.hookpoints_out):

@@ -68,6 +68,7 @@ def synthetic_store(
     lengths: Int64[np.ndarray, " context"] | None = None,
     store: StoreSettings | None = None,
     imported: bool = False,
+    lm: str = "synthetic",
 ) -> ActivationStore:
     """Write a store of random or given rows and return it.
 
@@ -86,6 +87,7 @@ def synthetic_store(
         lengths: Rows of each context, if they are to be ragged.
         store: Shape on disk; absent, small chunks and shards.
         imported: As if nobody had said which language model it is of.
+        lm: Name of that language model.
     """
     if values is None:
         values = {h: synthetic_rows(rows, width, seed=seed, hookpoint=h) for h in hookpoints}
@@ -101,7 +103,7 @@ def synthetic_store(
         flags = np.where(tokens == 0, FLAG_SPECIAL, 0).astype(np.uint8)
     settings = GenerateSettings(
         name=name,
-        lm=LmSettings(model="synthetic"),
+        lm=LmSettings(model=lm),
         corpus=CorpusSettings(sources=(StdlibSource(),), context_size=max(int(lengths.max()), 2)),
         hookpoints=tuple(values),
         dtype=dtype,
@@ -126,9 +128,9 @@ def _write(lake: Lake, settings: GenerateSettings, spec: Spec, batch: RowBatch) 
     ref = Ref("activations", settings.name)
     run = manifests.Run.of(ref, settings)
     artefact = lake.artefact(ref)
-    facts: dict[str, JsonValue] = {
-        "lm": {"name": "synthetic", "revision": None, "fingerprint": "0" * 64}
-    }
+    lm = settings.lm.model
+    weights = "0" * 64 if lm == "synthetic" else hashlib.sha256(lm.encode()).hexdigest()
+    facts: dict[str, JsonValue] = {"lm": {"name": lm, "revision": None, "fingerprint": weights}}
     shelf = pa.schema([("shelf", pa.string())])
     with writing(artefact, name=ref.name):
         if manifests.begin(artefact, run) is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from saestore import devices, dictionaries
-from saestore.activations import ActivationStore, ActivationStream
+from saestore.activations import ActivationStream, MixedStream
 from saestore.dictionaries import SparseDictionary
 from saestore.errors import ConfigError, DivergedError
 from saestore.lake import Lake, Ref, Storage, layout, lock, manifest as manifests
@@ -16,8 +16,9 @@ from saestore.progress import Progress, Silent
 from saestore.train import checkpoints, losses, schedules
 from saestore.train.checkpoints import Checkpoint
 from saestore.train.metrics import Metrics, MetricsTable
+from saestore.train.rows import TrainingRows
 from saestore.train.trainer import Schedule, Trainer
-from saestore_schemas.dictionary import ModelRecord, TrainRecord
+from saestore_schemas.dictionary import TrainRecord
 from saestore_schemas.manifest import ArrayInfo
 from saestore_schemas.train import TrainSettings
 
@@ -41,7 +42,7 @@ def run(
 
     Args:
         settings: What to train on which rows.
-        lake: Where the store lies and the dictionary is written.
+        lake: Where the stores lie and the dictionary is written.
         device: Torch device; `auto` takes the best there is.
         progress: Where to report.
         evaluate: Called with the dictionary and the step at every checkpoint and at the end; its
@@ -51,20 +52,20 @@ def run(
         ArtefactNotFoundError: No such activation store.
         ArtefactExistsError: The name is taken by a dictionary with other settings.
         ArtefactBusyError: Another process is training it.
-        ConfigError: The settings contradict the store.
-        HookpointNotFoundError: The store has no such hookpoint.
+        ConfigError: The settings contradict the stores, or the stores each other.
+        HookpointNotFoundError: A store has no such hookpoint.
         DivergedError: The loss became NaN or infinite.
     """
     ref = Ref("dictionary", f"{settings.series}/{settings.name}")
-    store = ActivationStore.open(lake, settings.activations.name)
-    described = manifests.Run.of(ref, settings, [manifests.parent_of(store.manifest)])
+    rows = TrainingRows.open(settings.activations, lake, hookpoints=_hookpoints(settings))
+    described = manifests.Run.of(ref, settings, rows.parents)
     artefact = lake.artefact(ref)
     if artefact.exists(layout.MANIFEST):
         manifests.begin(artefact, described)
     else:
         # Planned before anything is written: settings that cannot work must not take the name.
         training = _Training.planned(
-            settings, store, artefact, described, device=devices.resolve(device)
+            settings, rows, artefact, described, device=devices.resolve(device)
         )
         training.evaluate = evaluate
         with lock.writing(artefact, name=ref.name):
@@ -90,7 +91,7 @@ def schedule_of(settings: TrainSettings, rows_per_epoch: int) -> Schedule:
         raise ConfigError(
             field="budget.rows" if budget.rows else "budget.epochs",
             found=budget.rows or budget.epochs,
-            expected=f"at least one batch: activations.batch_rows is {batch} and the store has "
+            expected=f"at least one batch: activations.batch_rows is {batch} and there are "
             f"{rows_per_epoch} training rows",
             hint="use smaller batches, more epochs, or generate more tokens",
         )
@@ -120,10 +121,10 @@ class _Training:
     """One run under way."""
 
     settings: TrainSettings
-    store: ActivationStore
+    rows: TrainingRows
     artefact: Storage
     run: manifests.Run
-    stream: ActivationStream
+    stream: ActivationStream | MixedStream
     trainer: Trainer
     table: MetricsTable
     last: Metrics
@@ -133,31 +134,22 @@ class _Training:
     def planned(
         cls,
         settings: TrainSettings,
-        store: ActivationStore,
+        rows: TrainingRows,
         artefact: Storage,
         described: manifests.Run,
         *,
         device: torch.device,
     ) -> "_Training":
         """Return the run at its start; nothing is written or resumed yet."""
-        widths = {hook: info.width for hook, info in store.hookpoints.items()}
         hooks = _hookpoints(settings)
-        moments = {hook: store.moments(hook) for hook in hooks if hook in widths}
+        stream = rows.stream(hooks, seed=settings.seed.data)
+        moments = {hook: rows.moments(hook) for hook in hooks}
         dictionary = dictionaries.build(
             settings.dictionary,
-            widths=widths,
+            widths=rows.widths,
             moments=moments,
             init=settings.init,
             seed=settings.seed.init,
-        )
-        stream = ActivationStream(
-            store,
-            hooks,
-            batch_rows=settings.activations.batch_rows,
-            seed=settings.seed.data,
-            split="train",
-            held_out=settings.activations.held_out,
-            window_rows=settings.activations.shuffle.window_rows,
         )
         schedule = schedule_of(settings, stream.rows_per_epoch)
         variance = sum(
@@ -166,7 +158,7 @@ class _Training:
             for hook in dictionary.hookpoints_out
         )  # fmt: skip
         trainer = Trainer(dictionary.to(device), settings, schedule, variance=variance)
-        return cls(settings, store, artefact, described, stream, trainer, MetricsTable(), Metrics())
+        return cls(settings, rows, artefact, described, stream, trainer, MetricsTable(), Metrics())
 
     def resume(self) -> None:
         """Go to where the newest whole checkpoint left the run, if there is one."""
@@ -253,7 +245,7 @@ class _Training:
         trainer = self.trainer
         config = trainer.dictionary.config.model_copy(
             update={
-                "model": _model(self.store),
+                "model": self.rows.model(),
                 "parents": self.run.parents,
                 "train": TrainRecord(
                     fingerprint=self.run.fingerprint,
@@ -311,18 +303,3 @@ def _shown(last: Metrics) -> dict[str, float | str]:
 
 def _hookpoints(settings: TrainSettings) -> tuple[str, ...]:
     return (settings.dictionary.hookpoint,)
-
-
-def _model(store: ActivationStore) -> ModelRecord | None:
-    lm = store.record.lm
-    if lm is None:  # imported, and nobody said
-        return None
-    known = store.manifest.facts.get("lm")
-    fingerprint = known.get("fingerprint") if isinstance(known, dict) else None
-    return ModelRecord(
-        name=lm.model,
-        revision=lm.revision,
-        weights_fingerprint=None if fingerprint is None else str(fingerprint),
-        processing=lm.processing,
-        capture_dtype=store.record.dtype,
-    )

@@ -1,8 +1,9 @@
 """What an activation store is, whoever made it: generate, an import, a shuffle."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from saestore_schemas.base import Model
 from saestore_schemas.lm import LmSettings
@@ -19,6 +20,25 @@ FLAG_SPECIAL = 1
 """Bit of a row's flags: BOS, separators and other control tokens."""
 FLAG_IGNORED = 2
 """Bit of a row's flags: its token id is in `ignore_tokens`."""
+
+RowFlag = Literal["special", "ignored"]
+"""Name of a flag."""
+FLAG_BITS: Mapping[RowFlag, int] = {"special": FLAG_SPECIAL, "ignored": FLAG_IGNORED}
+"""The bit of each flag."""
+
+
+def _some(rows: tuple[int, int]) -> tuple[int, int]:
+    start, stop = rows
+    if start >= stop:
+        msg = f"there is no row from {start} up to, and without, {stop}"
+        raise ValueError(msg)
+    return rows
+
+
+RowRange = Annotated[
+    tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]], AfterValidator(_some)
+]
+"""First row of a store and the row after the last."""
 
 
 class StoreSettings(Model):

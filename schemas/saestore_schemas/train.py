@@ -4,10 +4,12 @@ Wherever a field counts steps, an integer is a number of steps, a float a fracti
 0 switches the thing off.
 """
 
+from itertools import combinations
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from saestore_schemas.activations import RowFlag, RowRange
 from saestore_schemas.base import Model
 from saestore_schemas.dictionary import DictionarySettings, TopK
 from saestore_schemas.names import ArtefactName
@@ -24,18 +26,65 @@ class ShuffleSettings(Model):
     """Rows mixed in memory at once; absent, the store up to 1 Mi rows under a memory cap."""
 
 
-class ActivationsSettings(Model):
-    """Which rows train the dictionary."""
+class SourceSettings(Model):
+    """One activation store of a mix."""
 
     name: ArtefactName
     """Activation store in the lake."""
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Its share of the training rows is this over the sum of all weights, exactly."""
+    rows: RowRange | None = None
+    """Only rows of this range: the first, and the one after the last. Absent, all."""
+
+
+class ActivationsSettings(Model):
+    """Which rows train the dictionary. Give one store by `name`, or several in `sources`."""
+
+    name: ArtefactName | None = None
+    """Activation store in the lake."""
+    rows: RowRange | None = None
+    """Only rows of this range of the store: the first, and the one after the last. Absent, all."""
+    sources: tuple[SourceSettings, ...] = ()
+    """Several stores of one language model, mixed by weight. Their rows together are an epoch: a
+    store with more than its share of them is not seen whole in it, one with less is seen again."""
+    flags: tuple[RowFlag, ...] = ()
+    """Flags that a training row may carry, `special` or `ignored`; by default none. The scale is
+    measured over rows without flags all the same."""
     batch_rows: int = Field(default=4096, ge=1)
     """Rows in one step."""
     held_out: float = Field(default=0.05, ge=0, lt=1)
     """Share of contexts, chosen by a hash of the context's index, that training never sees and
-    that evaluate uses."""
+    that evaluate uses. The same of every source."""
     shuffle: ShuffleSettings = ShuffleSettings()
     """Mixing."""
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if (self.name is None) == (not self.sources):
+            msg = "give exactly one of name and sources"
+            raise ValueError(msg)
+        if self.sources and self.rows is not None:
+            msg = "rows goes with name: each of sources has rows of its own"
+            raise ValueError(msg)
+        for one, other in combinations(self.sources, 2):
+            if one.name == other.name and _overlap(one.rows, other.rows):
+                msg = (
+                    f"{one.name!r} is a source twice, with rows in common: "
+                    "give it one weight, or ranges that do not overlap"
+                )
+                raise ValueError(msg)
+        return self
+
+    @property
+    def mixed(self) -> tuple[SourceSettings, ...]:
+        """All stores with their weights: `sources`, or the one store."""
+        if self.name is None:
+            return self.sources
+        return (SourceSettings(name=self.name, rows=self.rows),)
+
+
+def _overlap(one: RowRange | None, other: RowRange | None) -> bool:
+    return one is None or other is None or max(one[0], other[0]) < min(one[1], other[1])
 
 
 class BudgetSettings(Model):
@@ -44,7 +93,7 @@ class BudgetSettings(Model):
     rows: int | None = Field(default=None, ge=1)
     """Rows to see, repeats included."""
     epochs: float | None = Field(default=None, gt=0)
-    """Passes over the training rows of the store."""
+    """Passes over the training rows of the store, or of all sources together."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:

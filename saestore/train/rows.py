@@ -1,0 +1,169 @@
+"""The rows a run trains on: those of one store, or of several mixed by weight."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from saestore.activations import (
+    ActivationStore,
+    ActivationStream,
+    MixedMoments,
+    MixedStream,
+    Moments,
+    RowChoice,
+    Source,
+)
+from saestore.errors import ConfigError
+from saestore.lake import Lake, manifest as manifests
+from saestore_schemas.activations import FLAG_BITS
+from saestore_schemas.dictionary import ModelRecord
+from saestore_schemas.manifest import Parent
+from saestore_schemas.train import ActivationsSettings
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Stores, and what is taken of each.
+
+    Attributes:
+        settings: Which rows.
+        stores: By name, in the order of the settings; a store of two sources once.
+    """
+
+    settings: ActivationsSettings
+    stores: Mapping[str, ActivationStore]
+
+    @classmethod
+    def open(
+        cls, settings: ActivationsSettings, lake: Lake, *, hookpoints: Sequence[str]
+    ) -> "TrainingRows":
+        """Return the rows that settings name.
+
+        Raises:
+            ArtefactNotFoundError: No such activation store.
+            HookpointNotFoundError: A store lacks one of the hookpoints.
+            ConfigError: The stores are of different language models or widths.
+        """
+        names = dict.fromkeys(source.name for source in settings.mixed)
+        stores = {name: ActivationStore.open(lake, name) for name in names}
+        for hookpoint in hookpoints:
+            for store in stores.values():
+                store.array_of(hookpoint)
+            widths = {n: store.hookpoints[hookpoint].width for n, store in stores.items()}
+            if len(set(widths.values())) > 1:
+                raise ConfigError(
+                    field="activations.sources",
+                    found=widths,
+                    expected=f"stores in which {hookpoint} has one width",
+                )
+        _one_model(list(stores.values()))
+        return cls(settings, stores)
+
+    @property
+    def parents(self) -> list[Parent]:
+        """Every store, once."""
+        return [manifests.parent_of(store.manifest) for store in self.stores.values()]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width of each hookpoint of the first store."""
+        first = next(iter(self.stores.values()))
+        return {name: info.width for name, info in first.hookpoints.items()}
+
+    def moments(self, hookpoint: str) -> Moments | MixedMoments:
+        """Return a hookpoint's moments over rows without flags: of the store, or of the mix.
+
+        They are those of whole stores, whatever ranges and splits training takes of them.
+
+        Raises:
+            ConfigError: A store of a mix has no such row.
+            DamagedArtefactError: A file of them does not match its checksum.
+        """
+        parts = [self.stores[source.name].moments(hookpoint) for source in self.settings.mixed]
+        if len(parts) == 1:
+            return parts[0]
+        return MixedMoments.of(parts, [source.weight for source in self.settings.mixed])
+
+    def stream(self, hookpoints: Sequence[str], *, seed: int) -> ActivationStream | MixedStream:
+        """Return the stream of them.
+
+        Raises:
+            ConfigError: A range lies outside its store, a source has no row, or the weights have
+                no short common measure.
+        """
+        chosen = self.settings
+        flags = sum(FLAG_BITS[flag] for flag in set(chosen.flags))
+        choices = [
+            RowChoice("train", chosen.held_out, source.rows, flags) for source in chosen.mixed
+        ]
+        if not chosen.sources:
+            (store,), (choice,) = self.stores.values(), choices
+            return ActivationStream(
+                store,
+                hookpoints,
+                batch_rows=chosen.batch_rows,
+                seed=seed,
+                split=choice.split,
+                held_out=choice.held_out,
+                rows=choice.rows,
+                flags=choice.flags,
+                window_rows=chosen.shuffle.window_rows,
+            )
+        return MixedStream(
+            [
+                Source(self.stores[source.name], source.weight, choice)
+                for source, choice in zip(chosen.sources, choices, strict=True)
+            ],
+            hookpoints,
+            batch_rows=chosen.batch_rows,
+            seed=seed,
+            window_rows=chosen.shuffle.window_rows,
+        )
+
+    def model(self) -> ModelRecord | None:
+        """Return the language model behind the rows; None if a store does not say."""
+        stores = list(self.stores.values())
+        lm = stores[0].record.lm
+        if lm is None or any(store.record.lm is None for store in stores):
+            return None  # imported, and nobody said
+        fingerprints = [found for store in stores if (found := _fingerprint(store)) is not None]
+        return ModelRecord(
+            name=lm.model,
+            revision=lm.revision,
+            weights_fingerprint=fingerprints[0] if fingerprints else None,
+            processing=lm.processing,
+            capture_dtype=", ".join(dict.fromkeys(store.record.dtype for store in stores)),
+        )
+
+
+def _fingerprint(store: ActivationStore) -> str | None:
+    known = store.manifest.facts.get("lm")
+    fingerprint = known.get("fingerprint") if isinstance(known, dict) else None
+    return None if fingerprint is None else str(fingerprint)
+
+
+def _one_model(stores: Sequence[ActivationStore]) -> None:
+    """Refuse stores that are known to be of different language models.
+
+    Equal weights are one model whatever it is called; where a store does not know its weights, the
+    names decide. An imported store that names no model fits any.
+
+    Raises:
+        ConfigError: They are.
+    """
+    known = [(store, lm) for store in stores if (lm := store.record.lm) is not None]
+    for store, lm in known[1:]:
+        first, its = known[0]
+        one, other = _fingerprint(first), _fingerprint(store)
+        alike = (
+            one == other if one and other else (its.model, its.revision) == (lm.model, lm.revision)
+        )
+        if not alike or its.processing != lm.processing:
+            raise ConfigError(
+                field="activations.sources",
+                found={
+                    each.ref.name: f"{name.model} ({name.processing})"
+                    for each, name in ((first, its), (store, lm))
+                },
+                expected="stores of one language model with one processing",
+                hint="a dictionary belongs to one model: train one on each store",
+            )
