@@ -1,11 +1,13 @@
 """Commits: what is known about each finished shard of an unfinished store.
 
 A commit is written last, after its shard's files, so a shard with a commit is whole. It remembers
-where in the corpus the next shard begins, so the run after a `kill -9` continues there. It is never
-replaced: a second writer that the lock could not see fails here instead of mixing two runs.
+where in the corpus the next shard begins, so the run after a `kill -9` continues there, and what all
+shards so far amount to, so that run reads the last commit alone. It is never replaced: a second writer
+that the lock could not see fails here instead of mixing two runs.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,31 +36,53 @@ class Cursor:
 
 
 @dataclass(frozen=True)
+class Totals:
+    """What some shards hold together.
+
+    Attributes:
+        rows: Rows.
+        kept: Rows that training and statistics use.
+        contexts: Contexts that begin in them.
+        segments: Segments of these.
+        documents: Documents recorded with them.
+        clipped: Values that int8 clipped.
+    """
+
+    rows: int = 0
+    kept: int = 0
+    contexts: int = 0
+    segments: int = 0
+    documents: int = 0
+    clipped: int = 0
+
+    def __add__(self, other: "Totals") -> "Totals":
+        """Return what both hold."""
+        mine, theirs = asdict(self), asdict(other)
+        return Totals(**{name: mine[name] + theirs[name] for name in mine})
+
+
+@dataclass(frozen=True)
 class Commit:
     """One finished shard.
 
     Attributes:
         shard: Its number.
-        rows: Its rows.
+        total: What it and all shards before it hold.
         files: Size and checksum of each of its files.
         contexts: First row and length of the contexts that begin in it.
         segments: Context, start, length, document, token offset and character offset of their
             segments.
-        documents: Documents recorded with it.
         moments: Of each hookpoint, over its kept rows.
-        clipped: Values that int8 clipped.
         resume: Where the next shard begins.
         tally: What the caller wants to know when it resumes after this shard.
     """
 
     shard: int
-    rows: int
+    total: Totals
     files: dict[str, tuple[int, str]]
     contexts: Int64[np.ndarray, "context 2"]
     segments: Int64[np.ndarray, "segment 6"]
-    documents: int
     moments: dict[str, Moments]
-    clipped: int
     resume: Cursor
     tally: dict[str, Any]
 
@@ -82,30 +106,61 @@ def write(artefact: Storage, commit: Commit) -> None:
         ) from error
 
 
-def read_all(artefact: Storage) -> list[Commit]:
-    """Return the commits of the leading shards; what comes after a gap is not counted.
+def count(artefact: Storage) -> int:
+    """Return how many leading shards are finished, asking for a few commits only."""
+    return artefact.count(layout.commit_file)
+
+
+def read(artefact: Storage, shard: int) -> Commit:
+    """Return the commit of one finished shard.
 
     Raises:
-        DamagedArtefactError: A file of a committed shard is missing or has another size.
+        DamagedArtefactError: It is missing.
     """
-    commits: list[Commit] = []
-    wrong: list[str] = []
-    while artefact.exists(path := layout.commit_file(len(commits))):
+    path = layout.commit_file(shard)
+    try:
         record = json.loads(artefact.read(path))
-        record["files"] = {p: (size, crc) for p, (size, crc) in record["files"].items()}
-        wrong += manifests.wrong_sizes(artefact, record["files"])
-        record["contexts"] = np.array(record["contexts"], np.int64).reshape(-1, 2)
-        record["segments"] = np.array(record["segments"], np.int64).reshape(-1, 6)
-        record["moments"] = {n: _moments(m) for n, m in record["moments"].items()}
-        record["resume"] = Cursor(**record["resume"])
-        commits.append(Commit(**record))
+    except FileNotFoundError as error:
+        raise _damaged(artefact, [f"{path}: missing"]) from error
+    record["total"] = Totals(**record["total"])
+    record["files"] = {p: (size, crc) for p, (size, crc) in record["files"].items()}
+    record["contexts"] = np.array(record["contexts"], np.int64).reshape(-1, 2)
+    record["segments"] = np.array(record["segments"], np.int64).reshape(-1, 6)
+    record["moments"] = {n: _moments(m) for n, m in record["moments"].items()}
+    record["resume"] = Cursor(**record["resume"])
+    return Commit(**record)
+
+
+def each(artefact: Storage, shards: int) -> Iterator[Commit]:
+    """Yield the commits of the first shards, in order.
+
+    Raises:
+        DamagedArtefactError: One is missing.
+    """
+    return (read(artefact, shard) for shard in range(shards))
+
+
+def last(artefact: Storage) -> Commit | None:
+    """Return the commit after which a run continues; None if no shard is finished.
+
+    Its own files are compared with what they should be. Those of all shards are when the store is
+    finished, which has to list them: a run that continues asks for nothing that grows with the store.
+
+    Raises:
+        DamagedArtefactError: A file of its shard is missing or has another size.
+    """
+    finished = count(artefact)
+    if not finished:
+        return None
+    commit = read(artefact, finished - 1)
+    wrong = manifests.wrong_sizes(artefact, commit.files)
     if wrong:
-        raise DamagedArtefactError(
-            name=artefact.url,
-            damage=tuple(wrong),
-            hint="restore these files, or remove the unfinished artefact and make it again",
-        )
-    return commits
+        raise _damaged(artefact, wrong)
+    return commit
+
+
+def _damaged(artefact: Storage, wrong: list[str]) -> DamagedArtefactError:
+    return DamagedArtefactError(name=artefact.url, damage=tuple(wrong), hint=manifests.UNFINISHED)
 
 
 def clear(artefact: Storage) -> None:

@@ -26,6 +26,8 @@ RECORD = "store"
 """Where a manifest's facts hold the `StoreRecord`."""
 CHUNK_CONTEXTS = 65_536
 """Contexts or segments in one chunk of the small arrays."""
+_SMALL_CHUNK_BYTES = 8 << 20
+"""Bytes in one at most: moments have a wide entry for each shard."""
 
 
 @dataclass(frozen=True)
@@ -137,23 +139,40 @@ class ArraySpec:
         return self.stored.type(codecs.BFLOAT16_NAN if nan else 0)
 
 
+@dataclass(frozen=True)
+class SmallSpec:
+    """An array without shards: contexts, segments, moments, deviations.
+
+    Attributes:
+        shape: Its shape, known before its values.
+        dtype: Type of its elements.
+        names: Names of its axes.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    names: tuple[str, ...]
+
+    @property
+    def chunk_entries(self) -> int:
+        """Entries along the first axis of a chunk."""
+        entry = np.dtype(self.dtype).itemsize * int(np.prod(self.shape[1:], dtype=int))
+        return max(1, min(self.shape[0], CHUNK_CONTEXTS, _SMALL_CHUNK_BYTES // entry))
+
+
 def write_metadata(
-    artefact: Storage,
-    spec: Spec,
-    rows: int,
-    small: Mapping[str, tuple[Shaped[np.ndarray, "..."], tuple[str, ...]]],
+    artefact: Storage, spec: Spec, rows: int, small: Mapping[str, SmallSpec]
 ) -> dict[str, tuple[int, str]]:
-    """Write what zarr-python makes: groups, the row arrays' metadata, and small arrays whole.
+    """Write the metadata that zarr-python makes of groups and arrays.
 
     It is made in memory and put on disk file by file, each whole and synced, replacing what a
-    killed run may have left. Size and checksum of each file are returned: sha256, for a chunk that
-    ends in its own crc32c has a crc32c that says nothing.
+    killed run may have left. Size and checksum of each file are returned.
 
     Args:
         artefact: The store's folder.
         spec: Its row arrays, whose shards are written already.
         rows: Rows of the store.
-        small: Values and names of the axes of each small array, by path.
+        small: Each small array, by path.
 
     Raises:
         StorageError: Disk full, read-only or quota.
@@ -164,8 +183,8 @@ def write_metadata(
     zarr.create_group(memory, attributes=attributes)
     for path, array in spec.arrays().items():
         _declare(memory, path, array, rows)
-    for path, (values, names) in small.items():
-        _small(memory, path, values, names)
+    for path, each in small.items():
+        _declare_small(memory, path, each)
     written: dict[str, tuple[int, str]] = {}
     for path, held in files.items():
         data = held.to_bytes()
@@ -207,24 +226,19 @@ def _declare(memory: MemoryStore, path: str, array: ArraySpec, rows: int) -> Non
     )
 
 
-def _small(
-    memory: MemoryStore, path: str, values: Shaped[np.ndarray, "..."], names: tuple[str, ...]
-) -> None:
-    array = zarr.create_array(
+def _declare_small(memory: MemoryStore, path: str, small: SmallSpec) -> None:
+    zarr.create_array(
         memory,
         name=path,
-        shape=values.shape,
-        dtype=values.dtype,
-        chunks=(max(1, min(len(values), CHUNK_CONTEXTS)), *values.shape[1:]),
+        shape=small.shape,
+        dtype=small.dtype,
+        chunks=(small.chunk_entries, *small.shape[1:]),
         filters=None,
         compressors=Crc32cCodec(),
         fill_value=0,
         chunk_key_encoding={"name": "default", "separator": "."},
-        dimension_names=names,
-        # Otherwise a chunk of nothing but fill values has no file, and no checksum.
-        config={"write_empty_chunks": True},
+        dimension_names=small.names,
     )
-    array[...] = values
 
 
 def parse_small(files: Mapping[str, bytes], path: str) -> Shaped[np.ndarray, "..."]:

@@ -20,9 +20,10 @@ from pydantic import JsonValue
 
 from saestore.activations import codecs, commits, deviations as measured, layout as stores
 from saestore.activations.arrays import STAGING, ArrayWriter, Watch
-from saestore.activations.commits import Commit, Cursor
+from saestore.activations.commits import Commit, Cursor, Totals
 from saestore.activations.deviations import Deviations
 from saestore.activations.moments import Moments
+from saestore.activations.small import SmallArray
 from saestore.errors import ConfigError, UnsupportedError
 from saestore.lake import Storage, layout, manifest as manifests
 from saestore_schemas import tables
@@ -122,19 +123,19 @@ class StoreWriter:
         Raises:
             ConfigError: The deviations are missing, of other widths, or not those the store was
                 begun with.
-            DamagedArtefactError: A file of a finished shard is missing or has another size.
+            DamagedArtefactError: A file of the last finished shard is missing or has another size.
         """
         self._artefact = artefact
         self._spec = spec
         self._documents = tables.DOCUMENTS.schema()
         for column in metadata or ():
             self._documents = self._documents.append(column)
-        self._commits = commits.read_all(artefact)
-        last = self._commits[-1] if self._commits else None
+        last = commits.last(artefact)
+        self._shards = last.shard + 1 if last else 0
+        self._total = last.total if last else Totals()
         self.resume: Cursor | None = last.resume if last else None
         self.tally: dict[str, Any] = dict(last.tally) if last else {}
-        self.rows = sum(commit.rows for commit in self._commits)
-        self._contexts = sum(len(commit.contexts) for commit in self._commits)
+        self.rows = self._total.rows
         self._skip = self.resume.skip if self.resume else 0
         self._following = self.resume
         self._noted = self.tally
@@ -164,7 +165,7 @@ class StoreWriter:
     @property
     def documents(self) -> int:
         """Documents recorded with finished shards."""
-        return sum(commit.documents for commit in self._commits)
+        return self._total.documents
 
     def __enter__(self) -> "StoreWriter":
         """Return the writer; on an error its temporary files are removed at the end."""
@@ -256,7 +257,7 @@ class StoreWriter:
         shard.contexts.append(contexts)
         shard.segments.append(segments)
         shard.documents.extend(documents)
-        self._close(Cursor(len(self._commits) + 1, 0))
+        self._close(Cursor(self._shards + 1, 0))
 
     def _shard(self) -> _Open:
         """Return the open shard, begun now if none is."""
@@ -264,7 +265,7 @@ class StoreWriter:
             widths = self._spec.hookpoints.items()
             self._open = _Open({name: Moments.none(width) for name, width in widths})
             for writer in self._arrays.values():
-                writer.open(len(self._commits))
+                writer.open(self._shards)
         return self._open
 
     def _watch(self, hookpoint: str | None) -> Watch | None:
@@ -345,33 +346,38 @@ class StoreWriter:
         shard = self._shard()
         owner = batch.segments[:, 0]
         segments = batch.segments[(owner >= begun) & (owner < ended)]
-        segments[:, 0] += self._contexts + shard.begun() - begun
+        segments[:, 0] += self._total.contexts + shard.begun() - begun
         shard.segments.append(segments)
         shard.contexts.append(np.stack([first[begun:ended], batch.lengths[begun:ended]], axis=1))
 
     def _close(self, following: Cursor) -> None:
         full = self._shard()
-        number = len(self._commits)
+        number = self._shards
         files = dict(writer.close() for writer in self._arrays.values())
         if full.documents:
             path = layout.part_file(layout.DOCUMENTS, number)
             files[path] = self._write_documents(path, full.documents)
+        contexts, segments = np.concatenate(full.contexts), np.concatenate(full.segments)
+        total = self._total + Totals(
+            rows=full.rows,
+            kept=next(iter(full.moments.values())).count,
+            contexts=len(contexts),
+            segments=len(segments),
+            documents=len(full.documents),
+            clipped=full.clipped,
+        )
         commit = Commit(
             shard=number,
-            rows=full.rows,
+            total=total,
             files=files,
-            contexts=np.concatenate(full.contexts),
-            segments=np.concatenate(full.segments),
-            documents=len(full.documents),
+            contexts=contexts,
+            segments=segments,
             moments=full.moments,
-            clipped=full.clipped,
             resume=following,
             tally=self._noted,
         )
         commits.write(self._artefact, commit)
-        self._commits.append(commit)
-        self._contexts += len(commit.contexts)
-        self._open = None
+        self._total, self._shards, self._open = total, number + 1, None
 
     def _write_documents(
         self, path: str, documents: Sequence[Mapping[str, Any]]
@@ -407,6 +413,7 @@ class StoreWriter:
 
         Raises:
             UnsupportedError: There is not a single row.
+            DamagedArtefactError: A file of a finished shard is missing or has another size.
             StorageError: The disk is full or read-only; finished shards stay.
         """
         if self.rows == 0 and not may_be_empty:
@@ -420,28 +427,27 @@ class StoreWriter:
             self._close(self._following)
         recorded = self.documents
         if documents or not recorded:
-            path = layout.part_file(layout.DOCUMENTS, len(self._commits))
+            path = layout.part_file(layout.DOCUMENTS, self._shards)
             self._write_documents(path, documents)
         sink = io.BytesIO()
         pq.write_table(vocabulary, sink, compression="zstd")
         self._artefact.write(layout.VOCABULARY, sink.getvalue())
-        small = self._small_arrays() if self.rows else {}
         checksums = {}
         if self.rows:
+            small = self._small_specs()
             checksums = stores.write_metadata(self._artefact, self._spec, self.rows, small)
+            checksums |= self._write_small(small)
         found = {
             "rows": self.rows,
-            "kept_rows": self._kept_rows(),
-            "contexts": self._contexts,
-            "segments": sum(len(commit.segments) for commit in self._commits),
+            "kept_rows": self._total.kept,
+            "contexts": self._total.contexts,
+            "segments": self._total.segments,
             "documents": recorded + len(documents),
-            "shards": len(self._commits),
+            "shards": self._shards,
             "shard_rows": self._spec.shard_rows,
-            **self._clipped(),
+            **({"clipped": self._total.clipped} if self._deviations else {}),
             **(counts or {}),
         }
-        for commit in self._commits:
-            checksums.update(commit.files)
         return manifests.finish(
             self._artefact,
             run,
@@ -452,14 +458,6 @@ class StoreWriter:
             measure=measure,
         )
 
-    def _clipped(self) -> dict[str, int]:
-        if not self._deviations:
-            return {}
-        return {"clipped": sum(commit.clipped for commit in self._commits)}
-
-    def _kept_rows(self) -> int:
-        return sum(next(iter(commit.moments.values())).count for commit in self._commits)
-
     def _infos(self) -> dict[str, ArrayInfo]:
         return {
             path: ArrayInfo(
@@ -469,31 +467,52 @@ class StoreWriter:
             for path, array in self._spec.arrays().items()
         }
 
-    def _small_arrays(self) -> dict[str, tuple[Shaped[np.ndarray, "..."], tuple[str, ...]]]:
-        """Return values and axes of the small arrays, by path."""
-        found: dict[str, tuple[Shaped[np.ndarray, ...], tuple[str, ...]]] = {
-            layout.CONTEXTS: (
-                np.concatenate([commit.contexts for commit in self._commits]),
-                ("context", "field"),
-            ),
-            layout.SEGMENTS: (
-                np.concatenate([commit.segments for commit in self._commits]),
-                ("segment", "field"),
-            ),
+    def _small_specs(self) -> dict[str, stores.SmallSpec]:
+        """Return shape, type and axes of the small arrays, by path."""
+        total, shards = self._total, self._shards
+        found = {
+            layout.CONTEXTS: stores.SmallSpec((total.contexts, 2), "<i8", ("context", "field")),
+            layout.SEGMENTS: stores.SmallSpec((total.segments, 6), "<i8", ("segment", "field")),
         }
-        for hookpoint in self._spec.hookpoints:
-            parts = [commit.moments[hookpoint] for commit in self._commits]
-            base = layout.hook_array(hookpoint).replace(layout.HOOKS, layout.MOMENTS, 1)
-            norms = np.stack([part.norms for part in parts])
-            found[f"{base}/norms"] = (norms, ("shard", "bin"))
-            for name in ("mean", "m2", "min", "max"):
-                values = np.stack([getattr(part, name) for part in parts])
-                found[f"{base}/{name}"] = (values, ("shard", "d"))
-            sums = [[float(part.count), part.norm_sum, part.norm_sq_sum] for part in parts]
-            found[f"{base}/sums"] = (np.array(sums), ("shard", "count_norm_normsq"))
+        for hookpoint, width in self._spec.hookpoints.items():
+            of_none = _entries_of(Moments.none(width), hookpoint)
+            for path, (values, axis) in of_none.items():
+                shape = (shards, *values.shape)
+                found[path] = stores.SmallSpec(shape, values.dtype.str, ("shard", axis))
         for hookpoint, deviations in self._deviations.items():
-            found[layout.deviation_array(hookpoint)] = (deviations, ("d",))
+            path = layout.deviation_array(hookpoint)
+            found[path] = stores.SmallSpec(deviations.shape, "<f4", ("d",))
         return found
+
+    def _write_small(self, specs: Mapping[str, stores.SmallSpec]) -> dict[str, tuple[int, str]]:
+        """Write the small arrays, a commit at a time; return size and checksum of all files."""
+        found: dict[str, tuple[int, str]] = {}
+        arrays = {path: SmallArray(self._artefact, path, spec) for path, spec in specs.items()}
+        for commit in commits.each(self._artefact, self._shards):
+            found.update(commit.files)
+            arrays[layout.CONTEXTS].append(commit.contexts)
+            arrays[layout.SEGMENTS].append(commit.segments)
+            for hookpoint, moments in commit.moments.items():
+                for path, (values, _) in _entries_of(moments, hookpoint).items():
+                    arrays[path].append(values[None])
+        for hookpoint, deviations in self._deviations.items():
+            arrays[layout.deviation_array(hookpoint)].append(deviations)
+        for array in arrays.values():
+            found.update(array.close())
+        return found
+
+
+def _entries_of(
+    moments: Moments, hookpoint: str
+) -> dict[str, tuple[Shaped[np.ndarray, " _"], str]]:
+    """Return a shard's entry in each array of moments, and the name of its axis, by path."""
+    base = layout.hook_array(hookpoint).replace(layout.HOOKS, layout.MOMENTS, 1)
+    sums = np.array([float(moments.count), moments.norm_sum, moments.norm_sq_sum])
+    return {
+        f"{base}/norms": (moments.norms, "bin"),
+        **{f"{base}/{n}": (getattr(moments, n), "d") for n in ("mean", "m2", "min", "max")},
+        f"{base}/sums": (sums, "count_norm_normsq"),
+    }
 
 
 def _agreed(artefact: Storage, spec: stores.Spec, given: Deviations | None) -> Deviations:

@@ -332,12 +332,11 @@ class _Import:
 
     def _compared(self, store: ActivationStore) -> dict[str, JsonValue]:
         """Return how many rows were read again, and the largest difference of a value."""
-        begins = [(0, Cursor(0, 0))]
-        for commit in commits.read_all(self.artefact)[:-1]:
-            begins.append((begins[-1][0] + commit.rows, commit.resume))
-        chosen = np.unique(np.linspace(0, len(begins) - 1, COMPARED_SHARDS).astype(int))
+        shards = np.linspace(0, store.manifest.counts["shards"] - 1, COMPARED_SHARDS).astype(int)
         rows, largest = 0, 0.0
-        for row, at in (begins[number] for number in chosen):
+        for shard in sorted({int(number) for number in shards}):
+            before = commits.read(self.artefact, shard - 1) if shard else None
+            row, at = (before.total.rows, before.resume) if before else (0, Cursor(0, 0))
             for found, skip in self._again(at):
                 count = min(COMPARED_ROWS, len(found.tokens) - skip, store.n_rows - row)
                 for name, values in found.hooks.items():
@@ -347,7 +346,7 @@ class _Import:
                     ours = store.read(name, row, row + count)
                     apart = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
                     largest = max(largest, float(apart.max(initial=0.0)))
-                row, rows = row + count, rows + count  # noqa: PLW2901 - the next piece's
+                row, rows = row + count, rows + count
         return {"rows": rows, "max_error": largest}
 
     def _again(self, at: Cursor) -> Iterator[tuple[Stored, int]]:

@@ -37,6 +37,9 @@ from saestore_schemas import tables
 from saestore_schemas.manifest import FORMAT_VERSION, ArrayInfo, Manifest, Parent, Payload
 
 
+UNFINISHED = "restore these files, or remove the unfinished artefact and make it again"
+"""What to do about damage to something that is not finished."""
+
 _BLOCK = 8 << 20
 
 
@@ -114,18 +117,29 @@ def finish(
         arrays: Shapes and types of what it holds.
         counts: Counts worth knowing without opening it.
         facts: What the run found out.
-        checksums: Size and checksum of files already digested while they were written; the others
-            are read once.
+        checksums: Size and checksum of files already digested while they were written; they must
+            be there, and the others are read once.
         measure: Returns further facts, found by reading the artefact back: all of it is on disk,
             and it is given the manifest as it will be without them.
+
+    Raises:
+        DamagedArtefactError: A file of `checksums` is missing or has another size.
+        StorageError: The disk is full or read-only.
     """
-    paths = [
-        path
-        for path in artefact.files()
+    there = artefact.sizes()
+    known = checksums or {}
+    wrong = [
+        line
+        for path, (size, _) in known.items()
+        if (line := _compared(path, there.get(path), size)) is not None
+    ]
+    if wrong:
+        raise DamagedArtefactError(name=artefact.url, damage=tuple(wrong), hint=UNFINISHED)
+    rows = [
+        (path, *(known.get(path) or digest_file(artefact, path)))
+        for path in there
         if not path.startswith(f"{layout.PROGRESS}/") and path != layout.FILES
     ]
-    known = dict(checksums or {})
-    rows = [(path, *(known.get(path) or digest_file(artefact, path))) for path in paths]
     sink = io.BytesIO()
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
     listing = pa.table(
@@ -341,12 +355,13 @@ def check_size(artefact: Storage, name: str, path: str, expected: tuple[int, str
 def _size_problem(artefact: Storage, path: str, expected: tuple[int, str] | None) -> str | None:
     if expected is None:
         return f"{path}: not in the artefact's file list"
-    size = artefact.size(path)
+    return _compared(path, artefact.size(path), expected[0])
+
+
+def _compared(path: str, size: int | None, expected: int) -> str | None:
     if size is None:
         return f"{path}: missing"
-    if size != expected[0]:
-        return f"{path}: {size} bytes, expected {expected[0]}"
-    return None
+    return None if size == expected else f"{path}: {size} bytes, expected {expected}"
 
 
 def _damage(

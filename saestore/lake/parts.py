@@ -142,7 +142,7 @@ def _state(artefact: Storage, part: Part) -> State:
     if folder.exists(layout.MANIFEST):
         counts = json.loads(folder.read(layout.MANIFEST)).get("counts", {})
         return State(part, begun=True, rows=counts.get("rows", 0), shards=counts.get("shards", 0))
-    shards = sum(name.endswith(".json") for name in folder.names(layout.COMMITS))
+    shards = folder.count(layout.commit_file)
     return State(part, begun=folder.exists(), rows=None, shards=shards)
 
 

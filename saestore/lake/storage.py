@@ -11,7 +11,8 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -129,6 +130,23 @@ class Storage:
             except (FileNotFoundError, NotADirectoryError):
                 return False
             return True
+
+    def count(self, path_of: Callable[[int], str]) -> int:
+        """Return how many files there are that are numbered from 0 without a gap.
+
+        Some twenty are asked for where there are thousands; nothing is listed.
+
+        Args:
+            path_of: Path of the file with a number.
+        """
+
+        def missing(number: int) -> bool:
+            return not self.exists(path_of(number))
+
+        beyond = 1
+        while not missing(beyond - 1):
+            beyond *= 2
+        return bisect_left(range(beyond), True, beyond // 2, beyond - 1, key=missing)  # noqa: FBT003
 
     def size(self, path: str) -> int | None:
         """Return a file's size in bytes, or None if it is not there."""

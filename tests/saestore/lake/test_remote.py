@@ -128,13 +128,11 @@ def test_another_machines_lock_is_taken_over_when_it_was_silent_for_long(storage
 def test_a_committed_shard_is_never_committed_again(storage):
     record = commits.Commit(
         shard=0,
-        rows=1,
+        total=commits.Totals(rows=1),
         files={},
         contexts=np.zeros((0, 2), np.int64),
         segments=np.zeros((0, 6), np.int64),
-        documents=0,
         moments={},
-        clipped=0,
         resume=commits.Cursor(0, 0),
         tally={},
     )
