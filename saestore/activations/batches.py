@@ -7,7 +7,7 @@ arithmetic: the place of any batch in any lane follows from its number.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from saestore.errors import ConfigError
 
@@ -33,6 +33,25 @@ class LaneEpoch:
     begin: int
     rows: int
     skip: int
+
+
+@runtime_checkable
+class Dealing(Protocol):
+    """Rows of one store, cut into batches that are dealt to lanes."""
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows of a batch, at most."""
+        ...
+
+    @property
+    def epochs(self) -> int | None:
+        """Epochs of the store that have rows to deliver; None without end."""
+        ...
+
+    def lane(self, lane: int, epoch: int) -> LaneEpoch:
+        """Return what a lane delivers of an epoch."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch import Tensor
 from saestore.activations import shuffle
 from saestore.activations.batches import Batches, Last
 from saestore.activations.choice import RowChoice
+from saestore.activations.position import Rank, State, number, same_sequence
 from saestore.activations.split import Split
 from saestore.activations.store import ActivationStore
 from saestore.activations.tensors import Form, Tensors
@@ -104,8 +105,7 @@ class ContextStream:
             HookpointNotFoundError: The store lacks one of the hookpoints.
             ConfigError: There is no such context, or a size is below 1.
         """
-        if not 0 <= rank < world:
-            raise ConfigError(field="rank", found=rank, expected=f"0 to {world - 1} of {world}")
+        self._rank = Rank(rank, world)
         self._store = store
         self._tensors = Tensors(store, hookpoints, dtype)
         self._table = store.contexts()
@@ -119,7 +119,7 @@ class ContextStream:
             )
         self._batches = Batches(self.contexts_per_epoch, batch_contexts, last, epochs)
         self._seed = seed
-        self._rank, self._world, self._threads = rank, world, threads
+        self._world, self._threads = world, threads
         self.position = 0
         self._segments = store.segments()
         self._order = lru_cache(maxsize=2)(partial(_ordered, self._chosen, seed))
@@ -143,22 +143,15 @@ class ContextStream:
             "last": self._batches.last,
         }
 
-    def load_state_dict(self, state: Mapping[str, int | str | None]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Go to a saved position.
 
         Raises:
             ConfigError: It was saved by a stream of another sequence.
         """
-        mine = self.state_dict()
-        for name in mine:
-            if name != "position" and state[name] != mine[name]:
-                raise ConfigError(
-                    field=f"contexts.{name}",
-                    found=mine[name],
-                    expected=f"{state[name]}, as when the position was saved",
-                    hint="resume with the settings and the store the run was started with",
-                )
-        self.position = int(state["position"] or 0)
+        names = ("batch_contexts", "seed", "contexts_per_epoch", "last")
+        same_sequence(self.state_dict(), state, names, section="contexts")
+        self.position = number(state, "position")
 
     def __iter__(self) -> Iterator[ContextBatch]:
         """Return the stream itself."""
@@ -171,7 +164,7 @@ class ContextStream:
             StopIteration: All epochs are over.
             DamagedArtefactError: A chunk does not match its crc32c.
         """
-        mine = self.position + (self._rank - self.position) % self._world
+        mine = self._rank.next(self.position)
         if self._batches.count is not None and mine >= self._batches.count:
             raise StopIteration
         if not self._outputs:
@@ -191,7 +184,7 @@ class ContextStream:
             ahead += self._world
         batch = self._coming[0][1].result()
         self._coming.popleft()
-        self.position = mine - self._rank + self._world
+        self.position = self._rank.after(mine)
         return batch
 
     def _exists(self, batch: int) -> bool:

@@ -3,30 +3,41 @@
 Every row of the mixed sequence belongs to one source, by a pattern that depends on the weights
 alone and repeats: after any number of rows each source has had its share within one row. A batch
 holds each source's rows one source after the other; which rows they are is the source's own order,
-with epochs of its own. The position is one number.
+with epochs of its own. The position is one number; ranks and lanes are as in `stream`, for each source.
+
+**An epoch of a mix** is as many rows as its sources have together. A source with more than its share
+of them is not delivered whole in it, and goes on in the next; one with less comes again. Where the
+weights are in proportion to the rows, each row comes once. `mixed_batches` says how epochs are cut.
 
 Source: Balinski and Young 1975, The quota method of apportionment: seats are given one by one, never
 taken back, and never leave a share's floor and ceiling.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import gcd, lcm
+from typing import Literal
 
 import numpy as np
+import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from saestore.activations import neighbours, shuffle
-from saestore.activations.batches import Batches
-from saestore.activations.choice import RowChoice, Wanted
+from saestore.activations.batches import Batches, Last
+from saestore.activations.choice import RowChoice
+from saestore.activations.feed import Column, Feed
+from saestore.activations.mixed_batches import SourceBatches
+from saestore.activations.position import Rank, State, number, same_sequence
 from saestore.activations.store import ActivationStore
 from saestore.activations.stream import default_window
-from saestore.activations.tensors import Tensors
-from saestore.activations.window import Order, Resident, Ring, Window
+from saestore.activations.tensors import Form, Held
 from saestore.errors import ConfigError
 
+
+MixedColumn = Literal["rows", "tokens", "flags", "sources"]
+"""What a batch can hold of each row besides its activations: `Column`, where `rows` are numbers in the
+row's own store; and `sources`, which of the sources it is of."""
 
 _LONGEST = 100_000
 """Rows after which the pattern must repeat."""
@@ -82,19 +93,19 @@ def pattern(weights: Sequence[float]) -> Int64[np.ndarray, " row"]:
 
 
 class MixedStream:
-    """Batches of rows of several stores, the same for the same arguments, without end.
+    """Batches of rows of several stores, the same for the same arguments.
 
-    A batch maps each hookpoint to a float32 tensor [batch_rows, width], the first source's rows
-    first; it stays valid until the next but one is asked for.
+    A batch maps each hookpoint to a tensor [batch_rows, width] and each column to a tensor
+    [batch_rows], the first source's rows first; it stays valid until the next but one is asked for.
 
     Attributes:
-        position: Batches delivered.
         rows_per_epoch: Rows of all sources together.
         source_rows: Rows of each source's epochs.
         window_rows: Rows held at once, of all sources.
         mixing: Expected same-context partners of a row in its batch; 0 is perfect.
         inflation: Variance of a document-level feature's batch mean, as a multiple of the ideal,
             where sources vary alike: the mean of the sources' by share.
+        position: Batches of the global sequence that all ranks together have delivered.
     """
 
     def __init__(
@@ -105,6 +116,13 @@ class MixedStream:
         batch_rows: int,
         seed: int,
         window_rows: int | None = None,
+        dtype: Form = "float32",
+        columns: Sequence[MixedColumn] = (),
+        last: Last = "carry",
+        epochs: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+        lanes: int | None = None,
         threads: int = 2,
     ) -> None:
         """Plan the stream; rows are read when the first batch is asked for.
@@ -114,166 +132,175 @@ class MixedStream:
             hookpoints: Which hookpoints a batch holds.
             batch_rows: Rows in a batch.
             seed: Order of the rows, 0 or more; each source draws for itself.
-            window_rows: Rows of memory, shared by weight; absent, as many as the default allows.
-            threads: Threads that read ahead, for each source.
+            window_rows: Rows mixed at once, in each lane, shared by weight; absent, as many as the
+                default allows.
+            dtype: float32, or the type they are stored in, which must then be one.
+            columns: What a batch holds of each row besides, as in `ActivationStream`; `sources`
+                counts from 0.
+            last: What becomes of an epoch's rows that do not fill a batch.
+            epochs: After how many epochs of the mix the stream ends; absent, never.
+            rank: Which of the processes this one is, from 0.
+            world: How many processes share the sequence.
+            lanes: Parts of every store with windows of their own; absent, one per process.
+            threads: Threads that read ahead, for each source and lane.
 
         Raises:
             HookpointNotFoundError: A store lacks one of the hookpoints.
-            ConfigError: Widths differ, a choice has no row, or weights or sizes are not above 0.
+            ConfigError: Widths or stored types differ, a choice has no row, or weights or sizes are
+                not above 0.
         """
+        self._rank = Rank(rank, world)
         self._pattern = pattern([source.weight for source in sources])
-        self._widths_agree(sources, hookpoints)
-        self._sources = list(sources)
-        self._tensors = [Tensors(each.store, hookpoints, "float32") for each in sources]
-        self._seed, self._batch_rows, self._threads = seed, batch_rows, threads
-        self._wanted = [
-            Wanted.of(
-                source.store,
-                source.choice,
-                unit_rows=max(array.grid.chunk_rows for array in tensors.arrays.values()),
+        _fit_together(sources, hookpoints, dtype)
+        if window_rows is not None and window_rows < 1:
+            raise ConfigError(
+                field="activations.window_rows", found=window_rows, expected="1 or more"
             )
-            for source, tensors in zip(sources, self._tensors, strict=True)
+        own: list[Column] = [column for column in columns if column != "sources"]
+        self._feeds = [
+            Feed(each.store, hookpoints, each.choice, dtype=dtype, columns=own, threads=threads)
+            for each in sources
         ]
-        self.source_rows = tuple(wanted.rows for wanted in self._wanted)
+        self._columns = tuple(columns)
+        self.source_rows = tuple(feed.rows for feed in self._feeds)
         self.rows_per_epoch = sum(self.source_rows)
+        self._counts = np.bincount(self._pattern)
+        self._seed = seed
         self.position = 0
-        self._cumulated = np.zeros((len(self._pattern) + 1, len(sources)), np.int64)
-        one = self._pattern[:, None] == np.arange(len(sources))
-        np.cumsum(one, axis=0, out=self._cumulated[1:])
-        widest = max(tensors.row_bytes for tensors in self._tensors)
-        self._plan(window_rows or default_window(widest))
-        self._outputs = [self._tensors[0].outputs(batch_rows) for _ in range(_BUFFERS)]
-        self._scratch = [tensors.stored(batch_rows) for tensors in self._tensors]
-
-    @staticmethod
-    def _widths_agree(sources: Sequence[Source], hookpoints: Sequence[str]) -> None:
-        for name in hookpoints:
-            for source in sources:
-                source.store.array_of(name)
-            widths = [source.store.hookpoints[name].width for source in sources]
-            if len(set(widths)) > 1:
-                raise ConfigError(
-                    field="activations.sources",
-                    found=widths,
-                    expected=f"stores in which {name} has one width",
-                )
+        lanes = world if lanes is None else lanes
+        self._batches = Batches(self.rows_per_epoch, batch_rows, last, epochs, lanes)
+        widest = max(feed.tensors.row_bytes for feed in self._feeds)
+        self._plan(window_rows or default_window(widest * len(self._rank.lanes(lanes))))
+        self._turn = 0
+        self._outputs = [self._feeds[0].tensors.outputs(batch_rows) for _ in range(_BUFFERS)]
+        self._scratch = [
+            feed.scratch(cut.batch_rows) for feed, cut in zip(self._feeds, self._cuts, strict=True)
+        ]
 
     def _plan(self, window_rows: int) -> None:
+        """Set the order for windows of so many rows in each lane."""
         self._budget = window_rows
-        self._windows: list[Window] = []
-        shares = self._cumulated[-1] / len(self._pattern)
-        self._orders = [
-            Order(
-                wanted,
-                Batches(wanted.rows, self._batch_rows),
+        self._sought = False
+        self._cuts = [
+            SourceBatches(self._batches, self._pattern, source, rows)
+            for source, rows in enumerate(self.source_rows)
+        ]
+        self.window_rows, self.mixing, self.inflation = 0, 0.0, 0.0
+        shares = (self._counts / len(self._pattern)).tolist()
+        for source, (feed, cut) in enumerate(zip(self._feeds, self._cuts, strict=True)):
+            share = shares[source]
+            feed.plan(
+                cut,
                 window_rows=max(int(window_rows * share), 1),
                 # Stores of one size must not come in one order.
-                seed=self._seed * len(self._wanted) + index,
+                seed=self._seed * len(self._feeds) + source,
             )
-            for index, (wanted, share) in enumerate(zip(self._wanted, shares, strict=True))
-        ]
-        self._sought = False
-        self.window_rows, self.mixing, self.inflation = 0, 0.0, 0.0
-        for source, order, share in zip(self._sources, self._orders, shares.tolist(), strict=True):
-            self._judge(source, order, share)
+            lane = next(lane for lane in range(self._batches.lanes) if cut.reaches(lane))
+            batch = max(round(self._batches.batch_rows * share), 1)
+            mixed = feed.mixed(batch, lane=lane)
+            self.window_rows += mixed.window_rows
+            self.mixing += share * mixed.partners
+            self.inflation += share * mixed.inflation
 
-    def _judge(self, source: Source, order: Order, share: float) -> None:
-        """Add what a source with its share of the rows contributes to how well they are mixed."""
-        wanted = order.wanted
-        contexts = source.choice.contexts(source.store)
-        delivered = wanted.rows / int(contexts[:, 1].sum())
-        met = neighbours.meetings(
-            source.store, contexts, unit_rows=wanted.unit_rows, wanted=delivered
-        )
-        spread = order.spread(wanted.rows)
-        window = min(spread.window_rows, wanted.rows)
-        batch = max(round(self._batch_rows * share), 1)
-        self.window_rows += window
-        self.mixing += share * shuffle.partners(
-            met, spread, batch_rows=batch, unit_rows=wanted.unit_rows, rows=wanted.rows
-        )
-        self.inflation += share * shuffle.inflation(
-            batch_rows=batch, unit_rows=wanted.unit_rows, window_rows=window
-        )
+    def before(self, batch: int) -> list[int]:
+        """Return how many rows of each source come before a batch of the global sequence."""
+        return [cut.before(batch) for cut in self._cuts]
 
-    def before(self, row: int) -> Int64[np.ndarray, " source"]:
-        """Return how many of the first rows of the sequence are of each source."""
-        turns, rest = divmod(row, len(self._pattern))
-        counts: Int64[np.ndarray, " source"] = turns * self._cumulated[-1] + self._cumulated[rest]
-        return counts
-
-    def state_dict(self) -> dict[str, int | list[int]]:
+    def state_dict(self) -> dict[str, int | str | list[int]]:
         """Return the position, and what the sequence depends on."""
         return {
             "position": self.position,
-            "batch_rows": self._batch_rows,
+            "batch_rows": self._batches.batch_rows,
             "seed": self._seed,
             "source_rows": list(self.source_rows),
-            "shares": self._cumulated[-1].tolist(),
+            "shares": self._counts.tolist(),
+            "last": self._batches.last,
             "window_rows": self._budget,
+            "lanes": self._batches.lanes,
         }
 
-    def load_state_dict(self, state: Mapping[str, int | list[int]]) -> None:
-        """Go to a saved position; the saved window is taken over.
+    def load_state_dict(self, state: State) -> None:
+        """Go to a saved position; the saved window and lanes are taken over.
 
         Raises:
             ConfigError: It was saved by a stream of another sequence.
         """
-        mine = self.state_dict()
-        for name in ("batch_rows", "seed", "source_rows", "shares"):
-            if state[name] != mine[name]:
-                raise ConfigError(
-                    field=f"activations.{name}",
-                    found=mine[name],
-                    expected=f"{state[name]}, as when the position was saved",
-                    hint="resume with the settings and the stores the run was started with",
-                )
-        window, position = state["window_rows"], state["position"]
-        if window != self._budget and isinstance(window, int):
+        names = ("batch_rows", "seed", "source_rows", "shares", "last")
+        same_sequence(self.state_dict(), state, names, section="activations")
+        window, lanes = number(state, "window_rows"), number(state, "lanes")
+        if (window, lanes) != (self._budget, self._batches.lanes):
+            self._batches = replace(self._batches, lanes=lanes)
             self._plan(window)
-        if isinstance(position, int):
-            self.position = position
+        self.position = number(state, "position")
         self._sought = False
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Return the endless stream itself."""
+        """Return the stream itself."""
         return self
 
     def __next__(self) -> dict[str, Tensor]:
-        """Return the next batch.
+        """Return the next batch of this rank.
 
         Raises:
+            StopIteration: All epochs are over.
             DamagedArtefactError: A chunk does not match its crc32c.
         """
-        starts = self.before(self.position * self._batch_rows)
-        stops = self.before((self.position + 1) * self._batch_rows)
+        mine = self._rank.next(self.position)
+        if self._batches.count is not None and mine >= self._batches.count:
+            raise StopIteration
         if not self._sought:
-            self._seek(starts)
-        out = self._outputs[self.position % _BUFFERS]
-        filled = 0
-        for index, (begin, end) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
-            if begin == end:
+            self._seek(mine)
+        self._turn = (self._turn + 1) % _BUFFERS
+        out, filled = self._outputs[self._turn], 0
+        parts: list[Held] = []
+        for source, (feed, cut) in enumerate(zip(self._feeds, self._cuts, strict=True)):
+            lane, start, stop = cut.span(mine)
+            if start == stop:
                 continue
-            window, tensors = self._windows[index], self._tensors[index]
-            window.hold(begin, end, keep=begin)
-            scratch = self._scratch[index]
-            held = {path: window.rows(path, begin, end, scratch[path]) for path in tensors.arrays}
-            for name in tensors.paths:
-                tensors.into(name, held, out[name][filled : filled + end - begin])
-            filled += end - begin
-        self.position += 1
-        return out
+            held = feed.hold(lane, (start, stop), keep=start, scratch=self._scratch[source])
+            for name in feed.tensors.paths:
+                feed.tensors.into(name, held, out[name][filled : filled + stop - start])
+            parts.append({**held, "sources": np.full(stop - start, source)})
+            filled += stop - start
+        self.position = self._rank.after(mine)
+        batch = {name: rows[:filled] for name, rows in out.items()}
+        for column in self._columns:
+            batch[column] = torch.from_numpy(np.concatenate([held[column] for held in parts]))
+        return batch
 
-    def _seek(self, starts: Int64[np.ndarray, " source"]) -> None:
-        """Send each source to its place."""
-        if not self._windows:
-            for source, tensors, order in zip(
-                self._sources, self._tensors, self._orders, strict=True
-            ):
-                kind = Resident if order.fits else Ring
-                self._windows.append(
-                    kind(source.store, tensors.arrays, order, lane=0, threads=self._threads)
-                )
-        for window, wanted, start in zip(self._windows, self._wanted, starts, strict=True):
-            window.seek(int(start), int(start) // wanted.rows)
+    def _seek(self, batch: int) -> None:
+        """Send each lane of each source to this rank's first batch in it, from a batch on."""
+        lanes = self._batches.lanes
+        for lane in self._rank.lanes(lanes):
+            first = self._rank.first_in(lane, lanes, batch)
+            for feed, cut in zip(self._feeds, self._cuts, strict=True):
+                if cut.reaches(lane):
+                    _, place, _ = cut.span(first)
+                    feed.seek(lane, place, cut.epoch_of(first))
         self._sought = True
+
+
+def _fit_together(sources: Sequence[Source], hookpoints: Sequence[str], dtype: Form) -> None:
+    """Refuse stores whose rows make no batch.
+
+    Raises:
+        HookpointNotFoundError: A store lacks one of the hookpoints.
+        ConfigError: Widths differ, or stored types where rows are wanted as they are stored.
+    """
+    for name in hookpoints:
+        for source in sources:
+            source.store.array_of(name)
+        widths = [source.store.hookpoints[name].width for source in sources]
+        if len(set(widths)) > 1:
+            raise ConfigError(
+                field="activations.sources",
+                found=widths,
+                expected=f"stores in which {name} has one width",
+            )
+    types = [source.store.record.dtype for source in sources]
+    if dtype == "stored" and len(set(types)) > 1:
+        raise ConfigError(
+            field="dtype",
+            found=f"stored, of {', '.join(types)}",
+            expected="'float32', or stores of one type",
+        )

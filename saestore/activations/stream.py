@@ -15,18 +15,19 @@ A store that fits into the window is read whole by each process, and mixed whole
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from math import gcd
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
-from saestore.activations import neighbours, shuffle
 from saestore.activations.batches import Batches, Last
-from saestore.activations.choice import RowChoice, Wanted
+from saestore.activations.choice import RowChoice
+from saestore.activations.feed import Column, Feed
+from saestore.activations.position import Rank, State, number, same_sequence
 from saestore.activations.split import Split
 from saestore.activations.store import ActivationStore
-from saestore.activations.tensors import Form, Held, Tensors
-from saestore.activations.window import Order, Resident, Ring, Window
+from saestore.activations.tensors import Form, Held
 from saestore.errors import ConfigError
 
 
@@ -41,8 +42,8 @@ _BUFFERS = 2
 class ActivationStream:
     """Batches of rows, the same for the same arguments.
 
-    A batch maps each hookpoint to a tensor [batch_rows, width]. The tensors are kept memory: a batch
-    stays valid until the next but one is asked for.
+    A batch maps each hookpoint to a tensor [batch_rows, width], and each column to a tensor
+    [batch_rows]. The tensors are kept memory: a batch stays valid until the next but one is asked for.
 
     Attributes:
         rows_per_epoch: Rows of the split.
@@ -66,6 +67,7 @@ class ActivationStream:
         flags: int = 0,
         window_rows: int | None = None,
         dtype: Form = "float32",
+        columns: Sequence[Column] = (),
         last: Last = "carry",
         epochs: int | None = None,
         rank: int = 0,
@@ -86,6 +88,9 @@ class ActivationStream:
             flags: Bits that the flags of a delivered row may have.
             window_rows: Rows mixed at once, in each lane; absent, as many as the default allows.
             dtype: float32, or the type they are stored in, which costs no conversion.
+            columns: What a batch holds of each row besides: `rows`, its number in the store;
+                `tokens`; `flags`. The rows and their order do not depend on it. Tokens and flags lie
+                in longer chunks than activations, so reading them costs up to as much again.
             last: What becomes of an epoch's rows that do not fill a batch.
             epochs: After how many epochs the stream ends; absent, never.
             rank: Which of the processes this one is, from 0.
@@ -97,59 +102,33 @@ class ActivationStream:
             HookpointNotFoundError: The store lacks one of the hookpoints.
             ConfigError: The choice has no row, or a size is below 1.
         """
+        self._rank = Rank(rank, world)
         if window_rows is not None and window_rows < 1:
             raise ConfigError(
                 field="activations.window_rows", found=window_rows, expected="1 or more"
             )
-        if not 0 <= rank < world:
-            raise ConfigError(field="rank", found=rank, expected=f"0 to {world - 1} of {world}")
-        self._store = store
-        self._tensors = Tensors(store, hookpoints, dtype)
-        self._arrays = self._tensors.arrays
-        # One unit of reading for all hookpoints: the longest of their chunks, powers of two all.
-        self._unit = max(array.grid.chunk_rows for array in self._arrays.values())
-        self._choice = RowChoice(split, held_out, rows, flags)
-        self._wanted = Wanted.of(store, self._choice, unit_rows=self._unit)
-        self.rows_per_epoch = self._wanted.rows
+        choice = RowChoice(split, held_out, rows, flags)
+        self._feed = Feed(store, hookpoints, choice, dtype=dtype, columns=columns, threads=threads)
+        self._tensors = self._feed.tensors
+        self.rows_per_epoch = self._feed.rows
         self._seed = seed
-        self._rank, self._world, self._threads = rank, world, threads
-        contexts = self._choice.contexts(store)
-        share = self.rows_per_epoch / int(contexts[:, 1].sum())
-        self._met = neighbours.meetings(store, contexts, unit_rows=self._unit, wanted=share)
         self.position = 0
         lanes = world if lanes is None else lanes
         self._batches = Batches(self.rows_per_epoch, batch_rows, last, epochs, lanes)
-        held = len(self._lanes())
+        held = len(self._rank.lanes(lanes))
         self._plan(window_rows or default_window(self._tensors.row_bytes * held))
         self._turn = 0
         converted = batch_rows if self._tensors.converts else 0
         self._outputs = [self._tensors.outputs(converted) for _ in range(_BUFFERS)]
-        self._scratch = [self._tensors.stored(batch_rows) for _ in range(_BUFFERS)]
-
-    def _lanes(self) -> list[int]:
-        """Return the lanes in which this rank has batches."""
-        lanes = self._batches.lanes
-        return list(range(self._rank % gcd(self._world, lanes), lanes, gcd(self._world, lanes)))
+        self._scratch = [self._feed.scratch(batch_rows) for _ in range(_BUFFERS)]
 
     def _plan(self, window_rows: int) -> None:
         """Set the order for a window of so many rows in each lane."""
         self._budget = window_rows
-        self._order = Order(self._wanted, self._batches, window_rows=window_rows, seed=self._seed)
-        self._windows: dict[int, Window] = {}
+        self._feed.plan(self._batches, window_rows=window_rows, seed=self._seed)
         self._sought = False
-        spread = self._order.spread(self._batches.lane(0, 0).rows)
-        self.window_rows = min(spread.window_rows, self.rows_per_epoch)
-        batch = self._batches.batch_rows
-        self.inflation = shuffle.inflation(
-            batch_rows=batch, unit_rows=self._unit, window_rows=self.window_rows
-        )
-        self.mixing = shuffle.partners(
-            self._met,
-            spread,
-            batch_rows=batch,
-            unit_rows=self._unit,
-            rows=self.rows_per_epoch,
-        )
+        mixed = self._feed.mixed(self._batches.batch_rows)
+        self.window_rows, self.mixing, self.inflation = mixed
 
     def state_dict(self) -> dict[str, int | str]:
         """Return the position, and what the sequence depends on; see `load_state_dict`."""
@@ -163,7 +142,7 @@ class ActivationStream:
             "lanes": self._batches.lanes,
         }
 
-    def load_state_dict(self, state: Mapping[str, int | str]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Go to a saved position.
 
         The saved window and lanes are taken over: their defaults depend on the machine and on the
@@ -172,20 +151,13 @@ class ActivationStream:
         Raises:
             ConfigError: It was saved by a stream of another sequence: batch size, seed or rows.
         """
-        mine = self.state_dict()
-        for name in ("batch_rows", "seed", "rows_per_epoch", "last"):
-            if state[name] != mine[name]:
-                raise ConfigError(
-                    field=f"activations.{name}",
-                    found=mine[name],
-                    expected=f"{state[name]}, as when the position was saved",
-                    hint="resume with the settings and the store the run was started with",
-                )
-        if state["window_rows"] != self._budget or state["lanes"] != self._batches.lanes:
-            b = self._batches
-            self._batches = Batches(b.rows, b.batch_rows, b.last, b.epochs, int(state["lanes"]))
-            self._plan(int(state["window_rows"]))
-        self.position = int(state["position"])
+        names = ("batch_rows", "seed", "rows_per_epoch", "last")
+        same_sequence(self.state_dict(), state, names, section="activations")
+        window, lanes = number(state, "window_rows"), number(state, "lanes")
+        if (window, lanes) != (self._budget, self._batches.lanes):
+            self._batches = replace(self._batches, lanes=lanes)
+            self._plan(window)
+        self.position = number(state, "position")
         self._sought = False
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -199,34 +171,29 @@ class ActivationStream:
             StopIteration: All epochs are over.
             DamagedArtefactError: A chunk does not match its crc32c.
         """
-        mine = self.position + (self._rank - self.position) % self._world
+        mine = self._rank.next(self.position)
         if self._batches.count is not None and mine >= self._batches.count:
             raise StopIteration
         if not self._sought:
             self._seek(mine)
         lane, start, stop = self._batches.span(mine)
-        window = self._windows[lane]
-        window.hold(start, stop, keep=max(start - self._batches.batch_rows, 0))
         self._turn = (self._turn + 1) % _BUFFERS
-        scratch = self._scratch[self._turn]
-        held = {p: window.rows(p, start, stop, scratch[p]) for p in self._arrays}
+        # The batch before the newest lies one before it in the window, or is no part of it.
+        direct = self._batches.lanes % self._rank.world == 0
+        keep = max(start - self._batches.batch_rows, 0) if direct else None
+        held = self._feed.hold(lane, (start, stop), keep=keep, scratch=self._scratch[self._turn])
         out = {name: self._tensor(name, held, stop - start) for name in self._tensors.paths}
-        self.position = mine - self._rank + self._world
+        out |= {column: torch.from_numpy(held[column]) for column in self._feed.columns}
+        self.position = self._rank.after(mine)
         return out
 
     def _seek(self, batch: int) -> None:
         """Send each lane to this rank's first batch in it, from a batch on."""
-        kind = Resident if self._order.fits else Ring
-        for lane in self._lanes():
-            if lane not in self._windows:
-                self._windows[lane] = kind(
-                    self._store, self._arrays, self._order, lane=lane, threads=self._threads
-                )
-            first = batch
-            while first % self._batches.lanes != lane:
-                first += self._world
+        lanes = self._batches.lanes
+        for lane in self._rank.lanes(lanes):
+            first = self._rank.first_in(lane, lanes, batch)
             _, place, _ = self._batches.span(first)
-            self._windows[lane].seek(place, self._batches.epoch_of(first))
+            self._feed.seek(lane, place, self._batches.epoch_of(first))
         self._sought = True
 
     def _tensor(self, name: str, held: Held, rows: int) -> Tensor:

@@ -25,7 +25,7 @@ from jaxtyping import Int64, Shaped
 from typing_extensions import override
 
 from saestore.activations import shuffle
-from saestore.activations.batches import Batches
+from saestore.activations.batches import Dealing
 from saestore.activations.choice import Wanted
 from saestore.activations.layout import ArraySpec
 from saestore.activations.shuffle import Spread
@@ -47,7 +47,7 @@ class Order:
         seed: One for the whole run.
     """
 
-    def __init__(self, wanted: Wanted, batches: Batches, *, window_rows: int, seed: int) -> None:
+    def __init__(self, wanted: Wanted, batches: Dealing, *, window_rows: int, seed: int) -> None:
         self.wanted = wanted
         self.batches = batches
         self.seed = seed
@@ -115,7 +115,7 @@ class Window(ABC):
 
 
 @dataclass(frozen=True)
-class _Fill:
+class Fill:
     """A fill of a lane.
 
     Attributes:
@@ -168,9 +168,9 @@ class Ring(Window):
         self._own = threading.local()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="saestore-stream")
         weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
-        self._under_way: deque[tuple[_Fill, Future[None]]] = deque()
-        self._coming: Iterator[_Fill] = iter(())
-        self._next: _Fill | None = None
+        self._under_way: deque[tuple[Fill, Future[None]]] = deque()
+        self._coming: Iterator[Fill] = iter(())
+        self._next: Fill | None = None
         self._from = 0
 
     @override
@@ -180,7 +180,7 @@ class Ring(Window):
         wait([reading for _, reading in self._under_way])
         self._under_way.clear()
         self._from = place
-        self._coming = _fills(self._order, self._lane, place, epoch)
+        self._coming = fills(self._order, self._lane, place, epoch)
         self._next = next(self._coming, None)
 
     @override
@@ -209,7 +209,7 @@ class Ring(Window):
         scratch[before : stop - start] = ring[:end]
         return scratch[: stop - start]
 
-    def _read(self, fill: _Fill) -> None:
+    def _read(self, fill: Fill) -> None:
         """Read the units of a fill and put their rows into their places."""
         units, places = self._order.places(self._lane, fill.epoch, fill.number)
         # What was delivered before the stream came here, and what nobody wants, goes beyond the end.
@@ -237,7 +237,7 @@ class Ring(Window):
                 np.put(self._items[path], targets[together].ravel(), rows, mode="clip")
 
 
-def _fills(order: Order, lane: int, place: int, epoch: int) -> Iterator[_Fill]:
+def fills(order: Order, lane: int, place: int, epoch: int) -> Iterator[Fill]:
     """Yield the fills of a lane that have rows to deliver from a place of an epoch on.
 
     No method: the ring would hold a generator that holds the ring, and its memory stay until the
@@ -250,7 +250,7 @@ def _fills(order: Order, lane: int, place: int, epoch: int) -> Iterator[_Fill]:
         first = spread.first_fill(inside) if inside < part.rows else spread.fills
         for number in range(first, spread.fills):
             start, stop = (part.begin + bound for bound in spread.bounds(number))
-            yield _Fill(epoch, number, start, stop)
+            yield Fill(epoch, number, start, stop)
         epoch += 1
 
 

@@ -1,14 +1,16 @@
-"""Mixes: exact shares over any prefix, each source in its own order, from any position."""
+"""Mixes: exact shares over any prefix, each source in its own order, from any position and rank."""
 
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from saestore.activations import MixedStream, RowChoice, Source
+from saestore.activations import ActivationStream, MixedStream, RowChoice, Source
+from saestore.activations.batches import Batches
 from saestore.activations.mix import pattern
+from saestore.activations.mixed_batches import SourceBatches
 from saestore.errors import ConfigError
 from saestore.testing.stores import HOOKPOINT, scratch_lake, synthetic_store
 
@@ -29,6 +31,70 @@ def test_weights_without_a_short_pattern_are_refused():
         pattern([0.123456789, 1.0])
     with pytest.raises(ConfigError, match="weights above 0"):
         pattern([1.0, 0.0])
+
+
+def by_hand(weights, rows, batches):
+    """Each batch of a mix as the (source, number among the source's rows) of each of its rows."""
+    order, had, sequence, size = pattern(weights), [0] * len(rows), 0, batches.batch_rows
+    made = []
+    for _ in range(batches.epochs):
+        here = []
+        length = sum(rows) if batches.last != "drop" else sum(rows) // size * size
+        for row in range(length):
+            place = row if batches.last == "short" else sequence
+            source = order[place % len(order)]
+            here.append((source, had[source]))
+            had[source] += 1
+            sequence += 1
+        made.append(here)
+    cut = made if batches.last == "short" else [list(chain(*made))]
+    return [part[at : at + size] for part in cut for at in range(0, len(part), size)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_source_falls_into_batches_and_lanes_as_by_hand(data):
+    rows = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))
+    weights = [float(data.draw(st.integers(1, 4))) for _ in rows]
+    last = data.draw(st.sampled_from(["carry", "drop", "short"]))
+    size = data.draw(st.integers(1, sum(rows)))
+    lanes, epochs = data.draw(st.sampled_from([1, 2, 3, 4])), data.draw(st.integers(1, 5))
+    mix = Batches(sum(rows), size, last, epochs, lanes)
+    batches = by_hand(weights, rows, mix)
+    assert mix.count == len(batches)
+    for source, own in enumerate(rows):
+        if last == "short" and source not in np.resize(pattern(weights), sum(rows)):
+            continue  # too few rows for a share, as tested below
+        cut = SourceBatches(mix, pattern(weights), source, own)
+        laned = [[] for _ in range(lanes)]
+        for number, batch in enumerate(batches):
+            mine = [row for which, row in batch if which == source]
+            lane, start, stop = cut.span(number)
+            assert lane == number % lanes
+            assert (start, stop - start) == (len(laned[lane]), len(mine))
+            assert cut.batch_rows >= len(mine)
+            assert cut.reaches(lane) or not mine
+            if mine:
+                assert cut.before(number) == mine[0]
+                assert cut.epoch_of(number) == mine[0] // own
+            laned[lane] += mine
+        delivered = sum(map(len, laned))
+        assert cut.epochs == -(-delivered // own)
+        for epoch in range(delivered // own):  # the others are not whole here
+            skip = 0
+            for lane, has in enumerate(laned):
+                inside = [row for row in has if row // own == epoch]
+                before = sum(row < epoch * own for row in has)
+                part = cut.lane(lane, epoch)
+                assert (part.begin, part.rows, part.skip) == (before, len(inside), skip)
+                skip += len(inside)
+            assert skip == own
+
+
+def test_a_source_without_a_row_in_every_short_epoch_is_refused():
+    with pytest.raises(ConfigError, match="gives it none of 20 rows") as caught:
+        SourceBatches(Batches(20, 6, "short"), pattern([99.0, 1.0]), 1, 10)
+    assert "raise its weight" in caught.value.hint
 
 
 def store_of(lake, name, rows, base, **options):
@@ -58,7 +124,7 @@ def test_each_source_comes_in_epochs_of_its_own_and_a_resumed_mix_is_the_rest(
         whole = torch.cat(everything).numpy().astype(int)
         for index, store in enumerate(stores):
             mine = whole[whole[:, 1] == index, 0]
-            assert len(mine) == stream.before(steps * batch)[index]
+            assert len(mine) == stream.before(steps)[index]
             kept = np.flatnonzero(store.kept())
             for epoch in range(len(mine) // len(kept)):
                 here = mine[epoch * len(kept) : (epoch + 1) * len(kept)]
@@ -91,3 +157,66 @@ def test_stores_that_do_not_fit_together_are_refused(lake):
     state = MixedStream([Source(one, 1.0)], [HOOKPOINT], batch_rows=4, seed=0).state_dict()
     with pytest.raises(ConfigError, match="as when the position was saved"):
         MixedStream([Source(one, 1.0)], [HOOKPOINT], batch_rows=5, seed=0).load_state_dict(state)
+
+
+@pytest.mark.parametrize("window", [None, 300])
+@pytest.mark.parametrize("last", ["carry", "short"])
+def test_a_mix_of_one_store_is_the_stream_of_the_store(lake, window, last):
+    store = store_of(lake, "one", 500, 0)
+    make = {"batch_rows": 37, "seed": 4, "window_rows": window, "lanes": 2}
+    make |= {"last": last, "epochs": 3}
+    alone = [batch[HOOKPOINT].clone() for batch in ActivationStream(store, [HOOKPOINT], **make)]
+    mixed = MixedStream([Source(store, 0.3)], [HOOKPOINT], **make)
+    assert mixed.mixing == ActivationStream(store, [HOOKPOINT], **make).mixing
+    assert all(map(torch.equal, alone, (batch[HOOKPOINT] for batch in mixed)))
+
+
+@pytest.mark.parametrize("last", ["carry", "drop", "short"])
+def test_an_epoch_has_as_many_rows_as_the_sources_together(lake, last):
+    stores = [store_of(lake, f"s{n}", rows, n) for n, rows in enumerate((330, 140))]
+    sources = [Source(store, weight) for store, weight in zip(stores, (1.0, 2.0), strict=True)]
+    make = {"batch_rows": 150, "seed": 0, "last": last, "epochs": 2}
+    stream = MixedStream(sources, [HOOKPOINT], **make)
+    whole, rest = divmod(stream.rows_per_epoch, 150)
+    assert 0 < rest * 2 <= 150
+    sizes = [len(batch[HOOKPOINT]) for batch in stream]
+    assert (
+        sizes
+        == {
+            "carry": [150] * 2 * whole + [2 * rest],
+            "drop": [150] * 2 * whole,
+            "short": ([150] * whole + [rest]) * 2,
+        }[last]
+    )
+
+
+@pytest.mark.parametrize("window", [None, 260], ids=["residents", "rings"])
+def test_columns_say_of_which_rows_a_batch_is(lake, window):
+    stores = [synthetic_store(lake, f"s{n}", rows=500, seed=n, width=30) for n in (0, 1)]
+    sources = [Source(stores[0], 2.0), Source(stores[1], 1.0, RowChoice("all", 0.0, None, 1))]
+    make = {"batch_rows": 33, "seed": 1, "window_rows": window, "lanes": 2}
+    columns = ("rows", "sources", "flags", "tokens")
+    plain = MixedStream(sources, [HOOKPOINT], **make)
+    stream = MixedStream(sources, [HOOKPOINT], columns=columns, **make)
+    for batch, same in zip(islice(stream, 40), plain, strict=False):
+        assert torch.equal(batch[HOOKPOINT], same[HOOKPOINT])
+        assert (
+            batch["sources"] == torch.repeat_interleave(torch.arange(2), torch.tensor([22, 11]))
+        ).all()
+        for source, store in enumerate(stores):
+            here = (batch["sources"] == source).numpy()
+            rows = batch["rows"].numpy()[here]
+            assert np.array_equal(
+                batch[HOOKPOINT].numpy()[here], store.read(HOOKPOINT, 0, 500)[rows]
+            )
+            assert np.array_equal(batch["tokens"].numpy()[here], store.tokens()[rows])
+            assert np.array_equal(batch["flags"].numpy()[here], store.flags()[rows])
+
+
+def test_rows_as_they_are_stored_are_of_one_type(lake):
+    one, two = (store_of(lake, t, 60, 0, dtype=t) for t in ("float16", "bfloat16"))
+    make = {"batch_rows": 8, "seed": 0, "dtype": "stored"}
+    batch = next(MixedStream([Source(one, 1.0), Source(one, 1.0)], [HOOKPOINT], **make))
+    assert batch[HOOKPOINT].dtype == torch.float16
+    with pytest.raises(ConfigError, match="bfloat16'; expected 'float32'"):
+        MixedStream([Source(one, 1.0), Source(two, 1.0)], [HOOKPOINT], **make)

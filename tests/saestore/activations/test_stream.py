@@ -197,6 +197,29 @@ def test_rows_come_in_the_stored_type_if_asked(lake, dtype, window):
         assert torch.equal(batch[H].float(), exact[H])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("window", [None, 150])
+def test_columns_come_beside_the_same_rows_in_the_same_order(lake, dtype, window):
+    store = synthetic_store(lake, rows=700, width=30, dtype=dtype)
+    make = {"batch_rows": 40, "seed": 1, "window_rows": window, "flags": 1, "last": "short"}
+    stream = ActivationStream(store, [WIDE], columns=("tokens", "rows", "flags"), **make)
+    plain = ActivationStream(store, [WIDE], **make)
+    stored = store.read(WIDE, 0, 700)
+    for number, (batch, same) in enumerate(zip(islice(stream, 40), plain, strict=False)):
+        assert list(batch) == [WIDE, "tokens", "rows", "flags"]
+        assert torch.equal(batch[WIDE], same[WIDE])
+        rows = batch["rows"].numpy()
+        assert np.array_equal(batch[WIDE].numpy(), stored[rows])
+        assert np.array_equal(batch["tokens"].numpy(), store.tokens()[rows])
+        assert np.array_equal(batch["flags"].numpy(), store.flags()[rows])
+        if number == 20:
+            plain.load_state_dict(stream.state_dict())
+            stream.load_state_dict(stream.state_dict())
+    named = synthetic_store(lake, "named", hookpoints=("tokens",))
+    with pytest.raises(ConfigError, match=r"columns: found \['tokens'\]"):
+        ActivationStream(named, ["tokens"], columns=("tokens",), batch_rows=4, seed=0)
+
+
 def test_seeds_and_epochs_have_orders_of_their_own(lake):
     store = numbered(lake, 640, lengths=np.array([640]))
     orders = []

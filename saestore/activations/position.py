@@ -1,0 +1,87 @@
+"""Where a stream stands: one number for all processes that share its sequence of batches."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import gcd
+
+from saestore.errors import ConfigError
+
+
+State = Mapping[str, int | str | list[int] | None]
+"""What a stream saves: its position, and what its sequence depends on."""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One process of several that share a sequence: it gets the batches rank, rank + world, ….
+
+    Attributes:
+        rank: Which process, from 0.
+        world: How many there are.
+    """
+
+    rank: int
+    world: int
+
+    def __post_init__(self) -> None:
+        """Refuse a process that does not exist.
+
+        Raises:
+            ConfigError: It is not one of the world's.
+        """
+        if not 0 <= self.rank < self.world:
+            expected = f"0 to {self.world - 1} of {self.world}"
+            raise ConfigError(field="rank", found=self.rank, expected=expected)
+
+    def next(self, position: int) -> int:
+        """Return its next batch when all together have delivered so many."""
+        return position + (self.rank - position) % self.world
+
+    def after(self, batch: int) -> int:
+        """Return the position after a batch of its, the turn of all others included."""
+        return batch - self.rank + self.world
+
+    def lanes(self, lanes: int) -> list[int]:
+        """Return the lanes in which it has batches, if batches are dealt to so many."""
+        step = gcd(self.world, lanes)
+        return list(range(self.rank % step, lanes, step))
+
+    def first_in(self, lane: int, lanes: int, batch: int) -> int:
+        """Return its first batch in one of its lanes, from a batch of its on."""
+        while batch % lanes != lane:
+            batch += self.world
+        return batch
+
+
+def same_sequence(mine: State, saved: State, names: Sequence[str], *, section: str) -> None:
+    """Return if a saved position is one of this sequence.
+
+    Args:
+        mine: What the stream would save.
+        saved: What was saved.
+        names: What must be equal.
+        section: Of which settings, for the error.
+
+    Raises:
+        ConfigError: It was saved by a stream of another sequence.
+    """
+    for name in names:
+        if saved.get(name) != mine[name]:
+            raise ConfigError(
+                field=f"{section}.{name}",
+                found=mine[name],
+                expected=f"{saved.get(name)}, as when the position was saved",
+                hint="resume with the settings and the stores the run was started with",
+            )
+
+
+def number(saved: State, name: str) -> int:
+    """Return a number that was saved.
+
+    Raises:
+        ConfigError: It was not.
+    """
+    found = saved.get(name)
+    if not isinstance(found, int):
+        raise ConfigError(field=name, found=found, expected="a whole number, as a stream saves it")
+    return found
