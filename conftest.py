@@ -65,7 +65,7 @@ def demo_folder(demo_lake_folder, monkeypatch):
 pytest_collect_file = (
     Sybil(
         parsers=[SkipParser(), PythonCodeBlockParser()],
-        patterns=["README.md", "docs/*.md"],
+        patterns=["README.md", "docs/*.md", "docs/*/*.md"],
         fixtures=["demo_folder"],
     )
     + Sybil(parsers=[DocTestParser()], patterns=["saestore/*.py"])
