@@ -280,7 +280,7 @@ class _Part:
         return pa.schema([pa.field(f.name, f.type) for f in fields if f.name not in known])
 
     def _document_files(self) -> list[str]:
-        return sorted(path for path in self._payload if path.startswith(f"{layout.DOCUMENTS}/"))
+        return sorted(self._payload.below(layout.DOCUMENTS), key=layout.part_number)
 
     def _read_documents(self) -> Iterator[dict[str, Any]]:
         for path in self._document_files():

@@ -9,7 +9,7 @@ Rows are copied as they are stored, shard by shard; in memory is one shard of on
 was killed continues at the first shard without a commit.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,6 @@ def _write(
     progress: Progress,
 ) -> None:
     size = original.spec.shard_rows
-    documents = dict(original.document_parts())
     label = f"shuffle {run.ref.name}"
     row_bytes = sum(array.grid.row_bytes for array in original.spec.arrays().values())
     if writer.rows:
@@ -114,7 +113,7 @@ def _write(
                 rows=rows,
                 contexts=contexts[begun[0] : begun[1]],
                 segments=segments[owned[0] : owned[1]],
-                documents=_listed(documents, shard),
+                documents=_documents(original, shard),
             )
     facts: dict[str, JsonValue] = {
         name: value for name, value in original.manifest.facts.items() if name != stores.RECORD
@@ -126,7 +125,7 @@ def _write(
         vocabulary=original.vocabulary(),
         facts=facts,
         counts=counts,
-        documents=_listed(documents, -(-original.n_rows // size)),
+        documents=_documents(original, -(-original.n_rows // size)),
     )
     progress.note(f"activations {run.ref.name}: {original.n_rows:,} rows, scattered in each shard")
 
@@ -155,13 +154,13 @@ def _columns(
             shown.advance(piece.nbytes)
 
 
-def _listed(documents: Mapping[int, pa.Table], shard: int) -> list[dict[str, Any]]:
+def _documents(original: ActivationStore, shard: int) -> list[dict[str, Any]]:
     """Return the documents that were recorded with a shard, or after the last one."""
-    found: list[dict[str, Any]] = documents[shard].to_pylist() if shard in documents else []
-    return found
+    table = original.document_part(shard)
+    return [] if table is None else list(table.to_pylist())
 
 
 def _metadata(original: ActivationStore) -> pa.Schema:
-    _, table = next(original.document_parts())
     known = tables.DOCUMENTS.schema().names
-    return pa.schema([pa.field(f.name, f.type) for f in table.schema if f.name not in known])
+    fields = original.documents_schema()
+    return pa.schema([pa.field(f.name, f.type) for f in fields if f.name not in known])

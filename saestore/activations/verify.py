@@ -63,7 +63,7 @@ def damage(
     artefact = lake.artefact(ref)
     try:
         manifest = lake.manifest(ref)
-        expected = manifests.payload(artefact, manifest)
+        expected = manifests.payload(artefact, manifest).all()
         check = _Check(artefact, ref, manifest, expected, _Counted(advance))
     except DamagedArtefactError as error:
         return list(error.damage)

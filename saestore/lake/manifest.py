@@ -31,6 +31,7 @@ from saestore.errors import (
 )
 from saestore.fingerprint import differences, fingerprint
 from saestore.lake import layout, parts
+from saestore.lake.file_list import FileList
 from saestore.lake.lock import is_lock
 from saestore.lake.storage import Storage
 from saestore_schemas import tables
@@ -250,7 +251,7 @@ def load(artefact: Storage, ref: layout.Ref) -> Manifest:
     return manifest
 
 
-def payload(artefact: Storage, manifest: Manifest) -> dict[str, tuple[int, str]]:
+def payload(artefact: Storage, manifest: Manifest) -> FileList:
     """Return size and checksum of each payload file, by path.
 
     Raises:
@@ -263,14 +264,7 @@ def payload(artefact: Storage, manifest: Manifest) -> dict[str, tuple[int, str]]
         raise DamagedArtefactError(
             name=manifest.name, damage=(f"{layout.FILES}: digest differs from the manifest's",)
         )
-    # ParquetFile: read_table would import pyarrow.dataset, and pandas with it, for half a second
-    table = pq.ParquetFile(io.BytesIO(data)).read().to_pydict()
-    return {
-        path: (size, checksum)
-        for path, size, checksum in zip(
-            table["path"], table["bytes"], table["checksum"], strict=True
-        )
-    }
+    return FileList.parse(data)
 
 
 def damage(
@@ -289,7 +283,7 @@ def damage(
         advance: Called with the number of bytes checked.
     """
     try:
-        expected = payload(artefact, manifest)
+        expected = payload(artefact, manifest).all()
     except DamagedArtefactError as error:
         return list(error.damage)
     return list(_damage(artefact, expected, quick=quick, advance=advance))

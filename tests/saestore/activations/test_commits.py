@@ -128,6 +128,28 @@ def test_continuing_reads_one_commit_and_nothing_that_grows(lake, monkeypatch):
     assert len(touched) < 20
 
 
+def test_opening_asks_as_much_of_many_shards_as_of_few(monkeypatch):
+    asked = []
+    real = Storage.size
+    monkeypatch.setattr(Storage, "size", lambda self, path: asked.append(path) or real(self, path))
+    counts = set()
+    for shards in (1, 30):
+        with scratch_lake() as lake:
+            store = written(lake, [SHARD_ROWS] * shards)
+            asked.clear()
+            opened = ActivationStore.open(lake, "many")
+            counts.add(len(asked))
+            assert opened.documents()["document"].to_pylist() == list(range(shards))
+            assert opened.documents().schema == store.documents_schema()
+            assert opened.document_part(shards) is None
+    assert len(counts) == 1
+
+
+def test_documents_are_in_order_however_many_digits_their_parts_have(lake, monkeypatch):
+    monkeypatch.setattr(layout, "part_file", lambda table, part: f"{table}/part-{part}.parquet")
+    assert written(lake, [4] * 12).documents()["document"].to_pylist() == list(range(12))
+
+
 def finish(artefact):
     with StoreWriter(artefact, SPEC) as writer:
         writer.finish(RUN, vocabulary=synthetic_vocabulary(), facts={})
