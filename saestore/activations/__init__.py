@@ -7,6 +7,7 @@ from saestore.activations.commits import Cursor
 from saestore.activations.layout import HookInfo, Spec
 from saestore.activations.mixed_moments import MixedMoments
 from saestore.activations.moments import Moments
+from saestore.activations.origin import Ranges, only_store, trained_on
 from saestore.activations.split import Split, held_out, split_contexts
 from saestore.activations.store import ActivationStore
 from saestore.activations.writer import RowBatch, StoredBatch, StoreWriter
@@ -27,6 +28,7 @@ __all__ = [
     "MixedMoments",
     "MixedStream",
     "Moments",
+    "Ranges",
     "RowBatch",
     "RowChoice",
     "Source",
@@ -35,7 +37,9 @@ __all__ = [
     "StoreWriter",
     "StoredBatch",
     "held_out",
+    "only_store",
     "split_contexts",
+    "trained_on",
 ]
 
 

@@ -101,6 +101,7 @@ class MixedStream:
     Attributes:
         rows_per_epoch: Rows of all sources together.
         source_rows: Rows of each source's epochs.
+        shares: Share of each source in the rows of the mix.
         window_rows: Rows held at once, of all sources.
         mixing: Expected same-context partners of a row in its batch; 0 is perfect.
         inflation: Variance of a document-level feature's batch mean, as a multiple of the ideal,
@@ -165,6 +166,7 @@ class MixedStream:
         self.source_rows = tuple(feed.rows for feed in self._feeds)
         self.rows_per_epoch = sum(self.source_rows)
         self._counts = np.bincount(self._pattern)
+        self.shares = tuple((self._counts / len(self._pattern)).tolist())
         self._seed = seed
         self.position = 0
         lanes = world if lanes is None else lanes
@@ -186,9 +188,8 @@ class MixedStream:
             for source, rows in enumerate(self.source_rows)
         ]
         self.window_rows, self.mixing, self.inflation = 0, 0.0, 0.0
-        shares = (self._counts / len(self._pattern)).tolist()
         for source, (feed, cut) in enumerate(zip(self._feeds, self._cuts, strict=True)):
-            share = shares[source]
+            share = self.shares[source]
             feed.plan(
                 cut,
                 window_rows=max(int(window_rows * share), 1),

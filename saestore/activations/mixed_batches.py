@@ -7,7 +7,7 @@ batch begins among a source's rows, in any lane, is known without counting up to
 `last` says where the sequence is cut besides. `carry`: nowhere, until the last of finitely many epochs.
 `drop`: an epoch has whole batches only; no row of a source is passed over, those that do not fit come in
 the next epoch. `short`: the last batch of an epoch is shorter, and the next epoch begins the pattern
-anew, so that all epochs are cut alike.
+anew, so that all epochs are cut alike; memory is then a number for each batch of an epoch.
 """
 
 from math import lcm

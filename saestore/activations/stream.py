@@ -89,8 +89,9 @@ class ActivationStream:
             window_rows: Rows mixed at once, in each lane; absent, as many as the default allows.
             dtype: float32, or the type they are stored in, which costs no conversion.
             columns: What a batch holds of each row besides: `rows`, its number in the store;
-                `tokens`; `flags`. The rows and their order do not depend on it. Tokens and flags lie
-                in longer chunks than activations, so reading them costs up to as much again.
+                `tokens`; `flags`. The rows and their order do not depend on it. A chunk of tokens or
+                flags is as many bytes as one of activations and far more rows, so in a window smaller
+                than the store each costs about as much reading as a hookpoint.
             last: What becomes of an epoch's rows that do not fill a batch.
             epochs: After how many epochs the stream ends; absent, never.
             rank: Which of the processes this one is, from 0.

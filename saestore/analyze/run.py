@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 
 from saestore import devices, dictionaries
-from saestore.activations import ActivationStore
+from saestore.activations import ActivationStore, only_store
 from saestore.analyze import encode, logits
 from saestore.analyze.context_tables import context_rows, document_rows, vocabulary_rows
 from saestore.analyze.survey import survey
 from saestore.analyze.write import Output, collected, sorted_by_context
 from saestore.dictionaries import SparseDictionary
-from saestore.errors import ArtefactNotFoundError, ConfigError
 from saestore.lake import Lake, Ref, Storage, layout
 from saestore.lake.lock import is_lock, writing
 from saestore.lake.manifest import Run, begin, finish, parent_of
@@ -17,7 +16,6 @@ from saestore.lm import LanguageModel
 from saestore.progress import Progress, Silent
 from saestore_schemas import tables
 from saestore_schemas.analyze import AnalyzeSettings, LogitSettings
-from saestore_schemas.manifest import Manifest
 
 
 _SILENT = Silent()
@@ -46,13 +44,13 @@ def run(
     Raises:
         ArtefactNotFoundError: No such dictionary or store.
         ArtefactExistsError: The name is taken by an analysis with other settings.
-        ConfigError: The store has fewer rows than asked for, or the dictionary was trained on a mix
-            and none of its stores is named.
+        ConfigError: The store has fewer rows than asked for, or none is named and the dictionary
+            was not trained on one.
         OverflowRowError: A value does not fit `value_dtype`.
     """
     ref = Ref("features", f"{settings.dictionary}/{settings.name}")
     trained = lake.manifest(Ref("dictionary", settings.dictionary))
-    store = ActivationStore.open(lake, settings.activations or _trained_on(trained))
+    store = ActivationStore.open(lake, settings.activations or only_store(lake, trained))
     parents = (parent_of(trained), parent_of(store.manifest))
     job = Run.of(ref, settings, parents)
     artefact = lake.artefact(ref)
@@ -146,31 +144,6 @@ class _Analysis:
                 task.advance(statistics.num_rows)
         output.wrote("logits", ends)
         output.wrote("logit_stats", distribution)
-
-
-def _trained_on(trained: Manifest) -> str:
-    """Return the activation store a dictionary was trained on.
-
-    Raises:
-        ArtefactNotFoundError: It records none.
-        ConfigError: It records several.
-    """
-    stores = [parent.name for parent in trained.parents if parent.kind == "activations"]
-    if not stores:
-        raise ArtefactNotFoundError(
-            kind="activations",
-            name=trained.name,
-            looked="the dictionary's manifest",
-            hint="say which store to analyse: activations = NAME",
-        )
-    if len(stores) > 1:
-        raise ConfigError(
-            field="activations",
-            found=None,
-            expected=f"one of the stores that {trained.name} was trained on, or another",
-            hint=f"it was trained on a mix of {', '.join(stores)}: say which to analyse",
-        )
-    return stores[0]
 
 
 def _clear(artefact: Storage) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from saestore.activations import ActivationStore, held_out
+from saestore.activations import ActivationStore, Ranges, held_out, only_store, trained_on
 from saestore.dictionaries import SparseDictionary, load
 from saestore.errors import ConfigError, HookpointNotFoundError
 from saestore.lake import Lake, Ref
@@ -43,31 +43,16 @@ def open_subject(settings: EvaluateSettings, lake: Lake) -> Subject:
     """
     manifest = lake.manifest(Ref("dictionary", settings.dictionary))
     dictionary = load(lake, settings.dictionary)
-    trained_on = [p.name for p in manifest.parents if p.kind == "activations"]
-    if settings.activations is None and not trained_on:
-        raise ConfigError(
-            field="activations",
-            found=None,
-            expected="an activation store",
-            hint=f"{settings.dictionary} names no store it was trained on: say which to use",
-        )
-    if settings.activations is None and len(trained_on) > 1:
-        raise ConfigError(
-            field="activations",
-            found=None,
-            expected=f"one of the stores that {settings.dictionary} was trained on, or another",
-            hint=f"it was trained on a mix of {', '.join(trained_on)}: say which to use",
-        )
-    name = settings.activations or trained_on[0]
+    name = settings.activations or only_store(lake, manifest)
     store = ActivationStore.open(lake, name)
     for hookpoint in (*dictionary.hookpoints_in, *dictionary.hookpoints_out):
         if hookpoint not in store.hookpoints:
             raise HookpointNotFoundError(
                 pattern=hookpoint, where=f"store {name!r}", known=tuple(store.hookpoints)
             )
-    own = name in trained_on
-    share = _share(dictionary.config) if own else None
-    split = _split(settings, store.n_contexts, share)
+    seen = trained_on(lake, manifest).get(name)
+    share = None if seen is None else _share(dictionary.config)
+    split = _split(settings, store, share, seen or [None])
     return Subject(dictionary, manifest, store, share or 0.0, split)
 
 
@@ -81,8 +66,9 @@ def _share(config: DictionaryConfig) -> float | None:
 
 
 def _split(
-    settings: EvaluateSettings, n_contexts: int, share: float | None
+    settings: EvaluateSettings, store: ActivationStore, share: float | None, seen: Ranges
 ) -> Bool[np.ndarray, " context"]:
+    n_contexts = store.n_contexts
     if settings.split == "all":
         return np.ones(n_contexts, np.bool_)
     if share is None:
@@ -90,10 +76,12 @@ def _split(
             field="split",
             found=settings.split,
             expected="'all' for a store the dictionary was not trained on",
-            hint="only the training run's own store has held-out contexts: set split = 'all'",
+            hint="only the training run's own stores have held-out contexts: set split = 'all'",
         )
     unseen = held_out(n_contexts, share)
     split: Bool[np.ndarray, " context"] = unseen if settings.split == "held_out" else ~unseen
+    if settings.split == "train":
+        split &= _within(store, seen)
     if not split.any():
         raise ConfigError(
             field="split",
@@ -103,3 +91,13 @@ def _split(
             "set split = 'all'",
         )
     return split
+
+
+def _within(store: ActivationStore, ranges: Ranges) -> Bool[np.ndarray, " context"]:
+    """Return which contexts have rows in one of some ranges."""
+    contexts = store.contexts()
+    first, end = contexts[:, 0], contexts.sum(axis=1)
+    found = np.zeros(len(contexts), np.bool_)
+    for start, stop in (each or (0, store.n_rows) for each in ranges):
+        found |= (first < stop) & (end > start)
+    return found

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from typing_extensions import override
 
 from saestore.activations import (
     ActivationStore,
@@ -18,6 +21,24 @@ from saestore_schemas.activations import FLAG_BITS
 from saestore_schemas.dictionary import ModelRecord
 from saestore_schemas.manifest import Parent
 from saestore_schemas.train import ActivationsSettings
+
+
+class MixedSource(NamedTuple):
+    """One source of a mix, as a run reports it.
+
+    Attributes:
+        name: The store.
+        share: Share of the training rows that are its.
+        rows: Its rows that train.
+    """
+
+    name: str
+    share: float
+    rows: int
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.name} {100 * self.share:.3g} %"
 
 
 @dataclass(frozen=True)
@@ -118,6 +139,13 @@ class TrainingRows:
             seed=seed,
             window_rows=chosen.shuffle.window_rows,
         )
+
+    def sources(self, stream: ActivationStream | MixedStream) -> list[MixedSource]:
+        """Return the sources of a mix, none for one store."""
+        if isinstance(stream, ActivationStream):
+            return []
+        names = [source.name for source in self.settings.sources]
+        return list(map(MixedSource, names, stream.shares, stream.source_rows))
 
     def model(self) -> ModelRecord | None:
         """Return the language model behind the rows; None if a store does not say."""

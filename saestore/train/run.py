@@ -2,10 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from pydantic import JsonValue
 
 from saestore import devices, dictionaries
 from saestore.activations import ActivationStream, MixedStream
@@ -16,7 +17,7 @@ from saestore.progress import Progress, Silent
 from saestore.train import checkpoints, losses, schedules
 from saestore.train.checkpoints import Checkpoint
 from saestore.train.metrics import Metrics, MetricsTable
-from saestore.train.rows import TrainingRows
+from saestore.train.rows import MixedSource, TrainingRows
 from saestore.train.trainer import Schedule, Trainer
 from saestore_schemas.dictionary import TrainRecord
 from saestore_schemas.manifest import ArrayInfo
@@ -177,11 +178,13 @@ class _Training:
         """Take all steps that are left and write the artefact."""
         schedule, trainer = self.trainer.schedule, self.trainer
         total = schedule.steps * schedule.batch_rows
+        sources = self.rows.sources(self.stream)
         progress.note(
             f"{trainer.dictionary.d_sae} features, {schedule.steps} steps of "
             f"{schedule.batch_rows} rows; mixing window {self.stream.window_rows} rows, "
             f"{self.stream.mixing:.2f} rows of the same context per row and batch, variance of a "
             f"document's features times {self.stream.inflation:.2f}"
+            + (f"; rows of {', '.join(map(str, sources))}" if sources else "")
         )
         clock = _Clock(time.perf_counter())
         label = f"training {self.run.ref.name}"
@@ -276,6 +279,7 @@ class _Training:
                 "mixing": self.stream.mixing,
                 "inflation": self.stream.inflation,
                 "window_rows": self.stream.window_rows,
+                **_mixed(self.rows.sources(self.stream)),
                 **clock.facts(),
             },
         )
@@ -292,6 +296,11 @@ def _known(last: Metrics) -> dict[str, float | None]:
         for name in _FACTS
         if isinstance(value := last.get(name), float)
     }
+
+
+def _mixed(sources: Sequence[MixedSource]) -> dict[str, JsonValue]:
+    """Return the manifest's fact about the sources of a mix."""
+    return {"sources": [dict(each._asdict()) for each in sources]} if sources else {}
 
 
 def _shown(last: Metrics) -> dict[str, float | str]:

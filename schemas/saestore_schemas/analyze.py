@@ -79,7 +79,8 @@ class AnalyzeSettings(Model):
     dictionary: DictionaryName
     """The dictionary, `series/name`."""
     activations: ArtefactName | None = None
-    """Activation store; absent, the one it was trained on. Of a mix, one must be named."""
+    """Activation store; absent, the one it was trained on, or the original if that is a scattered
+    copy. Of a mix, one must be named."""
     rows: int | None = Field(default=None, ge=1)
     """Analyse whole contexts from the start of the store until this many rows are reached;
     absent, all of it."""

@@ -27,7 +27,8 @@ class EvaluateSettings(Model):
     dictionary: DictionaryName
     """The dictionary, `series/name`."""
     activations: ArtefactName | None = None
-    """Activation store; absent, the one it was trained on. Of a mix, one must be named."""
+    """Activation store; absent, the one it was trained on, or the original if that is a scattered
+    copy. Of a mix, one must be named."""
     split: Literal["held_out", "train", "all"] = "held_out"
     """Which contexts: those training never saw, those it saw, or all. `held_out` and `train` follow
     the training run's `activations.held_out`."""

@@ -5,14 +5,24 @@ import pytest
 from pydantic import ValidationError
 
 from saestore import analyze, dictionaries, evaluate, train
-from saestore.activations import MixedMoments, Moments
+from saestore.activations import (
+    ActivationStore,
+    MixedMoments,
+    Moments,
+    held_out,
+    trained_on,
+)
+from saestore.activations.scatter import scatter
 from saestore.errors import ArtefactNotFoundError, ConfigError, HookpointNotFoundError
+from saestore.evaluate.subject import open_subject
 from saestore.lake import Lake, Ref
+from saestore.progress import Recorder
 from saestore.testing.stores import HOOKPOINT, synthetic_rows, synthetic_store
 from saestore.train.rows import TrainingRows, _one_model
 from saestore_schemas.activations import FLAG_IGNORED, FLAG_SPECIAL
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.evaluate import EvaluateSettings
+from saestore_schemas.scatter import ScatterSettings
 from saestore_schemas.train import ActivationsSettings, TrainSettings
 
 
@@ -57,7 +67,8 @@ def payload(lake):
 
 
 def test_a_mix_trains_and_every_store_is_a_parent(lake):
-    dictionary = train.run(settings(MIX), lake)
+    progress = Recorder()
+    dictionary = train.run(settings(MIX), lake, progress=progress)
     manifest = lake.manifest(Ref("dictionary", "s/one"))
     assert [parent.name for parent in manifest.parents] == ["web", "code"]
     assert [parent.name for parent in dictionary.config.parents] == ["web", "code"]
@@ -68,6 +79,11 @@ def test_a_mix_trains_and_every_store_is_a_parent(lake):
     assert stream.source_rows[1] < 260
     assert manifest.counts["steps"] == 3 * stream.rows_per_epoch // 48
     assert manifest.facts["mixing"] == stream.mixing
+    assert manifest.facts["sources"] == [
+        {"name": "web", "share": 0.75, "rows": stream.source_rows[0]},
+        {"name": "code", "share": 0.25, "rows": stream.source_rows[1]},
+    ]
+    assert progress.notes[0].endswith("; rows of web 75 %, code 25 %")
     assert manifest.facts["window_rows"] == stream.window_rows == stream.rows_per_epoch
 
 
@@ -209,11 +225,39 @@ def test_evaluate_and_analyze_want_to_know_which_store_of_a_mix(lake):
     plain = EvaluateSettings(dictionary="s/one", splice=None)
     with pytest.raises(ConfigError) as caught:
         evaluate.run(plain, lake)
-    assert caught.value.hint == "it was trained on a mix of web, code: say which to use"
+    assert caught.value.hint == "s/one was trained on a mix of web, code: say which to use"
     evaluate.run(plain.model_copy(update={"activations": "code"}), lake)
     with pytest.raises(ConfigError) as caught:
         analyze.run(AnalyzeSettings(dictionary="s/one"), lake)
     assert "web, code" in caught.value.hint
+
+
+def test_what_a_scattered_copy_trained_is_evaluated_on_the_original(lake):
+    scatter(ScatterSettings(name="copy", store="web"), lake)
+    train.run(settings({"name": "copy"}), lake)
+    assert trained_on(lake, lake.manifest(Ref("dictionary", "s/one"))) == {"web": [None]}
+    subject = open_subject(EvaluateSettings(dictionary="s/one", splice=None), lake)
+    assert subject.store.ref.name == "web"
+    assert np.array_equal(subject.split, held_out(subject.store.n_contexts, 0.1))
+    evaluate.run(EvaluateSettings(dictionary="s/one", splice=None), lake)
+    analyze.run(AnalyzeSettings(dictionary="s/one", logits=None), lake)
+    assert lake.manifest(Ref("features", "s/one/default")).facts["activations"] == "web"
+
+
+def test_what_training_saw_lies_in_its_ranges(lake):
+    train.run(settings(MIX), lake)
+    wanted = {"dictionary": "s/one", "splice": None, "activations": "code"}
+    seen = open_subject(EvaluateSettings(split="train", **wanted), lake).split
+    kept = open_subject(EvaluateSettings(split="held_out", **wanted), lake).split
+    inside = np.arange(len(seen)) * 32
+    inside = (inside + 32 > 40) & (inside < 300)  # contexts of 32 rows, rows 40 to 300
+    assert np.array_equal(seen, inside & ~kept)
+    scatter(ScatterSettings(name="copy", store="code"), lake)
+    copied = settings({"name": "copy", "rows": [1, 2]}, name="two", budget={"rows": 48})
+    train.run(copied, lake)
+    copy = ActivationStore.open(lake, "copy")
+    whole = (0, copy.spec.shard_rows)
+    assert trained_on(lake, lake.manifest(Ref("dictionary", "s/two"))) == {"code": [whole]}
 
 
 @pytest.mark.parametrize(

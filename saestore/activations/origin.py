@@ -1,0 +1,81 @@
+"""Which contexts trained a dictionary, as the verbs after training ask for them.
+
+A dictionary names its stores as parents. Contexts are read from a store that has them whole: training on
+a scattered copy is training on its original's, and the same ones are held out.
+"""
+
+from pydantic import ValidationError
+
+from saestore.activations.store import ActivationStore
+from saestore.errors import ArtefactNotFoundError, ConfigError
+from saestore.lake import Lake
+from saestore_schemas.activations import RowRange
+from saestore_schemas.manifest import Manifest
+from saestore_schemas.train import ActivationsSettings
+
+
+Ranges = list[RowRange | None]
+"""Ranges of a store's rows; None is all of them."""
+
+
+def trained_on(lake: Lake, dictionary: Manifest) -> dict[str, Ranges]:
+    """Return the stores whose contexts trained a dictionary, and which of their rows.
+
+    The range of a scattered copy is widened to whole shards, in which its rows are permuted.
+
+    Args:
+        lake: Where the stores lie; one that does not is taken as it is named.
+        dictionary: Manifest of the dictionary.
+    """
+    taken = _taken(dictionary)
+    found: dict[str, Ranges] = {}
+    for parent in dictionary.parents:
+        if parent.kind == "activations":
+            store, shard = _original(lake, parent.name)
+            ranges = taken.get(parent.name, [None])
+            if shard is not None:
+                ranges = [r and (r[0] // shard * shard, -(-r[1] // shard) * shard) for r in ranges]
+            found.setdefault(store, []).extend(ranges)
+    return found
+
+
+def only_store(lake: Lake, dictionary: Manifest) -> str:
+    """Return the one store whose contexts trained a dictionary.
+
+    Raises:
+        ConfigError: There is none, or there are several.
+    """
+    stores = list(trained_on(lake, dictionary))
+    if len(stores) == 1:
+        return stores[0]
+    raise ConfigError(
+        field="activations",
+        found=None,
+        expected="the name of an activation store",
+        hint=f"{dictionary.name} was trained on a mix of {', '.join(stores)}: say which to use"
+        if stores
+        else f"{dictionary.name} names no store it was trained on: say which to use",
+    )
+
+
+def _taken(dictionary: Manifest) -> dict[str, Ranges]:
+    """Return the ranges that training took of each store it named."""
+    try:
+        settings = ActivationsSettings.model_validate(dictionary.settings.get("activations"))
+    except ValidationError:  # not made by `train`
+        return {}
+    taken: dict[str, Ranges] = {}
+    for source in settings.mixed:
+        taken.setdefault(source.name, []).append(source.rows)
+    return taken
+
+
+def _original(lake: Lake, name: str) -> tuple[str, int | None]:
+    """Return the store with the contexts, and the rows of a shard if the named one is a copy."""
+    try:
+        store = ActivationStore.open(lake, name)
+    except ArtefactNotFoundError:
+        return name, None
+    if not store.record.scattered:
+        return name, None
+    return store.manifest.parents[0].name, store.spec.shard_rows
