@@ -4,9 +4,9 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from pydantic import JsonValue
 
 from saestore import devices, dictionaries
 from saestore.activations import ActivationStream, MixedStream
@@ -298,7 +298,7 @@ def _known(last: Metrics) -> dict[str, float | None]:
     }
 
 
-def _mixed(sources: Sequence[MixedSource]) -> dict[str, JsonValue]:
+def _mixed(sources: Sequence[MixedSource]) -> dict[str, Any]:
     """Return the manifest's fact about the sources of a mix."""
     return {"sources": [dict(each._asdict()) for each in sources]} if sources else {}
 
