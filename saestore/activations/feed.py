@@ -154,7 +154,7 @@ class Feed:
         if keep is None:
             for path, found in held.items():
                 held[path] = scratch[path][:rows]
-                if not np.shares_memory(found, held[path]):
+                if not np.may_share_memory(found, held[path]):
                     np.copyto(held[path], found)
         if "rows" in self.columns:
             held["rows"] = self._numbers[lane].of(*span)

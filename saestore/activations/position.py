@@ -65,14 +65,16 @@ def same_sequence(mine: State, saved: State, names: Sequence[str], *, section: s
     Raises:
         ConfigError: It was saved by a stream of another sequence.
     """
+    hint = "resume with the settings and the stores the run was started with"
     for name in names:
-        if saved.get(name) != mine[name]:
-            raise ConfigError(
-                field=f"{section}.{name}",
-                found=mine[name],
-                expected=f"{saved.get(name)}, as when the position was saved",
-                hint="resume with the settings and the stores the run was started with",
-            )
+        field = f"{section}.{name}"
+        if name not in saved:
+            expected = "what a stream of this kind saved"
+            problem = "the saved position does not know it"
+            raise ConfigError(field=field, problem=problem, expected=expected, hint=hint)
+        if saved[name] != mine[name]:
+            expected = f"{saved[name]}, as when the position was saved"
+            raise ConfigError(field=field, found=mine[name], expected=expected, hint=hint)
 
 
 def number(saved: State, name: str) -> int:

@@ -23,7 +23,8 @@ class ShuffleSettings(Model):
     """How rows are mixed on their way to the trainer."""
 
     window_rows: int | None = Field(default=None, ge=1)
-    """Rows mixed in memory at once; absent, the store up to 1 Mi rows under a memory cap."""
+    """Rows mixed in memory at once; absent, the store up to 1 Mi rows under a memory cap. Of a mix,
+    those of all sources together, by weight."""
 
 
 class SourceSettings(Model):
@@ -41,7 +42,7 @@ class ActivationsSettings(Model):
     """Which rows train the dictionary. Give one store by `name`, or several in `sources`."""
 
     name: ArtefactName | None = None
-    """Activation store in the lake."""
+    """Activation store in the lake. Give this or `sources`."""
     rows: RowRange | None = None
     """Only rows of this range of the store: the first, and the one after the last. Absent, all."""
     sources: tuple[SourceSettings, ...] = ()

@@ -220,3 +220,44 @@ def test_rows_as_they_are_stored_are_of_one_type(lake):
     assert batch[HOOKPOINT].dtype == torch.float16
     with pytest.raises(ConfigError, match="bfloat16'; expected 'float32'"):
         MixedStream([Source(one, 1.0), Source(two, 1.0)], [HOOKPOINT], **make)
+
+
+@settings(max_examples=4, deadline=None)
+@given(data=st.data())
+def test_ranks_deliver_one_mix_whatever_the_weights(data):
+    rows = [data.draw(st.integers(40, 400)) for _ in range(data.draw(st.integers(2, 3)))]
+    weights = [float(data.draw(st.sampled_from([1, 2, 7]))) for _ in rows]
+    make = {
+        "batch_rows": data.draw(st.integers(1, 40)),
+        "window_rows": data.draw(st.sampled_from([None, 200])),
+        "lanes": data.draw(st.sampled_from([1, 2, 3, 4])),
+        "last": data.draw(st.sampled_from(["carry", "drop", "short"])),
+        "columns": ("sources", "rows"),
+    }
+    make |= {"seed": 1, "epochs": 2}
+
+    def batches(stream):
+        return [torch.stack([batch["sources"], batch["rows"]]).tolist() for batch in stream]
+
+    with scratch_lake() as lake:
+        stores = [store_of(lake, f"s{n}", size, n) for n, size in enumerate(rows)]
+        sources = [Source(*pair) for pair in zip(stores, weights, strict=True)]
+        one = batches(MixedStream(sources, [HOOKPOINT], **make))
+        world = data.draw(st.sampled_from([2, 3, 4]))
+        for rank in range(world):
+            stream = MixedStream(sources, [HOOKPOINT], rank=rank, world=world, **make)
+            assert batches(stream) == one[rank::world]
+
+
+def test_a_state_of_a_stream_of_another_kind_is_refused(lake):
+    store = store_of(lake, "one", 60, 0)
+    make = {"batch_rows": 8, "seed": 0}
+    alone = ActivationStream(store, [HOOKPOINT], **make)
+    mixed = MixedStream([Source(store, 1.0)], [HOOKPOINT], **make)
+    with pytest.raises(ConfigError, match=r"activations\.source_rows: the saved position"):
+        mixed.load_state_dict(alone.state_dict())
+    with pytest.raises(ConfigError, match=r"rows_per_epoch: .*of this kind saved"):
+        alone.load_state_dict(mixed.state_dict())
+    state = {name: value for name, value in alone.state_dict().items() if name != "position"}
+    with pytest.raises(ConfigError, match="position: found None; expected a whole number"):
+        alone.load_state_dict(state)

@@ -92,11 +92,15 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize("window", [None, 150], ids=["resident", "ring"])
-def test_a_mix_that_is_resumed_ends_with_the_same_bytes(lake, tmp_path, window):
-    mix = MIX | {"shuffle": {"window_rows": window}}
+@pytest.mark.parametrize(
+    "chosen", [MIX, {"name": "web", "rows": [10, 470], "flags": ["special"]}], ids=["mix", "range"]
+)
+def test_a_run_that_is_resumed_ends_with_the_same_bytes(lake, tmp_path, chosen, window):
+    chosen = chosen | {"shuffle": {"window_rows": window}}
     steps = []
-    train.run(settings(mix), lake, evaluate=lambda _, step: steps.append(step) or {})
-    assert len(steps) == 6
+    run = settings(chosen, budget={"epochs": 2.0}, checkpoints={"count": 3})
+    train.run(run, lake, evaluate=lambda _, step: steps.append(step) or {})
+    assert len(steps) == 4
 
     def stop_at(step):
         def stop(_, now):
@@ -109,8 +113,8 @@ def test_a_mix_that_is_resumed_ends_with_the_same_bytes(lake, tmp_path, window):
     again = filled(Lake.at(tmp_path / "again"))
     for step in steps:  # before each checkpoint is written, and at the end
         with pytest.raises(StoppedError):
-            train.run(settings(mix), again, evaluate=stop_at(step))
-    train.run(settings(mix), again)
+            train.run(run, again, evaluate=stop_at(step))
+    train.run(run, again)
     assert payload(again) == payload(lake)
 
 
