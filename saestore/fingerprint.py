@@ -32,21 +32,29 @@ def fingerprint(*values: Any) -> str:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return one line per dotted path at which two settings differ, in sorted order."""
-    left, right = dict(_leaves(old)), dict(_leaves(new))
+    left, right = (dict(_leaves(each)) if each else {} for each in (old, new))
     gone = "(absent)"
-    return [
-        f"{path}: {left.get(path, gone)} → {right.get(path, gone)}"
-        for path in sorted(left.keys() | right.keys())
+    return sorted(
+        f"{_dotted(path)}: {left.get(path, gone)} → {right.get(path, gone)}"
+        for path in left.keys() | right.keys()
         if left.get(path, gone) != right.get(path, gone)
-    ]
+    )
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+_Path = tuple[str | int, ...]
+
+
+def _leaves(value: Any, path: _Path = ()) -> Iterator[tuple[_Path, str]]:
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}" if path else str(key))
+            yield from _leaves(item, (*path, str(key)))
     elif isinstance(value, list) and value:
         for index, item in enumerate(value):
-            yield from _leaves(item, f"{path}[{index}]")
+            yield from _leaves(item, (*path, index))
     else:
         yield path, canonical(value)
+
+
+def _dotted(path: _Path) -> str:
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return "".join(steps).removeprefix(".")

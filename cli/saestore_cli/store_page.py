@@ -14,7 +14,7 @@ from saestore_cli.tokens import visible
 
 
 if TYPE_CHECKING:
-    from saestore.api.store_page import ActivationsPage, HookSummary, Outlier, Sample
+    from saestore.api.store_page import ActivationsPage, HookSummary, Imported, Outlier, Sample
 
 _BESIDE = 10
 """Columns of a number beside a histogram."""
@@ -47,9 +47,16 @@ def draw(
     rows: list[tuple[str, Text | str]] = [("model", page.model or "not said")]
     if corpus:
         rows.append(("corpus", corpus))
-    rows += [("holds", holds), ("stored", _stored(page)), ("mixing", _mixing(page))]
+    if page.imported is not None:
+        rows.append(("imported", _imported(page.imported)))
+    rows += [("holds", holds), ("stored", _stored(page))]
+    if page.scattered:
+        order = "scattered: permuted within each shard; read contexts from the original"
+        rows.append(("order", order))
+    rows.append(("mixing", _mixing(page)))
     if page.tokens_per_second is not None:
-        rows.append(("generated", f"at {rate(page.tokens_per_second, 'tokens')}"))
+        parts = f" by {page.parts} processes" if page.parts > 1 else ""
+        rows.append(("generated", f"at {rate(page.tokens_per_second, 'tokens')}{parts}"))
     console.print(facts([*rows, *made]))
     console.print()
     table = plain_table("hookpoint", ">width", ">norm", ">rms", ">centred", ">min", ">max")
@@ -57,11 +64,21 @@ def draw(
         measured = (hook.mean_norm, hook.rms, hook.centred_rms, hook.min, hook.max)
         table.add_row(hook.hookpoint, count(hook.width), *(value(x) for x in measured))
     console.print(table)
+    legend = "norm: mean length of a row; rms: of a value; centred: rms less the mean row"
+    console.print(Text(legend, style="dim"))
     _norms(page, console)
     _outliers(page, console)
     _sources(page, console)
     if page.sample is not None:
         _sample(page.sample, console)
+
+
+def _imported(source: "Imported") -> str:
+    return (
+        f"from {visible(source.origin)}: {source.kind}, {source.dtype}, "
+        f"{_many(source.files, 'file')}, {amount(source.bytes, 'B')}; in {count(source.compared)} "
+        f"rows compared, the largest difference is {value(source.max_error)}"
+    )
 
 
 def _stored(page: "ActivationsPage") -> str:
@@ -161,7 +178,7 @@ def _sources(page: "ActivationsPage", console: Console) -> None:
 
 def _sample(sample: "Sample", console: Console) -> None:
     console.print()
-    of = f", of {visible(sample.document)}" if sample.document else ""
+    of = f", from document {visible(sample.document)}" if sample.document else ""
     title = f"Context {count(sample.context)}{of}: its first {len(sample.tokens)} tokens"
     if len(sample.tokens) == sample.length:
         title = f"Context {count(sample.context)}{of}: all its {sample.length} tokens"

@@ -21,7 +21,7 @@ from saestore.activations import commits, layout as stores, parts
 from saestore.activations.layout import Spec
 from saestore.activations.store import ActivationStore
 from saestore.activations.writer import StoreWriter
-from saestore.errors import UnsupportedError
+from saestore.errors import ConfigError, UnsupportedError
 from saestore.lake import Lake, Ref, layout, manifest as manifests
 from saestore.lake.lock import writing
 from saestore.progress import Progress, Silent, Task
@@ -47,11 +47,19 @@ def scatter(
         ArtefactNotFoundError: There is no such store.
         ArtefactExistsError: The name is taken by something else.
         ArtefactBusyError: Another process is making it.
+        ConfigError: The copy would bear the store's own name.
         DamagedArtefactError: The store's bytes are not what was written; nothing of it is copied.
         UnsupportedError: The store is a scattered copy itself.
         StorageError: The disk is full or read-only; finished shards stay.
     """
     reporter = progress or Silent()
+    if settings.name == settings.store:
+        raise ConfigError(
+            field="name",
+            found=settings.name,
+            expected="another name than that of the store it copies",
+            hint=f"for example {settings.store}-scattered",
+        )
     original = ActivationStore.open(lake, settings.store)
     if original.record.scattered:
         raise UnsupportedError(

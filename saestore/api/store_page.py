@@ -146,6 +146,29 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Imported:
+    """What an imported store was made from.
+
+    Attributes:
+        origin: The folder or file, as the import was given it.
+        kind: What wrote it.
+        dtype: Type of its activations.
+        files: Its files.
+        bytes: Their size.
+        compared: Rows that were read again from both sides.
+        max_error: The largest difference of a value in them.
+    """
+
+    origin: str
+    kind: str
+    dtype: str
+    files: int
+    bytes: int
+    compared: int
+    max_error: float
+
+
+@dataclass(frozen=True)
 class ActivationsPage:
     """An activation store.
 
@@ -159,6 +182,9 @@ class ActivationsPage:
         shard_rows: Rows of a full shard.
         context_size: Rows that no context exceeds.
         tokens_per_second: How fast it was generated; None, it was made otherwise.
+        parts: Processes that generated it side by side.
+        imported: What it was imported from; None, it was made otherwise.
+        scattered: Its rows are permuted within each shard.
         kept_rows: Rows that training and statistics use.
         hookpoints: One summary each.
         mixing: How well training mixes.
@@ -177,6 +203,9 @@ class ActivationsPage:
     shard_rows: int
     context_size: int
     tokens_per_second: float | None
+    parts: int
+    imported: Imported | None
+    scattered: bool
     kept_rows: int
     hookpoints: tuple[HookSummary, ...]
     mixing: Mixing
@@ -192,24 +221,51 @@ def activations_page(store: ActivationStore, children: tuple[Ref, ...]) -> Activ
         DamagedArtefactError: A file that the page needs does not match its checksum.
     """
     manifest, record = store.manifest, store.record
-    speed = manifest.facts.get("tokens_per_second")
+    speed, parts = (manifest.facts.get(name) for name in ("tokens_per_second", "parts"))
+    made = manifest.settings.keys() & {"corpus", "source"}  # a copy has the facts of its original
     hooks = tuple(_summary(store, name) for name in store.hookpoints)
     return ActivationsPage(
         manifest=manifest,
         model=record.lm.model if record.lm is not None else None,
         dtype=record.dtype,
         codec=record.codec,
-        row_bytes=manifest.payload.bytes / store.n_rows,
+        row_bytes=_row_bytes(store),
         shards=-(-store.n_rows // store.spec.shard_rows),
         shard_rows=store.spec.shard_rows,
         context_size=record.context_size,
-        tokens_per_second=float(speed) if isinstance(speed, (int, float)) else None,
+        tokens_per_second=float(speed) if made and isinstance(speed, (int, float)) else None,
+        parts=parts if isinstance(parts, int) else 1,
+        imported=_imported(manifest),
+        scattered=record.scattered,
         kept_rows=manifest.counts.get("kept_rows", 0),
         hookpoints=hooks,
         mixing=_mixing(store, max(hook.chunk_rows for hook in hooks)),
         sources=_sources(store),
         sample=_sample(store),
         children=children,
+    )
+
+
+def _row_bytes(store: ActivationStore) -> float:
+    if store.record.codec != "none":
+        return store.manifest.payload.bytes / store.n_rows
+    return float(sum(array.grid.row_bytes for array in store.spec.arrays().values()))
+
+
+def _imported(manifest: Manifest) -> Imported | None:
+    given: Any = manifest.settings.get("source")
+    if not isinstance(given, dict):
+        return None
+    found: Any = manifest.facts["source"]
+    compared: Any = manifest.facts["imported"]
+    return Imported(
+        origin=given["path"],
+        kind=found["kind"],
+        dtype=found["dtype"],
+        files=found["files"],
+        bytes=found["bytes"],
+        compared=compared["rows"],
+        max_error=compared["max_error"],
     )
 
 

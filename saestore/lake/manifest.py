@@ -471,6 +471,12 @@ def _exists(
     run: Run, settings: Mapping[str, Any], parents: Sequence[Parent]
 ) -> ArtefactExistsError:
     lines = differences(settings, run.settings)
+    if settings.keys() != run.settings.keys():  # of one command, they are always the same
+        gone, come = (
+            ", ".join(sorted(one.keys() - other.keys())) or "fewer"
+            for one, other in ((settings, run.settings), (run.settings, settings))
+        )
+        lines = [f"another command made it: it was given {gone}, this one {come}"]
     before = {f"parent {p.kind} {p.name}": p.fingerprint[:12] for p in parents}
     after = {f"parent {p.kind} {p.name}": p.fingerprint[:12] for p in run.parents}
     return ArtefactExistsError(

@@ -39,6 +39,12 @@ def test_differences_name_dotted_paths():
     ]  # fmt: skip
 
 
+def test_an_empty_side_differs_in_what_the_other_has_alone():
+    assert differences({}, {"a": {"b": 1}}) == ["a.b: (absent) → 1"]
+    assert differences({"a": 1}, {}) == ["a: 1 → (absent)"]
+    assert differences({}, {}) == []
+
+
 def test_nan_has_no_canonical_form():
     with pytest.raises(ValueError, match="Out of range"):
         canonical({"x": float("nan")})

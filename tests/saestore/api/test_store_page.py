@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 
+from saestore.activations.scatter import scatter
 from saestore.api import store_page
-from saestore.api.store_page import activations_page
+from saestore.api.store_page import Imported, activations_page
+from saestore.exchange import import_activations
 from saestore.testing.stores import HOOKPOINT, scratch_lake, synthetic_rows, synthetic_store
+from saestore_schemas.exchange import ImportSettings
+from saestore_schemas.scatter import ScatterSettings
 
 
 @pytest.fixture
@@ -49,7 +53,7 @@ def test_outlier_dimensions_are_named_by_the_rule(lake):
 def test_sizes_sources_and_mixing_are_the_store_s(lake):
     page = page_of(lake, rows=600, dtype="float16", context_size=30)
     store = page.manifest
-    assert page.row_bytes == store.payload.bytes / 600
+    assert page.row_bytes == 7 * 2 + 4 + 1
     assert page.shards == store.counts["shards"]
     assert (page.context_size, page.kept_rows) == (30, 580)
     assert {each.source: (each.documents, each.tokens) for each in page.sources} == {
@@ -91,3 +95,14 @@ def test_many_documents_are_not_read_for_a_page(lake, monkeypatch):
     assert page.sources == ()
     assert page.sample.document == ""
     assert page.sample.tokens
+
+
+def test_what_an_imported_store_was_made_from_is_told_and_its_copy_s_is_not(lake, tmp_path):
+    np.save(tmp_path / f"{HOOKPOINT}.npy", np.ones((9, 4), np.float16))
+    given = {"name": "x", "source": {"kind": "npy", "path": str(tmp_path)}, "dtype": "float32"}
+    page = activations_page(import_activations(ImportSettings.model_validate(given), lake), ())
+    size = (tmp_path / f"{HOOKPOINT}.npy").stat().st_size
+    assert page.imported == Imported(str(tmp_path), "npy", "float16", 1, size, 9, 0.0)
+    assert (page.model, page.tokens_per_second, page.scattered) == (None, None, False)
+    copy = activations_page(scatter(ScatterSettings(name="y", store="x"), lake), ())
+    assert (copy.imported, copy.scattered) == (None, True)

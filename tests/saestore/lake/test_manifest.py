@@ -14,6 +14,7 @@ from saestore.errors import (
 from saestore.lake import Lake, Ref, Storage, layout, lineage, manifest as manifests
 from saestore_schemas.lm import LmSettings
 from saestore_schemas.manifest import ArrayInfo, Parent
+from saestore_schemas.scatter import ScatterSettings
 
 
 REF = Ref("activations", "a")
@@ -65,6 +66,16 @@ def test_the_same_settings_again_are_a_no_op_and_others_are_refused_by_field(lak
     with pytest.raises(ArtefactExistsError, match=r'model: "gpt2" → "pythia"') as caught:
         manifests.begin(artefact, other)
     assert caught.value.differences == ('model: "gpt2" → "pythia"',)
+
+
+def test_what_another_command_made_is_refused_without_listing_all_of_it(lake):
+    _, artefact, _ = make(lake)
+    settings = ScatterSettings(name=REF.name, store="other")
+    with pytest.raises(ArtefactExistsError) as caught:
+        manifests.begin(artefact, manifests.Run.of(REF, settings))
+    (line,) = caught.value.differences
+    assert line.startswith("another command made it: it was given bos_token_id, dtype, ")
+    assert line.endswith(", this one name, seed, store")
 
 
 @pytest.mark.parametrize("work", ["part.bin", f"{layout.COMMITS}/00000000.json"])
