@@ -7,11 +7,13 @@ import threading
 import time
 
 import fsspec
+import numpy as np
 import pytest
 import tomli_w
 
 import saestore
 from saestore.errors import StorageError
+from saestore.exchange import importing, source
 from saestore.lake import Lake, Ref, Storage, layout
 from saestore.testing.lakes import small_plan
 from saestore.testing.s3 import SlowNetwork
@@ -123,3 +125,54 @@ def test_a_lost_network_stops_the_run_and_loses_nothing(
         saestore.open_lake(lake.storage.full_url, device="cpu").generate(settings)
     cut_off, quiet = (payload_bytes(lake, REF) for lake in lakes)
     assert cut_off == quiet
+
+
+def test_parts_are_made_and_merged_in_an_object_store(s3_url, settings, tmp_path):
+    settings = settings.model_copy(update={"tokens": 200})
+    lake = saestore.open_lake(s3_url, device="cpu")
+    for shard in ("1/2", "0/2"):
+        lake.generate_part(settings, shard)
+    artefact = Storage.at(s3_url).child(REF.path)
+    merged = lake.merge("a")
+    assert merged.n_rows == 200
+    assert artefact.names(layout.PROGRESS) == []
+    assert not artefact.scratch().exists()
+    saestore.open_lake(tmp_path / "quiet", device="cpu").generate(settings)
+    one, other = Lake.at(s3_url), Lake.at(tmp_path / "quiet")
+    assert payload_bytes(one, REF) == payload_bytes(other, REF)
+    assert lake.verify("a") == []
+    copy = lake.shuffle("a", "b")
+    assert lake.shuffle("a", "b").manifest == copy.manifest
+    assert lake.verify("b") == []
+
+
+def test_an_import_into_an_object_store_is_continued(s3_url, tmp_path, monkeypatch):
+    values = np.random.default_rng(0).normal(size=(90, 10, 8)).astype(np.float32)
+    np.save(tmp_path / "blocks.0.hook_resid_post.npy", values)
+    monkeypatch.setattr(source, "PIECE_BYTES", 4096)
+    given = {
+        "name": "a",
+        "source": {"kind": "npy", "path": str(tmp_path)},
+        "store": {"chunk_kib": 1, "shard_mib": 256 * 32 / 2**20},
+    }
+    append, appended = importing._Import._append, []
+
+    def stopped(self, *args):
+        appended.append(1)
+        if len(appended) > 5:
+            raise KeyboardInterrupt
+        return append(self, *args)
+
+    monkeypatch.setattr(importing._Import, "_append", stopped)
+    lake = saestore.open_lake(s3_url, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        lake.import_activations(given)
+    assert Storage.at(s3_url).child(REF.path).exists(layout.commit_file(1))
+    monkeypatch.setattr(importing._Import, "_append", append)
+    store = lake.import_activations(given)
+    assert np.array_equal(store.read("blocks.0.hook_resid_post", 0, 900), values.reshape(900, 8))
+    assert lake.verify("a") == []
+    saestore.open_lake(tmp_path / "quiet", device="cpu").import_activations(given)
+    one, other = Lake.at(s3_url), Lake.at(tmp_path / "quiet")
+    assert payload_bytes(one, REF) == payload_bytes(other, REF)
+    assert Storage.at(s3_url).child(REF.path).names(layout.PROGRESS) == []
