@@ -6,13 +6,14 @@ shards so far amount to, so that run reads the last commit alone. It is never re
 that the lock could not see fails here instead of mixing two runs.
 """
 
+import base64
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, Shaped
 
 from saestore.activations.moments import Moments
 from saestore.errors import ArtefactBusyError, DamagedArtefactError
@@ -95,9 +96,10 @@ def write(artefact: Storage, commit: Commit) -> None:
         StorageError: Disk full, read-only or quota.
     """
     record = asdict(commit)
-    record["moments"] = {name: _listed(vars(m)) for name, m in commit.moments.items()}
+    record["moments"] = {name: vars(moments) for name, moments in commit.moments.items()}
+    data = json.dumps(record, default=_written).encode()
     try:
-        artefact.create(layout.commit_file(commit.shard), json.dumps(_listed(record)).encode())
+        artefact.create(layout.commit_file(commit.shard), data)
     except FileExistsError as error:
         raise ArtefactBusyError(
             name=f"shard {commit.shard} of {artefact.url}",
@@ -124,9 +126,8 @@ def read(artefact: Storage, shard: int) -> Commit:
         raise _damaged(artefact, [f"{path}: missing"]) from error
     record["total"] = Totals(**record["total"])
     record["files"] = {p: (size, crc) for p, (size, crc) in record["files"].items()}
-    record["contexts"] = np.array(record["contexts"], np.int64).reshape(-1, 2)
-    record["segments"] = np.array(record["segments"], np.int64).reshape(-1, 6)
-    record["moments"] = {n: _moments(m) for n, m in record["moments"].items()}
+    record |= {name: _array(record[name]) for name in ("contexts", "segments")}
+    record["moments"] = {n: _moments(each) for n, each in record["moments"].items()}
     record["resume"] = Cursor(**record["resume"])
     return Commit(**record)
 
@@ -192,19 +193,20 @@ def clear(artefact: Storage) -> None:
             artefact.remove(f"{layout.PROGRESS}/{name}")
 
 
-def _listed(record: dict[str, Any]) -> dict[str, Any]:
-    # JSON writes float64 with the shortest digits that read back as the same number.
-    return {
-        key: value.tolist() if isinstance(value, np.ndarray) else value
-        for key, value in record.items()
-    }
+def _written(array: Shaped[np.ndarray, "..."]) -> dict[str, Any]:
+    """Return an array as JSON holds it: bytes, for a flat import has as many contexts as rows."""
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    data = base64.b64encode(little.tobytes()).decode()
+    return {"dtype": little.dtype.str, "shape": array.shape, "base64": data}
 
 
 def _moments(record: dict[str, Any]) -> Moments:
     fields: dict[str, Any] = {
-        key: np.array(value, np.int64 if key == "norms" else np.float64)
-        if isinstance(value, list)
-        else value
-        for key, value in record.items()
+        name: _array(value) if isinstance(value, dict) else value for name, value in record.items()
     }
     return Moments(**fields)
+
+
+def _array(record: dict[str, Any]) -> Shaped[np.ndarray, "..."]:
+    values = np.frombuffer(base64.b64decode(record["base64"]), record["dtype"])
+    return values.reshape(record["shape"])

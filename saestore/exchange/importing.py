@@ -311,9 +311,9 @@ class _Import:
         Raises:
             OverflowRowError: A value is NaN or infinite.
         """
-        good = tensors.finite(values, dtype)
-        if good.all():
+        if tensors.all_finite(values, dtype):
             return
+        good = tensors.finite(values, dtype)
         row, column = (int(n) for n in np.argwhere(~good)[0])
         value = float(tensors.as_float32(values[row : row + 1, column], dtype)[0])
         ends = np.cumsum(kept.lengths)

@@ -34,6 +34,11 @@ _LONGEST_HEADER = 100_000_000
 """Bytes; safetensors' own limit."""
 _NPY_MAGIC = b"\x93NUMPY"
 _TWO_BYTES = np.dtype("V2")
+_EXPONENTS = {
+    "float64": 0x7FF0000000000000, "float32": 0x7F800000, "float16": 0x7C00, BFLOAT16: 0x7F80,
+}  # fmt: skip
+"""Bits of the exponent."""
+_AT_ONCE = 1 << 15
 
 
 @runtime_checkable
@@ -226,6 +231,20 @@ def as_float32(values: Shaped[np.ndarray, "..."], dtype: str) -> Float32[np.ndar
         return (values.astype(np.uint32) << 16).view(np.float32)
     with np.errstate(over="ignore"):  # what does not fit becomes infinite and is refused as such
         return values.astype(np.float32)
+
+
+def all_finite(values: Shaped[np.ndarray, "..."], dtype: str) -> bool:
+    """Return whether no number is infinite or NaN: whether none has all its exponent's bits set."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    kind = np.dtype(f"u{flat.itemsize}")
+    exponent = kind.type(_EXPONENTS[dtype])
+    bits = flat.view(kind)
+    room = np.empty(min(len(bits), _AT_ONCE), kind)
+    for start in range(0, len(bits), _AT_ONCE):  # in pieces that stay in cache
+        piece = bits[start : start + _AT_ONCE]
+        if np.bitwise_and(piece, exponent, out=room[: len(piece)]).max() == exponent:
+            return False
+    return True
 
 
 def finite(values: Shaped[np.ndarray, "..."], dtype: str) -> Bool[np.ndarray, "..."]:

@@ -183,6 +183,25 @@ def test_a_value_that_is_not_finite_is_found(tmp_path, lake, bad, dtype, stored)
         load(lake, "npy", saved(tmp_path / "a.npy", values), **more)
 
 
+@given(
+    st.sampled_from(["float16", "bfloat16", "float32", "float64"]),
+    st.integers(0, 70_000),
+    st.lists(st.tuples(st.integers(0, 69_999), st.integers(0, 2**64 - 1)), max_size=3),
+)
+@hypothesis(max_examples=60, deadline=None)
+def test_the_quick_look_for_infinities_sees_what_the_slow_one_sees(dtype, size, strange):
+    bits = np.full(size, 0x3C, "u2" if dtype == "bfloat16" else f"u{np.dtype(dtype).itemsize}")
+    for place, value in strange:
+        if place < size:
+            bits[place] = value % 2 ** (8 * bits.itemsize)
+    values = bits if dtype == "bfloat16" else bits.view(dtype)
+    assert tensors.all_finite(values, dtype) == tensors.finite(values, dtype).all()
+    exponent = tensors._EXPONENTS[dtype]
+    if size:
+        bits[size // 2] = exponent
+        assert not tensors.all_finite(values[:, None], dtype)
+
+
 def test_one_row_and_a_path_that_is_not_ascii(tmp_path, lake):
     folder = tmp_path / "Überflüsse 活性"
     folder.mkdir()
