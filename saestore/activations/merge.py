@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int64, Shaped
 from pydantic import JsonValue
 
@@ -29,7 +28,15 @@ from saestore.errors import (
     IncompleteArtefactError,
     UnsupportedError,
 )
-from saestore.lake import Lake, Ref, Storage, layout, manifest as manifests, parts as states
+from saestore.lake import (
+    Lake,
+    Ref,
+    Storage,
+    layout,
+    manifest as manifests,
+    parts as states,
+    table_file,
+)
 from saestore.lake.lock import writing
 from saestore.progress import Progress, Silent, Task
 from saestore_schemas import tables
@@ -270,13 +277,13 @@ class _Part:
 
     def vocabulary(self) -> pa.Table:
         """Return the tokenizer's vocabulary; call it for a part with rows."""
-        return pq.read_table(pa.BufferReader(self._read(layout.VOCABULARY)))
+        return table_file.from_bytes(self._read(layout.VOCABULARY))
 
     def metadata_columns(self) -> pa.Schema:
         """Return the columns that the corpus added to the documents table."""
         path = next(iter(self._document_files()))
         known = tables.DOCUMENTS.schema().names
-        fields = pq.read_schema(pa.BufferReader(self._read(path)))
+        fields = table_file.from_bytes(self._read(path)).schema
         return pa.schema([pa.field(f.name, f.type) for f in fields if f.name not in known])
 
     def _document_files(self) -> list[str]:
@@ -284,7 +291,7 @@ class _Part:
 
     def _read_documents(self) -> Iterator[dict[str, Any]]:
         for path in self._document_files():
-            yield from pq.read_table(pa.BufferReader(self._read(path))).to_pylist()
+            yield from table_file.from_bytes(self._read(path)).to_pylist()
 
     def _read(self, path: str) -> bytes:
         with self.blamed():

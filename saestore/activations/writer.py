@@ -6,7 +6,6 @@ bytes of a shard depend on its rows alone, so an interrupted and an uninterrupte
 files.
 """
 
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float32, Int32, Int64, Shaped, UInt8
 from pydantic import JsonValue
 
@@ -25,7 +23,7 @@ from saestore.activations.deviations import Deviations
 from saestore.activations.moments import Moments
 from saestore.activations.small import SmallArray
 from saestore.errors import ConfigError, UnsupportedError
-from saestore.lake import Storage, layout, manifest as manifests
+from saestore.lake import Storage, layout, manifest as manifests, table_file
 from saestore_schemas import tables
 from saestore_schemas.manifest import ArrayInfo, Manifest
 
@@ -383,10 +381,9 @@ class StoreWriter:
         self, path: str, documents: Sequence[Mapping[str, Any]]
     ) -> tuple[int, str]:
         table = pa.Table.from_pylist([dict(d) for d in documents], schema=self._documents)
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd")
-        self._artefact.write(path, sink.getvalue())
-        return len(sink.getvalue()), manifests.checksum_of(sink.getvalue())
+        data = table_file.to_bytes(table)
+        self._artefact.write(path, data)
+        return len(data), manifests.checksum_of(data)
 
     def finish(
         self,
@@ -429,9 +426,7 @@ class StoreWriter:
         if documents or not recorded:
             path = layout.part_file(layout.DOCUMENTS, self._shards)
             self._write_documents(path, documents)
-        sink = io.BytesIO()
-        pq.write_table(vocabulary, sink, compression="zstd")
-        self._artefact.write(layout.VOCABULARY, sink.getvalue())
+        self._artefact.write(layout.VOCABULARY, table_file.to_bytes(vocabulary))
         checksums = {}
         if self.rows:
             small = self._small_specs()

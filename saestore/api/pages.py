@@ -1,17 +1,14 @@
 """What `show` tells of an artefact: one page for each kind, read from the lake without torch."""
 
-import io
 import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from saestore.api.store_page import ActivationsPage, activations_page
 from saestore.errors import DamagedArtefactError
-from saestore.lake import Lake, Ref, layout, manifest as manifests
+from saestore.lake import Lake, Ref, layout, manifest as manifests, table_file
 from saestore_schemas.dictionary import DictionaryConfig
 from saestore_schemas.manifest import Manifest
 from saestore_schemas.metrics import METRICS
@@ -239,7 +236,7 @@ def _parquet(lake: Lake, ref: Ref, manifest: Manifest, file: str) -> dict[str, l
     artefact = lake.artefact(ref)
     manifests.check_sizes(artefact, manifest, [file])
     try:
-        columns: dict[str, list[Any]] = pq.read_table(io.BytesIO(artefact.read(file))).to_pydict()
+        columns: dict[str, list[Any]] = table_file.from_bytes(artefact.read(file)).to_pydict()
     except (OSError, ValueError) as error:
         raise DamagedArtefactError(name=ref.name, damage=(f"{file}: {error}",)) from error
     return columns

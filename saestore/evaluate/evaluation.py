@@ -1,13 +1,11 @@
 """A finished evaluation: its scores and the facts they were measured under."""
 
-import io
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from saestore.errors import ArtefactNotFoundError
-from saestore.lake import Lake, Ref, layout, manifest as manifests
+from saestore.lake import Lake, Ref, layout, manifest as manifests, table_file
 from saestore_schemas.manifest import Manifest
 
 
@@ -37,7 +35,7 @@ class Evaluation:
         manifest = lake.manifest(ref)
         artefact = lake.artefact(ref)
         manifests.check_sizes(artefact, manifest, [layout.SCORES])
-        table = pq.read_table(io.BytesIO(artefact.read(layout.SCORES)))
+        table = table_file.from_bytes(artefact.read(layout.SCORES))
         return cls(ref, manifest, table)
 
     @property

@@ -3,10 +3,7 @@
 An evaluation is one small table and is written at its end; interrupted before, it starts anew.
 """
 
-import io
-
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import JsonValue
 
 from saestore import devices
@@ -14,7 +11,7 @@ from saestore.evaluate import cross_entropy, rows
 from saestore.evaluate.evaluation import Evaluation
 from saestore.evaluate.metrics import Score
 from saestore.evaluate.subject import Subject, open_subject
-from saestore.lake import Lake, Ref, layout, manifest as manifests
+from saestore.lake import Lake, Ref, layout, manifest as manifests, table_file
 from saestore.lake.lock import writing
 from saestore.lake.manifest import Run
 from saestore.progress import Progress, Silent
@@ -63,9 +60,7 @@ def run(
     with writing(artefact, name=ref.name):
         if manifests.begin(artefact, work) is None:
             table, facts = _measure(settings, subject, device=device, progress=progress)
-            sink = io.BytesIO()
-            pq.write_table(table, sink, compression="zstd")
-            artefact.write(layout.SCORES, sink.getvalue())
+            artefact.write(layout.SCORES, table_file.to_bytes(table))
             manifests.finish(
                 artefact,
                 work,

@@ -5,13 +5,10 @@ last. Beside them stand the documents and the vocabulary, so that ids and docume
 something without the lake.
 """
 
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import pyarrow.parquet as pq
 
 from saestore.activations import ActivationStore, Split
 from saestore.errors import ConfigError
@@ -19,6 +16,7 @@ from saestore.exchange.formats import TARGETS
 from saestore.exchange.selection import Range, groups, select
 from saestore.exchange.target import Format, Job
 from saestore.exchange.tensor_files import INDEX
+from saestore.lake import table_file
 from saestore.lake.manifest import library_versions
 from saestore.lake.storage import Storage
 from saestore.progress import Progress, Silent
@@ -134,9 +132,7 @@ def export_activations(
         for number, group in enumerate(groups(selection, rows=at_once)):
             files += form.write(job, number, group)
     for name, table in ((DOCUMENTS, selection.documents), (VOCABULARY, store.vocabulary())):
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd")
-        target.write(name, sink.getvalue())
+        target.write(name, table_file.to_bytes(table))
     index = ExportIndex(
         files_are=wanted.files_are,
         saestore=library_versions().get("saestore", "unknown"),

@@ -4,7 +4,6 @@ An export of ours has an `index.json` and everything a store holds beside the ac
 flags, contexts, segments, documents and vocabulary. Other files need only name their tensors.
 """
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from saestore.corpus.files import Found
@@ -21,6 +19,7 @@ from saestore.errors import ConfigError
 from saestore.exchange import place, spelling, tensors
 from saestore.exchange.source import About, Part, Rows, contexts_of
 from saestore.exchange.tensors import InFile
+from saestore.lake import table_file
 from saestore_schemas.exchange import ExportIndex, SafetensorsActivations
 from saestore_schemas.tables import DOCUMENTS
 
@@ -161,7 +160,7 @@ class TensorFiles:
         if self._index is None:
             return {}
         documents, vocabulary = (
-            pq.read_table(io.BytesIO((root / name).read_bytes()))
+            table_file.from_bytes((root / name).read_bytes())
             for name in (self._index.documents, self._index.vocabulary)
         )
         own = set(DOCUMENTS.schema().names)

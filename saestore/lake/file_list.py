@@ -4,15 +4,15 @@ A store of 1e11 rows has more than a million files. So the list stays in Arrow's
 path, and is looked up by bisection: it takes a sixth of a dictionary's memory and no time to build.
 """
 
-import io
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from typing_extensions import override
+
+from saestore.lake import table_file
 
 
 class FileList(Mapping[str, tuple[int, str]]):
@@ -38,8 +38,7 @@ class FileList(Mapping[str, tuple[int, str]]):
     @classmethod
     def parse(cls, data: bytes) -> "FileList":
         """Return the list in the bytes of a Parquet file."""
-        # ParquetFile: read_table would import pyarrow.dataset, and pandas with it, for half a second
-        return cls(pq.ParquetFile(io.BytesIO(data)).read())
+        return cls(table_file.from_bytes(data))
 
     @override
     def __getitem__(self, path: str) -> tuple[int, str]:

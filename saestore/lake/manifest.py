@@ -9,7 +9,6 @@ rerun resumes.
 
 import hashlib
 import importlib.metadata
-import io
 import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,6 @@ from typing import Any
 
 import crc32c
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from saestore.errors import (
@@ -30,7 +28,7 @@ from saestore.errors import (
     IncompleteArtefactError,
 )
 from saestore.fingerprint import differences, fingerprint
-from saestore.lake import layout, parts
+from saestore.lake import layout, parts, table_file
 from saestore.lake.file_list import FileList
 from saestore.lake.lock import is_lock
 from saestore.lake.storage import Storage
@@ -141,15 +139,14 @@ def finish(
         for path in there
         if not path.startswith(f"{layout.PROGRESS}/") and path != layout.FILES
     ]
-    sink = io.BytesIO()
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
     listing = pa.table(
         [pa.array(column, type=field.type) for column, field in
          zip(columns, tables.FILES.schema(), strict=True)],
         schema=tables.FILES.schema(),
     )  # fmt: skip
-    pq.write_table(listing, sink, compression="zstd")
-    artefact.write(layout.FILES, sink.getvalue())
+    listed = table_file.to_bytes(listing)
+    artefact.write(layout.FILES, listed)
     manifest = Manifest(
         kind=run.ref.kind,
         name=run.ref.name,
@@ -162,7 +159,7 @@ def finish(
         counts=dict(counts),
         facts=dict(facts),
         payload=Payload(
-            digest=digest_of(sink.getvalue()),
+            digest=digest_of(listed),
             files=len(rows),
             bytes=sum(row[1] for row in rows),
         ),

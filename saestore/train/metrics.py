@@ -21,16 +21,15 @@ byte; rates stand in the manifest.
 | `l2_error`, `l2_error_ratio` | mean length of the error; the same over the targets' mean length |
 """
 
-import io
 from collections.abc import Mapping
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from saestore.dictionaries import SparseDictionary
+from saestore.lake import table_file
 from saestore.train.counters import FiringCounters
 from saestore.train.losses import Pass
 from saestore_schemas import tables
@@ -80,15 +79,13 @@ class MetricsTable:
             ],
             schema=schema,
         )
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd")
-        return sink.getvalue()
+        return table_file.to_bytes(table)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "MetricsTable":
         """Return the rows of a Parquet file."""
         result = cls()
-        table = pq.read_table(io.BytesIO(data))
+        table = table_file.from_bytes(data)
         result._rows = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
         return result
 

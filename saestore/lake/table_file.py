@@ -1,0 +1,24 @@
+"""Tables small enough to be held whole, as the bytes of one Parquet file and back."""
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def to_bytes(table: pa.Table) -> bytes:
+    """Return a Parquet file that holds a table, compressed by zstd."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def from_bytes(data: bytes) -> pa.Table:
+    """Return the table in a Parquet file.
+
+    Raises:
+        ValueError: It is none; pyarrow's `ArrowInvalid` is one.
+    """
+    # ParquetFile: read_table would import pyarrow.dataset, and pandas with it, for half a second,
+    # and takes five times as long for a small file.
+    return pq.ParquetFile(pa.BufferReader(data)).read()
