@@ -109,12 +109,18 @@ def curve(values: Sequence[float | None], width: int) -> str:
 
 
 def plain_table(*columns: str) -> Table:
-    """Return an empty table; a name that begins with > stands to the right."""
+    """Return an empty table; a name that begins with > stands to the right.
+
+    Numbers are never cut: where there is no room, the first column is folded.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for name in columns:
-        right, first = name[0] == ">", name == columns[0]
+        right = name[0] == ">"
         table.add_column(
-            name.lstrip(">"), justify="right" if right else "left", no_wrap=first or right
+            name.lstrip(">"),
+            justify="right" if right else "left",
+            no_wrap=right,
+            overflow="ellipsis" if right else "fold",
         )
     return table
 

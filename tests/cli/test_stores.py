@@ -183,3 +183,18 @@ def test_torchrun_makes_the_parts(run, config, whole, tmp_path):
     merged = run("merge", "a", "--lake", lake)
     assert merged.code == 0, merged.err
     same(lake, whole)
+
+
+def test_long_names_are_folded_and_numbers_are_whole(run, tmp_path):
+    lake, folder = tmp_path / "lake", tmp_path / ("a-long-name-" * 12)
+    hookpoint = "blocks.10.attn.hook_" + "long" * 12
+    folder.mkdir()
+    np.save(folder / f"{hookpoint}.npy", np.full((1234, 1100), 1234.5, np.float32))
+    done = run("import", "activations", "npy", folder, "x", "--lake", lake)
+    assert done.code == 0, done.err
+    shown = run("show", "x", "--lake", lake).out
+    for number in ("1,100", "1,234", "100.0%", "4.094e+04"):
+        assert number in shown
+    assert "…" not in shown
+    # The line of norms names its hookpoint whole.
+    assert all(len(line) <= 80 for line in shown.splitlines() if hookpoint not in line)
