@@ -129,7 +129,7 @@ def facts(rows: Sequence[tuple[str, Text | str]]) -> Table:
     """Return names and what stands beside them, in two columns."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, style="bold")
-    grid.add_column(ratio=1)
+    grid.add_column(ratio=1, overflow="fold")
     for name, content in rows:
         grid.add_row(name, content)
     return grid
