@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int64, Shaped
 
 from saestore.activations import halves
+from saestore.compiled import compiled
 from saestore.errors import OverflowRowError
 from saestore_schemas.activations import StoreDtype
 
@@ -28,8 +29,7 @@ STORED: dict[StoreDtype, str] = {
 """Type of the elements on disk."""
 
 _AT_ONCE = 1 << 15
-"""Values rounded at once: their intermediate results stay in cache, and torch, which cuts what is
-longer, starts no threads beside those of the model."""
+"""int8 values rounded at once: their intermediate results stay in cache."""
 LARGEST_INT8 = 127
 """Stored values lie within it, on both sides of 0."""
 BFLOAT16_NAN = 0x7FC0
@@ -61,20 +61,19 @@ def encode(
     Raises:
         OverflowRowError: A value is NaN, infinite, or too large for the type.
     """
+    values = np.ascontiguousarray(values)
     if dtype == "float32":
         out = values
     elif out is None:
         out = np.empty(values.shape, STORED[dtype])
-    rows = max(_AT_ONCE // max(values.shape[1], 1), 1)
-    for start in range(0, len(values), rows):
-        piece, stored = values[start : start + rows], out[start : start + rows]
-        if dtype != "float32":
-            halves.narrow(piece, stored, cast("halves.Half", dtype))
-        bits = stored.view(_BITS[dtype])
-        # All exponent bits set is infinity or NaN: it was so before, or rounding led there.
+    if dtype == "float32":
+        fine = _all_finite(values.reshape(-1).view(np.uint32))
+    else:
+        fine = halves.narrow(values, out, cast("halves.Half", dtype))
+    if not fine:
+        bits = out.view(_BITS[dtype])
         bad: Bool[np.ndarray, "row d"] = (bits & _EXPONENT[dtype]) == _EXPONENT[dtype]
-        if bad.any():
-            _refuse(piece, bad, dtype, hookpoint=hookpoint, first_row=first_row + start)
+        _refuse(values, bad, dtype, hookpoint=hookpoint, first_row=first_row)
     return out
 
 
@@ -90,11 +89,16 @@ def decode(
     if dtype == "float32":
         np.copyto(out, stored)
         return out
-    rows = max(_AT_ONCE // max(stored.shape[1], 1), 1)
-    for start in range(0, len(stored), rows):
-        here = slice(start, start + rows)
-        halves.widen(stored[here], out[here], cast("halves.Half", dtype))
+    halves.widen(np.ascontiguousarray(stored), out, cast("halves.Half", dtype))
     return out
+
+
+@compiled
+def _all_finite(bits: Shaped[np.ndarray, " _"]) -> bool:
+    strange = np.uint32(0)
+    for at in range(len(bits)):
+        strange |= (bits[at] & np.uint32(0x7F800000)) + np.uint32(0x00800000)
+    return bool(strange < np.uint32(0x80000000))
 
 
 @dataclass(frozen=True)
