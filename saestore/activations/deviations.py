@@ -42,7 +42,7 @@ def measure(batches: Iterable[Rows]) -> dict[str, Float32[np.ndarray, " _"]] | N
         for name, rows in hooks.items():
             codecs.refuse_strange(rows, "int8", hookpoint=name, first_row=first)
             before = found.get(name, Moments.none(rows.shape[1]))
-            found[name] = before.merge(Moments.of(rows[kept]))
+            found[name] = before.merge(Moments.of(rows, kept))
         first += len(flags)
     if not any(moments.count for moments in found.values()):
         return None

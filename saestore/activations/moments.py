@@ -2,8 +2,8 @@
 
 Float64 throughout: centred sums merged by Chan's formula, so a mean of 100 and a deviation of 1 lose
 no digits. Measured while writing, per shard; a training run never estimates them from a few batches.
-Rows are taken in tiles whose float64 copy stays in a core's cache, in a kept buffer: a pass over memory
-costs more than the arithmetic.
+Rows are taken in tiles that stay in a core's cache while a compiled loop passes over them twice, for
+their mean and for what is measured from it.
 
 The rows' norms are also counted in fixed bins, eight to a factor of two, so that counts of any two sets
 of rows add up and the distribution of norms is known without reading a row.
@@ -11,11 +11,12 @@ of rows add up and the distribution of norms is known without reading a row.
 Source: Chan, Golub and LeVeque 1979, updating formulae for computing sample variances.
 """
 
-import threading
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
+
+from saestore.compiled import compiled
 
 
 NORM_BINS = 320
@@ -25,12 +26,8 @@ _PER_OCTAVE = 8
 _LOWEST = -16
 _SQUARED_EDGES = 2.0 ** (2 * (np.arange(1, NORM_BINS) / _PER_OCTAVE + _LOWEST))
 """Squared norms between two bins."""
-_TILE = 1 << 17
-"""Values of a tile: 1 MiB of float64, half of what a core's own cache holds today."""
-_KEPT = threading.local()
-_SHORT_DOT = 8192
-"""Up to this width a BLAS dot product runs in one thread, so its rounding does not depend on how many
-there are."""
+_TILE = 1 << 16
+"""Values of a tile: 256 KiB, half of what a core's own cache holds today."""
 
 
 @dataclass(frozen=True)
@@ -65,34 +62,32 @@ class Moments:
         return cls(0, zero, zero, 0.0, 0.0, zero + np.inf, zero - np.inf, nobody)
 
     @classmethod
-    def of(cls, rows: Float32[np.ndarray, "row d"]) -> "Moments":
-        """Return the moments of some rows."""
-        width = rows.shape[1]
-        step = max(_TILE // max(width, 1), 1)
-        total = cls.none(width)
-        for start in range(0, len(rows), step):
-            total = total.merge(cls._of_tile(rows[start : start + step]))
-        return total
+    def of(
+        cls, rows: Float32[np.ndarray, "row d"], kept: Bool[np.ndarray, " row"] | None = None
+    ) -> "Moments":
+        """Return the moments of some rows.
 
-    @classmethod
-    def _of_tile(cls, rows: Float32[np.ndarray, "row d"]) -> "Moments":
-        wide = _scratch(rows.size).reshape(rows.shape)
-        np.copyto(wide, rows)
-        if rows.shape[1] <= _SHORT_DOT:
-            squares = np.vecdot(wide, wide)
-        else:
-            squares = np.einsum("rd,rd->r", wide, wide)
-        mean = np.add.reduce(wide, axis=0) / len(rows)
-        np.subtract(wide, mean, out=wide)
+        Args:
+            rows: Contiguous, finite.
+            kept: Which of them count; absent, all.
+        """
+        width = rows.shape[1]
+        if kept is None:
+            kept = np.ones(len(rows), np.bool_)
+        mean, m2 = np.zeros(width), np.zeros(width)
+        low, high = np.full(width, np.inf, np.float32), np.full(width, -np.inf, np.float32)
+        squares = np.empty(len(rows))
+        count = _measure(rows, kept, max(_TILE // max(width, 1), 1), mean, m2, low, high, squares)
+        squares = squares[:count]
         bins = np.searchsorted(_SQUARED_EDGES, squares, side="right")
         return cls(
-            count=len(rows),
+            count=count,
             mean=mean,
-            m2=np.einsum("rd,rd->d", wide, wide),
+            m2=m2,
             norm_sum=float(np.sqrt(squares).sum()),
             norm_sq_sum=float(squares.sum()),
-            min=np.minimum.reduce(rows, axis=0).astype(np.float64),
-            max=np.maximum.reduce(rows, axis=0).astype(np.float64),
+            min=low.astype(np.float64),
+            max=high.astype(np.float64),
             norms=np.bincount(bins, minlength=NORM_BINS),
         )
 
@@ -157,9 +152,59 @@ def norm_edges() -> Float64[np.ndarray, " _"]:
     return edges
 
 
-def _scratch(values: int) -> Float64[np.ndarray, " _"]:
-    """Return this thread's buffer: fresh pages would cost more than what is done in them."""
-    kept: Float64[np.ndarray, " _"] | None = getattr(_KEPT, "buffer", None)
-    if kept is None or len(kept) < values:
-        kept = _KEPT.buffer = np.empty(max(values, _TILE))
-    return kept[:values]
+@compiled
+def _measure(  # noqa: C901, PLR0912, PLR0917 - loops over one tile, while it is in cache
+    rows: Float32[np.ndarray, "row d"],
+    kept: Bool[np.ndarray, " row"],
+    tile: int,
+    mean: Float64[np.ndarray, " d"],
+    m2: Float64[np.ndarray, " d"],
+    low: Float32[np.ndarray, " d"],
+    high: Float32[np.ndarray, " d"],
+    squares: Float64[np.ndarray, " row"],
+) -> int:
+    """Fill in the moments of the kept rows and their squared norms; return how many they are."""
+    width = rows.shape[1]
+    here, square = np.empty(width), np.zeros(width)
+    count = 0
+    for start in range(0, len(rows), tile):
+        stop = min(start + tile, len(rows))
+        more = 0
+        here[:] = 0
+        for row in range(start, stop):
+            if kept[row]:
+                more += 1
+                for at in range(width):
+                    here[at] += rows[row, at]
+        if more == 0:
+            continue
+        share = more / (count + more)
+        for at in range(width):
+            here[at] /= more
+            apart = here[at] - mean[at]
+            m2[at] += apart * apart * (count * share)
+            mean[at] += apart * share
+        for row in range(start, stop):
+            if kept[row]:
+                for at in range(width):
+                    off = np.float64(rows[row, at]) - here[at]
+                    m2[at] += off * off
+                # Halves are added, so the sum is the same whatever the processor does at once.
+                for at in range(width):
+                    square[at] = np.float64(rows[row, at]) ** 2
+                length = width
+                while length > 1:
+                    half = (length + 1) // 2
+                    for at in range(length // 2):
+                        square[at] += square[at + half]
+                    length = half
+                squares[count] = square[0]
+                count += 1
+        # Loops of their own: together with others they become code that does one value at once.
+        for row in range(start, stop):
+            if kept[row]:
+                np.minimum(low, rows[row], low)
+        for row in range(start, stop):
+            if kept[row]:
+                np.maximum(high, rows[row], high)
+    return count

@@ -260,7 +260,7 @@ class _Tally:
             return
         kept = self._kept[start - self._first : start - self._first + len(stored)]
         rows = self._decoded(stored, start - self._first)
-        found = Moments.of(rows if kept.all() else rows[kept])
+        found = Moments.of(rows, kept)
         self._moments = self._moments.merge(found)
 
     def _decoded(
