@@ -81,19 +81,16 @@ def saestore_shuffled(data: Activations, given: Settings) -> Batches:
 
 
 def saestore_contexts(data: Activations, given: Settings) -> Batches:
-    """Read a store's contexts whole, one after the other, four to a batch."""
-    import torch
-
-    from saestore.activations import ActivationStore
+    """Stream a store's contexts whole, one after the other, four to a batch."""
+    from saestore.activations import ActivationStore, ContextStream
     from saestore.lake import Lake
 
     store = ActivationStore.open(Lake.at(given["path"]), given["name"])
-    path = store.array_of(HOOK)
-    kept = [np.empty((BATCH, data.width), np.float16) for _ in range(2)]
-    for start in itertools.cycle(range(0, data.rows - data.rows % BATCH, BATCH)):
-        kept.reverse()
-        store.read_stored(path, start, start + BATCH, kept[0])
-        yield torch.from_numpy(kept[0]).view(-1, CONTEXT, data.width)
+    stream = ContextStream(
+        store, [HOOK], batch_contexts=BATCH // CONTEXT, dtype="stored", epochs=None
+    )
+    for batch in stream:
+        yield batch.hooks[HOOK].view(-1, CONTEXT, data.width)
 
 
 def sae_lens(data: Activations, given: Settings) -> Batches:
@@ -217,7 +214,7 @@ WRITERS: dict[str, Callable[[Activations, Settings], None]] = {
 NEEDED: dict[str, tuple[str, ...]] = {
     "page_cache": (),
     "saestore_shuffled": ("saestore.activations.stream",),
-    "saestore_contexts": ("saestore.activations.stream",),
+    "saestore_contexts": ("saestore.activations.context_stream",),
     "sae_lens": ("sae_lens",),
     "llamascopium": ("llamascopium.activation.factory", "llamascopium.activation.writer"),
 }

@@ -200,18 +200,16 @@ class ContextStream:
         memory = self._memory[turn]
         # Neighbours are read together.
         breaks = np.flatnonzero(starts[1:] != starts[:-1] + lengths[:-1]) + 1
-        runs = [(int(run[0]), int(run[-1]) + 1) for run in np.split(np.arange(len(starts)), breaks)]
-        reads = [
-            (
-                path,
-                int(starts[a]),
-                int(starts[b - 1] + lengths[b - 1]),
-                held[offsets[a] : offsets[b]],
-            )
+        firsts, lasts = [0, *breaks.tolist()], [*(breaks - 1).tolist(), len(starts) - 1]
+        at = offsets[firsts].tolist()
+        begin = starts[firsts].tolist()
+        end = (starts[lasts] + lengths[lasts]).tolist()
+        runs = list(zip(at, begin, end, strict=True))
+        self._store.read_many(
+            (path, start, stop, held[place : place + stop - start])
             for path, held in memory.items()
-            for a, b in runs
-        ]
-        self._store.read_many(reads)
+            for place, start, stop in runs
+        )
         held = {path: each[:rows] for path, each in memory.items()}
         hooks = {
             name: self._tensors.into(name, held, self._outputs[turn][name][:rows])
@@ -224,9 +222,9 @@ class ContextStream:
             contexts,
             offsets,
             hooks,
-            self._column(layout.TOKENS, whole).astype(np.int32, copy=False),
+            self._column(layout.TOKENS, runs).astype(np.int32, copy=False),
             whole - np.repeat(starts, lengths),
-            self._column(layout.FLAGS, whole).astype(np.uint8, copy=False),
+            self._column(layout.FLAGS, runs).astype(np.uint8, copy=False),
             self._segments_of(contexts),
         )
 
@@ -243,15 +241,18 @@ class ContextStream:
             epoch += 1
         return np.concatenate(found)
 
-    def _column(self, path: str, rows: Int64[np.ndarray, " row"]) -> Shaped[np.ndarray, " row"]:
-        """Return one number of each row, from chunks that are kept for the next batches."""
+    def _column(
+        self, path: str, runs: Sequence[tuple[int, int, int]]
+    ) -> Shaped[np.ndarray, " row"]:
+        """Return one number of each row of some ranges, from chunks kept for the next batches."""
         size = self._grids[path].chunk_rows
-        chunks, within = np.divmod(rows, size)
-        found = np.empty(len(rows), self._store.spec.arrays()[path].stored)
-        for chunk in np.unique(chunks):
-            here = chunks == chunk
-            found[here] = self._chunk(path, int(chunk))[within[here]]
-        return found
+        found = []
+        for _, row, stop in runs:
+            while row < stop:
+                chunk, within = divmod(row, size)
+                found.append(self._chunk(path, chunk)[within : within + stop - row])
+                row = (chunk + 1) * size  # noqa: PLW2901 - the rest of the range
+        return np.concatenate(found)
 
     def _segments_of(
         self, contexts: Int64[np.ndarray, " context"]

@@ -88,10 +88,12 @@ class ShardFiles(Protocol):
     Attributes:
         kept: How many of them a reader may keep open.
         at_once: How many ranges should be asked for together, if they are known.
+        local: Whether its files are `LocalFile`s.
     """
 
     kept: int
     at_once: int
+    local: bool
 
     def open_many(self, wanted: Sequence[Opening]) -> list[tuple[ShardFile, bytes] | None]:
         """Return each file and its last bytes; None where there is no such file."""
@@ -146,6 +148,7 @@ class LocalFiles:
 
     kept = 64
     at_once = 1
+    local = True
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -175,6 +178,7 @@ class RemoteFiles:
 
     kept = 4096
     at_once = 64
+    local = False
 
     def __init__(self, artefact: Storage, content: str, cache: Cache | None) -> None:
         self._artefact = artefact

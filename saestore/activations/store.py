@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from saestore.activations import codecs, layout as stores, shards
 from saestore.activations.layout import HookInfo
 from saestore.activations.moments import Moments
-from saestore.activations.reading import AT_ONCE, Listed, Read, RowReader
+from saestore.activations.reading import AT_ONCE, Listed, Read, RowReader, UnitReader
 from saestore.activations.shard_file import shard_files
 from saestore.activations.split import Split, rows_of, split_contexts
 from saestore.errors import (
@@ -407,6 +407,15 @@ class ActivationStore:
             DamagedArtefactError: See `read`.
         """
         self._rows_read.read_many(reads)
+
+    def unit_reader(self, path: str, unit_rows: int) -> UnitReader | None:
+        """Return what reads the same number of rows over and over, if there is a short way.
+
+        Args:
+            path: The array.
+            unit_rows: A multiple of its chunk's rows, and a divisor of its shard's.
+        """
+        return self._rows_read.unit_reader(path, unit_rows)
 
     def read_chunk(self, path: str, chunk: int) -> Shaped[np.ndarray, "row ..."]:
         """Return one chunk of a row array as stored, padding included, checked.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saestore.activations import codecs
 from saestore.activations.layout import ArraySpec
+from saestore.activations.memory import pages
 from saestore.activations.store import ActivationStore
 from saestore.errors import ConfigError
 from saestore.lake import layout
@@ -65,12 +66,20 @@ class Tensors:
 
     def stored(self, rows: int) -> dict[str, Shaped[np.ndarray, "row ..."]]:
         """Return memory for so many rows in stored form."""
-        return {p: np.empty((rows, *a.tail), a.stored) for p, a in self.arrays.items()}
+        return {p: pages((rows, *a.tail), a.stored) for p, a in self.arrays.items()}
 
     def outputs(self, rows: int) -> dict[str, Tensor]:
-        """Return memory for so many rows of each hookpoint in the wanted type."""
-        widths = {name: self._store.hookpoints[name].width for name in self.paths}
-        return {name: torch.empty(rows, width, dtype=self.dtype) for name, width in widths.items()}
+        """Return memory for so many rows of each hookpoint in the wanted type.
+
+        It is pinned where there is a GPU: copied to it without a stop on the way.
+        """
+        pinned = torch.cuda.is_available()
+        return {
+            name: torch.empty(
+                rows, self._store.hookpoints[name].width, dtype=self.dtype, pin_memory=pinned
+            )
+            for name in self.paths
+        }
 
     @property
     def dtype(self) -> torch.dtype:

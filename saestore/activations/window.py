@@ -7,8 +7,8 @@ as the ring has room for all of their rows. `Resident` holds a whole store that 
 gathers each batch.
 
 Buffers are kept for the whole run: copying into fresh memory costs several times the copy itself.
-Measured on two cores: putting rows (`np.put` of whole rows) costs what gathering them costs, so a
-ring saves one of three passes over memory.
+A ring saves one of three passes over memory, and putting rows past the caches (`memory`) is faster
+than gathering them.
 """
 
 import threading
@@ -28,8 +28,10 @@ from saestore.activations import shuffle
 from saestore.activations.batches import Dealing
 from saestore.activations.choice import Wanted
 from saestore.activations.layout import ArraySpec
+from saestore.activations.memory import pages, put_rows
 from saestore.activations.shuffle import Spread
 from saestore.activations.store import ActivationStore
+from saestore.activations.units import Units, units_of
 
 
 _PIECE = 4 << 20
@@ -155,7 +157,6 @@ class Ring(Window):
         self._store = store
         self._order = order
         self._lane = lane
-        self._at_once = store.ranges_at_once
         batch = order.batches.batch_rows
         spread = order.spread(order.batches.lane(lane, 0).rows)
         # Two fills are read ahead of the window; a batch in use and the one before it are kept.
@@ -163,8 +164,7 @@ class Ring(Window):
         self._length = -(-needed // batch) * batch
         self._arrays = dict(arrays)
         # The row after the last takes what nobody wants.
-        self._rows = {p: np.empty((self._length + 1, *a.tail), a.stored) for p, a in arrays.items()}
-        self._items = {path: _items(rows) for path, rows in self._rows.items()}
+        self._rows = {p: pages((self._length + 1, *a.tail), a.stored) for p, a in arrays.items()}
         self._own = threading.local()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="saestore-stream")
         weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
@@ -214,27 +214,14 @@ class Ring(Window):
         units, places = self._order.places(self._lane, fill.epoch, fill.number)
         # What was delivered before the stream came here, and what nobody wants, goes beyond the end.
         targets = np.where(places >= self._from, places % self._length, self._length)
-        size, at_once = self._order.wanted.unit_rows, self._at_once
-        if not hasattr(self._own, "buffers"):
-            self._own.buffers = {
-                path: np.empty((at_once, size, *array.tail), array.stored)
-                for path, array in self._arrays.items()
-            }
-        buffers: dict[str, Shaped[np.ndarray, "unit row ..."]] = self._own.buffers
-        starts = self._order.wanted.units[units] * size
-        order = np.argsort(starts)
-        for together in np.split(order, range(at_once, len(order), at_once)):
-            reads = [
-                (path, int(start), int(min(start + size, self._store.n_rows)), buffer[place])
-                for path, buffer in buffers.items()
-                for place, start in enumerate(starts[together])
-            ]
-            self._store.read_many(
-                (p, start, stop, b[: stop - start]) for p, start, stop, b in reads
-            )
-            for path, buffer in buffers.items():
-                rows = _items(buffer.reshape(-1, *buffer.shape[2:])[: len(together) * size])
-                np.put(self._items[path], targets[together].ravel(), rows, mode="clip")
+        size = self._order.wanted.unit_rows
+        if not hasattr(self._own, "units"):
+            self._own.units = units_of(self._store, self._arrays, size)
+        reader: Units = self._own.units
+        for which, read in reader.read(self._order.wanted.units[units] * size):
+            here = targets[which].ravel()
+            for path, rows in read.items():
+                put_rows(self._rows[path], here, rows)
 
 
 def fills(order: Order, lane: int, place: int, epoch: int) -> Iterator[Fill]:
@@ -346,9 +333,3 @@ def _index_of(order: Order, lane: int, epoch: int) -> Int64[np.ndarray, " row"]:
     unit, row = np.nonzero(places >= 0)
     index[places[unit, row] - part.begin] = units[unit] * order.wanted.unit_rows + row
     return index
-
-
-def _items(rows: Shaped[np.ndarray, "row ..."]) -> Shaped[np.ndarray, " row"]:
-    """Return rows as single elements of raw bytes, which numpy moves whole."""
-    size = rows.itemsize * int(np.prod(rows.shape[1:], dtype=int))
-    return rows.reshape(len(rows), -1).view(np.dtype((np.void, size)))[:, 0]

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from saestore.activations import ActivationStream, shuffle, stream as streams
+from saestore.activations.reading import UnitReader
 from saestore.activations.split import split_contexts
 from saestore.errors import ConfigError, DamagedArtefactError, HookpointNotFoundError
 from saestore.lake import layout
@@ -139,20 +140,16 @@ def test_a_position_moves_to_another_number_of_ranks(lake):
 def test_a_rank_reads_only_the_units_of_its_lane(lake, monkeypatch):
     store = numbered(lake, 6000, wide=False)
     read = []
-    original = store.read_many
-
-    def read_many(reads):
-        reads = list(reads)
-        read.extend((start, stop) for path, start, stop, _ in reads if path != layout.FLAGS)
-        original(reads)
-
-    monkeypatch.setattr(store, "read_many", read_many)
+    original = UnitReader.read
+    monkeypatch.setattr(
+        UnitReader, "read", lambda self, start: (read.append(start), original(self, start))
+    )
     make = {"batch_rows": 50, "seed": 3, "window_rows": 600, "epochs": 1}
     amounts = []
     for world in (1, 2):
         read.clear()
         list(ActivationStream(store, [H], rank=0, world=world, **make))
-        amounts.append(sum(stop - start for start, stop in read))
+        amounts.append(len(read))
     assert amounts[1] < 0.65 * amounts[0]
 
 
@@ -328,3 +325,14 @@ def test_shares_are_met_and_their_ends_exact():
     assert not split_contexts(1000, "held_out", 0.0).any()
     assert split_contexts(1000, "held_out", 1.0).all()
     assert split_contexts(100_000, "held_out", 0.1).mean() == pytest.approx(0.1, abs=0.005)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("window_rows", [200, None])
+def test_batches_lie_in_pinned_memory(lake, window_rows):
+    store = numbered(lake, 900, dtype="float16")
+    stream = ActivationStream(store, [H], batch_rows=100, seed=0, window_rows=window_rows)
+    for batch in islice(stream, 12):
+        assert batch[H].is_pinned()
+        assert torch.equal(batch[H].to("cuda").cpu(), batch[H])
