@@ -4,8 +4,7 @@ Rows of d 768 in float16, in shards of 96 MiB, each written whole and synced. `s
 generate's writing thread does: float32 rows are rounded and checked, moments measured, chunks put
 together and checksummed, shards written, synced, renamed and committed. `saestore, stored rows` is the
 same without rounding, as merge does it; `saestore, files only` is neither rounding nor moments. The plain
-write is what the disk gives: 1 MiB pieces of one buffer through the page cache, then fsync; the direct one
-passes it by. The others write the same sharded array, chunks with crc32c, a shard at a time.
+write is what the disk gives: 1 MiB pieces of one buffer through the page cache, then fsync. The others write the same sharded array, chunks with crc32c, a shard at a time.
 """
 
 import os
@@ -28,7 +27,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 import saestore
 from benchmarks.harness import Contender, Goal, Limit, Options, Setup
 from saestore.activations import Cursor, RowBatch, Spec, StoreWriter
-from saestore.activations.arrays import STAGING, ArrayWriter, _File
+from saestore.activations.arrays import ArrayWriter
 from saestore.activations.writer import StoredBatch
 from saestore.lake import Lake, Ref
 from saestore_schemas.activations import StoreRecord, StoreSettings
@@ -115,30 +114,18 @@ def files_only(folder: Path, rows: Rows, shards: int) -> None:
             writer.close()
 
 
-def plain(folder: Path, rows: Rows, shards: int, *, direct: bool = False) -> None:
+def plain(folder: Path, rows: Rows, shards: int) -> None:
     """Write as many bytes in pieces of one buffer, and sync each file."""
     buffer = memoryview(rows.stored.reshape(-1).view(np.uint8))
-    piece = STAGING if direct else PIECE
-    if direct:
-        buffer = _aligned(buffer)
     for shard in range(shards):
-        file = _File(folder / str(shard), direct=direct)
+        descriptor = os.open(folder / str(shard), os.O_WRONLY | os.O_CREAT)
         left, at = SHARD * WIDTH * 2, 0
         while left:
-            length = min(left, piece)
-            at = at if at + length <= len(buffer) else 0
-            file.write(buffer[at : at + length])
-            left, at = left - length, at + length
-        os.fsync(file._descriptor)
-        file.close()
-
-
-def _aligned(data: memoryview) -> memoryview:
-    import mmap  # noqa: PLC0415 - only this contender needs it
-
-    kept = mmap.mmap(-1, len(data))
-    kept[:] = bytes(data)
-    return memoryview(kept)
+            at = at if at + PIECE <= len(buffer) else 0
+            done = os.write(descriptor, buffer[at : at + min(left, PIECE)])
+            left, at = left - done, at + done
+        os.fsync(descriptor)
+        os.close(descriptor)
 
 
 def zarr_python(folder: Path, rows: Rows, shards: int) -> None:
@@ -219,7 +206,6 @@ class Writing:
             ("saestore, stored rows", partial(ours, stored=True), saestore.__version__),
             ("saestore, files only", files_only, saestore.__version__),
             ("plain write", plain, ""),
-            ("plain direct write", partial(plain, direct=True), ""),
             ("zarr-python", zarr_python, version("zarr")),
         ]
         absent = {}

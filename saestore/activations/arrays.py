@@ -6,18 +6,19 @@ filled. So memory is two buffers per array whatever the shard's size, and writin
 takes its own name when it is whole and synced. Its bytes depend on its rows alone, never on how they
 came in batches.
 
-Large shards bypass the page cache (O_DIRECT) where the file system lets them: measured beside a plain
-write and fsync of the same bytes that is up to twice as fast, takes a tenth of the processor time, and
-leaves the cache to others. The price is that the first reading comes from the disk.
+The disk starts on each buffer as soon as it is written, not when the kernel finds it time: syncing the
+whole shard at the end then waits for the last one only. Beside a plain write and fsync of the same
+bytes that is faster (`python -m benchmarks write`), and what was written stays in the page cache for
+who reads it next. Passing by the cache (O_DIRECT) was tried and gave half of either on a virtual disk.
 """
 
-import errno
-import fcntl
-import mmap
+import ctypes
 import os
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
 
 import crc32c
 import numpy as np
@@ -25,6 +26,7 @@ from jaxtyping import Shaped, UInt8
 
 from saestore.activations import shards
 from saestore.activations.layout import ArraySpec
+from saestore.activations.memory import pages
 from saestore.activations.shards import CRC
 from saestore.lake import Storage, layout
 from saestore.lake.storage import storage_errors
@@ -35,8 +37,23 @@ Watch = Callable[[Shaped[np.ndarray, "..."], int], None]
 
 STAGING = 8 << 20
 """Bytes written at once, if the shard has as many."""
-_PAGE = 4096
-"""Direct writes begin and end at multiples of it, in memory and in the file."""
+_START_WRITING = 2
+"""SYNC_FILE_RANGE_WRITE of Linux."""
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A shard all of whose bytes are written, under a temporary name.
+
+    Attributes:
+        name: The name it gets.
+        facts: Its size and checksum.
+        last: On leaving, it is synced and named; removed, if an error is passed on.
+    """
+
+    name: str
+    facts: tuple[int, str]
+    last: ExitStack
 
 
 class ArrayWriter:
@@ -55,6 +72,7 @@ class ArrayWriter:
         watch: Watch | None = None,
         staging: int = STAGING,
         disk: Executor | None = None,
+        watcher: Executor | None = None,
     ) -> None:
         """Write nothing yet.
 
@@ -62,21 +80,24 @@ class ArrayWriter:
             artefact: The store's folder.
             path: The array's path in it.
             array: Its type and grid.
-            watch: Called with every chunk before it is written.
+            watch: Called with every chunk, in order, before its shard is sealed.
             staging: Bytes written at once; more if a chunk is larger.
             disk: Writes in a thread; absent, `append` waits for the disk.
+            watcher: Calls `watch` in its one thread; absent, `append` waits for it.
         """
         self.array = array
         self._artefact = artefact
         self._path = path
         self._watch = watch
         self._grid = array.grid
-        self._direct = self._grid.file_bytes(self._grid.shard_rows) > staging
-        at_once = staging if self._direct else self._grid.file_bytes(self._grid.shard_rows)
-        self._staging = Staging(
-            array, -(-at_once // _PAGE) * _PAGE, buffers=1 + (self._direct and disk is not None)
-        )
+        whole = self._grid.file_bytes(self._grid.shard_rows)
+        buffers = 2 if disk is not None and whole > staging else 1
+        self._staging = Staging(array, min(staging, whole), buffers=buffers)
         self._disk = disk
+        # Compressed, every chunk passes through the same memory.
+        self._watcher = watcher if array.zstd_level is None else None
+        # Chunks that are watched, in each buffer; the one being filled is the last.
+        self._watched: list[list[Future[None]]] = [[] for _ in range(buffers)]
         self._pending: Future[None] | None = None
         self._stack = ExitStack()
         self._file: _File | None = None
@@ -96,7 +117,7 @@ class ArrayWriter:
         self._staging.clear()
         draft = self._stack.enter_context(self._artefact.replacing(self._name))
         with storage_errors(f"writing {self._name}"):
-            self._file = _File(draft, direct=self._direct)
+            self._file = _File(draft)
             self._stack.callback(self._file.close)
 
     def append(self, rows: Shaped[np.ndarray, "row ..."]) -> None:
@@ -121,26 +142,40 @@ class ArrayWriter:
         Raises:
             StorageError: Disk full, read-only or quota; the shard is named.
         """
+        sealed = self.seal()
+        sealed.last.close()
+        return sealed.name, sealed.facts
+
+    def seal(self) -> "Sealed":
+        """Write the last bytes of the open shard; it is synced and gets its name by another hand.
+
+        Raises:
+            StorageError: Disk full, read-only or quota; the shard is named.
+        """
         rest = self._rows % self._grid.chunk_rows
         if rest:
             self._staging.chunk[rest:] = self.array.fill
             self._flush(rest)
         if self._file is None:
             raise RuntimeError("no shard is open")
+        for chunks in self._watched:
+            self._seen(chunks)
         tail = self._grid.tail(self._rows, self._crcs, self._lengths)
         with storage_errors(f"writing {self._name}"):
             self._settle()
             self._file.write(self._staging.rest())
             self._file.write(tail)
             self._file = None
-            self._stack.close()
-        return self._name, (sum(self._lengths) + len(tail), shards.checksum_of(tail))
+        facts = sum(self._lengths) + len(tail), shards.checksum_of(tail)
+        return Sealed(self._name, facts, self._stack.pop_all())
 
     def abandon(self) -> None:
         """Give up the open shard, if there is one, and remove its temporary file."""
-        if self._pending is not None:
-            self._pending.exception()  # waits: a file is not closed while it is written
-            self._pending = None
+        # What goes on is waited for: a file is not closed while it is written.
+        going = [each for chunks in self._watched for each in chunks]
+        wait(going if self._pending is None else [*going, self._pending])
+        self._watched = [[] for _ in self._watched]
+        self._pending = None
         self._file = None
         stopped = RuntimeError("the shard is given up")
         # `replacing` removes its draft when it sees an error; it hands this one back, to nobody.
@@ -150,8 +185,7 @@ class ArrayWriter:
         if self._file is None:
             raise RuntimeError("no shard is open")
         chunk = self._staging.chunk
-        if self._watch is not None:
-            self._watch(chunk[:rows], (self._rows - 1) // len(chunk) * len(chunk))
+        self._show(chunk[:rows], (self._rows - 1) // len(chunk) * len(chunk))
         crc, length = self._staging.seal()
         self._crcs.append(crc)
         self._lengths.append(length)
@@ -162,7 +196,24 @@ class ArrayWriter:
                     self._file.write(full)
                 else:
                     self._pending = self._disk.submit(self._file.write, full)
+            self._watched.append(self._watched.pop(0))
+            self._seen(self._watched[-1])
             self._staging.drop()
+
+    def _show(self, chunk: Shaped[np.ndarray, "row ..."], first: int) -> None:
+        """Let a chunk be watched, now or soon."""
+        if self._watch is None:
+            return
+        if self._watcher is None:
+            self._watch(chunk, first)
+        else:
+            self._watched[-1].append(self._watcher.submit(self._watch, chunk, first))
+
+    @staticmethod
+    def _seen(chunks: list[Future[None]]) -> None:
+        """Wait until chunks were watched: their memory is needed."""
+        while chunks:
+            chunks.pop(0).result()
 
     def _settle(self) -> None:
         """Wait for what is being written, and raise what it raised."""
@@ -183,7 +234,7 @@ class Staging:
 
         Args:
             array: Whose chunks.
-            size: Bytes written at once, a multiple of the page.
+            size: Bytes written at once.
             buffers: 1, or 2 to fill one while the other is written.
         """
         self._array = array
@@ -191,9 +242,8 @@ class Staging:
         self._level = array.zstd_level
         piece = array.grid.chunk_bytes + CRC
         room = size + (shards.packed_bound(piece) if self._level is not None else piece)
-        # Anonymous memory begins at a page, which direct writing needs; numpy's does not.
         self._buffers: list[UInt8[np.ndarray, " byte"]] = [
-            np.frombuffer(mmap.mmap(-1, room), np.uint8) for _ in range(buffers)
+            pages((room,), np.dtype(np.uint8)) for _ in range(buffers)
         ]
         self._bytes = self._buffers[0]
         self._apart = np.empty(array.grid.chunk_bytes if self._level is not None else 0, np.uint8)
@@ -245,49 +295,39 @@ class Staging:
 
 
 class _File:
-    """A file that is written from its beginning to its end, directly while it can be."""
+    """A file that is written from its beginning to its end."""
 
-    def __init__(self, path: os.PathLike[str], *, direct: bool) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        self._direct = direct and hasattr(os, "O_DIRECT")
-        try:
-            bits = os.O_DIRECT if self._direct else 0
-            self._descriptor = os.open(path, flags | bits, 0o666)
-        except OSError as error:
-            if not self._direct or error.errno != errno.EINVAL:
-                raise
-            self._direct = False  # a file system in memory, say
-            self._descriptor = os.open(path, flags, 0o666)
+    def __init__(self, path: os.PathLike[str]) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        self._written = 0
 
     def write(self, data: bytes | memoryview) -> None:
-        """Write all of it."""
+        """Write all of it, and let the disk begin."""
         rest = memoryview(data)
-        if self._direct:
-            whole = len(rest) // _PAGE * _PAGE
-            rest = self._write_direct(rest[:whole], rest[whole:])
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
-
-    def _write_direct(self, pages: memoryview, others: memoryview) -> memoryview:
-        """Write whole pages; return what is left to be written through the cache."""
-        try:
-            while pages:
-                pages = pages[os.write(self._descriptor, pages) :]
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # an alignment that is not the one we know
-                raise
-        if not pages and not others:
-            return others
-        self._direct = False
-        flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
-        fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
-        return _joined(pages, others)
+        _start_writing(self._descriptor, self._written, len(data))
+        self._written += len(data)
 
     def close(self) -> None:
         """Close it."""
         os.close(self._descriptor)
 
 
-def _joined(pages: memoryview, others: memoryview) -> memoryview:
-    """Return both, which lie one after the other, in one piece."""
-    return memoryview(bytes(pages) + bytes(others)) if pages else others
+def _start_writing(descriptor: int, start: int, length: int) -> None:
+    """Have the kernel send some bytes of a file to the disk; where it cannot be told, it waits.
+
+    What goes wrong on the way is told by the sync that follows.
+    """
+    tell = _sync_file_range()
+    if tell is not None:
+        tell(descriptor, start, length, _START_WRITING)
+
+
+@cache
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    """Return the C library's function, which Python lacks; None where there is none."""
+    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if function is not None:
+        function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return function

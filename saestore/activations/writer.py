@@ -1,13 +1,15 @@
 """Writing a store: rows in, whole shards out.
 
 Rows go chunk by chunk into the temporary file of the open shard, one file per array. A full shard
-gets its names (fsync, rename), its documents become a Parquet part, and last comes its commit. The
+gets its names (fsync, rename), its documents become a Parquet part, and last comes its commit, while
+the next shard is filled; that one is not closed before. Moments are measured in a thread beside. The
 bytes of a shard depend on its rows alone, so an interrupted and an uninterrupted run leave the same
 files.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,6 +146,10 @@ class StoreWriter:
         self._scales = {name: np.empty(spec.shard_rows, np.float32) for name in self._deviations}
         # Flags of the open shard: a hookpoint's chunk is measured when it is full, rows later.
         self._flags = np.empty(spec.shard_rows, np.uint8)
+        # One thread: moments are merged in the order of the rows.
+        self._measuring = ThreadPoolExecutor(1, thread_name_prefix="saestore-moments")
+        self._commits = ThreadPoolExecutor(1, thread_name_prefix="saestore-commit")
+        self._committing: Future[None] | None = None
         self._disk = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="saestore-disk")
         share = _STAGED // len(spec.hookpoints) >> 20 << 20
         staging = min(max(share, 1 << 20), STAGING)
@@ -155,6 +161,7 @@ class StoreWriter:
                 watch=self._watch(array.hookpoint),
                 staging=staging,
                 disk=self._disk,
+                watcher=self._measuring,
             )
             for path, array in spec.arrays().items()
         }
@@ -170,11 +177,15 @@ class StoreWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Give up the open shard, if there is one."""
-        self._open = None
+        """Give up the open shard, if there is one; the one before it is whole, and is committed."""
+        if self._committing is not None:
+            self._committing.exception()
+        self._commits.shutdown()
         for writer in self._arrays.values():
             writer.abandon()
+        self._measuring.shutdown()
         self._disk.shutdown()
+        self._open = None
 
     def append(self, batch: RowBatch, at: Cursor, *, tally: Mapping[str, Any]) -> None:
         """Add a batch; full shards are written on the way.
@@ -282,7 +293,7 @@ class StoreWriter:
             else:
                 rows = codecs.decode(chunk, self._spec.dtype, out=self._wide(chunk))
             found = self._shard().moments
-            moments = Moments.of(rows if kept.all() else rows[kept])
+            moments = Moments.of(rows, kept)
             found[hookpoint] = found[hookpoint].merge(moments)
 
         return measure
@@ -349,14 +360,27 @@ class StoreWriter:
         shard.contexts.append(np.stack([first[begun:ended], batch.lengths[begun:ended]], axis=1))
 
     def _close(self, following: Cursor) -> None:
+        with ExitStack() as drafts:  # what fails takes all drafts of the shard with it
+            commit, documents = self._sealed(following, drafts)
+            self._settle()
+            named = drafts.pop_all()
+        self._committing = self._commits.submit(self._commit, named, documents, commit)
+        self._total, self._shards, self._open = commit.total, commit.shard + 1, None
+
+    def _sealed(self, following: Cursor, drafts: ExitStack) -> tuple[Commit, Mapping[str, bytes]]:
+        """Write the last bytes of the open shard; return what commits it and its documents' file."""
         full = self._shard()
-        number = self._shards
-        files = dict(writer.close() for writer in self._arrays.values())
+        files, documents = {}, {}
+        for writer in self._arrays.values():
+            sealed = writer.seal()
+            drafts.push(sealed.last)
+            files[sealed.name] = sealed.facts
         if full.documents:
-            path = layout.part_file(layout.DOCUMENTS, number)
-            files[path] = self._write_documents(path, full.documents)
+            path = layout.part_file(layout.DOCUMENTS, self._shards)
+            data = documents[path] = self._packed(full.documents)
+            files[path] = len(data), manifests.checksum_of(data)
         contexts, segments = np.concatenate(full.contexts), np.concatenate(full.segments)
-        total = self._total + Totals(
+        added = Totals(
             rows=full.rows,
             kept=next(iter(full.moments.values())).count,
             contexts=len(contexts),
@@ -365,8 +389,8 @@ class StoreWriter:
             clipped=full.clipped,
         )
         commit = Commit(
-            shard=number,
-            total=total,
+            shard=self._shards,
+            total=self._total + added,
             files=files,
             contexts=contexts,
             segments=segments,
@@ -374,16 +398,24 @@ class StoreWriter:
             resume=following,
             tally=self._noted,
         )
-        commits.write(self._artefact, commit)
-        self._total, self._shards, self._open = total, number + 1, None
+        return commit, documents
 
-    def _write_documents(
-        self, path: str, documents: Sequence[Mapping[str, Any]]
-    ) -> tuple[int, str]:
+    def _commit(self, named: ExitStack, documents: Mapping[str, bytes], commit: Commit) -> None:
+        """Sync and name the files of a shard and commit it, while the next one is filled."""
+        named.close()
+        for path, data in documents.items():
+            self._artefact.write(path, data)
+        commits.write(self._artefact, commit)
+
+    def _settle(self) -> None:
+        """Wait until the last full shard is committed, and raise what went wrong."""
+        committing, self._committing = self._committing, None
+        if committing is not None:
+            committing.result()
+
+    def _packed(self, documents: Sequence[Mapping[str, Any]]) -> bytes:
         table = pa.Table.from_pylist([dict(d) for d in documents], schema=self._documents)
-        data = table_file.to_bytes(table)
-        self._artefact.write(path, data)
-        return len(data), manifests.checksum_of(data)
+        return table_file.to_bytes(table)
 
     def finish(
         self,
@@ -422,10 +454,11 @@ class StoreWriter:
             )
         if self._open is not None and self._following is not None:
             self._close(self._following)
+        self._settle()
         recorded = self.documents
         if documents or not recorded:
             path = layout.part_file(layout.DOCUMENTS, self._shards)
-            self._write_documents(path, documents)
+            self._artefact.write(path, self._packed(documents))
         self._artefact.write(layout.VOCABULARY, table_file.to_bytes(vocabulary))
         checksums = {}
         if self.rows:

@@ -12,6 +12,7 @@ from saestore import generate
 from saestore.activations import commits
 from saestore.activations.merge import merge
 from saestore.activations.scatter import scatter
+from saestore.activations.writer import StoreWriter
 from saestore.errors import StorageError
 from saestore.lake import Lake, Ref, layout, parts
 from saestore.lake.parts import Part
@@ -107,11 +108,13 @@ def test_a_finished_store_is_used_from_a_read_only_disk(disk, plan):
 @pytest.mark.parametrize("what", ["generate", "merge"])
 def test_ctrl_c_leaves_no_thread_lock_or_temporary_file(plan, monkeypatch, what):
     settings = plan()
-    write = commits.write
+    settle = StoreWriter._settle
+    settled = []
 
-    def interrupted(artefact, commit):
-        write(artefact, commit)
-        if commit.shard == 2:
+    def interrupted(self):
+        settle(self)
+        settled.append(self)
+        if len(settled) == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
     with scratch_lake() as lake:
@@ -125,7 +128,7 @@ def test_ctrl_c_leaves_no_thread_lock_or_temporary_file(plan, monkeypatch, what)
             return generate.run(settings, lake, device="cpu")
 
         with monkeypatch.context() as patch:
-            patch.setattr(commits, "write", interrupted)
+            patch.setattr(StoreWriter, "_settle", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 run()
         artefact = lake.artefact(REF)
