@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 
+import hypothesis
 import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
@@ -15,6 +16,10 @@ from sybil.parsers.rest import DocTestParser
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A busy machine is no failure of what is tested.
+hypothesis.settings.register_profile("saestore", deadline=None)
+hypothesis.settings.load_profile("saestore")
 
 pytest_plugins = ["saestore.testing.fixtures"]
 

@@ -28,7 +28,7 @@ class SourceBatches:
     """
 
     def __init__(
-        self, mix: Batches, pattern: Int64[np.ndarray, " turn"], source: int, rows: int
+        self, mix: Batches, pattern: Int64[np.ndarray, " _"], source: int, rows: int
     ) -> None:
         """Prepare what every answer is made of.
 

@@ -30,7 +30,7 @@ class SmallArray:
         self._chunk = np.zeros((spec.chunk_entries, *spec.shape[1:]), spec.dtype)
         self._used = 0
 
-    def append(self, entries: Shaped[np.ndarray, "entry ..."]) -> None:
+    def append(self, entries: Shaped[np.ndarray, "_ ..."]) -> None:
         """Add entries; full chunks are written on the way.
 
         Raises:
