@@ -213,8 +213,8 @@ WRITERS: dict[str, Callable[[Activations, Settings], None]] = {
 }
 NEEDED: dict[str, tuple[str, ...]] = {
     "page_cache": (),
-    "saestore_shuffled": ("saestore.activations.stream",),
-    "saestore_contexts": ("saestore.activations.context_stream",),
+    "saestore_shuffled": ("saestore.activations.stream", "numba"),
+    "saestore_contexts": ("saestore.activations.context_stream", "numba"),
     "sae_lens": ("sae_lens",),
     "llamascopium": ("llamascopium.activation.factory", "llamascopium.activation.writer"),
 }

@@ -55,7 +55,7 @@ def stream_copy(target: int, source: int, length: int) -> None:
     """Copy bytes past the caches, inside a compiled function.
 
     An ordinary copy first fetches the memory it will overwrite; one that will not be looked at soon
-    is three times as fast without. Others see the bytes after the compiled function returned.
+    is three times as fast without. Others may see the bytes after `stream_end`.
 
     Args:
         target: Address, a multiple of `STREAMED`.
@@ -67,6 +67,15 @@ def stream_copy(target: int, source: int, length: int) -> None:
     """
     del target, source, length
     raise TypeError("stream_copy exists inside compiled functions only")
+
+
+def stream_end() -> None:
+    """Wait for what `stream_copy` has under way, inside a compiled function.
+
+    Raises:
+        TypeError: It was called by the interpreter.
+    """
+    raise TypeError("stream_end exists inside compiled functions only")
 
 
 def float16_bits(value: np.float32) -> np.uint16:
@@ -150,6 +159,12 @@ def _teach_copying() -> None:
         def run(target: Any, source: Any, length: Any) -> None:
             for at in range(0, length, STREAMED):
                 stream(target + at, source + at)  # type: ignore[call-arg] # numba gives the first
+
+        return inspect.unwrap(run)
+
+    @overload(stream_end)
+    def end() -> Any:
+        def run() -> None:
             fence()  # type: ignore[call-arg] # as above
 
         return inspect.unwrap(run)

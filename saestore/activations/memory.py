@@ -11,7 +11,7 @@ import mmap
 import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 
-from saestore.compiled import STREAMED, compiled, stream_copy
+from saestore.compiled import STREAMED, compiled, stream_copy, stream_end
 
 
 _HUGE = 4 << 20
@@ -25,35 +25,38 @@ def pages(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Shaped[np.ndar
     half speed. Pages come when they are first touched, from the system, and go back to it with the
     array.
     """
-    length = dtype.itemsize * int(np.prod(shape, dtype=int))
-    memory = mmap.mmap(-1, max(length, 1))
+    count = int(np.prod(shape, dtype=int))
+    length = dtype.itemsize * count
+    if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
+        return np.frombuffer(mmap.mmap(-1, max(length, 1)), dtype, count).reshape(shape)
+    memory = mmap.mmap(-1, max(length, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if length >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, dtype, length // dtype.itemsize).reshape(shape)
+    return np.frombuffer(memory, dtype, count).reshape(shape)
+
+
+def as_bytes(rows: Shaped[np.ndarray, "row ..."]) -> UInt8[np.ndarray, "row byte"]:
+    """Return the bytes of contiguous rows, where they lie."""
+    width = rows.itemsize * int(np.prod(rows.shape[1:], dtype=int))
+    return rows.reshape(-1).view(np.uint8).reshape(len(rows), width)
 
 
 def put_rows(
-    target: Shaped[np.ndarray, "_ ..."],
+    target: UInt8[np.ndarray, "_ byte"],
     places: Int64[np.ndarray, " row"],
-    rows: Shaped[np.ndarray, "row ..."],
+    rows: UInt8[np.ndarray, "row byte"],
 ) -> None:
     """Copy rows to their places; of rows with the same place, one of them is there afterwards.
 
     Args:
-        target: Contiguous.
+        target: `as_bytes` of where they go.
         places: Where each row goes; the caller knows that they are inside.
-        rows: Contiguous, of the target's type.
+        rows: `as_bytes` of them, as wide as the target.
     """
-    to, given = _bytes(target), _bytes(rows)
-    if to.shape[1] % STREAMED == 0 and to.ctypes.data % STREAMED == 0:
-        _put_streaming(to, places, given)
+    if target.shape[1] % STREAMED == 0 and target.ctypes.data % STREAMED == 0:
+        _put_streaming(target, places, rows)
     else:
-        _put(to, places, given)
-
-
-def _bytes(rows: Shaped[np.ndarray, "row ..."]) -> UInt8[np.ndarray, "row byte"]:
-    width = rows.itemsize * int(np.prod(rows.shape[1:], dtype=int))
-    return rows.reshape(-1).view(np.uint8).reshape(len(rows), width)
+        _put(target, places, rows)
 
 
 @compiled
@@ -66,6 +69,7 @@ def _put_streaming(
     to, given = target.ctypes.data, rows.ctypes.data
     for row in range(len(rows)):
         stream_copy(to + places[row] * width, given + row * width, width)
+    stream_end()
 
 
 @compiled

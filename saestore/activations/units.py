@@ -9,16 +9,16 @@ from functools import lru_cache, partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64, Shaped
+from jaxtyping import Int64, UInt8
 
 from saestore.activations.layout import ArraySpec
-from saestore.activations.memory import pages
+from saestore.activations.memory import as_bytes, pages
 from saestore.activations.reading import UnitReader
 from saestore.activations.store import ActivationStore
 
 
-Read = tuple[slice | Int64[np.ndarray, " unit"], Mapping[str, Shaped[np.ndarray, "row ..."]]]
-"""Which of the units asked for, and their rows of each array; valid until the next."""
+Read = tuple[slice | Int64[np.ndarray, " unit"], Mapping[str, UInt8[np.ndarray, "row byte"]]]
+"""Which of the units asked for, and the bytes of their rows of each array; valid until the next."""
 
 
 _KEPT_CHUNKS = 64
@@ -86,7 +86,7 @@ class _OneByOne:
     def read(self, starts: Int64[np.ndarray, " unit"]) -> Iterator[Read]:
         """Yield the units; see `Units`."""
         readers = list(self._readers.values())
-        rows = {path: reader.rows for path, reader in self._readers.items()}
+        rows = {path: as_bytes(reader.rows) for path, reader in self._readers.items()}
         order = np.argsort(starts)
         for place, start in zip(order.tolist(), starts[order].tolist(), strict=True):
             for reader in readers:
@@ -118,4 +118,7 @@ class _Together:
                 for path, kept in self._kept.items()
                 for place, (start, stop) in enumerate(bounds)
             )
-            yield together, {p: kept[: len(together) * size] for p, kept in self._kept.items()}
+            yield (
+                together,
+                {p: as_bytes(kept[: len(together) * size]) for p, kept in self._kept.items()},
+            )

@@ -28,7 +28,7 @@ from saestore.activations import shuffle
 from saestore.activations.batches import Dealing
 from saestore.activations.choice import Wanted
 from saestore.activations.layout import ArraySpec
-from saestore.activations.memory import pages, put_rows
+from saestore.activations.memory import as_bytes, pages, put_rows
 from saestore.activations.shuffle import Spread
 from saestore.activations.store import ActivationStore
 from saestore.activations.units import Units, units_of
@@ -165,6 +165,7 @@ class Ring(Window):
         self._arrays = dict(arrays)
         # The row after the last takes what nobody wants.
         self._rows = {p: pages((self._length + 1, *a.tail), a.stored) for p, a in arrays.items()}
+        self._bytes = {path: as_bytes(rows) for path, rows in self._rows.items()}
         self._own = threading.local()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="saestore-stream")
         weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
@@ -221,7 +222,7 @@ class Ring(Window):
         for which, read in reader.read(self._order.wanted.units[units] * size):
             here = targets[which].ravel()
             for path, rows in read.items():
-                put_rows(self._rows[path], here, rows)
+                put_rows(self._bytes[path], here, rows)
 
 
 def fills(order: Order, lane: int, place: int, epoch: int) -> Iterator[Fill]:

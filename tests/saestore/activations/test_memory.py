@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from saestore.activations.memory import pages, put_rows
+from saestore.activations.memory import as_bytes, pages, put_rows
 
 
 @settings(max_examples=60)
@@ -24,13 +24,13 @@ def test_rows_are_put_as_numpy_puts_them(kind, width, rows, page, seed):
         target = np.zeros(50 * width + 3, kind)[3:].reshape(50, width)
     expected = np.zeros((50, width), kind)
     expected[places] = given_rows
-    put_rows(target, places, given_rows)
+    put_rows(as_bytes(target), places, as_bytes(given_rows))
     assert np.array_equal(target, expected)
 
 
 def test_rows_of_one_number():
     target = pages((6,), np.dtype(np.int32))
-    put_rows(target, np.array([4, 0]), np.array([7, 8], np.int32))
+    put_rows(as_bytes(target), np.array([4, 0]), as_bytes(np.array([7, 8], np.int32)))
     assert target.tolist() == [8, 0, 0, 0, 7, 0]
 
 
