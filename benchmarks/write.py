@@ -1,10 +1,12 @@
 """Writing a store: ours against a plain write of the same bytes, zarr-python and TensorStore.
 
-Rows of d 768 in float16, in shards of 96 MiB, each written whole and synced. `saestore` is all that
-generate's writing thread does: float32 rows are rounded and checked, moments measured, chunks put
-together and checksummed, shards written, synced, renamed and committed. `saestore, stored rows` is the
-same without rounding, as merge does it; `saestore, files only` is neither rounding nor moments. The plain
-write is what the disk gives: 1 MiB pieces of one buffer through the page cache, then fsync. The others write the same sharded array, chunks with crc32c, a shard at a time.
+Rows of d 768 in float16, in shards of the default size, 384 MiB, each written whole and synced.
+`saestore` is all that generate's writing thread does: float32 rows are rounded and checked, moments
+measured, chunks put together and checksummed, shards written, synced, renamed and committed.
+`saestore, stored rows` is the same without rounding, as merge does it; `saestore, files only` is
+neither rounding nor moments. The plain write is what the disk gives: 1 MiB pieces of one buffer
+through the page cache, then fsync. The others write the same sharded array, chunks with crc32c, a
+shard at a time.
 """
 
 import os
@@ -38,8 +40,9 @@ HOOK = "blocks.0.hook_resid_post"
 CONTEXT = 1024
 BATCH = 8 * CONTEXT
 """Rows handed over at once: a forward batch of eight contexts."""
-SHARD = 1 << 16
-SHARDS, QUICK_SHARDS = 4, 1
+SHARD = 1 << 18
+"""Rows of a shard of the default 512 MiB."""
+SHARDS, QUICK_SHARDS = 3, 1
 PIECE = 1 << 20
 
 
