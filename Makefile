@@ -47,8 +47,11 @@ $(VENV)/ready: $(VENV)/model
 demo: $(VENV)/model
 	$(BIN)/saestore demo --lake demo-lake
 
+JOBS ?= 2
+
+# Each process with one thread of arithmetic: more would wait for each other.
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow" -n $(JOBS) --dist loadfile
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m "slow and not gpu"
