@@ -7,9 +7,9 @@ takes its own name when it is whole and synced. Its bytes depend on its rows alo
 came in batches.
 
 The disk starts on each buffer as soon as it is written, not when the kernel finds it time: syncing the
-whole shard at the end then waits for the last one only. Beside a plain write and fsync of the same
-bytes that is faster (`python -m benchmarks write`), and what was written stays in the page cache for
-who reads it next. Passing by the cache (O_DIRECT) was tried and gave half of either on a virtual disk.
+whole shard at the end then waits for the last one only, and what was written stays in the page cache
+for who reads it next. `python -m benchmarks write` says how that compares with a plain write and fsync.
+Passing by the cache (O_DIRECT) was tried and gave half of a plain write on a virtual disk.
 """
 
 import ctypes
