@@ -29,11 +29,10 @@ from saestore_schemas.dictionary import SaeSettings, TopK
 from saestore_schemas.evaluate import EvaluateSettings, SpliceSettings
 from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.lm import LmSettings
+from saestore_schemas.optimize import LogSettings, OptimizerSettings
 from saestore_schemas.train import (
     ActivationsSettings,
     BudgetSettings,
-    LogSettings,
-    OptimizerSettings,
     TrainSettings,
 )
 

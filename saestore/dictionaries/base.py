@@ -275,6 +275,10 @@ class SparseDictionary(nn.Module, ABC):
     def thresholds(self) -> Float[Tensor, " d_sae"] | None:
         """Return each feature's threshold, or None for activation functions without one."""
 
+    def threshold_names(self) -> frozenset[str]:
+        """Return which of `named_parameters` are thresholds: their own learning rate, no clipping."""
+        return frozenset()
+
     @abstractmethod
     def logit_directions(self) -> Float[Tensor, "d_sae d_model"]:
         """Return what each feature writes into the residual stream; call it on a folded one."""

@@ -24,6 +24,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag, pad
 from typing_extensions import override
 
+from saestore.dictionaries import products
+
 
 class Pairs:
     """Which features each row uses, readable by row and by feature.
@@ -179,6 +181,7 @@ class _Dense(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         rows, encoder, bias, values = inputs
         ctx.save_for_backward(rows, encoder)
+        ctx.dtype = products.asked(rows.device)
         del bias
         result: Tensor = values.detach()
         return result
@@ -191,8 +194,8 @@ class _Dense(torch.autograd.Function):
         gradient = gradients[0]
         needs = ctx.needs_input_grad
         return (
-            gradient @ encoder if needs[0] else None,
-            gradient.T @ rows if needs[1] else None,
+            products.product(gradient, encoder, ctx.dtype) if needs[0] else None,
+            products.product(gradient.T, rows, ctx.dtype) if needs[1] else None,
             gradient.sum(dim=0) if needs[2] else None,
             None,
         )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, pad
 from typing_extensions import override
 
-from saestore.dictionaries import kernels
+from saestore.dictionaries import kernels, products
 from saestore.dictionaries.activation_functions import activation_function
 from saestore.dictionaries.base import Beginning, DictionaryOutput, SparseDictionary
 from saestore.dictionaries.code import SparseCode
@@ -349,7 +349,7 @@ class Sae(SparseDictionary):
             if missing > 0:
                 encoder, bias = pad(encoder, (0, 0, 0, missing)), pad(bias, (0, missing))
             h = self._scratch.take("h", rows, len(encoder), encoder)
-            h = torch.addmm(bias, read, encoder.T, out=h)[:, : self.d_sae]
+            h = products.biased(read, encoder, bias, h)[:, : self.d_sae]
             g = h
             if self.config.semantics.gate_on_decoder_norm:
                 g = self._scratch.take("g", rows, self.d_sae, self.encoder)

@@ -11,13 +11,16 @@ byte; rates stand in the manifest.
 | `l0_mean`, `l0_p5`, `l0_p95` | firings on one row |
 | `lr`, `grad_norm` | learning rate; L2 norm of all gradients before clipping |
 | `weight_sparsity`, `weight_aux` | weights of the terms at this step |
-| `k` | what the activation function is set to |
+| `k`, … | what the activation function is set to |
+| `threshold_*` | thresholds: mean, min, max over features |
 | `enc_norm_*`, `dec_norm_*`, `b_dec_norm` | lengths: mean, min, max over features |
 | `dead` | features silent for `loss.aux.dead_after_rows` rows |
 | `dead_1e5`, `dead_1e6`, `dead_1e7` | features silent for that many rows |
-| `density_histogram` | features by log10 of their density since the last log, index = bin |
+| `density_rows` | rows over which densities are measured: `log.density_window`, or since the last log |
+| `density_histogram` | features by log10 of that density, index = bin |
 | `density_above_*`, `density_below_*` | share of features denser or rarer than that |
 | `activation_mean` | mean activation over firings |
+| `loss_scale` | factor of the loss under float16 |
 | `l2_error`, `l2_error_ratio` | mean length of the error; the same over the targets' mean length |
 """
 
@@ -90,31 +93,54 @@ class MetricsTable:
         return result
 
 
-def of_pass(seen: Pass) -> Metrics:
-    """Return what one forward pass says about reconstruction and sparsity."""
-    with torch.no_grad():
-        error, spread, error_length, length = 0.0, 0.0, 0.0, 0.0
+class PassSums:
+    """What forward passes over the parts of one batch say about reconstruction and sparsity."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._error = self._error_length = self._length = self._activation = 0.0
+        self._targets: dict[str, tuple[Tensor, float]] = {}
+        self._l0: list[Tensor] = []
+
+    @torch.no_grad()
+    def add(self, seen: Pass) -> None:
+        """Add one part."""
         for hook, target in seen.targets.items():
-            residual = (target - seen.output.reconstruction[hook]).double()
-            centred = target.double() - target.double().mean(dim=0)
-            error += float(residual.square().sum())
-            spread += float(centred.square().sum())
-            error_length += float(_lengths(residual).mean())
-            length += float(_lengths(target.double()).mean())
+            wide = target.double()
+            residual = wide - seen.output.reconstruction[hook].double()
+            self._error += float(residual.square().sum())
+            self._error_length += float(_lengths(residual).sum())
+            self._length += float(_lengths(wide).sum())
+            mean = wide.mean(dim=0)
+            spread = float((wide - mean).square().sum())
+            if self._rows:  # Chan's formula
+                before, its = self._targets[hook]
+                n = len(wide)
+                shift = mean - before
+                share = n / (self._rows + n)
+                spread += its + float(shift.square().sum()) * self._rows * share
+                mean = before + shift * share
+            self._targets[hook] = (mean, spread)
+        self._rows += len(next(iter(seen.targets.values())))
         code = seen.output.code
-        l0 = code.l0().double()
+        self._l0.append(code.l0().double())
+        weights = torch.ones_like(seen.dictionary.decoder_norms())
+        self._activation += float(code.weighted_sum(weights).double().sum())
+
+    def metrics(self) -> Metrics:
+        """Return the metrics of the whole batch."""
+        spread = sum(each for _, each in self._targets.values())
+        l0 = torch.cat(self._l0)
         low, high = torch.quantile(l0, l0.new_tensor([0.05, 0.95])).tolist()
         firings = float(l0.sum())
-        weights = torch.ones_like(seen.dictionary.decoder_norms())
-        total = float(code.weighted_sum(weights).double().sum())
         return {
-            "ev_batch": 1 - error / spread if spread else float("nan"),
+            "ev_batch": 1 - self._error / spread if spread else float("nan"),
             "l0_mean": float(l0.mean()),
             "l0_p5": low,
             "l0_p95": high,
-            "activation_mean": total / firings if firings else float("nan"),
-            "l2_error": error_length,
-            "l2_error_ratio": error_length / length if length else float("nan"),
+            "activation_mean": self._activation / firings if firings else float("nan"),
+            "l2_error": self._error_length / self._rows,
+            "l2_error_ratio": self._error_length / self._length if self._length else float("nan"),
         }
 
 
@@ -122,7 +148,10 @@ def of_counters(counters: FiringCounters, dead_after: int) -> Metrics:
     """Return what the counters say, and start their densities anew."""
     firings, rows = counters.drain()
     density = firings.double() / max(rows, 1)
-    found: Metrics = {"dead": float(counters.silent(dead_after).sum())}
+    found: Metrics = {
+        "dead": float(counters.silent(dead_after).sum()),
+        "density_rows": float(rows),
+    }
     for name, window in DEAD_WINDOWS.items():
         found[name] = float(counters.silent(window).sum())
     for name, limit in DENSITY_ABOVE.items():
@@ -137,8 +166,11 @@ def of_weights(dictionary: SparseDictionary) -> Metrics:
     """Return lengths of the weights."""
     found: Metrics = {"b_dec_norm": dictionary.decoder_bias_norm(), **dictionary.scalars()}
     with torch.no_grad():
-        lengths = {"enc_norm": dictionary.encoder_norms(), "dec_norm": dictionary.decoder_norms()}
-        for name, values in lengths.items():
+        spans = {"enc_norm": dictionary.encoder_norms(), "dec_norm": dictionary.decoder_norms()}
+        thresholds = dictionary.thresholds()
+        if thresholds is not None:
+            spans["threshold"] = thresholds
+        for name, values in spans.items():
             found[f"{name}_mean"] = float(values.double().mean())
             found[f"{name}_min"] = float(values.min())
             found[f"{name}_max"] = float(values.max())

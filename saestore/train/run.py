@@ -190,7 +190,7 @@ class _Training:
         label = f"training {self.run.ref.name}"
         with progress.task(label, total=total, unit="row", done=trainer.rows) as task:
             batches = iter(self.stream)
-            pauses = schedules.checkpoint_steps(self.settings.checkpoints.count, schedule.steps)
+            pauses = schedules.checkpoint_steps(self.settings.checkpoints, schedule.steps)
             while trainer.step < schedule.steps:
                 waiting = time.perf_counter()
                 batch = next(batches)

@@ -2,19 +2,23 @@
 
 With T steps in all, s = 0 … T−1, warm-up w, cool-down q and end ratio r:
 
-    constant   min(1, (s+1)/w, r + (1−r)(T−s)/q)
-    linear     (s+1)/w, then r + (1−r)(T−s)/(T−w)
-    cosine     (s+1)/w, then r + (1−r)(1 + cos πp)/2,  p = (s−w)/(T−w)
-    penalty    min(1, s/w)
+    constant      min(1, (s+1)/w, r + (1−r)(T−s)/q)
+    linear        (s+1)/w, then r + (1−r)(T−s)/(T−w)
+    cosine        (s+1)/w, then r + (1−r)(1 + cos πp)/2,  p = (s−w)/(T−w)
+    exponential   (s+1)/w, then r^p
+    penalty       min(1, s/w)
 
-A length of 0 drops its term.
+A length of 0 drops its term. Cosine and exponential end at r, too: libraries that ignore the end
+ratio there, or add a linear fall to 0 behind a cosine, have other curves.
 """
 
 import math
 
-from saestore_schemas.train import ScheduleSettings, Steps
+from saestore_schemas.optimize import CheckpointSettings, ScheduleSettings, Steps
 
 
+COOLDOWN = 0.2
+"""Share of all steps over which a constant learning rate falls when nobody says."""
 WARMUP_LIMIT = 1000
 """Longest learning-rate warm-up that a share may mean, in steps."""
 
@@ -48,15 +52,26 @@ def penalty_factor(warmup: Steps, step: int, total: int) -> float:
 def _fall(settings: ScheduleSettings, step: int, total: int, warmup: int) -> float:
     end = settings.end_ratio
     if settings.kind == "constant":
-        length = steps_of(settings.cooldown, total)
+        cooldown = COOLDOWN if settings.cooldown is None else settings.cooldown
+        length = steps_of(cooldown, total)
         return end + (1 - end) * (total - step) / length if length else 1.0
     if step < warmup:
         return 1.0
     left = (total - step) / (total - warmup) if total > warmup else 0.0
+    if settings.kind == "exponential":
+        return float(end ** (1 - left))
     share = left if settings.kind == "linear" else (1 + math.cos(math.pi * (1 - left))) / 2
     return end + (1 - end) * share
 
 
-def checkpoint_steps(count: int, total: int) -> tuple[int, ...]:
-    """Return after which steps a checkpoint is written: evenly spaced, never at the very end."""
-    return tuple(sorted({total * i // (count + 1) for i in range(1, count + 1)} - {0, total}))
+def checkpoint_steps(settings: CheckpointSettings, total: int) -> tuple[int, ...]:
+    """Return after which steps a checkpoint is written, never at the very end.
+
+    Linear spacing: T i/(n+1) for i = 1 … n; log spacing: T^(i/(n+1)). Steps that coincide are one.
+    """
+    shares = [i / (settings.count + 1) for i in range(1, settings.count + 1)]
+    if settings.spacing == "log":
+        steps = {round(total**share) for share in shares}
+    else:
+        steps = {total * i // (settings.count + 1) for i in range(1, settings.count + 1)}
+    return tuple(sorted(steps - {0, total}))

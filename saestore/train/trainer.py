@@ -3,13 +3,15 @@
     normalise → forward → counters → loss → backward → project → clip → Adam → renormalise
 
 The order is part of the law "resumed = uninterrupted"; so is `state`, which holds everything a
-step reads and no step can compute again.
+step reads and no step can compute again. A trainer draws from random numbers of its own, so that
+several can take turns.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,6 +21,7 @@ from saestore.dictionaries import SparseDictionary
 from saestore.errors import DivergedError
 from saestore.train import losses, metrics, schedules
 from saestore.train.counters import FiringCounters
+from saestore.train.optimizer import LossScale, Optimizer
 from saestore_schemas.train import TrainSettings
 
 
@@ -26,6 +29,19 @@ LEARNING_RATE = 2e-4
 """At 2^14 features; scaled by one over the root of their number (arXiv:2406.04093, and
 dictionary_learning after it)."""
 LEARNING_RATE_WIDTH = 2**14
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A loss term that a later step of depends on earlier ones: it is part of each checkpoint."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what it remembers."""
+        ...
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Remember that again."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -82,16 +98,26 @@ class Trainer:
             if parameter.requires_grad
         }
         self.device = next(iter(self._named.values())).device
-        self.counters = FiringCounters(dictionary.d_sae, self.device)
         chosen = settings.optimizer
-        self.lr = chosen.lr or LEARNING_RATE / math.sqrt(dictionary.d_sae / LEARNING_RATE_WIDTH)
-        self.optimizer = torch.optim.Adam(
-            self._named.values(),
-            lr=self.lr,
-            betas=chosen.betas,
-            eps=chosen.eps,
-            fused=self.device.type in {"cpu", "cuda"},
+        lr = chosen.lr or LEARNING_RATE / math.sqrt(dictionary.d_sae / LEARNING_RATE_WIDTH)
+        self.optimizer = Optimizer(
+            self._named, chosen, lr=lr, thresholds=dictionary.threshold_names()
         )
+        window = settings.log.density_window or 0
+        self.counters = FiringCounters(
+            dictionary.d_sae, self.device, -(-window // schedule.batch_rows)
+        )
+        self._scale = LossScale(used=settings.precision.autocast == "float16")
+        self._rng = torch.Generator().manual_seed(settings.seed.init).get_state()
+        self._device_rng: Tensor | None = None
+        if self.device.type == "cuda":
+            made = torch.Generator(self.device).manual_seed(settings.seed.init)
+            self._device_rng = made.get_state()
+
+    @property
+    def lr(self) -> float:
+        """Base learning rate."""
+        return self.optimizer.lr
 
     @property
     def rows(self) -> int:
@@ -109,95 +135,147 @@ class Trainer:
 
         Raises:
             DivergedError: The loss or a gradient is NaN or infinite; the weights are untouched.
+                Under float16, only when a smaller loss scale cannot help.
         """
-        seen = self._forward(batch)
-        parts = {term.name: term(seen) for term in self.terms}
-        loss = torch.stack(list(parts.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.dictionary.project_gradient_()
-        norm = self._clip()
-        value = float(loss.detach())
-        if not (math.isfinite(value) and math.isfinite(norm)):
-            raise DivergedError(
-                step=self.step, loss=value if not math.isfinite(value) else norm, checkpoint=None
+        with self._own_random_numbers():
+            parts, sums = self._gradients(batch, log=log)
+            self.dictionary.project_gradient_()
+            norm = self.optimizer.clip_()
+            value = float(torch.stack(list(parts.values())).sum())
+            skipped = math.isfinite(value) and not math.isfinite(norm) and not self._scale.exhausted
+            if not skipped and not (math.isfinite(value) and math.isfinite(norm)):
+                shown = value if not math.isfinite(value) else norm
+                raise DivergedError(step=self.step, loss=shown, checkpoint=None)
+            factor = schedules.learning_rate_factor(
+                self.settings.schedule, self.step, self.schedule.steps
             )
-        lr = self.lr * schedules.learning_rate_factor(
-            self.settings.schedule, self.step, self.schedule.steps
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.dictionary.renormalise_()
+            if skipped:
+                self._scale.shrink()
+            else:
+                self.optimizer.step(factor)
+                self._scale.grow()
+                self.dictionary.renormalise_()
         self.step += 1
-        if not log:
+        if sums is None:
             return None
         return {
             "loss": value,
-            **{f"loss_{name}": float(part.detach()) for name, part in parts.items()},
-            **{f"weight_{t.name}": t.weight(seen.step) for t in self.terms[1:]},
-            "lr": lr,
+            **{f"loss_{name}": float(part) for name, part in parts.items()},
+            **{f"weight_{t.name}": t.weight(self.step - 1) for t in self.terms[1:]},
+            "lr": self.lr * factor,
             "grad_norm": norm,
-            **metrics.of_pass(seen),
+            **self._scale.metrics(),
+            **sums.metrics(),
             **metrics.of_counters(self.counters, self.schedule.dead_after),
             **metrics.of_weights(self.dictionary),
         }
 
-    def _forward(self, batch: Mapping[str, Tensor]) -> losses.Pass:
+    def _gradients(
+        self, batch: Mapping[str, Tensor], *, log: bool
+    ) -> tuple[dict[str, Tensor], metrics.PassSums | None]:
+        """Leave the gradients of a batch with the parameters; return the terms of its loss.
+
+        Cut into parts, each part's means count by its share of the rows.
+        """
+        self.optimizer.zero_grad()
+        rows = len(next(iter(batch.values())))
+        each = -(-rows // self.settings.optimizer.accumulate)
+        firings = torch.zeros_like(self.counters.firings)
+        found: dict[str, Tensor] = {}
+        sums = metrics.PassSums() if log else None
+        for start in range(0, rows, each):
+            part = {hook: held[start : start + each] for hook, held in batch.items()}
+            seen = self._forward(part, firings, whole=each >= rows)
+            share = len(next(iter(part.values()))) / rows
+            terms = {term.name: term(seen) for term in self.terms}
+            loss = torch.stack(list(terms.values())).sum()
+            (loss * (share * self._scale.value)).backward()  # type: ignore[no-untyped-call]
+            for name, term in terms.items():
+                found[name] = found.get(name, 0.0) + share * term.detach()
+            if sums is not None:
+                sums.add(seen)
+        if each < rows:
+            self.counters.update(firings, rows)
+        self.optimizer.unscale_(self._scale.value)
+        return found, sums
+
+    def _forward(self, batch: Mapping[str, Tensor], firings: Tensor, *, whole: bool) -> losses.Pass:
+        """Return one forward pass, its firings added up.
+
+        Of a whole batch the counters know before the losses ask who is dead. Parts are counted
+        when all are through: losses that need the dead are refused with parts.
+        """
         rows = self.dictionary.normalise(
             {hook: part.to(self.device) for hook, part in batch.items()}
         )
         inputs = {hook: rows[hook] for hook in self.dictionary.hookpoints_in}
         targets = {hook: rows[hook] for hook in self.dictionary.hookpoints_out}
-        output = self.dictionary(inputs)
-        self.counters.update(output.code.firings(), self.schedule.batch_rows)
+        low = self.settings.precision.autocast
+        dtype = None if low is None else getattr(torch, low)
+        with torch.autocast(self.device.type, dtype=dtype, enabled=low is not None):
+            output = self.dictionary(inputs)
+        firings += output.code.firings()
+        if whole:
+            self.counters.update(firings, self.schedule.batch_rows)
         dead = self.counters.silent(self.schedule.dead_after).nonzero()[:, 0]
         return losses.Pass(self.dictionary, inputs, targets, output, dead, self.step)
 
-    def _clip(self) -> float:
-        """Scale all gradients together to the length allowed; return the length before."""
-        gradients = [p.grad for p in self._named.values() if p.grad is not None]
-        lengths = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
-        norm = float(torch.linalg.vector_norm(lengths))
-        limit = self.settings.optimizer.clip_norm
-        if limit is not None and norm > limit:
-            torch._foreach_mul_(gradients, limit / norm)
-        return norm
+    @contextmanager
+    def _own_random_numbers(self) -> Iterator[None]:
+        """Let torch draw from this trainer's random numbers, and go on with others' afterwards."""
+        theirs = torch.get_rng_state()
+        torch.set_rng_state(self._rng)
+        device_theirs = None
+        if self._device_rng is not None:
+            device_theirs = torch.cuda.get_rng_state(self.device)
+            torch.cuda.set_rng_state(self._device_rng, self.device)
+        try:
+            yield
+        finally:
+            self._rng = torch.get_rng_state()
+            torch.set_rng_state(theirs)
+            if device_theirs is not None:
+                self._device_rng = torch.cuda.get_rng_state(self.device)
+                torch.cuda.set_rng_state(device_theirs, self.device)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return everything a step reads, beside the weights: tensors and plain values."""
         tensors = {
-            "counters.rows_since_fired": self.counters.rows_since_fired,
-            "counters.firings": self.counters.firings,
-            "rng.torch": torch.get_rng_state(),
+            "rng.torch": self._rng,
+            **{f"counters.{name}": each for name, each in self.counters.tensors().items()},
+            **{f"adam.{name}": each for name, each in self.optimizer.state().items()},
+            **{f"buffer.{name}": each for name, each in self.dictionary.named_buffers()},
         }
-        for name, parameter in self._named.items():
-            moments = self.optimizer.state.get(parameter, {})
-            tensors.update({f"adam.{name}.{key}": value for key, value in moments.items()})
-        if self.device.type == "cuda":
-            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
-        return tensors, {"step": self.step, "counter_rows": self.counters.rows}
+        if self._device_rng is not None:
+            tensors["rng.cuda"] = self._device_rng
+        for term in self.terms:
+            if isinstance(term, Remembering):
+                tensors |= {f"loss.{term.name}.{key}": t for key, t in term.state().items()}
+        values = {
+            "step": self.step,
+            "counters": self.counters.values(),
+            "loss_scale": [self._scale.value, self._scale.good],
+        }
+        return tensors, values
 
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Go on from where `state` was taken; the weights must be those of that moment."""
         self.step = int(values["step"])
-        self.counters.rows = int(values["counter_rows"])
-        self.counters.rows_since_fired.copy_(tensors["counters.rows_since_fired"])
-        self.counters.firings.copy_(tensors["counters.firings"])
-        torch.set_rng_state(tensors["rng.torch"])
+        self.counters.rows = int(values["counters"]["rows"])
+        self.counters.batches = int(values["counters"]["batches"])
+        for name, each in self.counters.tensors().items():
+            each.copy_(tensors[f"counters.{name}"])
+        for name, buffer in self.dictionary.named_buffers():
+            buffer.copy_(tensors[f"buffer.{name}"])
+        self._scale.value, self._scale.good = values["loss_scale"]
+        self._rng = tensors["rng.torch"]
         if "rng.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["rng.cuda"], self.counters.rows_since_fired.device)
-        for name, parameter in self._named.items():
-            prefix = f"adam.{name}."
-            moments = {
-                key.removeprefix(prefix): value
-                for key, value in tensors.items()
-                if key.startswith(prefix)
-            }
-            if moments:
-                self.optimizer.state[parameter] = {
-                    key: value.clone()
-                    if key == "step" and not parameter.is_cuda
-                    else value.to(parameter.device, copy=True)
-                    for key, value in moments.items()
-                }
+            self._device_rng = tensors["rng.cuda"]
+        self.optimizer.load_state(_below("adam.", tensors))
+        for term in self.terms:
+            if isinstance(term, Remembering):
+                term.load_state(_below(f"loss.{term.name}.", tensors))
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): each for n, each in tensors.items() if n.startswith(prefix)}

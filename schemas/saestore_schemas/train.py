@@ -1,11 +1,7 @@
-"""Settings of `saestore train`: an activation store to a sparse dictionary.
-
-Wherever a field counts steps, an integer is a number of steps, a float a fraction of all steps, and
-0 switches the thing off.
-"""
+"""Settings of `saestore train`: an activation store to a sparse dictionary."""
 
 from itertools import combinations
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,10 +9,16 @@ from saestore_schemas.activations import RowFlag, RowRange
 from saestore_schemas.base import Model
 from saestore_schemas.dictionary import DictionarySettings, TopK
 from saestore_schemas.names import ArtefactName
-
-
-Steps = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)]
-"""An integer: steps; a float from 0 to 1: that share of all steps."""
+from saestore_schemas.optimize import (
+    CheckpointSettings,
+    EarlyStopSettings,
+    LogSettings,
+    OptimizerSettings,
+    PrecisionSettings,
+    ScheduleSettings,
+    SeedSettings,
+    Steps,
+)
 
 
 class ShuffleSettings(Model):
@@ -147,57 +149,6 @@ class LossSettings(Model):
     """AuxK; absent, on with its defaults for top-k activations and off otherwise."""
 
 
-class OptimizerSettings(Model):
-    """Adam."""
-
-    lr: float | None = Field(default=None, gt=0)
-    """Learning rate; absent, 2e-4 / sqrt(d_sae / 2^14)."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of the first and second moment."""
-    eps: float = Field(default=1e-8, gt=0)
-    """Added to the root of the second moment."""
-    clip_norm: float | None = Field(default=1.0, gt=0)
-    """Global L2 norm to which gradients are clipped; null, no clipping."""
-
-
-class ScheduleSettings(Model):
-    """Learning rate over the run."""
-
-    kind: Literal["constant", "linear", "cosine"] = "constant"
-    """Shape between warm-up and cool-down; linear and cosine fall over the whole run."""
-    warmup: Steps = 0.05
-    """Linear rise at the start, at most 1000 steps when given as a share."""
-    cooldown: Steps = 0.2
-    """Linear fall at the end (kind `constant`)."""
-    end_ratio: float = Field(default=0.0, ge=0, le=1)
-    """Learning rate at the end, as a share of `lr`."""
-
-
-class CheckpointSettings(Model):
-    """Complete states from which a run resumes bit for bit."""
-
-    count: int = Field(default=10, ge=0)
-    """Evenly spaced checkpoints in a run; 0 writes none."""
-    keep: Literal["latest", "all"] = "latest"
-    """`latest`: only the newest, removed when the run finishes; `all`: every one, kept."""
-
-
-class LogSettings(Model):
-    """Metrics."""
-
-    every: int = Field(default=50, ge=1)
-    """Steps between rows of metrics.parquet."""
-
-
-class SeedSettings(Model):
-    """Independent random streams."""
-
-    init: int = Field(default=0, ge=0)
-    """Starting weights."""
-    data: int = Field(default=0, ge=0)
-    """Order of the rows."""
-
-
 class TrainSettings(Model):
     """One training run."""
 
@@ -219,6 +170,10 @@ class TrainSettings(Model):
     """Optimiser."""
     schedule: ScheduleSettings = ScheduleSettings()
     """Learning-rate schedule."""
+    precision: PrecisionSettings = PrecisionSettings()
+    """Number types."""
+    early_stop: EarlyStopSettings | None = None
+    """End the run when a metric no longer gets better; absent, never."""
     checkpoints: CheckpointSettings = CheckpointSettings()
     """Checkpoints."""
     log: LogSettings = LogSettings()
@@ -240,7 +195,33 @@ class TrainSettings(Model):
                 "unit decoders start at 1"
             )
             raise ValueError(msg)
+        whole = _over_whole_batches(self)
+        if self.optimizer.accumulate > 1 and whole:
+            msg = (
+                f"optimizer.accumulate cuts batches into parts, but {' and '.join(whole)} "
+                "is no mean over rows: use smaller batches, or remove it"
+            )
+            raise ValueError(msg)
         if not self.dictionary.decoder_bias and self.init.decoder_bias != "zero":
             msg = "init.decoder_bias is set, but dictionary.decoder_bias is false"
             raise ValueError(msg)
         return self
+
+
+_WHOLE_BATCH = frozenset({"batchtopk", "tanh_quad", "target_l0_batch"})
+"""Kinds of activation functions and penalties that look at all rows of a batch together."""
+
+
+def _over_whole_batches(settings: TrainSettings) -> list[str]:
+    """Return what of a run is computed from whole batches, row by row it would be something else."""
+    found = []
+    activation, loss = settings.dictionary.activation.kind, settings.loss
+    if activation in _WHOLE_BATCH:
+        found.append(f"activation.kind {activation!r}")
+    if loss.sparsity is not None and loss.sparsity.kind in _WHOLE_BATCH:
+        found.append(f"loss.sparsity.kind {loss.sparsity.kind!r}")
+    if loss.aux is not None and loss.aux.coefficient > 0:
+        found.append("loss.aux")
+    if loss.aux is None and activation.endswith("topk"):
+        found.append("loss.aux (on with top-k; loss.aux.coefficient = 0 switches it off)")
+    return found

@@ -6,6 +6,7 @@ import math
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic import ValidationError
 
 from saestore.dictionaries import build
 from saestore.errors import DivergedError
@@ -14,14 +15,20 @@ from saestore.train import losses
 from saestore.train.counters import FiringCounters
 from saestore.train.metrics import MetricsTable
 from saestore.train.trainer import Schedule, Trainer
-from saestore_schemas.dictionary import SaeSettings, TopK
+from saestore_schemas.dictionary import Relu, SaeSettings, TopK
+from saestore_schemas.optimize import (
+    LogSettings,
+    OptimizerSettings,
+    PrecisionSettings,
+    ScheduleSettings,
+)
 from saestore_schemas.tables import METRICS
 from saestore_schemas.train import (
     ActivationsSettings,
+    AuxSettings,
     BudgetSettings,
+    L1Settings,
     LossSettings,
-    OptimizerSettings,
-    ScheduleSettings,
     TrainSettings,
 )
 
@@ -74,28 +81,13 @@ def test_dead_is_known_with_the_current_batch_counted():
     assert found[3]["loss_aux"] > 0
 
 
-def test_clipping_is_by_the_plain_l2_norm_of_everything():
-    ones = [torch.nn.Parameter(torch.zeros(100)) for _ in range(100)]
-    one = trainer(optimizer=OptimizerSettings(clip_norm=7.3))
-    one._named = {str(i): p for i, p in enumerate(ones)}
-    for p in ones:
-        p.grad = torch.ones(100)
-    assert one._clip() == 100.0
-    clipped = torch.cat([p.grad for p in ones])
-    assert math.isclose(float(clipped.norm()), 7.3, rel_tol=1e-5)
-    for p in ones:
-        p.grad = torch.full((100,), 0.01)
-    assert one._clip() == pytest.approx(1.0)
-    assert float(ones[0].grad[0]) == pytest.approx(0.01)
-
-
 def test_a_step_is_adam_on_the_projected_gradient():
     one = trainer(
         optimizer=OptimizerSettings(lr=0.01, clip_norm=None),
         schedule=ScheduleSettings(warmup=0, cooldown=0),
     )
     twin = trainer(optimizer=OptimizerSettings(lr=0.01, clip_norm=None))
-    seen = twin._forward(batch())
+    seen = twin._forward(batch(), torch.zeros(23, dtype=torch.int64), whole=True)
     torch.stack([term(seen) for term in twin.terms]).sum().backward()
     twin.dictionary.project_gradient_()
     plain = torch.optim.Adam(twin.dictionary.parameters(), lr=0.01, foreach=False, fused=False)
@@ -172,3 +164,110 @@ def test_a_diverged_step_touches_no_weight():
 @pytest.mark.parametrize(("rows", "wanted"), [(50, 5), (10**9, 10**7), (3, 1)])
 def test_the_dead_window_fits_the_run(rows, wanted):
     assert losses.dead_after_rows(LossSettings(), rows) == wanted
+
+
+def relu(**changes):
+    sae = SaeSettings(
+        hookpoint=HOOK, d_sae=23, activation=Relu(), decoder_norm="free",
+        gate_on_decoder_norm=True, scale="dataset_rms",
+    )  # fmt: skip
+    loss = LossSettings(sparsity=L1Settings(coefficient=0.3, warmup=0))
+    return trainer(**{"dictionary": sae, "loss": loss, "batch": 13} | changes)
+
+
+@pytest.mark.parametrize("accumulate", [2, 5, 13, 40])
+def test_a_batch_in_parts_is_the_whole_batch(accumulate):
+    """Thirteen rows in 2, 5 and 13 parts: unequal ones, weighted by their rows."""
+    whole = relu()
+    parts = relu(optimizer=OptimizerSettings(accumulate=accumulate))
+    for one in (whole, parts):
+        one.dictionary.double()
+    for step in range(3):
+        rows = {HOOK: batch(13, seed=step)[HOOK].double()}
+        a, b = (one.advance(rows, log=True) for one in (whole, parts))
+        assert a.keys() == b.keys()
+        for name, value in a.items():
+            assert b[name] == pytest.approx(value, rel=1e-9, nan_ok=True), name
+        for mine, theirs in zip(
+            whole.dictionary.parameters(), parts.dictionary.parameters(), strict=True
+        ):
+            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+        assert torch.equal(whole.counters.rows_since_fired, parts.counters.rows_since_fired)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, r"loss\.aux \(on with top-k"),
+        ({"loss": LossSettings(aux=AuxSettings())}, r"but loss\.aux is no mean"),
+    ],
+)
+def test_parts_are_refused_where_a_loss_is_no_mean_over_rows(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        trainer(optimizer=OptimizerSettings(accumulate=2), **changes)
+    off = LossSettings(aux=AuxSettings(coefficient=0))
+    trainer(optimizer=OptimizerSettings(accumulate=2), loss=off)
+
+
+def test_bfloat16_products_change_a_step_by_their_rounding():
+    exact, rounded = relu(), relu(precision=PrecisionSettings(autocast="bfloat16"))
+    a, b = (one.advance(batch(13), log=True) for one in (exact, rounded))
+    assert a["loss_mse"] != b["loss_mse"]
+    assert b["loss_mse"] == pytest.approx(a["loss_mse"], rel=0.02)
+    assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=0.02)
+    assert all(p.dtype == torch.float32 for p in rounded.dictionary.parameters())
+    assert all(each.dtype == torch.float32 for each in rounded.optimizer.state().values())
+
+
+def test_under_bfloat16_top_k_still_keeps_exactly_k():
+    one = trainer(precision=PrecisionSettings(autocast="bfloat16"))
+    found = one.advance(batch(), log=True)
+    assert (found["l0_p5"], found["l0_p95"]) == (2, 2)
+
+
+def test_float16_skips_steps_that_overflow_and_else_learns_alike():
+    one = relu(precision=PrecisionSettings(autocast="float16"))
+    one._scale.value = 2.0**40
+    before = {n: t.clone() for n, t in one.dictionary.tensors().items()}
+    found = one.advance(batch(13), log=True)
+    assert found["loss_scale"] == 2.0**39
+    assert not math.isfinite(found["grad_norm"])
+    assert all(torch.equal(t, before[n]) for n, t in one.dictionary.tensors().items())
+    one, plain = relu(precision=PrecisionSettings(autocast="float16")), relu()
+    one._scale.value = 256.0
+    for seed in range(12):
+        found, wanted = (each.advance(batch(13, seed=seed), log=True) for each in (one, plain))
+        assert found["loss_mse"] == pytest.approx(wanted["loss_mse"], rel=0.01)
+        assert found["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=0.01)
+
+
+def test_densities_over_a_window_forget_what_lies_before_it():
+    """40 rows in batches of 16 are three batches; feature 0 fires in the first, 1 in every one."""
+    counters = FiringCounters(2, torch.device("cpu"), window=3)
+    for step in range(5):
+        counters.update(torch.tensor([int(step == 0), 2]), 16)
+        firings, rows = counters.drain()
+        seen = min(step + 1, 3)
+        assert (firings.tolist(), rows) == ([int(step < 3), 2 * seen], 16 * seen)
+    one = trainer(log=LogSettings(every=1, density_window=40))
+    found = [one.advance(batch(seed=seed), log=True) for seed in range(5)]
+    assert [each["density_rows"] for each in found] == [16, 32, 48, 48, 48]
+
+
+def test_a_trainer_draws_from_random_numbers_of_its_own():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    one, drawn = trainer(), []
+    forward = one.dictionary.forward
+
+    def drawing(inputs):
+        drawn.append(float(torch.rand(())))
+        return forward(inputs)
+
+    one.dictionary.forward = drawing
+    one.advance(batch(), log=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    one.advance(batch(), log=False)
+    own = torch.Generator().manual_seed(0)
+    assert drawn == [float(torch.rand((), generator=own)) for _ in range(2)]

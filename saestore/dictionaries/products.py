@@ -1,0 +1,44 @@
+"""Dense matrix products, in a lower precision where `torch.autocast` asks for one.
+
+Only the factors of a product are rounded. Its sum is kept in float32 where the device can, biases
+are added and everything is ranked in the type of the weights, so that a bfloat16 product changes
+values by its rounding and no feature by a bias that was rounded too.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def asked(device: torch.device) -> torch.dtype | None:
+    """Return the type in which products are wanted; None, the type of their factors."""
+    if not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
+def product(
+    left: Float[Tensor, "row _"], right: Float[Tensor, "_ _"], dtype: torch.dtype | None
+) -> Float[Tensor, "row _"]:
+    """Return left @ right in the type of `left`, its factors rounded to `dtype`."""
+    if dtype is None:
+        return left @ right
+    with torch.autocast(left.device.type, enabled=False):
+        low = left.to(dtype), right.to(dtype)
+        if left.is_cuda and left.dtype == torch.float32:
+            wide: Tensor = torch.mm(*low, out_dtype=torch.float32)
+            return wide
+        return (low[0] @ low[1]).to(left.dtype)
+
+
+def biased(
+    read: Float[Tensor, "row d_in"],
+    encoder: Float[Tensor, "d_sae d_in"],
+    bias: Float[Tensor, " d_sae"],
+    out: Float[Tensor, "row d_sae"],
+) -> Float[Tensor, "row d_sae"]:
+    """Write read @ encoder.T + bias into `out`, and return it."""
+    dtype = asked(read.device)
+    if dtype is None:
+        return torch.addmm(bias, read, encoder.T, out=out)
+    return torch.add(product(read, encoder.T, dtype), bias, out=out)

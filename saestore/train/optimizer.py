@@ -1,0 +1,184 @@
+"""Gradients to weights: clipping, two groups of parameters, moments that can be saved by name.
+
+Thresholds are a group of their own. Their gradients are pseudo-derivatives of a size that has
+nothing to do with that of the weights', so they take no part in clipping, and their learning rate
+has a factor.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saestore.train.lean_adam import LeanAdam
+from saestore.train.sparse_adam import SparseAdam
+from saestore_schemas.optimize import OptimizerSettings
+
+
+FUSED = frozenset({"cpu", "cuda"})
+"""Device types on which torch has a fused Adam; elsewhere the foreach form is used."""
+
+
+class Optimizer:
+    """Adam, its variants, and what surrounds a step.
+
+    Attributes:
+        lr: Base learning rate.
+    """
+
+    def __init__(
+        self,
+        named: Mapping[str, nn.Parameter],
+        settings: OptimizerSettings,
+        *,
+        lr: float,
+        thresholds: Collection[str] = (),
+    ) -> None:
+        """Prepare the first step.
+
+        Args:
+            named: What is trained, by name.
+            settings: Which optimiser.
+            lr: Base learning rate.
+            thresholds: Which of the names are thresholds.
+        """
+        self.lr = lr
+        self._named = dict(named)
+        self._settings = settings
+        self._weights = [p for name, p in named.items() if name not in thresholds]
+        self._thresholds = [p for name, p in named.items() if name in thresholds]
+        groups: list[dict[str, Any]] = [{"params": self._weights, "factor": 1.0}]
+        if self._thresholds:
+            own = {"params": self._thresholds, "factor": settings.threshold_lr_factor}
+            groups.append(own)
+        self._inner = _made(groups, settings, self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(iter(self._named.values())).device
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        self._inner.zero_grad(set_to_none=True)
+
+    def unscale_(self, factor: float) -> None:
+        """Divide all gradients by what the loss was multiplied with."""
+        if factor != 1.0:
+            torch._foreach_mul_(_gradients(self._named.values()), 1 / factor)
+
+    def clip_(self) -> float:
+        """Scale the weights' gradients together to the length allowed; return the length before.
+
+        The length is NaN or infinite, too, when a threshold's gradient is.
+        """
+        gradients = _gradients(self._weights)
+        norm = _length(gradients)
+        limit = self._settings.clip_norm
+        if limit is not None and norm > limit:
+            torch._foreach_mul_(gradients, limit / norm)
+        return norm if math.isfinite(_length(_gradients(self._thresholds))) else math.nan
+
+    def step(self, factor: float) -> float:
+        """Take one step; return its learning rate.
+
+        Args:
+            factor: The schedule's factor.
+        """
+        for group in self._inner.param_groups:
+            group["lr"] = self.lr * factor * group["factor"]
+        self._inner.step()
+        return self.lr * factor
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the moments, by parameter and kind."""
+        return {
+            f"{name}.{key}": value
+            for name, parameter in self._named.items()
+            for key, value in self._inner.state.get(parameter, {}).items()
+        }
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over moments as `state` returned them."""
+        for name, parameter in self._named.items():
+            prefix = f"{name}."
+            moments = {
+                key.removeprefix(prefix): value
+                for key, value in tensors.items()
+                if key.startswith(prefix)
+            }
+            if moments:
+                self._inner.state[parameter] = {
+                    key: value.clone()
+                    if key == "step" and not parameter.is_cuda
+                    else value.to(parameter.device, copy=True)
+                    for key, value in moments.items()
+                }
+
+
+class LossScale:
+    """The factor that keeps float16 gradients above their smallest number.
+
+    Doubled after `PATIENCE` good steps, halved when gradients overflow; that step is skipped.
+
+    Source: Micikevicius et al. 2018 (arXiv:1710.03740), section 3.2; constants of torch.
+    """
+
+    PATIENCE = 2000
+    START = 2.0**16
+
+    def __init__(self, *, used: bool) -> None:
+        """Start at 2^16, or at a constant 1 if it is not used."""
+        self._used = used
+        self.value = self.START if used else 1.0
+        self.good = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether halving it further cannot help: then what overflows is no matter of precision."""
+        return self.value <= 1.0
+
+    def metrics(self) -> dict[str, float]:
+        """Return what is worth logging."""
+        return {"loss_scale": self.value} if self._used else {}
+
+    def grow(self) -> None:
+        """Note a good step."""
+        if self._used:
+            self.good += 1
+            if self.good == self.PATIENCE:
+                self.value, self.good = self.value * 2, 0
+
+    def shrink(self) -> None:
+        """Note a step whose gradients overflowed."""
+        self.value, self.good = self.value / 2, 0
+
+
+def _made(
+    groups: list[dict[str, Any]], settings: OptimizerSettings, device: torch.device
+) -> torch.optim.Optimizer:
+    if settings.kind == "sparse_adam":
+        return SparseAdam(groups, betas=settings.betas, eps=settings.eps)
+    if settings.states == "lean":
+        return LeanAdam(groups, betas=settings.betas, eps=settings.eps)
+    fused = device.type in FUSED
+    return torch.optim.Adam(
+        groups,
+        betas=settings.betas,
+        eps=settings.eps,
+        fused=fused or None,
+        foreach=None if fused else True,
+    )
+
+
+def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]
+
+
+def _length(gradients: list[Tensor]) -> float:
+    if not gradients:
+        return 0.0
+    lengths = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
+    return float(torch.linalg.vector_norm(lengths))
