@@ -3,6 +3,7 @@
 from saestore.lm.default import default_model
 from saestore.lm.hookpoints import HookpointInfo
 from saestore.lm.load import layer_count
+from saestore.lm.losses import Predictions
 from saestore.lm.model import LanguageModel
 from saestore.lm.tokenizer import LmTokenizer
 from saestore.lm.unembedding import Unembedding
@@ -13,6 +14,7 @@ __all__ = [
     "HookpointInfo",
     "LanguageModel",
     "LmTokenizer",
+    "Predictions",
     "Unembedding",
     "default_model",
     "layer_count",

@@ -4,16 +4,30 @@ A vocabulary is wide: 8 contexts of 256 tokens over 49 152 tokens are 400 MB of 
 unembedding runs over `CHUNK` rows at a time into one kept buffer instead.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.functional import log_softmax
 
 
 CHUNK = 256
 """Rows unembedded at once: 50 MB of logits for a vocabulary of 49 152."""
+
+
+class Predictions(NamedTuple):
+    """How well some rows predict the tokens after them, and how far from the clean ones.
+
+    Attributes:
+        losses: Cross-entropy of each target, nats.
+        divergences: KL(clean || these) of each distribution, nats; 0 of the clean ones.
+    """
+
+    losses: Float32[Tensor, " row"]
+    divergences: Float32[Tensor, " row"]
 
 
 class NextTokenLoss:
@@ -68,6 +82,33 @@ class NextTokenLoss:
             total = logits.sub_(top).exp_().sum(1).log_().add_(top.squeeze(1))
             losses[part] = total - chosen
         return losses
+
+    def compared(
+        self,
+        clean: Float[Tensor, "row d_model"],
+        others: Sequence[Float[Tensor, "row d_model"]],
+        targets: Int64[Tensor, " row"],
+    ) -> list[Predictions]:
+        """Return the predictions of some rows, then of each of the others in their place.
+
+        The clean distribution of a chunk is computed once for all of them. Equal rows have a
+        divergence of exactly 0: differences of logarithms are taken before they are summed.
+        """
+        found = [
+            Predictions(*torch.zeros(2, len(targets), dtype=torch.float32, device=clean.device))
+            for _ in (clean, *others)
+        ]
+        for start in range(0, len(targets), CHUNK):
+            part = slice(start, start + CHUNK)
+            wanted = targets[part, None]
+            expected = log_softmax(self.logits(clean[part]), dim=1)
+            weights = expected.exp()
+            found[0].losses[part] = -expected.gather(1, wanted).squeeze(1)
+            for into, rows in zip(found[1:], others, strict=True):
+                logs = log_softmax(self.logits(rows[part]), dim=1)
+                into.losses[part] = -logs.gather(1, wanted).squeeze(1)
+                into.divergences[part] = logs.sub_(expected).mul_(weights).sum(1).neg_()
+        return found
 
     def _held(self, rows: int) -> Tensor:
         if self._buffer is None:

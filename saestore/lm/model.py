@@ -13,7 +13,7 @@ from saestore.errors import HookpointNotFoundError
 from saestore.lm import load
 from saestore.lm.hookpoints import HookpointInfo, Hookpoints, survey, tiny_tokens
 from saestore.lm.hooks import Enough, Function, hooked
-from saestore.lm.losses import NextTokenLoss
+from saestore.lm.losses import NextTokenLoss, Predictions
 from saestore.lm.plain import agree
 from saestore.lm.tokenizer import LmTokenizer
 from saestore.lm.unembedding import Unembedding, unembedding_of
@@ -144,6 +144,24 @@ class LanguageModel:
         Raises:
             HookpointNotFoundError: The model has no such hookpoint before its unembedding.
         """
+        tokens = tokens.to(self.device)
+        rows = self.final_rows(tokens, patches=patches)[:, :-1].reshape(-1, self.d_model)
+        losses = torch.zeros(tokens.shape, dtype=torch.float32, device=self.device)
+        losses[:, :-1] = self._loss(rows, tokens[:, 1:].reshape(-1)).view(len(tokens), -1)
+        return losses
+
+    @torch.inference_mode()
+    def final_rows(
+        self,
+        tokens: Int64[Tensor, "batch position"],
+        *,
+        patches: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+    ) -> Float[Tensor, "batch position d_model"]:
+        """Return what enters the unembedding, some hookpoints replaced as in `token_losses`.
+
+        Raises:
+            HookpointNotFoundError: The model has no such hookpoint before its unembedding.
+        """
         held: list[Tensor] = []
 
         def end(value: Tensor) -> None:
@@ -153,12 +171,24 @@ class LanguageModel:
         hooks = [
             (self._point(name), _patch(function)) for name, function in (patches or {}).items()
         ]
-        tokens = tokens.to(self.device)
         self._forward(tokens, [*hooks, (self._points[HEAD], end)])
-        losses = torch.zeros(tokens.shape, dtype=torch.float32, device=self.device)
-        rows = held[0][:, :-1].reshape(-1, self.d_model)
-        losses[:, :-1] = self._loss(rows, tokens[:, 1:].reshape(-1)).view(len(tokens), -1)
-        return losses
+        return held[0]
+
+    @torch.inference_mode()
+    def predictions(
+        self,
+        clean: Float[Tensor, "row d_model"],
+        others: Sequence[Float[Tensor, "row d_model"]],
+        targets: Int64[Tensor, " row"],
+    ) -> list[Predictions]:
+        """Return how rows of `final_rows` predict the next tokens, and others in their place.
+
+        Args:
+            clean: Rows of the model as it is.
+            others: The same rows with something replaced.
+            targets: The token after each.
+        """
+        return self._loss.compared(clean, others, targets.to(self.device))
 
     def unembedding(self) -> Unembedding:
         """Return the final norm's gain and the unembedding matrix, on the CPU."""

@@ -42,6 +42,24 @@ def test_the_logits_of_a_batch_are_never_held(models):
     assert model._loss._buffer.shape == (CHUNK, N_VOCAB)
 
 
+def test_predictions_beside_clean_ones_have_their_losses_and_divergences(models, kind):
+    tokens = torch.randint(0, N_VOCAB, (3, CHUNK // 2))
+    model = models(kind)
+    patched = {RESID: lambda x: x.flip(-1)}
+    rows = [model.final_rows(tokens, patches=p)[:, :-1].flatten(0, 1) for p in (None, patched)]
+    found = model.predictions(rows[0], [rows[1], rows[0]], tokens[:, 1:].flatten())
+    expected = [model.token_losses(tokens, patches=p)[:, :-1].flatten() for p in (None, patched)]
+    torch.testing.assert_close(found[0].losses, expected[0], **CLOSE)
+    torch.testing.assert_close(found[1].losses, expected[1], **CLOSE)
+    with torch.inference_mode():
+        logs = [model._loss.logits(each[:7]).double().log_softmax(1) for each in rows]
+    divergence = (logs[0].exp() * (logs[0] - logs[1])).sum(1).float()
+    torch.testing.assert_close(found[1].divergences[:7], divergence, **CLOSE)
+    assert not found[0].divergences.any()
+    assert not found[2].divergences.any()  # equal rows: exactly 0
+    assert (found[1].divergences > 0).all()
+
+
 @pytest.mark.parametrize(
     "place", [RESID, "blocks.1.hook_mlp_out", "blocks.1.hook_attn_out", "blocks.1.attn.hook_z"]
 )
