@@ -14,6 +14,7 @@ from saestore.activations.writer import RowBatch, StoredBatch, StoreWriter
 
 
 if TYPE_CHECKING:
+    from saestore.activations.ahead import read_ahead
     from saestore.activations.context_stream import ContextBatch, ContextStream
     from saestore.activations.mix import MixedStream, Source
     from saestore.activations.stream import ActivationStream
@@ -38,6 +39,7 @@ __all__ = [
     "StoredBatch",
     "held_out",
     "only_store",
+    "read_ahead",
     "split_contexts",
     "trained_on",
 ]
@@ -53,6 +55,10 @@ def __getattr__(name: str) -> Any:
         from saestore.activations import context_stream  # noqa: PLC0415 - as said above
 
         return getattr(context_stream, name)
+    if name == "read_ahead":
+        from saestore.activations.ahead import read_ahead  # noqa: PLC0415 - as said above
+
+        return read_ahead
     if name in {"MixedStream", "Source"}:
         from saestore.activations import mix  # noqa: PLC0415 - as said above
 
