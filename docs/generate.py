@@ -210,13 +210,16 @@ def metrics_page() -> Iterator[str]:
         "",
         "What `saestore evaluate` scores. y is a row of the hookpoint, yhat its reconstruction, e",
         "their difference; sums run over rows and dimensions, E is the mean over rows. A ratio has",
-        "no unit. What is undefined is null. Several hookpoints add `@hookpoint` to the names.",
+        "no unit. What is undefined is null. Several hookpoints add `@hookpoint` to the names. A",
+        "batch is 4096 consecutive evaluated rows.",
         "",
     )
     groups = {
         "Reconstruction": metrics.RECONSTRUCTION,
+        "Several hookpoints together": metrics.POOLED,
         "Sparsity": metrics.SPARSITY,
-        "Cross-entropy": metrics.CROSS_ENTROPY,
+        "How alike features are": metrics.COSINES,
+        "Cross-entropy and divergence": metrics.CROSS_ENTROPY,
     }
     for title, group in groups.items():
         yield from (f"## {title}", "")

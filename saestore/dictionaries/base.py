@@ -268,6 +268,14 @@ class SparseDictionary(nn.Module, ABC):
         """Return each feature's encoder bias."""
 
     @abstractmethod
+    def encoder_vectors(self) -> Float[Tensor, "d_sae _"]:
+        """Return each feature's encoder vector, those of several hookpoints side by side."""
+
+    @abstractmethod
+    def decoder_vectors(self) -> Float[Tensor, "d_sae _"]:
+        """Return each feature's decoder vector, those of several hookpoints side by side."""
+
+    @abstractmethod
     def enc_dec_cosine(self) -> Float[Tensor, " d_sae"]:
         """Return the cosine of each feature's encoder and decoder vector; NaN where one is zero."""
 

@@ -294,6 +294,16 @@ class Sae(SparseDictionary):
         return float(torch.linalg.vector_norm(self.b_dec.detach()))
 
     @override
+    def encoder_vectors(self) -> Float[Tensor, "d_sae _"]:
+        """Return each feature's encoder vector."""
+        return self.encoder.detach()
+
+    @override
+    def decoder_vectors(self) -> Float[Tensor, "d_sae _"]:
+        """Return each feature's decoder vector."""
+        return self.W_dec.detach()
+
+    @override
     def enc_dec_cosine(self) -> Float[Tensor, " d_sae"]:
         """Return the cosine of each feature's encoder and decoder vector; NaN where one is zero."""
         encoder, decoder = self.encoder.detach(), self.W_dec.detach()

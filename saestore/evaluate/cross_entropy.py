@@ -1,10 +1,11 @@
 """The scores that need the language model: a few contexts, four forward passes each."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from pydantic import JsonValue
 
 from saestore.evaluate.metrics import Score
@@ -16,6 +17,13 @@ from saestore.progress import Progress
 from saestore_schemas.evaluate import SpliceSettings
 
 
+_POSITIONS = {
+    "kept": "kept: not special, not ignored",
+    "all": "all: special and ignored ones too",
+}
+"""Which positions are replaced, for the record."""
+
+
 @dataclass(frozen=True)
 class CrossEntropyScores:
     """Scores over predictions and the facts they rest on."""
@@ -25,7 +33,12 @@ class CrossEntropyScores:
 
 
 def measure(
-    subject: Subject, settings: SpliceSettings, *, device: str, progress: Progress
+    subject: Subject,
+    settings: SpliceSettings,
+    *,
+    means: Mapping[str, Float64[np.ndarray, " d"]],
+    device: str,
+    progress: Progress,
 ) -> CrossEntropyScores:
     """Run contexts of the split with activations clean, reconstructed, zero and mean.
 
@@ -34,6 +47,7 @@ def measure(
     Args:
         subject: Dictionary, store and split.
         settings: How many contexts, how many at once, which model.
+        means: Mean of the evaluated rows of each reconstructed hookpoint.
         device: Torch device of the model, or `auto`.
         progress: Where to report.
     """
@@ -53,7 +67,7 @@ def measure(
         reads=dictionary.hookpoints_in,
         reconstruct=dictionary.reconstruct,
         means={
-            hook: torch.from_numpy(store.moments(hook).mean).float().to(model.device)
+            hook: torch.from_numpy(means[hook]).float().to(model.device)
             for hook in dictionary.hookpoints_out
         },
     )
@@ -69,6 +83,7 @@ def measure(
                 pad(
                     [store.tokens(*stretch) for stretch in stretches],
                     [store.flags(*stretch) for stretch in stretches],
+                    positions=settings.replace,
                 )
             )
             task.advance(len(stretches))
@@ -80,8 +95,9 @@ def measure(
         "contexts": len(chosen),
         "predictions": splice.predictions,
         "replaced": splice.replaced,
-        "positions": "kept: not special, not ignored; predictions made from them are counted",
-        "mean": "of all kept rows of the store",
+        "positions": _POSITIONS[settings.replace],
+        "counted": "predictions made from kept positions",
+        "mean": "of the evaluated rows",
         "layers": "parallel: every reconstruction is of clean activations",
         "interventions": list(INTERVENTIONS),
     }

@@ -17,11 +17,13 @@ class Evaluation:
         ref: Where it lies in the lake.
         manifest: Its manifest; `facts` say which rows, positions and types it was measured on.
         table: The scores, as `saestore_schemas.tables.SCORES`.
+        features: One line per feature, as `saestore_schemas.tables.FEATURE_SCORES`.
     """
 
     ref: Ref
     manifest: Manifest
     table: pa.Table
+    features: pa.Table
 
     @classmethod
     def open(cls, lake: Lake, name: str) -> "Evaluation":
@@ -34,9 +36,9 @@ class Evaluation:
         ref = _ref(lake, name)
         manifest = lake.manifest(ref)
         artefact = lake.artefact(ref)
-        manifests.check_sizes(artefact, manifest, [layout.SCORES])
-        table = table_file.from_bytes(artefact.read(layout.SCORES))
-        return cls(ref, manifest, table)
+        files = (layout.SCORES, layout.FEATURE_SCORES)
+        manifests.check_sizes(artefact, manifest, files)
+        return cls(ref, manifest, *(table_file.from_bytes(artefact.read(file)) for file in files))
 
     @property
     def values(self) -> dict[str, float | None]:

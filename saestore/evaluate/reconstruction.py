@@ -4,76 +4,32 @@ Variances come from centred moments merged by Chan's formula, never from differe
 Rows are shifted by the first one seen, so that a constant hookpoint has a variance of exactly 0
 and its explained variance is undefined rather than a ratio of rounding errors.
 
-Source: Chan, Golub, LeVeque 1979 (merging); arXiv:2404.16014 eq. 10 (reconstruction bias). The
-legacy forms are those of other libraries under names of their own: see `metrics.RECONSTRUCTION`.
+Source: Chan, Golub, LeVeque 1979 (merging); arXiv:2404.16014 eq. 10 (reconstruction bias). Other
+libraries' forms have names of their own: `ev_scalar_mean` and `nmse_row` here, those that are
+averages over batches in `batched`.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 
-from saestore.evaluate.metrics import Score
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Count, mean and summed squared deviations of rows, all but the count per dimension.
-
-    Attributes:
-        count: Rows.
-        shift: A row that was subtracted before anything was summed.
-        mean: Mean of the shifted rows.
-        m2: Sum of squared deviations from the mean.
-    """
-
-    count: int
-    shift: Float64[np.ndarray, " d"]
-    mean: Float64[np.ndarray, " d"]
-    m2: Float64[np.ndarray, " d"]
-
-    @classmethod
-    def of(cls, rows: Float[np.ndarray, "row d"]) -> "Spread":
-        """Return the spread of some rows, at least one."""
-        shift = rows[0].astype(np.float64)
-        shifted = rows.astype(np.float64) - shift
-        mean = shifted.mean(axis=0)
-        return cls(len(rows), shift, mean, np.square(shifted - mean).sum(axis=0))
-
-    def merge(self, other: "Spread") -> "Spread":
-        """Return the spread of both sets of rows (Chan's formula)."""
-        count = self.count + other.count
-        delta = (other.shift - self.shift) + (other.mean - self.mean)
-        return Spread(
-            count,
-            self.shift,
-            self.mean + delta * (other.count / count),
-            self.m2 + other.m2 + np.square(delta) * (self.count * other.count / count),
-        )
-
-    @property
-    def centre(self) -> Float64[np.ndarray, " d"]:
-        """Mean of the rows themselves."""
-        centre: Float64[np.ndarray, " d"] = self.shift + self.mean
-        return centre
+from saestore.evaluate.batched import BATCHED, Batched
+from saestore.evaluate.metrics import Score, complement, mean, ratio
+from saestore.evaluate.spread import Spread
 
 
 class Reconstruction:
-    """Scores of the rows of one hookpoint against their reconstruction.
+    """Scores of the rows of one hookpoint against their reconstruction."""
 
-    Args:
-        centre: Mean of all rows that will be seen; only `ev_legacy_row`, which needs it before
-            the first row, uses it.
-    """
-
-    def __init__(self, centre: Float64[np.ndarray, " d"]) -> None:
-        self._centre = centre
+    def __init__(self) -> None:
         self._target: Spread | None = None
-        self._error: Spread | None = None
         self._sums = dict.fromkeys(
-            ("ee", "yy", "pp", "yp", "e", "y", "cosine", "l2_ratio", "nmse_row", "legacy_row"), 0.0
+            ("ee", "yy", "pp", "yp", "e", "y", "cosine", "l2_ratio", "nmse_row"), 0.0
         )
-        self._rows = {"cosine": 0, "l2_ratio": 0, "legacy_row": 0}
+        self._rows = {"cosine": 0, "l2_ratio": 0, "nmse_row": 0}
+        self._batched = Batched()
 
     @property
     def rows(self) -> int:
@@ -85,18 +41,27 @@ class Reconstruction:
         """Rows left out of `cosine`, because the row or its reconstruction is zero."""
         return self.rows - self._rows["cosine"]
 
+    @property
+    def spread(self) -> Spread | None:
+        """Mean and spread of the rows; None before the first."""
+        return self._target
+
+    @property
+    def squared_error(self) -> float:
+        """Squared errors, summed."""
+        return self._sums["ee"]
+
     def update(self, y: Float[np.ndarray, "row d"], y_hat: Float[np.ndarray, "row d"]) -> None:
         """Add rows `y` and their reconstructions, raw units."""
         if len(y) == 0:
             return
         y, y_hat = y.astype(np.float64), y_hat.astype(np.float64)
         error = y - y_hat
-        target, residual = Spread.of(y), Spread.of(error)
+        target = Spread.of(y)
         self._target = target if self._target is None else self._target.merge(target)
-        self._error = residual if self._error is None else self._error.merge(residual)
-        ee, yy, pp = (np.square(each).sum(axis=1) for each in (error, y, y_hat))
-        yp = (y * y_hat).sum(axis=1)
-        around = np.square(y - self._centre).sum(axis=1)
+        self._batched.update(y, error)
+        ee, yy, pp = (np.einsum("ij,ij->i", each, each) for each in (error, y, y_hat))
+        yp = np.einsum("ij,ij->i", y, y_hat)
         sums = self._sums
         sums["ee"] += float(ee.sum())
         sums["yy"] += float(yy.sum())
@@ -106,12 +71,10 @@ class Reconstruction:
         sums["y"] += float(np.sqrt(yy).sum())
         self._add("cosine", yp, np.sqrt(yy * pp))
         self._add("l2_ratio", np.sqrt(pp), np.sqrt(yy))
-        self._add("legacy_row", around - ee, around)
-        some = yy > 0
-        sums["nmse_row"] += float((ee[some] / yy[some]).sum())
+        self._add("nmse_row", ee, yy)
 
     def _add(
-        self, name: str, over: Float64[np.ndarray, " row"], under: Float64[np.ndarray, " row"]
+        self, name: str, over: Float[np.ndarray, " row"], under: Float[np.ndarray, " row"]
     ) -> None:
         defined = under > 0
         self._sums[name] += float((over[defined] / under[defined]).sum())
@@ -119,29 +82,25 @@ class Reconstruction:
 
     def values(self) -> dict[str, tuple[float | None, int]]:
         """Return each metric's value, None where undefined, and the rows it rests on."""
-        rows, sums, counted = self.rows, self._sums, self._rows
-        if self._target is None or self._error is None:
-            return dict.fromkeys(_NAMES, (None, 0))
-        total, width = float(self._target.m2.sum()), len(self._centre)
+        rows, sums = self.rows, self._sums
+        if self._target is None:
+            return dict.fromkeys((*_NAMES, *BATCHED), (None, 0))
+        total, width = float(self._target.m2.sum()), len(self._target.m2)
         mean_sq = sums["yy"] / rows
         unexplained = ratio(sums["ee"], total)
-        centred = ratio(float(self._error.m2.sum()), total)
         scalar = ratio(sums["ee"] / rows, mean_sq - (mean_sq / width) ** 2)
+        means = {name: (mean(sums[name], counted), counted) for name, counted in self._rows.items()}
         found = {
-            "explained_variance": (_complement(unexplained), rows),
+            "explained_variance": (complement(unexplained), rows),
             "fvu": (unexplained, rows),
             "mse": (sums["ee"] / rows, rows),
             "mse_per_dim": (sums["ee"] / rows / width, rows),
-            "cosine": _mean(sums["cosine"], counted["cosine"]),
-            "l2_ratio": _mean(sums["l2_ratio"], counted["l2_ratio"]),
             "l2_error_ratio": (ratio(sums["e"], sums["y"]), rows),
             "reconstruction_bias": (ratio(sums["pp"], sums["yp"]), rows),
-            "ev_legacy_row": _mean(sums["legacy_row"], counted["legacy_row"]),
-            "ev_residual_centred": (_complement(centred), rows),
-            "ev_scalar_mean": (_complement(scalar), rows),
-            "nmse_row": _mean(sums["nmse_row"], counted["l2_ratio"]),
+            "ev_scalar_mean": (complement(scalar), rows),
+            **means,
         }
-        return {name: found[name] for name in _NAMES}
+        return {**{name: found[name] for name in _NAMES}, **self._batched.values()}
 
     def scores(self, suffix: str = "") -> list[Score]:
         """Return the scores, their names followed by `suffix`."""
@@ -150,18 +109,26 @@ class Reconstruction:
 
 _NAMES = (
     "explained_variance", "fvu", "mse", "mse_per_dim", "cosine", "l2_ratio", "l2_error_ratio",
-    "reconstruction_bias", "ev_legacy_row", "ev_residual_centred", "ev_scalar_mean", "nmse_row",
+    "reconstruction_bias", "nmse_row", "ev_scalar_mean",
 )  # fmt: skip
 
 
-def ratio(over: float, under: float) -> float | None:
-    """Return a quotient, or None when it is 0/0 or x/0."""
-    return None if under == 0 else over / under
+def pooled(parts: Sequence[Reconstruction], factors: Sequence[float]) -> list[Score]:
+    """Return the scores of several hookpoints together, each in its normalised units.
 
-
-def _mean(total: float, count: int) -> tuple[float | None, int]:
-    return (total / count if count else None), count
-
-
-def _complement(value: float | None) -> float | None:
-    return None if value is None else 1.0 - value
+    Args:
+        parts: One for each hookpoint.
+        factors: The factor of each one's normalisation: raw units of one hookpoint mean nothing
+            beside those of another.
+    """
+    rows = max((part.rows for part in parts), default=0)
+    error = math.fsum(a**2 * part.squared_error for part, a in zip(parts, factors, strict=True))
+    total = math.fsum(
+        a**2 * float(part.spread.m2.sum())
+        for part, a in zip(parts, factors, strict=True)
+        if part.spread is not None
+    )
+    return [
+        Score("explained_variance_pooled", complement(ratio(error, total)), rows),
+        Score("mse_pooled", error / rows if rows else None, rows),
+    ]

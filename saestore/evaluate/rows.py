@@ -1,112 +1,133 @@
 """The scores that need no language model: rows in, reconstructions and codes compared.
 
-Two passes over the chosen rows: the first only reads, for their mean, which the legacy forms need
-before the first row; the second encodes and decodes.
+One pass over the chosen rows, read ahead in fixed blocks of the store.
 """
 
-from collections.abc import Iterator
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 from pydantic import JsonValue
 
+from saestore.activations import read_ahead
 from saestore.dictionaries import SparseDictionary
+from saestore.evaluate import batched, cosines
+from saestore.evaluate.feature_table import feature_table
 from saestore.evaluate.metrics import Score
-from saestore.evaluate.reconstruction import Reconstruction, Spread
-from saestore.evaluate.selection import BLOCK_ROWS, Block, blocks, choose, read_rows
+from saestore.evaluate.reconstruction import Reconstruction, pooled
+from saestore.evaluate.selection import BLOCK_ROWS, Block, blocks, choose
 from saestore.evaluate.sparsity import Sparsity
 from saestore.evaluate.subject import Subject
 from saestore.progress import Progress
+from saestore_schemas.evaluate import EvaluateSettings
 
 
 @dataclass(frozen=True)
 class RowScores:
-    """Scores over rows and the facts they rest on."""
+    """Scores over rows and the facts they rest on.
+
+    Attributes:
+        scores: The scores.
+        facts: What they rest on.
+        means: Mean of the evaluated rows of each reconstructed hookpoint.
+        features: One line per feature, as `tables.FEATURE_SCORES`.
+    """
 
     scores: list[Score]
     facts: dict[str, JsonValue]
+    means: dict[str, Float64[np.ndarray, " d"]]
+    features: pa.Table
 
 
 def measure(
-    subject: Subject, *, limit: int | None, device: torch.device, progress: Progress
+    subject: Subject, settings: EvaluateSettings, *, device: torch.device, progress: Progress
 ) -> RowScores:
     """Encode and decode rows of the split and score them.
 
     Args:
         subject: Dictionary, store and split.
-        limit: At most so many rows, from contexts spread evenly over the split; None for all.
+        settings: How many rows, and whether features are compared.
         device: Where the dictionary computes.
         progress: Where to report.
     """
     dictionary = subject.dictionary.to(device)
-    contexts = subject.store.contexts()
-    chosen = choose(contexts, subject.split, limit)
-    total = int(contexts[chosen, 1].sum())
-    total = total if limit is None else min(total, limit)
-
-    def pieces() -> Iterator[Block]:
-        return blocks(subject.store, contexts, chosen, limit=limit)
-
-    hooks = dictionary.hookpoints_out
-    with progress.task("mean of the rows", total=total, unit="row") as task:
-        centres = {hook: np.zeros(subject.store.hookpoints[hook].width) for hook in hooks}
-        spreads: dict[str, Spread] = {}
-        for block in pieces():
-            for hook in hooks:
-                part = Spread.of(read_rows(subject.store, hook, block.rows))
-                spreads[hook] = spreads[hook].merge(part) if hook in spreads else part
-            task.advance(len(block.rows))
-        centres.update({hook: spread.centre for hook, spread in spreads.items()})
-        total = next((spread.count for spread in spreads.values()), 0)
-    sums = {hook: Reconstruction(centre) for hook, centre in centres.items()}
-    sparsity = Sparsity(raw_decoder_norms(dictionary))
-    with progress.task("reconstruct rows", total=total, unit="row") as task:
-        for block in pieces():
-            _add(dictionary, subject, block, sums, sparsity)
-            task.advance(len(block.rows))
-    scores = [
-        score
+    folded = raw(dictionary)
+    norms = folded.decoder_norms().detach().cpu().double().numpy()
+    sums = {hook: Reconstruction() for hook in dictionary.hookpoints_out}
+    sparsity = Sparsity(norms)
+    _pass(subject, dictionary, settings.rows, sums, sparsity, progress)
+    means = {
+        hook: np.zeros(subject.store.hookpoints[hook].width)
+        if each.spread is None
+        else each.spread.centre
         for hook, each in sums.items()
-        for score in each.scores("" if len(hooks) == 1 else f"@{hook}")
+    }
+    compared = cosines.Compared.of(folded, progress) if settings.cosines else None
+    several = len(sums) > 1
+    scores = [
+        score for hook, each in sums.items() for score in each.scores(f"@{hook}" if several else "")
     ]
+    if several:
+        factors = [dictionary.scales[hook].record.a for hook in sums]
+        scores += pooled(list(sums.values()), factors)
+    scores += sparsity.scores()
+    scores += [] if compared is None else compared.scores()
     facts: dict[str, JsonValue] = {
         "rows": sparsity.rows,
         "contexts": sparsity.contexts,
         "block_rows": BLOCK_ROWS,
+        "batch_rows": batched.BATCH_ROWS,
         "zero_rows": {hook: each.zero_rows for hook, each in sums.items()},
     }
-    return RowScores([*scores, *sparsity.scores()], facts)
+    return RowScores(scores, facts, means, feature_table(sparsity, norms, compared))
 
 
-def _add(
-    dictionary: SparseDictionary,
+def _pass(
     subject: Subject,
-    block: Block,
+    dictionary: SparseDictionary,
+    limit: int | None,
     sums: dict[str, Reconstruction],
     sparsity: Sparsity,
+    progress: Progress,
 ) -> None:
-    read: dict[str, Float32[np.ndarray, "row _"]] = {
-        hook: read_rows(subject.store, hook, block.rows)
-        for hook in dict.fromkeys((*dictionary.hookpoints_in, *dictionary.hookpoints_out))
-    }
-    inputs = {hook: torch.from_numpy(read[hook]) for hook in dictionary.hookpoints_in}
-    code = dictionary.encode(inputs)
-    outputs = dictionary.decode(code, inputs)
-    for hook, each in sums.items():
-        each.update(read[hook], outputs[hook].cpu().numpy())
-    sparsity.update(
-        code.row_ids.cpu().numpy(),
-        code.indices.cpu().numpy(),
-        code.values.cpu().numpy(),
-        block.contexts,
-    )
+    """Read, encode, decode and add every chosen row once."""
+    store = subject.store
+    contexts = store.contexts()
+    chosen = choose(contexts, subject.split, limit)
+    # Only the flags say how many rows are kept; looking at them costs little beside encoding.
+    total = sum(len(block.rows) for block in blocks(store, contexts, chosen, limit=limit))
+    hooks = tuple(dict.fromkeys((*dictionary.hookpoints_in, *dictionary.hookpoints_out)))
+    # The reader takes blocks ahead of the loop that uses them.
+    coming, wanted = itertools.tee(blocks(store, contexts, chosen, limit=limit))
+    rows = read_ahead(store, hooks, (block.runs for block in wanted), most=BLOCK_ROWS)
+    with progress.task("reconstruct rows", total=total, unit="row") as task:
+        for block, read in zip(coming, rows, strict=True):
+            kept = {hook: _kept(each, block) for hook, each in read.items()}
+            inputs = {hook: kept[hook] for hook in dictionary.hookpoints_in}
+            code = dictionary.encode(inputs)
+            outputs = dictionary.decode(code, inputs)
+            for hook, each in sums.items():
+                each.update(kept[hook].numpy(), outputs[hook].cpu().numpy())
+            sparsity.update(
+                code.row_ids.cpu().numpy(),
+                code.indices.cpu().numpy(),
+                code.values.cpu().numpy(),
+                block.contexts,
+            )
+            task.advance(len(block.rows))
 
 
-def raw_decoder_norms(dictionary: SparseDictionary) -> Float64[np.ndarray, " d_sae"]:
-    """Return the length of each decoder vector in raw units."""
+def _kept(read: torch.Tensor, block: Block) -> torch.Tensor:
+    """Return the wanted rows among those read; no copy where all are wanted."""
+    if len(block.places) == len(read):
+        return read
+    return read[torch.from_numpy(block.places)]
+
+
+def raw(dictionary: SparseDictionary) -> SparseDictionary:
+    """Return the dictionary with its normalisation in the weights: lengths are in raw units."""
     external = any(scale.external for scale in dictionary.scales.values())
-    folded = dictionary.folded() if external else dictionary
-    norms: Float64[np.ndarray, " d_sae"] = folded.decoder_norms().detach().cpu().double().numpy()
-    return norms
+    return dictionary.folded() if external else dictionary

@@ -1,6 +1,6 @@
 """The verb: a dictionary and a store in, scores out.
 
-An evaluation is one small table and is written at its end; interrupted before, it starts anew.
+An evaluation is two small tables and is written at its end; interrupted before, it starts anew.
 """
 
 import pyarrow as pa
@@ -59,12 +59,16 @@ def run(
         return Evaluation.open(lake, ref.name)
     with writing(artefact, name=ref.name):
         if manifests.begin(artefact, work) is None:
-            table, facts = _measure(settings, subject, device=device, progress=progress)
+            table, features, facts = _measure(settings, subject, device=device, progress=progress)
             artefact.write(layout.SCORES, table_file.to_bytes(table))
+            artefact.write(layout.FEATURE_SCORES, table_file.to_bytes(features))
             manifests.finish(
                 artefact,
                 work,
-                arrays={"scores": ArrayInfo(shape=table.shape, dtype="table")},
+                arrays={
+                    "scores": ArrayInfo(shape=table.shape, dtype="table"),
+                    "features": ArrayInfo(shape=features.shape, dtype="table"),
+                },
                 counts={"rows": _evaluated(table), "metrics": table.num_rows},
                 facts=facts,
             )
@@ -73,9 +77,9 @@ def run(
 
 def _measure(
     settings: EvaluateSettings, subject: Subject, *, device: str, progress: Progress
-) -> tuple[pa.Table, dict[str, JsonValue]]:
+) -> tuple[pa.Table, pa.Table, dict[str, JsonValue]]:
     where = devices.resolve(device)
-    found = rows.measure(subject, limit=settings.rows, device=where, progress=progress)
+    found = rows.measure(subject, settings, device=where, progress=progress)
     scores = list(found.scores)
     facts: dict[str, JsonValue] = {
         "split": settings.split,
@@ -86,10 +90,12 @@ def _measure(
         "splice": None,
     }
     if settings.splice is not None:
-        spliced = cross_entropy.measure(subject, settings.splice, device=device, progress=progress)
+        spliced = cross_entropy.measure(
+            subject, settings.splice, means=found.means, device=device, progress=progress
+        )
         scores += spliced.scores
         facts["splice"] = spliced.facts
-    return table_of(scores), facts
+    return table_of(scores), found.features, facts
 
 
 def _evaluated(table: pa.Table) -> int:

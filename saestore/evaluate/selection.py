@@ -6,22 +6,31 @@ ones used are spread evenly over it: the first ones would be the first documents
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 
 BLOCK_ROWS = 4096
 """Rows of the store in one block: enough for a matrix product, 16 MB of activations at d 1024."""
 
+GAP = 256
+"""Rows that nobody wants are read along when fewer stand between wanted ones: the usual chunk."""
+
+FLAGS_AT_ONCE = 1 << 20
+"""Rows whose flags are read together: a chunk of flags holds many blocks."""
+
 
 @runtime_checkable
 class Rows(Protocol):
-    """What is read of an activation store."""
+    """What is read of an activation store to choose rows."""
 
-    def read(self, hookpoint: str, start: int, stop: int) -> Float32[np.ndarray, "row d"]:
-        """Return the rows of one hookpoint."""
+    @property
+    def n_rows(self) -> int:
+        """Rows of the store."""
         ...
 
     def flags(self, start: int, stop: int) -> UInt8[np.ndarray, " row"]:
@@ -29,16 +38,32 @@ class Rows(Protocol):
         ...
 
 
-class Block(NamedTuple):
+@dataclass(frozen=True)
+class Block:
     """Kept rows of one stretch of the store.
 
     Attributes:
         rows: Their numbers in the store, ascending.
         contexts: The context of each.
+        runs: The ranges of rows to read: first, and the one after the last.
+        places: Where each row is among those read, one run after the other.
     """
 
     rows: Int64[np.ndarray, " row"]
     contexts: Int64[np.ndarray, " row"]
+    runs: tuple[tuple[int, int], ...]
+    places: Int64[np.ndarray, " row"]
+
+    @classmethod
+    def of(cls, rows: Int64[np.ndarray, " row"], contexts: Int64[np.ndarray, " row"]) -> "Block":
+        """Return a block of some rows, at least one."""
+        breaks = np.flatnonzero(np.diff(rows) > GAP) + 1
+        first = np.concatenate([[0], breaks])
+        starts, stops = rows[first], rows[np.append(breaks, len(rows)) - 1] + 1
+        begins = np.cumsum(stops - starts) - (stops - starts)  # place of each run's first row
+        run = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(rows))))
+        runs = tuple(zip(starts.tolist(), stops.tolist(), strict=True))
+        return cls(rows, contexts, runs, rows - starts[run] + begins[run])
 
 
 def spread(items: int, wanted: int) -> Int64[np.ndarray, " _"]:
@@ -89,6 +114,12 @@ def blocks(
         for block in range(begin // BLOCK_ROWS, -(-stop // BLOCK_ROWS))
     }
     left = np.iinfo(np.int64).max if limit is None else limit
+
+    @lru_cache(maxsize=1)
+    def flags(piece: int) -> UInt8[np.ndarray, " row"]:
+        begin = piece * FLAGS_AT_ONCE
+        return store.flags(begin, min(begin + FLAGS_AT_ONCE, store.n_rows))
+
     for block in sorted(touched):
         start, stop = block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS
         # A context may begin in one block and end in another: each block takes its part.
@@ -96,19 +127,10 @@ def blocks(
         begins, ends = np.maximum(first[inside], start), np.minimum(end[inside], stop)
         rows = np.concatenate([np.arange(b, e) for b, e in zip(begins, ends, strict=True)])
         owners = np.repeat(chosen[inside], ends - begins)
-        kept = np.flatnonzero(store.flags(int(rows[0]), int(rows[-1]) + 1)[rows - rows[0]] == 0)
-        kept = kept[:left]
+        piece = start // FLAGS_AT_ONCE  # a multiple of the block: no block has two
+        kept = np.flatnonzero(flags(piece)[rows - piece * FLAGS_AT_ONCE] == 0)[:left]
         left -= len(kept)
         if len(kept):
-            yield Block(rows[kept], owners[kept])
+            yield Block.of(rows[kept], owners[kept])
         if left == 0:
             return
-
-
-def read_rows(
-    store: Rows, hookpoint: str, rows: Int64[np.ndarray, " row"]
-) -> Float32[np.ndarray, "row d"]:
-    """Return some rows of one block: one read over their stretch, then a selection."""
-    stretch = store.read(hookpoint, int(rows[0]), int(rows[-1]) + 1)
-    wanted: Float32[np.ndarray, "row d"] = stretch[rows - rows[0]]
-    return wanted

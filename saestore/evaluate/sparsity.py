@@ -1,6 +1,6 @@
 """How sparse codes are: L0, L1, density of each feature, and which never fired.
 
-A firing is an entry different from 0. `dead[N]` looks at the first N evaluated rows, so it needs
+A firing is an entry different from 0. `l0[low]` and `l0[high]` bound L0 over contexts like these. `dead[N]` looks at the first N evaluated rows, so it needs
 at least N of them. That a feature stayed silent for N rows bounds its rate: were it r, N rows
 would be silent with probability (1-r)^N, so r < 1 - 0.05^(1/N) with 95 % confidence. Rows of one
 context are not independent; the same bound with contexts for rows is the cautious reading.
@@ -11,8 +11,9 @@ import math
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
+from saestore.evaluate.intervals import context_interval
 from saestore.evaluate.metrics import Score
-from saestore_schemas.metrics import DENSITY_QUANTILES, WINDOWS
+from saestore_schemas.metrics import DENSITY_QUANTILES, ROW_QUANTILES, WINDOWS
 
 
 _NEVER = np.iinfo(np.int64).max
@@ -38,6 +39,8 @@ class Sparsity:
         self._sums = np.zeros(len(decoder_norms), np.float64)
         self._first = np.full(len(decoder_norms), _NEVER, np.int64)
         self._context_starts: list[Int64[np.ndarray, " context"]] = []
+        self._context_firings: list[Int64[np.ndarray, " context"]] = []
+        self._rows_by_l0 = np.zeros(0, np.int64)
         self._last_context = -1
         self.rows = 0
 
@@ -64,15 +67,41 @@ class Sparsity:
         )
         np.minimum.at(self._first, features, rows + self.rows)
         before = np.concatenate([[self._last_context], contexts[:-1]])
-        self._context_starts.append(np.flatnonzero(contexts != before) + self.rows)
+        starts = np.flatnonzero(contexts != before)
+        self._context_starts.append(starts + self.rows)
         if len(contexts):
+            self._count(np.bincount(rows, minlength=len(contexts)), starts)
             self._last_context = int(contexts[-1])
         self.rows += len(contexts)
+
+    def _count(self, per_row: Int64[np.ndarray, " row"], starts: Int64[np.ndarray, " _"]) -> None:
+        """Add how many features fired on each row, and where contexts begin among the rows."""
+        self._rows_by_l0 = _added(self._rows_by_l0, np.bincount(per_row))
+        if self._context_firings:  # the rows before the first start belong to the context before
+            before = int(starts[0]) if len(starts) else len(per_row)
+            self._context_firings[-1][-1] += int(per_row[:before].sum())
+        if len(starts):
+            self._context_firings.append(np.add.reduceat(per_row, starts))
 
     @property
     def contexts(self) -> int:
         """Contexts seen."""
         return sum(len(starts) for starts in self._context_starts)
+
+    @property
+    def firings(self) -> Int64[np.ndarray, " d_sae"]:
+        """Firings of each feature."""
+        return self._firings
+
+    @property
+    def sums(self) -> Float64[np.ndarray, " d_sae"]:
+        """Sum of the sizes of each feature's values."""
+        return self._sums
+
+    @property
+    def first(self) -> Int64[np.ndarray, " d_sae"]:
+        """Rows before each feature's first firing; -1 where it never fired."""
+        return np.where(self._first == _NEVER, -1, self._first)
 
     @property
     def densities(self) -> Float64[np.ndarray, " d_sae"]:
@@ -89,8 +118,32 @@ class Sparsity:
         }
         return [
             *(Score(name, total / rows if rows else None, rows) for name, total in per_row.items()),
+            self._mean_activation(),
+            *self._l0(),
             *self._dead(),
             *self._density(),
+        ]
+
+    def _mean_activation(self) -> Score:
+        firings = int(self._firings.sum())
+        found = float(self._sums.sum()) / firings if firings else None
+        return Score("mean_activation", found, firings)
+
+    def _l0(self) -> list[Score]:
+        """Return the interval of L0 over contexts, and its quantiles over rows."""
+        starts = np.concatenate([np.zeros(0, np.int64), *self._context_starts])
+        firings = np.concatenate([np.zeros(0, np.int64), *self._context_firings])
+        bounds = context_interval(firings, np.diff(starts, append=self.rows))
+        low, high = (None, None) if bounds is None else bounds
+        reached = np.cumsum(self._rows_by_l0)
+        at = {
+            name: int(np.searchsorted(reached, max(1, -(-permille * self.rows // 1000))))
+            for name, permille in ROW_QUANTILES.items()
+        }
+        return [
+            Score("l0[low]", low, len(starts)),
+            Score("l0[high]", high, len(starts)),
+            *(Score(f"l0[{q}]", float(n) if self.rows else None, self.rows) for q, n in at.items()),
         ]
 
     def _dead(self) -> list[Score]:
@@ -125,3 +178,13 @@ class Sparsity:
             Score(f"density[{name}]", float(ordered[place - 1]) if self.rows else None, features)
             for name, place in places.items()
         ]
+
+
+def _added(
+    left: Int64[np.ndarray, " _"], right: Int64[np.ndarray, " _"]
+) -> Int64[np.ndarray, " _"]:
+    """Return the sum of two counts of different lengths."""
+    longer, shorter = (left, right) if len(left) >= len(right) else (right, left)
+    total = longer.copy()
+    total[: len(shorter)] += shorter
+    return total

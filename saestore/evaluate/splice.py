@@ -1,24 +1,27 @@
 """What the language model loses when a dictionary's reconstruction stands in for activations.
 
-    delta_ce       = CE_dict - CE_clean                                   nats per predicted token
+    delta_ce        = CE_dict - CE_clean                                  nats per predicted token
     ce_recovered[a] = (CE_a - CE_dict) / (CE_a - CE_clean)                a: zero, mean
+    kl[w]           = KL(clean distribution || that of w)                 w: dict, zero, mean
+    kl_recovered[a] = 1 - KL_dict / KL_a
 
-Only kept positions are replaced: BOS, separators and ignored tokens keep their activations, as
-training never saw them and their outsized norms would decide everything. Counted are the
-predictions made from replaced positions. Several hookpoints are replaced in one forward, each from
-the clean activations (`parallel`). Recovery against zero ablation is often above .95 for bad
-dictionaries: read `delta_ce` first.
+By default only kept positions are replaced: BOS, separators and ignored tokens keep their
+activations, as training never saw them and their outsized norms would decide everything. Counted
+are the predictions made from kept positions, whatever is replaced. Several hookpoints are replaced
+in one forward, each from the clean activations (`parallel`). Recovery against zero ablation is
+often above .95 for bad dictionaries: read `delta_ce` first.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt8
+from jaxtyping import Bool, Float, Int32, Int64, UInt8
 from torch import Tensor
 
 from saestore.evaluate.metrics import Score
+from saestore.lm import Predictions
 
 
 UNDEFINED_BELOW = 1e-6
@@ -26,6 +29,12 @@ UNDEFINED_BELOW = 1e-6
 
 INTERVENTIONS = ("clean", "dict", "zero", "mean")
 """Forward passes over each batch."""
+
+ABLATIONS = ("zero", "mean")
+"""What a reconstruction's damage is compared with."""
+
+Positions = Literal["kept", "all"]
+"""Which positions are replaced."""
 
 Patch = Callable[[Tensor], Tensor]
 
@@ -39,13 +48,22 @@ class Model(Protocol):
         """Where it computes."""
         ...
 
-    def token_losses(
+    def final_rows(
         self,
         tokens: Int64[Tensor, "batch position"],
         *,
         patches: Mapping[str, Patch] | None = None,
-    ) -> Float32[Tensor, "batch position"]:
-        """Return the loss of predicting position p + 1 at p, some hookpoints replaced."""
+    ) -> Float[Tensor, "batch position d_model"]:
+        """Return what enters the unembedding, some hookpoints replaced."""
+        ...
+
+    def predictions(
+        self,
+        clean: Float[Tensor, "row d_model"],
+        others: Sequence[Float[Tensor, "row d_model"]],
+        targets: Int64[Tensor, " row"],
+    ) -> list[Predictions]:
+        """Return how such rows predict the tokens after them, and others in their place."""
         ...
 
 
@@ -54,38 +72,47 @@ class Batch(NamedTuple):
 
     Attributes:
         tokens: Token ids; padding is 0.
-        kept: Positions that are replaced: neither flagged nor padding.
+        replaced: Positions that are replaced; never padding.
         predicted: Kept positions that have a next token.
     """
 
     tokens: Int64[Tensor, "batch position"]
-    kept: Bool[Tensor, "batch position"]
+    replaced: Bool[Tensor, "batch position"]
     predicted: Bool[Tensor, "batch position"]
 
 
 def pad(
     tokens: Sequence[Int32[np.ndarray, " _"]],
     flags: Sequence[UInt8[np.ndarray, " _"]],
+    *,
+    positions: Positions = "kept",
 ) -> Batch:
-    """Return contexts as one batch."""
+    """Return contexts as one batch.
+
+    Args:
+        tokens: Token ids of each context.
+        flags: Flags of each position; 0 is kept.
+        positions: Which are replaced: the kept ones, or all.
+    """
     shape = (len(tokens), max(len(each) for each in tokens))
     ids = torch.zeros(shape, dtype=torch.int64)
-    kept = torch.zeros(shape, dtype=torch.bool)
+    replaced = torch.zeros(shape, dtype=torch.bool)
     predicted = torch.zeros(shape, dtype=torch.bool)
     for row, (some, marks) in enumerate(zip(tokens, flags, strict=True)):
         ids[row, : len(some)] = torch.from_numpy(some.astype(np.int64))
-        kept[row, : len(some)] = torch.from_numpy(marks == 0)
-        predicted[row, : len(some) - 1] = kept[row, : len(some) - 1]
-    return Batch(ids, kept, predicted)
+        kept = torch.from_numpy(marks == 0)
+        replaced[row, : len(some)] = kept if positions == "kept" else True
+        predicted[row, : len(some) - 1] = kept[:-1]
+    return Batch(ids, replaced, predicted)
 
 
 class Splice:
-    """Cross-entropies summed over batches.
+    """Cross-entropies and divergences summed over batches.
 
     Args:
         model: The language model.
         reads: Hookpoints whose activations `reconstruct` takes.
-        reconstruct: Kept rows by hookpoint to their reconstructions by hookpoint, raw units.
+        reconstruct: Replaced rows by hookpoint to their reconstructions by hookpoint, raw units.
         means: Mean row of every hookpoint that is replaced.
     """
 
@@ -102,48 +129,57 @@ class Splice:
         self._reconstruct = reconstruct
         self._means = dict(means)
         self._nats = dict.fromkeys(INTERVENTIONS, 0.0)
+        self._divergence = dict.fromkeys(INTERVENTIONS, 0.0)
         self.predictions = 0
         self.replaced = 0
 
     def update(self, batch: Batch) -> None:
-        """Add one batch: four forward passes."""
-        kept = batch.kept.to(self._model.device)
+        """Add one batch: four forward passes, and the unembedding of what is counted."""
+        device = self._model.device
+        tokens, counted = batch.tokens.to(device), batch.predicted.to(device)
+        replaced = batch.replaced.to(device)
         seen: dict[str, Tensor] = {}
-        self._add("clean", batch, {name: _record(name, kept, seen) for name in self._reads})
-        for name, patches in self._interventions(kept, seen).items():
-            self._add(name, batch, patches)
+        recorded = {name: _record(name, replaced, seen) for name in self._reads}
+        clean = self._model.final_rows(tokens, patches=recorded)[counted]
+        others = [
+            self._model.final_rows(tokens, patches=patches)[counted]
+            for patches in self._interventions(replaced, seen)
+        ]
+        found = self._model.predictions(clean, others, tokens.roll(-1, dims=1)[counted])
+        for name, each in zip(INTERVENTIONS, found, strict=True):
+            self._nats[name] += float(each.losses.double().sum())
+            self._divergence[name] += float(each.divergences.double().sum())
         self.predictions += int(batch.predicted.sum())
-        self.replaced += int(batch.kept.sum())
+        self.replaced += int(batch.replaced.sum())
 
     def _interventions(
-        self, kept: Bool[Tensor, "batch position"], seen: Mapping[str, Tensor]
-    ) -> dict[str, dict[str, Patch]]:
+        self, replaced: Bool[Tensor, "batch position"], seen: Mapping[str, Tensor]
+    ) -> list[dict[str, Patch]]:
+        """Return what is put in place, in the order of `INTERVENTIONS` after the clean pass."""
         outputs = self._reconstruct(seen)
-        rows = {
-            "dict": outputs,
-            "zero": {name: torch.zeros_like(out) for name, out in outputs.items()},
-            "mean": {name: self._means[name].expand_as(out) for name, out in outputs.items()},
-        }
-        return {
-            what: {name: _replace(kept, each) for name, each in by_name.items()}
-            for what, by_name in rows.items()
-        }
-
-    def _add(self, what: str, batch: Batch, patches: Mapping[str, Patch]) -> None:
-        with torch.inference_mode():
-            losses = self._model.token_losses(batch.tokens.to(self._model.device), patches=patches)
-        self._nats[what] += float(losses.cpu()[batch.predicted].double().sum())
+        zeros = {name: torch.zeros_like(out) for name, out in outputs.items()}
+        means = {name: self._means[name].expand_as(out) for name, out in outputs.items()}
+        return [
+            {name: _replace(replaced, rows) for name, rows in by_name.items()}
+            for by_name in (outputs, zeros, means)
+        ]
 
     def scores(self) -> list[Score]:
-        """Return the cross-entropies, their difference and the recovered shares."""
+        """Return the cross-entropies, the divergences and the recovered shares."""
         n = self.predictions
         ce = {what: nats / n if n else None for what, nats in self._nats.items()}
+        kl = {what: nats / n if n else None for what, nats in self._divergence.items()}
         return [
             *(Score(f"ce[{what}]", value, n) for what, value in ce.items()),
             Score("delta_ce", difference(ce["dict"], ce["clean"]), n),
             *(
                 Score(f"ce_recovered[{what}]", recovered(ce[what], ce["dict"], ce["clean"]), n)
-                for what in ("zero", "mean")
+                for what in ABLATIONS
+            ),
+            *(Score(f"kl[{what}]", kl[what], n) for what in INTERVENTIONS[1:]),
+            *(
+                Score(f"kl_recovered[{what}]", recovered(kl[what], kl["dict"], kl["clean"]), n)
+                for what in ABLATIONS
             ),
         ]
 
@@ -157,7 +193,7 @@ def recovered(ablated: float | None, replaced: float | None, clean: float | None
     """Return the share of the ablation's damage that the reconstruction avoids.
 
     Returns:
-        None when the ablation changes cross-entropy by less than 1e-6 nats.
+        None when the ablation does less than 1e-6 nats.
     """
     if ablated is None or replaced is None or clean is None:
         return None
@@ -165,18 +201,18 @@ def recovered(ablated: float | None, replaced: float | None, clean: float | None
     return None if abs(damage) < UNDEFINED_BELOW else (ablated - replaced) / damage
 
 
-def _record(name: str, kept: Bool[Tensor, "batch position"], seen: dict[str, Tensor]) -> Patch:
+def _record(name: str, at: Bool[Tensor, "batch position"], seen: dict[str, Tensor]) -> Patch:
     def patch(activation: Tensor) -> Tensor:
-        seen[name] = activation[kept].float()
+        seen[name] = activation[at].float()
         return activation
 
     return patch
 
 
-def _replace(kept: Bool[Tensor, "batch position"], rows: Tensor) -> Patch:
+def _replace(at: Bool[Tensor, "batch position"], rows: Tensor) -> Patch:
     def patch(activation: Tensor) -> Tensor:
         changed = activation.clone()
-        changed[kept] = rows.to(changed)
+        changed[at] = rows.to(changed)
         return changed
 
     return patch

@@ -32,6 +32,7 @@ VIEWS = {
     "logits": "tokens each feature promotes and suppresses, with their text",
     "logit_stats": "distribution of each feature's logit scores",
     "scores": "metrics of every evaluation",
+    "feature_scores": "one line per feature and evaluation: density, nearest other features",
     "metrics": "metrics of every training run, by step",
     "artefacts": "everything in the lake",
 }
@@ -96,11 +97,8 @@ _TYPES = {
 
 
 def _schema(view: str) -> pa.Schema:
-    if view in {"scores", "metrics"}:
-        table, keys = {
-            "scores": (tables.SCORES, ("series", "dictionary", "evaluation")),
-            "metrics": (tables.METRICS, ("series", "dictionary")),
-        }[view]
+    if view in _OF_THE_LAKE:
+        table, keys = _OF_THE_LAKE[view]
         return _keyed(table.schema(), keys)
     row = pa.field("row", pa.uint64())
     if view == "tokens":
@@ -121,6 +119,15 @@ def _schema(view: str) -> pa.Schema:
 def _keyed(schema: pa.Schema, keys: Iterable[str]) -> pa.Schema:
     return pa.schema([*(pa.field(key, pa.string()) for key in keys), *schema])
 
+
+_EVALUATION_KEYS = ("series", "dictionary", "evaluation")
+
+_OF_THE_LAKE: Mapping[str, tuple[Table, tuple[str, ...]]] = {
+    "scores": (tables.SCORES, _EVALUATION_KEYS),
+    "feature_scores": (tables.FEATURE_SCORES, _EVALUATION_KEYS),
+    "metrics": (tables.METRICS, ("series", "dictionary")),
+}
+"""Views over evaluations and training runs, and what tells their artefacts apart."""
 
 _TABLES: Mapping[str, Table] = {
     "features": tables.FEATURES,
@@ -200,12 +207,13 @@ def lake_views(lake: Lake) -> dict[str, str]:
     """Return the SQL of the views over evaluations and training runs."""
     return {
         "scores": _files(lake, "scores", "evaluation", layout.SCORES),
+        "feature_scores": _files(lake, "feature_scores", "evaluation", layout.FEATURE_SCORES),
         "metrics": _files(lake, "metrics", "dictionary", layout.METRICS),
     }
 
 
 def _files(lake: Lake, view: str, kind: str, file: str) -> str:
-    names = ("series", "dictionary", "evaluation")
+    names = _EVALUATION_KEYS
     arms = []
     for ref in lake.refs():
         if ref.kind == kind and lake.artefact(ref).exists(file):

@@ -70,6 +70,7 @@ CHECKPOINTS = "checkpoints"
 
 # evaluations
 SCORES = "scores.parquet"
+FEATURE_SCORES = "features.parquet"
 
 
 def hook_array(hookpoint: str) -> str:

@@ -9,12 +9,15 @@ from saestore_schemas.names import ArtefactName, DictionaryName
 
 
 class SpliceSettings(Model):
-    """Cross-entropy with the reconstruction put in place of the activations."""
+    """Cross-entropy and KL divergence with the reconstruction put in place of the activations."""
 
     contexts: int = Field(default=32, ge=1)
     """Contexts of the store run through the language model, evenly spread over the split."""
     forward_contexts: int = Field(default=4, ge=1)
     """Contexts in one forward pass."""
+    replace: Literal["kept", "all"] = "kept"
+    """Which positions get the reconstruction: kept ones, or special and ignored ones too. Counted are
+    predictions made from kept positions either way."""
     lm: str | None = None
     """Language model to run (hub name or directory); absent, the one the store was made with."""
 
@@ -34,5 +37,8 @@ class EvaluateSettings(Model):
     the training run's `activations.held_out`."""
     rows: int | None = Field(default=1_000_000, ge=1)
     """At most so many rows for the metrics that need no language model; null, all of the split."""
+    cosines: bool = True
+    """Compare every feature's encoder and decoder vector with all others: d_sae squared times d_in
+    multiplications, seconds to 32 768 features on a CPU."""
     splice: SpliceSettings | None = SpliceSettings()
-    """Cross-entropy; null skips it and loads no language model."""
+    """Cross-entropy and KL divergence; null skips them and loads no language model."""

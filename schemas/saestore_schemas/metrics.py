@@ -23,6 +23,12 @@ DENSITY_QUANTILES = {"q01": 10, "q05": 50, "q10": 100, "q25": 250, "q50": 500,
                      "q75": 750, "q90": 900, "q95": 950, "q99": 990}  # fmt: skip
 """Quantiles of `density[...]` over features, permille: element max(1, ceil(p n / 1000))."""
 
+ROW_QUANTILES = {"q05": 50, "q50": 500, "q95": 950}
+"""Quantiles of `l0[...]` over rows, permille: element max(1, ceil(p n / 1000))."""
+
+COSINE_QUANTILES = {"q05": 50, "q50": 500, "q95": 950}
+"""The same of cosines over features."""
+
 _RAW = "raw"
 """Lengths in the units of the activations."""
 _RAW_SQ = "raw^2"
@@ -37,17 +43,52 @@ RECONSTRUCTION = (
     Metric("l2_ratio", "", "mean over rows of |yhat| / |y|; rows of length zero left out"),
     Metric("l2_error_ratio", "", "mean |y - yhat| / mean |y|"),
     Metric("reconstruction_bias", "", "sum |yhat|^2 / sum y.yhat (arXiv:2404.16014, eq. 10)"),
-    Metric("ev_legacy_row", "", "mean over rows of 1 - |e|^2 / |y - mean y|^2 (SAELens, legacy)"),
-    Metric("ev_residual_centred", "", "1 - sum Var e / sum Var y: blind to a constant error"),
-    Metric("ev_scalar_mean", "", "1 - E|e|^2 / (E|y|^2 - (mean_j E y_j^2)^2): a known error"),
     Metric("nmse_row", "", "mean over rows of |e|^2 / |y|^2 (OpenAI's evaluation)"),
+    Metric(
+        "ev_scalar_mean",
+        "",
+        "1 - E|e|^2 / (E|y|^2 - (mean_j E y_j^2)^2): a known error (SAEBench, SAELens 6.18)",
+    ),
+    Metric(
+        "ev_legacy_row",
+        "",
+        "mean over rows of 1 - |e|^2 / |y - batch mean|^2 (SAELens and SAEBench, legacy)",
+    ),
+    Metric("ev_legacy_row_std", "", "standard deviation over rows of the same"),
+    Metric(
+        "ev_residual_centred",
+        "",
+        "mean over batches of 1 - sum Var e / sum Var y: blind to a constant error "
+        "(dictionary_learning)",
+    ),
+    Metric("fvu_batch", "", "mean over batches of fvu within the batch (sparsify)"),
+    Metric("ev_batch_mean", "", "1 - fvu_batch (llamascopium)"),
 )
-"""Of each reconstructed hookpoint; several hookpoints add `@hookpoint` to the names."""
+"""Of each reconstructed hookpoint; several hookpoints add `@hookpoint` to the names. A batch is 4096
+consecutive evaluated rows; a short last one is left out, unless it is the only one."""
+
+POOLED = (
+    Metric(
+        "explained_variance_pooled",
+        "",
+        "explained variance of all hookpoints together, each in its normalised units",
+    ),
+    Metric(
+        "mse_pooled",
+        "normalised^2",
+        "squared error summed over dimensions and hookpoints, mean over rows",
+    ),
+)
+"""Of a dictionary that reconstructs several hookpoints."""
 
 SPARSITY = (
     Metric("l0", "features/row", "firings per row"),
     Metric("l1", _RAW, "sum of values times decoder length, mean over rows"),
     Metric("l1_raw", _RAW, "sum of values, mean over rows"),
+    Metric("mean_activation", _RAW, "mean value of a firing"),
+    Metric("l0[low]", "features/row", "lower end of the 95 % interval of l0, contexts resampled"),
+    Metric("l0[high]", "features/row", "its upper end"),
+    *(Metric(f"l0[{q}]", "features/row", f"{q} of firings over rows") for q in ROW_QUANTILES),
     *(
         Metric(
             f"dead[{name}]",
@@ -81,17 +122,35 @@ SPARSITY = (
     ),
 )
 
+COSINES = tuple(
+    Metric(f"{name}[{which}]", "", f"{which} over features of {what}")
+    for name, what in (
+        ("decoder_cosine_max", "the largest |cosine| with another decoder vector"),
+        ("encoder_cosine_max", "the largest |cosine| with another encoder vector"),
+        ("enc_dec_cosine", "the cosine of encoder and decoder vector"),
+    )
+    for which in ("mean", *COSINE_QUANTILES, "max")
+)
+"""Of the folded weights; features with a vector of length zero are left out."""
+
 CROSS_ENTROPY = (
     Metric("ce[clean]", _NATS, "cross-entropy per predicted token, nothing replaced"),
     Metric("ce[dict]", _NATS, "with the reconstruction in place"),
     Metric("ce[zero]", _NATS, "with zero in place"),
-    Metric("ce[mean]", _NATS, "with the store's mean in place"),
+    Metric("ce[mean]", _NATS, "with the mean of the evaluated rows in place"),
     Metric("delta_ce", _NATS, "ce[dict] - ce[clean]"),
     Metric("ce_recovered[zero]", "", "(ce[zero] - ce[dict]) / (ce[zero] - ce[clean])"),
     Metric("ce_recovered[mean]", "", "(ce[mean] - ce[dict]) / (ce[mean] - ce[clean])"),
+    Metric("kl[dict]", _NATS, "KL(clean || reconstruction in place) per predicted token"),
+    Metric("kl[zero]", _NATS, "KL(clean || zero in place)"),
+    Metric("kl[mean]", _NATS, "KL(clean || mean in place)"),
+    Metric("kl_recovered[zero]", "", "1 - kl[dict] / kl[zero]"),
+    Metric("kl_recovered[mean]", "", "1 - kl[dict] / kl[mean]"),
 )
 
-METRICS: dict[str, Metric] = {m.name: m for m in (*RECONSTRUCTION, *SPARSITY, *CROSS_ENTROPY)}
+METRICS: dict[str, Metric] = {
+    m.name: m for m in (*RECONSTRUCTION, *POOLED, *SPARSITY, *COSINES, *CROSS_ENTROPY)
+}
 """Every metric by name."""
 
 

@@ -351,8 +351,57 @@ SCORES = Table(
     ),
 )
 
+FEATURE_SCORES = Table(
+    "feature_scores",
+    "One line per feature of an evaluation, dead ones included.",
+    ("feature",),
+    (
+        Column("feature", pa.uint32(), "feature"),
+        Column("n_firings", pa.uint64(), "evaluated rows it fires on"),
+        Column("density", pa.float64(), "n_firings / rows; null without rows", nullable=True),
+        Column(
+            "mean", pa.float64(), "mean value of its firings; null if it never fires", nullable=True
+        ),
+        Column(
+            "first_row",
+            pa.uint64(),
+            "evaluated rows before its first firing; null if it never fires",
+            nullable=True,
+        ),
+        Column(
+            "rate_bound",
+            pa.float64(),
+            "95 % upper bound on the rate of a feature that never fired, 1 - 0.05^(1/rows); null of "
+            "one that did",
+            nullable=True,
+        ),
+        Column("dec_norm", pa.float64(), "length of the folded decoder vector, raw units"),
+        Column(
+            "decoder_cosine_max",
+            pa.float64(),
+            "largest |cosine| with another decoder vector; null if not measured or a length is zero",
+            nullable=True,
+        ),
+        Column("decoder_nearest", pa.uint32(), "that feature", nullable=True),
+        Column(
+            "encoder_cosine_max",
+            pa.float64(),
+            "largest |cosine| with another encoder vector; null if not measured or a length is zero",
+            nullable=True,
+        ),
+        Column("encoder_nearest", pa.uint32(), "that feature", nullable=True),
+        Column(
+            "enc_dec_cosine",
+            pa.float64(),
+            "cosine of encoder and decoder vector; null where shapes differ or one is zero",
+            nullable=True,
+        ),
+    ),
+)
+
 TABLES = (
     FILES, DOCUMENTS, VOCABULARY, CONTEXTS, FIRINGS_BY_FEATURE, FIRINGS_BY_CONTEXT, FEATURES,
     HISTOGRAMS, EXAMPLES, LOGITS, LOGIT_STATS, METRICS, SCORES,
+    FEATURE_SCORES,
 )  # fmt: skip
 """Every table, for the reference pages and for readers that check what they open."""

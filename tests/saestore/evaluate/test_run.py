@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from saestore import evaluate, generate, train
+from saestore import evaluate, features, generate, train
 from saestore.activations import ActivationStore, held_out
 from saestore.dictionaries import load
 from saestore.errors import ArtefactExistsError, ConfigError, HookpointNotFoundError
@@ -19,7 +19,7 @@ from saestore_schemas.dictionary import SaeSettings, TopK
 from saestore_schemas.evaluate import EvaluateSettings, SpliceSettings
 from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.lm import LmSettings
-from saestore_schemas.metrics import METRICS
+from saestore_schemas.metrics import METRICS, POOLED
 from saestore_schemas.train import ActivationsSettings, BudgetSettings, TrainSettings
 
 
@@ -95,6 +95,7 @@ def test_scores_equal_a_direct_computation(lake, evaluation, held_out_rows):
         "l1_raw": dense.sum() / len(y),
         "dead[all]": (dense > 0).any(axis=0).mean() * -1 + 1,
         "density[max]": (dense > 0).mean(axis=0).max(),
+        "mean_activation": dense.sum() / (dense > 0).sum(),
     }
     for name, value in expected.items():
         assert evaluation.values[name] == pytest.approx(value, rel=1e-6), name
@@ -106,10 +107,35 @@ def test_scores_equal_a_direct_computation(lake, evaluation, held_out_rows):
 def test_the_table_is_scores_and_every_metric_is_known(evaluation):
     assert evaluation.table.schema.equals(tables.SCORES.schema())
     names = evaluation.table["metric"].to_pylist()
-    assert names == sorted(METRICS)
+    assert names == sorted(METRICS.keys() - {metric.name for metric in POOLED})
     units = dict(zip(names, evaluation.table["unit"].to_pylist(), strict=True))
     assert units["delta_ce"] == "nats"
     assert units["explained_variance"] == ""
+
+
+def test_features_have_a_line_each(lake, evaluation, held_out_rows):
+    table = evaluation.features
+    assert table.schema.equals(tables.FEATURE_SCORES.schema())
+    sae = load(lake, "s/d")
+    dense = sae.encode(torch.from_numpy(held_out_rows)).to_dense().double().numpy()
+    columns = table.to_pydict()
+    firings = (dense > 0).sum(axis=0)
+    assert columns["feature"] == list(range(sae.d_sae))
+    assert columns["n_firings"] == firings.tolist()
+    assert columns["density"] == (firings / len(dense)).tolist()
+    for feature, count in enumerate(firings):
+        silent = count == 0
+        assert (columns["mean"][feature] is None) == silent
+        assert (columns["first_row"][feature] is None) == silent
+        assert (columns["rate_bound"][feature] is not None) == silent
+        if not silent:
+            assert columns["first_row"][feature] == np.flatnonzero(dense[:, feature])[0]
+    nearest = columns["decoder_nearest"][0]
+    assert columns["decoder_cosine_max"][0] == pytest.approx(
+        abs(torch.cosine_similarity(sae.W_dec[0], sae.W_dec[nearest], dim=0).item()), rel=1e-5
+    )
+    found = features.query(lake, "SELECT count(*) AS n FROM feature_scores WHERE dictionary = 'd'")
+    assert found["n"][0].as_py() == sae.d_sae
 
 
 def test_cross_entropies_are_the_models_own(lake, evaluation, tiny_gpt2):
@@ -147,6 +173,8 @@ def test_m12_the_identity_spliced_into_a_real_model_changes_nothing(lake, tiny_g
     )
     scores = {score.metric: score.value for score in splice.scores()}
     assert scores["delta_ce"] == 0
+    assert scores["kl[dict]"] == 0
+    assert scores["kl_recovered[zero]"] == scores["kl_recovered[mean]"] == 1
     assert scores["ce_recovered[zero]"] == 1
     assert scores["ce_recovered[mean]"] == 1
     assert abs(scores["ce[zero]"] - scores["ce[clean]"]) > 1e-3
@@ -176,7 +204,7 @@ def test_rows_bound_and_splits_are_kept(lake, monkeypatch):
     assert 0 < small.manifest.facts["rows"] <= 60
     assert small.manifest.facts["splice"] is None
     assert "ce[clean]" not in small.values
-    assert [task["label"] for task in progress.tasks] == ["mean of the rows", "reconstruct rows"]
+    assert [task["label"] for task in progress.tasks] == ["reconstruct rows", "compare features"]
     everything = evaluate.run(
         settings(name="all", rows=None, split="all", splice=None), lake, device="cpu"
     )
@@ -204,8 +232,16 @@ def test_another_model_is_noted(lake, tiny_llama):
 def test_bars_end_where_they_say(lake):
     progress = Recorder()
     evaluate.run(settings(name="bars"), lake, device="cpu", progress=progress)
-    for task in progress.tasks[1:]:
+    for task in progress.tasks:
         assert task["advanced"] == task["total"]
+
+
+def test_features_need_not_be_compared(lake):
+    found = evaluate.run(
+        settings(name="apart", rows=50, splice=None, cosines=False), lake, device="cpu"
+    )
+    assert not any("cosine_max" in name for name in found.values)
+    assert found.features["decoder_nearest"].null_count == found.features.num_rows
 
 
 def test_mistakes_are_answered(lake, tiny_gpt2, tiny_jsonl):

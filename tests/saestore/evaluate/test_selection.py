@@ -5,21 +5,23 @@ import pytest
 from hypothesis import given, strategies as st
 
 from saestore.evaluate import selection
-from saestore.evaluate.selection import blocks, choose, read_rows, spread
+from saestore.evaluate.selection import Block, blocks, choose, spread
 
 
 class Store:
     """Rows that hold their own number; every fifth is flagged."""
 
     def __init__(self, rows):
-        self.rows = rows
+        self.n_rows = rows
 
     def flags(self, start, stop):
-        assert 0 <= start < stop <= self.rows
+        assert 0 <= start < stop <= self.n_rows
         return (np.arange(start, stop) % 5 == 0).astype(np.uint8)
 
-    def read(self, _, start, stop):
-        return np.arange(start, stop, dtype=np.float32)[:, None]
+
+def read(block):
+    """The rows that a block's runs name, those it wants among them."""
+    return np.concatenate([np.arange(*run) for run in block.runs])[block.places]
 
 
 def laid_out(lengths):
@@ -30,6 +32,8 @@ def laid_out(lengths):
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
     monkeypatch.setattr(selection, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(selection, "FLAGS_AT_ONCE", 64)
+    monkeypatch.setattr(selection, "GAP", 3)
 
 
 @given(
@@ -48,11 +52,15 @@ def test_each_kept_row_of_the_chosen_contexts_comes_once_in_order(lengths, bits,
         for row in range(contexts[context, 0], contexts[context].sum())
         if row % 5
     ][:limit]
-    rows = [(row, owner) for block in found for row, owner in zip(*block, strict=True)]
+    rows = [
+        (row, owner)
+        for block in found
+        for row, owner in zip(block.rows, block.contexts, strict=True)
+    ]
     assert rows == expected
     for block in found:
         assert len(set(block.rows // 16)) == 1
-        assert list(read_rows(store, "any", block.rows)[:, 0]) == list(block.rows)
+        assert list(read(block)) == list(block.rows)
 
 
 def test_a_row_shares_its_block_with_the_same_rows_whatever_the_limit():
@@ -81,3 +89,10 @@ def test_contexts_are_chosen_from_the_whole_split():
     assert some.min() < 10
     assert some.max() >= 90
     assert len(choose(contexts, split, 3)) == 1
+
+
+def test_far_rows_are_read_apart_and_near_ones_together():
+    rows = np.array([4, 5, 8, 12, 13])
+    block = Block.of(rows, np.zeros(5, np.int64))
+    assert block.runs == ((4, 9), (12, 14))
+    assert list(block.places) == [0, 1, 4, 5, 6]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from saestore.evaluate.intervals import context_interval
 from saestore.evaluate.sparsity import Sparsity, rate_bound
 from saestore_schemas.metrics import SPARSITY
 
@@ -35,6 +36,9 @@ def test_m5_hand_counts():
     assert scores["l0"] == 7 / 4
     assert scores["l1_raw"] == 13.5 / 4
     assert scores["l1"] == (3.5 * 1 + 7 * 0.5 + 3 * 2) / 4
+    assert scores["mean_activation"] == 13.5 / 7
+    assert (scores["l0[q05]"], scores["l0[q50]"], scores["l0[q95]"]) == (1, 2, 2)
+    assert 1.5 <= scores["l0[low]"] <= scores["l0[high]"] <= 2
     assert scores["dead[all]"] == 3 / 6
     assert list(found.densities) == [0.75, 0, 0, 0.75, 0, 0.25]
     assert (scores["density[min]"], scores["density[q50]"], scores["density[q75]"]) == (0, 0, 0.75)
@@ -92,3 +96,30 @@ def test_no_rows_score_nothing():
 def test_every_name_is_documented():
     found = counted(HAND, np.zeros(4, np.int64))
     assert [score.metric for score in found.scores()] == [metric.name for metric in SPARSITY]
+
+
+def test_the_interval_of_l0_is_over_contexts():
+    rng = np.random.default_rng(5)
+    lengths = rng.integers(1, 30, 400)
+    contexts = np.repeat(np.arange(400), lengths)
+    rate = np.repeat(rng.uniform(0, 0.6, 400), lengths)  # rows of a context are alike
+    codes = (rng.random((len(contexts), 6)) < rate[:, None]).astype(np.float32)
+    cuts = [0, 7, 900, 901, len(codes) // 2]
+    found = values(counted(codes, contexts, cuts=cuts))
+    per_context = np.bincount(contexts, weights=codes.sum(1))
+    low, high = context_interval(per_context, lengths)
+    assert (found["l0[low]"], found["l0[high]"]) == (low, high)
+    residual = per_context - found["l0"] * lengths
+    error = np.sqrt(np.square(residual).sum()) / lengths.sum()  # of a ratio of sums
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.06)
+    assert low < found["l0"] < high
+    alone = values(counted(HAND, np.zeros(4, np.int64)))
+    assert alone["l0[low]"] is None
+
+
+def test_many_contexts_are_drawn_in_groups_of_neighbours():
+    rng = np.random.default_rng(6)
+    over, under = rng.poisson(9.0, 30_011), np.full(30_011, 3)
+    low, high = context_interval(over, under)
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(9 / 30_011) / 3, rel=0.1)
+    assert low < over.sum() / under.sum() < high
