@@ -10,7 +10,7 @@ live; the losses themselves are outside, in the trainer.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,7 +20,9 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
+from saestore.dictionaries.activation_functions import ActivationFunction
 from saestore.dictionaries.code import SparseCode, TrainingCode
+from saestore.dictionaries.pre_activation import PreActivation
 from saestore.dictionaries.scale import MomentsLike, Scale
 from saestore.errors import ConfigError, HookpointNotFoundError
 from saestore_schemas.dictionary import DictionaryConfig
@@ -33,15 +35,12 @@ class DictionaryOutput(NamedTuple):
     Attributes:
         code: Activations, differentiable.
         reconstruction: Output hookpoint to reconstruction, differentiable.
-        pre_activation: Pre-activations without gradient; overwritten by the next forward pass.
-        gate: What was ranked or compared, likewise; the same tensor when the gate is on the
-            pre-activation.
+        pre: Pre-activations and gate scores; overwritten by the next forward pass.
     """
 
     code: TrainingCode
     reconstruction: dict[str, Float[Tensor, "row d_out"]]
-    pre_activation: Float[Tensor, "row d_sae"]
-    gate: Float[Tensor, "row d_sae"]
+    pre: PreActivation
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,7 @@ class SparseDictionary(nn.Module, ABC):
     Attributes:
         config: What the weights mean; everything a reader needs.
         scales: Hookpoint to normalisation.
+        activation: Activation function with its parameters.
     """
 
     family: ClassVar[str]
@@ -96,6 +96,7 @@ class SparseDictionary(nn.Module, ABC):
 
     config: DictionaryConfig
     scales: dict[str, Scale]
+    activation: ActivationFunction
 
     @property
     def hookpoints_in(self) -> tuple[str, ...]:
@@ -225,6 +226,35 @@ class SparseDictionary(nn.Module, ABC):
         """Return the reconstructions in normalised units."""
 
     @abstractmethod
+    def decode_code(
+        self, code: TrainingCode, *, detached: bool = False
+    ) -> dict[str, Float[Tensor, "row _"]]:
+        """Return the reconstructions of a training code in normalised units, differentiable.
+
+        Args:
+            code: The code.
+            detached: Whether the decoder counts as a constant.
+        """
+
+    @abstractmethod
+    def decode_between(
+        self, code: TrainingCode, start: int, stop: int
+    ) -> dict[str, Float[Tensor, "row _"]]:
+        """Return what a range of features adds to the reconstructions, differentiable; no bias."""
+
+    @abstractmethod
+    def gate_scores(
+        self, inputs: Mapping[str, Float[Tensor, "row _"]] | Float[Tensor, "row _"]
+    ) -> Iterator[Float[Tensor, "row d_sae"]]:
+        """Yield the gate scores of rows in raw units, block by block.
+
+        The same numbers that encode compares, bit for bit; each block is overwritten by the next.
+
+        Args:
+            inputs: Rows of each input hookpoint; a bare tensor when there is only one.
+        """
+
+    @abstractmethod
     def reconstruct_with(
         self,
         inputs: Mapping[str, Float[Tensor, "row _"]],
@@ -253,6 +283,29 @@ class SparseDictionary(nn.Module, ABC):
 
         Raises:
             UnsupportedError: It is folded already.
+        """
+
+    @abstractmethod
+    def with_unit_decoder(self) -> "SparseDictionary":
+        """Return the same dictionary with decoder vectors of length 1 and the gate on h.
+
+        Activations take their decoder vector's length. Features whose decoder vector is zero keep
+        their weights, or fall silent where the gate was on h times that length.
+
+        Raises:
+            UnsupportedError: It ranks pre-activations of features with unequal lengths.
+        """
+
+    @abstractmethod
+    def without_subtraction(self) -> "SparseDictionary":
+        """Return the same dictionary, the decoder bias no longer subtracted before encoding."""
+
+    @abstractmethod
+    def as_jumprelu(self) -> "SparseDictionary":
+        """Return a JumpReLU dictionary with the same codes at inference, for all inputs.
+
+        Raises:
+            UnsupportedError: Its activation function ranks a row's features.
         """
 
     @abstractmethod
@@ -285,7 +338,7 @@ class SparseDictionary(nn.Module, ABC):
 
     def threshold_names(self) -> frozenset[str]:
         """Return which of `named_parameters` are thresholds: their own learning rate, no clipping."""
-        return frozenset()
+        return frozenset(f"activation.{name}" for name in self.activation.learned_thresholds)
 
     @abstractmethod
     def logit_directions(self) -> Float[Tensor, "d_sae d_model"]:
@@ -300,13 +353,13 @@ class SparseDictionary(nn.Module, ABC):
         """Return the length of the decoder bias, of all heads together."""
 
     @property
-    @abstractmethod
     def fixes_l0(self) -> bool:
         """Whether the activation function sets L0 by itself, so that no penalty is needed."""
+        return self.activation.fixes_l0
 
-    @abstractmethod
     def scalars(self) -> dict[str, float]:
         """Return numbers of the activation function worth logging, such as k."""
+        return self.activation.scalars()
 
     @abstractmethod
     def project_gradient_(self) -> None:

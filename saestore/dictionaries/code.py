@@ -2,15 +2,16 @@
 
 `SparseCode` is what a dictionary gives everyone: compressed rows, only what fired. While training, a
 forward pass keeps the form in which it computed the code, because losses differentiate through it:
-`PaddedCode` (k entries a row, some of them zero) or `DenseCode`. All three answer the same
-questions, so that no loss or metric asks which one it has.
+`RaggedCode` (some entries of each row, of which a few may be zero) or `DenseCode`. Both answer the
+same questions, so that no loss or metric asks which one it has.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from saestore.dictionaries.kernels import Pairs, decoded
@@ -70,21 +71,6 @@ class SparseCode:
         )
 
     @classmethod
-    def from_padded(
-        cls, indices: Int64[Tensor, "row k"], values: Float[Tensor, "row k"], d_sae: int
-    ) -> "SparseCode":
-        """Return the non-zero ones among k entries a row, brought into ascending order."""
-        indices, order = indices.sort(dim=1)
-        values = values.gather(1, order)
-        fired = values != 0
-        return cls(
-            offsets=_offsets(fired.sum(dim=1)),
-            indices=indices[fired],
-            values=values[fired],
-            d_sae=d_sae,
-        )
-
-    @classmethod
     def concatenated(cls, parts: "list[SparseCode]") -> "SparseCode":
         """Return the rows of all parts, in order; there must be at least one part."""
         return cls(
@@ -99,10 +85,27 @@ def _offsets(counts: Int64[Tensor, " row"]) -> Int64[Tensor, " _"]:
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
 
 
+Entries = Shaped[Tensor, "..."]
+"""Numbers of a code's own shape: (row, d_sae) of a dense code, (firing) of a ragged one."""
+
+
 @runtime_checkable
 @runtime_checkable
 class TrainingCode(Protocol):
     """A code that losses differentiate through."""
+
+    @property
+    def steps(self) -> Callable[[], Entries] | None:
+        """Returns 1 for each entry that fires and 0 elsewhere, with a gradient for thresholds.
+
+        None where the activation function estimates no such gradient.
+        """
+        ...
+
+    @property
+    def penalised(self) -> "TrainingCode":
+        """What sparsity penalties act on: the code itself, unless its gate is one of its own."""
+        ...
 
     def fired(self) -> Bool[Tensor, " d_sae"]:
         """Return which features fired on any row."""
@@ -116,12 +119,28 @@ class TrainingCode(Protocol):
         """Return the number of firings of each row."""
         ...
 
+    def scaled(self, weights: Float[Tensor, " d_sae"]) -> Entries:
+        """Return every entry times its feature's weight, differentiable in both."""
+        ...
+
+    def row_sums(self, entries: Entries) -> Float[Tensor, " row"]:
+        """Return the sum over each row, differentiable."""
+        ...
+
+    def feature_sums(self, entries: Entries) -> Float[Tensor, " d_sae"]:
+        """Return the sum over each feature, differentiable."""
+        ...
+
     def weighted_sum(self, weights: Float[Tensor, " d_sae"]) -> Float[Tensor, " row"]:
         """Return the weighted sum of each row's activations, differentiable in both."""
         ...
 
     def decoded(self, decoder: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "row d_out"]:
         """Return each row's decoder vectors weighted and summed, differentiable in both."""
+        ...
+
+    def between(self, start: int, stop: int) -> "TrainingCode":
+        """Return the code of a range of features alone, counted from its start."""
         ...
 
     def to_sparse(self) -> SparseCode:
@@ -135,9 +154,18 @@ class DenseCode:
 
     Attributes:
         activations: Zero where a feature did not fire.
+        steps: See `TrainingCode`.
+        gate: What penalties act on, when it is not the code itself.
     """
 
     activations: Float[Tensor, "row d_sae"]
+    steps: Callable[[], Entries] | None = field(default=None, repr=False, compare=False)
+    gate: Float[Tensor, "row d_sae"] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def penalised(self) -> "DenseCode":
+        """What sparsity penalties act on."""
+        return self if self.gate is None else DenseCode(self.gate)
 
     def fired(self) -> Bool[Tensor, " d_sae"]:
         """Return which features fired on any row."""
@@ -151,6 +179,18 @@ class DenseCode:
         """Return the number of firings of each row."""
         return torch.count_nonzero(self.activations.detach(), dim=1)
 
+    def scaled(self, weights: Float[Tensor, " d_sae"]) -> Entries:
+        """Return every entry times its feature's weight."""
+        return self.activations * weights
+
+    def row_sums(self, entries: Entries) -> Float[Tensor, " row"]:
+        """Return the sum over each row."""
+        return entries.sum(dim=1)
+
+    def feature_sums(self, entries: Entries) -> Float[Tensor, " d_sae"]:
+        """Return the sum over each feature."""
+        return entries.sum(dim=0)
+
     def weighted_sum(self, weights: Float[Tensor, " d_sae"]) -> Float[Tensor, " row"]:
         """Return the weighted sum of each row's activations."""
         return self.activations @ weights
@@ -159,22 +199,35 @@ class DenseCode:
         """Return each row's decoder vectors weighted and summed."""
         return self.activations @ decoder
 
+    def between(self, start: int, stop: int) -> "DenseCode":
+        """Return the code of a range of features alone."""
+        return DenseCode(self.activations[:, start:stop])
+
     def to_sparse(self) -> SparseCode:
         """Return the firings, without gradient."""
         return SparseCode.from_dense(self.activations.detach())
 
 
 @dataclass(frozen=True)
-class PaddedCode:
-    """Exactly k entries a row, of which those with value 0 are not firings.
+class RaggedCode:
+    """Some entries of each row; those with value 0 are not firings.
 
     Attributes:
-        pairs: Which features; their order within a row means nothing.
+        pairs: Which features of which rows.
         values: Their activations.
+        steps: See `TrainingCode`.
+        gate: What penalties act on, when it is not the code itself.
     """
 
     pairs: Pairs
-    values: Float[Tensor, "row k"]
+    values: Float[Tensor, " firing"]
+    steps: Callable[[], Entries] | None = field(default=None, repr=False, compare=False)
+    gate: Float[Tensor, " firing"] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def penalised(self) -> "RaggedCode":
+        """What sparsity penalties act on."""
+        return self if self.gate is None else RaggedCode(self.pairs, self.gate)
 
     def fired(self) -> Bool[Tensor, " d_sae"]:
         """Return which features fired on any row."""
@@ -187,16 +240,42 @@ class PaddedCode:
 
     def l0(self) -> Int64[Tensor, " row"]:
         """Return the number of firings of each row."""
-        return torch.count_nonzero(self.values.detach(), dim=1)
+        fired = self.pairs.row_ids[self.values.detach() != 0]
+        return torch.bincount(fired, minlength=self.pairs.n_rows)
+
+    def scaled(self, weights: Float[Tensor, " d_sae"]) -> Entries:
+        """Return every entry times its feature's weight."""
+        return self.values * self.pairs.spread(weights)
+
+    def row_sums(self, entries: Entries) -> Float[Tensor, " row"]:
+        """Return the sum over each row."""
+        return self.pairs.row_sums(entries)
+
+    def feature_sums(self, entries: Entries) -> Float[Tensor, " d_sae"]:
+        """Return the sum over each feature."""
+        return self.pairs.feature_sums(entries)
 
     def weighted_sum(self, weights: Float[Tensor, " d_sae"]) -> Float[Tensor, " row"]:
         """Return the weighted sum of each row's activations."""
-        return (self.values * weights[self.pairs.indices]).sum(dim=1)
+        return self.row_sums(self.scaled(weights))
 
     def decoded(self, decoder: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "row d_out"]:
         """Return each row's decoder vectors weighted and summed."""
         return decoded(self.values, decoder, self.pairs)
 
+    def between(self, start: int, stop: int) -> "RaggedCode":
+        """Return the code of a range of features alone."""
+        pairs, places = self.pairs.between(start, stop)
+        return RaggedCode(pairs, self.values[places])
+
     def to_sparse(self) -> SparseCode:
         """Return the firings, without gradient."""
-        return SparseCode.from_padded(self.pairs.indices, self.values.detach(), self.pairs.d_sae)
+        values = self.values.detach()
+        fired = values != 0
+        counted = torch.nn.functional.pad(fired.cumsum(0), (1, 0))
+        return SparseCode(
+            offsets=counted[self.pairs.offsets],
+            indices=self.pairs.indices[fired],
+            values=values[fired],
+            d_sae=self.pairs.d_sae,
+        )

@@ -1,7 +1,7 @@
-"""Sparse products for codes with a fixed number of entries a row, and their gradients.
+"""Sparse products for codes with a few entries a row, and their gradients.
 
-A top-k step needs one dense product, the encoder's. Everything after the selection touches row * k
-pairs only. With the pairs of a row being (feature, value) and δ the gradient of the reconstruction:
+A sparse step needs one dense product, the encoder's. Everything after the selection touches the
+selected pairs only. With a pair being (row, feature, value) and δ the gradient of the reconstruction:
 
     ŷ      = Σ_j val_j W_dec[idx_j]                    a bag of decoder rows
     ∂val_j = δ · W_dec[idx_j]                          the same bag's gradient in its weights
@@ -9,36 +9,64 @@ pairs only. With the pairs of a row being (feature, value) and δ the gradient o
     ∂W_enc[:, i] = Σ_{pairs of i} ∂val x_row           a bag of x rows, the same pairs
 
 All four are `embedding_bag`, which runs on every device and sums each bag in order. Pairs are
-sorted by feature, then row, so every sum has one order and a step is reproducible.
+sorted by row, then feature, and for the last two by feature, then row, so every sum has one order
+and a step is reproducible.
 
 Dense autograd needs five products of the encoder's size; `python -m benchmarks train_step` measures it.
-Do not use it when k is a large share of d_sae: the bags gather rows one by one.
+Do not use it when pairs are a large share of all: the bags gather rows one by one.
 """
 
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag, pad
 from typing_extensions import override
 
-from saestore.dictionaries import products
+from saestore.dictionaries import products, selection
 
 
 class Pairs:
     """Which features each row uses, readable by row and by feature.
 
     Attributes:
-        indices: Features of each row, distinct within a row.
+        offsets: Where each row's pairs start; one more than there are rows.
+        indices: Features, ascending within a row.
         d_sae: Features of the dictionary.
     """
 
-    def __init__(self, indices: Int64[Tensor, "row k"], d_sae: int) -> None:
+    def __init__(
+        self, offsets: Int64[Tensor, " _"], indices: Int64[Tensor, " firing"], d_sae: int
+    ) -> None:
+        self.offsets = offsets
         self.indices = indices
         self.d_sae = d_sae
+        self._rows: Tensor | None = None
         self._by_feature: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self.indices)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self.offsets) - 1
+
+    @property
+    def row_ids(self) -> Int64[Tensor, " firing"]:
+        """Row of each pair."""
+        if self._rows is None:
+            rows = torch.arange(self.n_rows, device=self.offsets.device)
+            lengths = self.offsets.diff()
+            self._rows = torch.repeat_interleave(rows, lengths, output_size=len(self.indices))
+        return self._rows
+
+    def of(self, matrix: Float[Tensor, "row d_sae"]) -> Float[Tensor, " firing"]:
+        """Return a matrix's entries at the pairs."""
+        return matrix[self.row_ids, self.indices]
 
     def by_feature(
         self,
@@ -48,69 +76,130 @@ class Pairs:
         Sorted by feature, then row.
         """
         if self._by_feature is None:
-            flat = self.indices.reshape(-1)
-            order = torch.sort(flat, stable=True).indices
-            starts = pad(torch.bincount(flat, minlength=self.d_sae).cumsum(0), (1, 0))
-            self._by_feature = (order, order // self.indices.shape[1], starts)
+            self._by_feature = selection.by_feature(self.indices, self.row_ids, self.d_sae)
         return self._by_feature
 
     def by_rows(
-        self, values: Float[Tensor, "row k"], vectors: Float[Tensor, "d_sae _"]
+        self, values: Float[Tensor, " firing"], vectors: Float[Tensor, "d_sae _"]
     ) -> Float[Tensor, "row _"]:
         """Return, for each row, its features' vectors weighted and summed."""
-        return embedding_bag(self.indices, vectors, per_sample_weights=values, mode="sum")
+        return _bags(self.indices, vectors, self.offsets, values)
 
     def by_features(
-        self, values: Float[Tensor, "row k"], rows: Float[Tensor, "row d"]
+        self, values: Float[Tensor, " firing"], rows: Float[Tensor, "row d"]
     ) -> Float[Tensor, "d_sae d"]:
         """Return, for each feature, the rows that use it weighted and summed."""
         order, row_ids, starts = self.by_feature()
-        return embedding_bag(
-            row_ids,
-            rows,
-            starts,
-            per_sample_weights=values.reshape(-1)[order],
-            mode="sum",
-            include_last_offset=True,
-        )
+        return _bags(row_ids, rows, starts, values[order])
 
-    def sums(self, values: Float[Tensor, "row k"]) -> Float[Tensor, " d_sae"]:
-        """Return each feature's sum of values."""
-        order, _, starts = self.by_feature()
-        ones = values.new_ones(1, 1)
-        return embedding_bag(
-            torch.zeros_like(order),
-            ones,
-            starts,
-            per_sample_weights=values.reshape(-1)[order],
-            mode="sum",
-            include_last_offset=True,
-        )[:, 0]
+    def row_sums(self, values: Float[Tensor, " firing"]) -> Float[Tensor, " row"]:
+        """Return each row's sum of values, differentiable."""
+        result: Tensor = _RowSums.apply(values, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def feature_sums(self, values: Float[Tensor, " firing"]) -> Float[Tensor, " d_sae"]:
+        """Return each feature's sum of values, differentiable."""
+        result: Tensor = _FeatureSums.apply(values, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def spread(self, vector: Float[Tensor, " d_sae"]) -> Float[Tensor, " firing"]:
+        """Return each pair's entry of a vector over features, differentiable."""
+        result: Tensor = _Spread.apply(vector, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def between(self, start: int, stop: int) -> tuple["Pairs", Int64[Tensor, " firing"]]:
+        """Return the pairs of a range of features, counted from its start, and their places."""
+        inside = (self.indices >= start) & (self.indices < stop)
+        places = inside.nonzero()[:, 0]
+        counted = pad(inside.cumsum(0), (1, 0))
+        chosen = Pairs(counted[self.offsets], self.indices[places] - start, stop - start)
+        return chosen, places
+
+
+def _bags(indices: Tensor, vectors: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
+    """Return each bag's vectors weighted and summed, in order."""
+    return embedding_bag(
+        indices, vectors, offsets, per_sample_weights=values, mode="sum", include_last_offset=True
+    )
+
+
+def _sums(values: Tensor, offsets: Tensor) -> Tensor:
+    """Return the sum of each stretch of values, in order."""
+    zeros = torch.zeros(len(values), dtype=torch.int64, device=values.device)
+    return _bags(zeros, values.new_ones(1, 1), offsets, values)[:, 0]
+
+
+class _RowSums(torch.autograd.Function):
+    @staticmethod
+    @override
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        values, pairs = inputs
+        ctx.pairs = pairs
+        return _sums(values, pairs.offsets)
+
+    @staticmethod
+    @once_differentiable
+    @override
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0][ctx.pairs.row_ids], None
+
+
+class _FeatureSums(torch.autograd.Function):
+    @staticmethod
+    @override
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        values, pairs = inputs
+        ctx.pairs = pairs
+        order, _, starts = pairs.by_feature()
+        return _sums(values[order], starts)
+
+    @staticmethod
+    @once_differentiable
+    @override
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0][ctx.pairs.indices], None
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    @override
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        vector, pairs = inputs
+        ctx.pairs = pairs
+        result: Tensor = vector[pairs.indices]
+        return result
+
+    @staticmethod
+    @once_differentiable
+    @override
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        order, _, starts = ctx.pairs.by_feature()
+        return _sums(gradients[0][order], starts), None
 
 
 class _Picked(torch.autograd.Function):
     @staticmethod
     @override
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        rows, encoder, bias, values, keep, pairs = inputs
-        ctx.save_for_backward(rows, encoder, keep)
+        rows, encoder, bias, values, pairs = inputs
+        ctx.save_for_backward(rows, encoder)
         ctx.pairs = pairs
         del bias  # its gradient needs no value
-        return torch.where(keep, values, 0)
+        result: Tensor = values.detach()
+        return result
 
     @staticmethod
     @once_differentiable
     @override
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        rows, encoder, keep = ctx.saved_tensors
+        rows, encoder = ctx.saved_tensors
         pairs: Pairs = ctx.pairs
-        gradient = torch.where(keep, gradients[0], 0)
+        gradient = gradients[0].contiguous()
         needs = ctx.needs_input_grad
         return (
             pairs.by_rows(gradient, encoder) if needs[0] else None,
             pairs.by_features(gradient, rows) if needs[1] else None,
-            pairs.sums(gradient) if needs[2] else None,
-            None,
+            pairs.feature_sums(gradient) if needs[2] else None,
             None,
             None,
         )
@@ -144,28 +233,26 @@ def picked(
     rows: Float[Tensor, "row d_in"],
     encoder: Float[Tensor, "d_sae d_in"],
     bias: Float[Tensor, " d_sae"],
-    values: Float[Tensor, "row k"],
-    keep: Bool[Tensor, "row k"],
+    values: Float[Tensor, " firing"],
     pairs: Pairs,
-) -> Float[Tensor, "row k"]:
-    """Return already computed pre-activations, with their gradient; 0 where not kept.
+) -> Float[Tensor, " firing"]:
+    """Return already computed pre-activations at some pairs, with their gradient.
 
     Args:
         rows: What the encoder read.
         encoder: Encoder vectors, one a row.
         bias: Encoder bias.
         values: `rows @ encoder.T + bias` at the pairs.
-        keep: Which pairs have a value and a gradient.
         pairs: Where they are.
     """
     result: Tensor = _Picked.apply(  # type: ignore[no-untyped-call]
-        rows, encoder, bias, values, keep, pairs
+        rows, encoder, bias, values, pairs
     )
     return result
 
 
 def decoded(
-    values: Float[Tensor, "row k"], decoder: Float[Tensor, "d_sae d_out"], pairs: Pairs
+    values: Float[Tensor, " firing"], decoder: Float[Tensor, "d_sae d_out"], pairs: Pairs
 ) -> Float[Tensor, "row d_out"]:
     """Return Σ_j values_j decoder[idx_j] for each row, with its gradient; no bias."""
     reconstruction = pairs.by_rows(values, decoder.detach())

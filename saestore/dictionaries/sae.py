@@ -1,18 +1,19 @@
 """Sparse autoencoder: reconstructs the hookpoint it reads.
 
     h = (x' − s b_dec) W_enc + b_enc
+    h = h * sigmoid(x' W_glu + b_glu)                 with a GLU encoder
     f = activation function of h, gated on h or on h * n, with n_i = ‖W_dec[i]‖
     ŷ' = f W_dec + b_dec
 
-Weights: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec. The encoder is kept transposed in
-memory, one feature a row, because the sparse gradients, the dead features and the fold all work on
-features.
+Weights: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec, with a GLU encoder W_glu and b_glu,
+and those of the activation function. Encoders are kept transposed in memory, one feature a row,
+because the sparse gradients, the dead features and the fold all work on features.
 
 Source: Bricken et al. 2023, "Towards Monosemanticity"; Gao et al. 2024 (arXiv:2406.04093).
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -21,20 +22,16 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, pad
 from typing_extensions import override
 
-from saestore.dictionaries import kernels, products
-from saestore.dictionaries.activation_functions import activation_function
+from saestore.dictionaries import kernels, products, sae_rewrites, selection
+from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS, activation_function
 from saestore.dictionaries.base import Beginning, DictionaryOutput, SparseDictionary
-from saestore.dictionaries.code import SparseCode
-from saestore.dictionaries.pre_activation import PreActivation, Scratch
+from saestore.dictionaries.code import SparseCode, TrainingCode
+from saestore.dictionaries.pre_activation import PreActivation, Projection, Scratch
+from saestore.dictionaries.sae_rewrites import Weights
 from saestore.dictionaries.scale import Scale, measured
-from saestore.errors import ConfigError, UnsupportedError
+from saestore.errors import ConfigError
 from saestore.lake import manifest as manifests
-from saestore_schemas.dictionary import (
-    DictionaryConfig,
-    InferenceRecord,
-    SaeSettings,
-    Semantics,
-)
+from saestore_schemas.dictionary import DictionaryConfig, Options, SaeSettings, Semantics
 
 
 ENCODE_ROWS = 256
@@ -54,6 +51,9 @@ class Sae(SparseDictionary):
         b_enc: Encoder bias.
         W_dec: Decoder vectors, one a row.
         b_dec: Decoder bias.
+        glu: Vectors of the second encoder, one a row, with a GLU encoder.
+        b_glu: Its bias.
+        activation: Activation function with its parameters.
     """
 
     family: ClassVar[str] = "sae"
@@ -68,10 +68,16 @@ class Sae(SparseDictionary):
         self.config = config
         self.scales = dict(scales)
         self.encoder = nn.Parameter(tensors["W_enc"].T.contiguous())
-        self.b_enc = nn.Parameter(tensors["b_enc"].clone())
+        kind = ACTIVATION_FUNCTIONS[config.semantics.activation.kind]
+        self.b_enc = nn.Parameter(tensors[kind.bias_name].clone())
         self.W_dec = nn.Parameter(tensors["W_dec"].contiguous())
         self.b_dec = nn.Parameter(tensors["b_dec"].clone())
-        self.activation = activation_function(config.semantics.activation)
+        self.glu: nn.Parameter | None = None
+        self.b_glu: nn.Parameter | None = None
+        if config.options.glu:
+            self.glu = nn.Parameter(tensors["W_glu"].T.contiguous())
+            self.b_glu = nn.Parameter(tensors["b_glu"].clone())
+        self.activation = activation_function(config.semantics, tensors)
         self._scratch = Scratch()
 
     @classmethod
@@ -80,7 +86,8 @@ class Sae(SparseDictionary):
         """Return an untrained SAE.
 
         W_dec: random directions of length r (1 for unit decoders); W_enc = tie_factor * W_dec
-        transposed; b_enc = 0; b_dec = 0 or the mean of the normalised rows.
+        transposed; b_enc = 0; b_dec = 0 or the mean of the normalised rows; W_glu = b_glu = 0, which
+        halves all pre-activations; what the activation function owns as it says.
 
         Raises:
             ConfigError: A setting contradicts the widths or the moments.
@@ -90,7 +97,7 @@ class Sae(SparseDictionary):
         width = beginning.width(hook)
         d_sae = settings.d_sae or max(1, round((settings.expansion or 1.0) * width))
         k = getattr(settings.activation, "k", 0)
-        if k > d_sae:
+        if k > d_sae:  # with `expansion`, known only now
             raise ConfigError(
                 field="dictionary.activation.k", found=k, expected=f"at most d_sae = {d_sae}"
             )
@@ -100,16 +107,17 @@ class Sae(SparseDictionary):
         bias = torch.zeros(width)
         if init.decoder_bias == "mean" and scale.mean is None:
             bias = torch.tensor(moments.mean * scale.record.a, dtype=torch.float32)
-        result = cls(
-            _record(settings, width, d_sae, scale),
-            {hook: scale},
-            {
-                "W_enc": (init.tie_factor * decoder.T).float(),
-                "b_enc": torch.zeros(d_sae),
-                "W_dec": decoder.float(),
-                "b_dec": bias,
-            },
-        )
+        kind = ACTIVATION_FUNCTIONS[settings.activation.kind]
+        tensors = {
+            "W_enc": (init.tie_factor * decoder.T).float(),
+            kind.bias_name: torch.zeros(d_sae),
+            "W_dec": decoder.float(),
+            "b_dec": bias,
+            **kind.start(settings.activation, d_sae, init),
+        }
+        if settings.glu:
+            tensors |= {"W_glu": torch.zeros(width, d_sae), "b_glu": torch.zeros(d_sae)}
+        result = cls(_record(settings, width, d_sae, scale), {hook: scale}, tensors)
         result.b_dec.requires_grad_(settings.decoder_bias)
         return result
 
@@ -129,22 +137,30 @@ class Sae(SparseDictionary):
     def shapes(cls, config: DictionaryConfig) -> dict[str, tuple[int, ...]]:
         """Return the shape of each tensor of the file format."""
         d_in, d_sae = config.d_in[0], config.d_sae
+        kind = ACTIVATION_FUNCTIONS[config.semantics.activation.kind]
+        glu = {"W_glu": (d_in, d_sae), "b_glu": (d_sae,)} if config.options.glu else {}
         return {
             "W_enc": (d_in, d_sae),
-            "b_enc": (d_sae,),
+            kind.bias_name: (d_sae,),
             "W_dec": (d_sae, d_in),
             "b_dec": (d_in,),
+            **glu,
+            **kind.shapes(d_sae),
         }
 
     @override
     def tensors(self) -> dict[str, Tensor]:
         """Return the weights by the names of the file format."""
-        return {
+        tensors = {
             "W_enc": self.W_enc.detach().contiguous(),
-            "b_enc": self.b_enc.detach(),
+            self.activation.bias_name: self.b_enc.detach(),
             "W_dec": self.W_dec.detach(),
             "b_dec": self.b_dec.detach(),
+            **self.activation.tensors(),
         }
+        if self.glu is not None and self.b_glu is not None:
+            tensors |= {"W_glu": self.glu.T.detach().contiguous(), "b_glu": self.b_glu.detach()}
+        return tensors
 
     @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:  # noqa: N802 - the field's name
@@ -159,28 +175,51 @@ class Sae(SparseDictionary):
     @override
     def forward(self, inputs: Mapping[str, Float[Tensor, "row _"]]) -> DictionaryOutput:
         """Return code and reconstruction of normalised rows, with training semantics."""
-        rows = inputs[self.hookpoint]
-        read = self._read(rows)
-        pre = self._pre_activation(read, rows=len(rows))
+        pre = self._pre_activation(inputs[self.hookpoint], given=None)
         code = self.activation.code(pre)
-        reconstruction = code.decoded(self.W_dec) + self.b_dec
-        return DictionaryOutput(code, {self.hookpoint: reconstruction}, pre.values, pre.gate)
+        return DictionaryOutput(code, self.decode_code(code), pre)
+
+    @override
+    def decode_code(
+        self, code: TrainingCode, *, detached: bool = False
+    ) -> dict[str, Float[Tensor, "row _"]]:
+        """Return the reconstruction in normalised units, differentiable."""
+        W_dec, b_dec = self.W_dec, self.b_dec
+        if detached:
+            W_dec, b_dec = W_dec.detach(), b_dec.detach()
+        return {self.hookpoint: code.decoded(W_dec) + b_dec}
+
+    @override
+    def decode_between(
+        self, code: TrainingCode, start: int, stop: int
+    ) -> dict[str, Float[Tensor, "row _"]]:
+        """Return what a range of features adds to the reconstruction, differentiable."""
+        return {self.hookpoint: code.between(start, stop).decoded(self.W_dec[start:stop])}
 
     @override
     def encode_normalised(self, inputs: Mapping[str, Float[Tensor, "row _"]]) -> SparseCode:
         """Return the firings of normalised rows, in fixed blocks of rows."""
-        read = self._read(inputs[self.hookpoint].contiguous())
-        parts = []
-        for start in range(0, max(len(read), 1), ENCODE_ROWS):
-            block = read[start : start + ENCODE_ROWS]
+        parts = [self.activation.firings(pre) for pre in self._blocks(inputs)]
+        return SparseCode.concatenated(parts)
+
+    @override
+    def gate_scores(
+        self, inputs: Mapping[str, Float[Tensor, "row _"]] | Float[Tensor, "row _"]
+    ) -> Iterator[Float[Tensor, "row d_sae"]]:
+        """Yield the gate scores of rows in raw units, block by block, by the arithmetic of encode."""
+        with torch.no_grad():
+            for pre in self._blocks(self.normalise(self.as_inputs(inputs))):
+                yield pre.gate
+
+    def _blocks(self, inputs: Mapping[str, Float[Tensor, "row _"]]) -> Iterator[PreActivation]:
+        """Yield pre-activations of fixed blocks of rows; each is overwritten by the next."""
+        rows = inputs[self.hookpoint].contiguous()
+        for start in range(0, max(len(rows), 1), ENCODE_ROWS):
+            block = rows[start : start + ENCODE_ROWS]
             given = len(block)
             if given < ENCODE_ROWS:
                 block = pad(block, (0, 0, 0, ENCODE_ROWS - given))
-            pre = self._pre_activation(block, rows=ENCODE_ROWS)
-            whole = pre.gate is pre.values
-            values = pre.values[:given]
-            parts.append(self.activation.firings(values, values if whole else pre.gate[:given]))
-        return SparseCode.concatenated(parts)
+            yield self._pre_activation(block, given=given)
 
     @override
     def decode_normalised(
@@ -210,66 +249,33 @@ class Sae(SparseDictionary):
         The pre-activations of these features alone are computed again, so that nothing here costs
         what all features would.
         """
-        read = self._read(inputs[self.hookpoint])
-        encoder, decoder = self.encoder[features], self.W_dec[features]
-        bias = self.b_enc[features]
-        gate = output.gate[:, features]
-        values = output.pre_activation[:, features]
+        pre = output.pre.of(features)
         if k >= len(features):
-            activations = kernels.dense(read, encoder, bias, values)
-            return {self.hookpoint: activations @ decoder}
-        indices = torch.topk(gate, k, dim=1, sorted=False).indices
-        pairs = kernels.Pairs(indices, len(features))
-        picked = values.gather(1, indices)
-        keep = torch.ones_like(indices, dtype=torch.bool)
-        kept = kernels.picked(read, encoder, bias, picked, keep, pairs)
-        return {self.hookpoint: kernels.decoded(kept, decoder, pairs)}
+            return {self.hookpoint: pre.dense() @ self.W_dec[features]}
+        indices = torch.topk(pre.gate, k, dim=1, sorted=False).indices
+        pairs = kernels.Pairs(*selection.of_indices(indices), len(features))
+        added = kernels.decoded(pre.at(pairs), self.W_dec[features], pairs)
+        return {self.hookpoint: added}
 
     @override
     def folded(self) -> "Sae":
-        """Return the same SAE in raw units: it reads and reconstructs rows as they are stored.
+        """Return the same SAE in raw units: it reads and reconstructs rows as they are stored."""
+        return self._restored(sae_rewrites.folded(self._weights()))
 
-        W_enc *= a; b_enc −= a μ W_enc + s b_dec W_enc; W_dec /= a; b_dec = b_dec/a + μ; s = 0.
-        Computed in float64 and rounded once.
+    @override
+    def with_unit_decoder(self) -> "Sae":
+        """Return the same SAE with decoder vectors of length 1 and the gate on h."""
+        return self._restored(sae_rewrites.with_unit_decoder(self._weights()))
 
-        Raises:
-            UnsupportedError: It is folded already.
-        """
-        scale = self.scales[self.hookpoint]
-        if not scale.external:
-            raise UnsupportedError(
-                f"the normalisation of {self.hookpoint} is folded into the weights already",
-                found="state folded",
-                expected="state external",
-                hint="use the dictionary as it is: folding twice would scale it twice",
-            )
-        a = scale.record.a
-        old = {name: tensor.double() for name, tensor in self.tensors().items()}
-        mean = torch.zeros_like(old["b_dec"])
-        if scale.mean is not None:
-            mean = scale.mean.to(mean)
-        shift = a * mean
-        if self.config.semantics.subtract_b_dec:
-            shift = shift + old["b_dec"]
-        new = {
-            "W_enc": old["W_enc"] * a,
-            "b_enc": old["b_enc"] - shift @ old["W_enc"],
-            "W_dec": old["W_dec"] / a,
-            "b_dec": old["b_dec"] / a + mean,
-        }
-        record = scale.record.model_copy(update={"state": "folded"})
-        config = self.config.model_copy(
-            update={
-                "scale": {self.hookpoint: record},
-                "semantics": self.config.semantics.model_copy(update={"subtract_b_dec": False}),
-            }
-        )
-        dtype = self.encoder.dtype
-        return Sae(
-            config,
-            {self.hookpoint: Scale(record, scale.mean)},
-            {name: tensor.to(dtype) for name, tensor in new.items()},
-        )
+    @override
+    def without_subtraction(self) -> "Sae":
+        """Return the same SAE, its encoder reading rows as they are."""
+        return self._restored(sae_rewrites.without_subtraction(self._weights()))
+
+    @override
+    def as_jumprelu(self) -> "Sae":
+        """Return a JumpReLU SAE with the same codes at inference."""
+        return self._restored(sae_rewrites.as_jumprelu(self._weights()))
 
     @override
     def decoder_norms(self) -> Float[Tensor, " d_sae"]:
@@ -313,24 +319,13 @@ class Sae(SparseDictionary):
 
     @override
     def thresholds(self) -> Float[Tensor, " d_sae"] | None:
-        """Return None: ReLU and top-k compare with zero or with each other."""
-        return None
+        """Return what gate scores must exceed at inference; None where that is no fixed number."""
+        return self.activation.thresholds()
 
     @override
     def logit_directions(self) -> Float[Tensor, "d_sae d_model"]:
         """Return the decoder vectors: what each feature writes into the residual stream."""
         return self.W_dec.detach()
-
-    @property
-    @override
-    def fixes_l0(self) -> bool:
-        """Whether the activation function sets L0 by itself."""
-        return self.activation.fixes_l0
-
-    @override
-    def scalars(self) -> dict[str, float]:
-        """Return numbers of the activation function worth logging."""
-        return self.activation.scalars()
 
     @override
     def project_gradient_(self) -> None:
@@ -346,25 +341,44 @@ class Sae(SparseDictionary):
             with torch.no_grad():
                 self.W_dec.div_(torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True))
 
-    def _read(self, rows: Tensor) -> Tensor:
-        """Return what the encoder reads."""
-        return rows - self.b_dec if self.config.semantics.subtract_b_dec else rows
+    def _weights(self) -> Weights:
+        """Return all that it is."""
+        return Weights(self.config, self.scales, self.tensors())
 
-    def _pre_activation(self, read: Tensor, *, rows: int) -> PreActivation:
-        """Return h and g of what the encoder reads, in kept memory."""
+    def _restored(self, weights: Weights) -> "Sae":
+        """Return the SAE with these weights."""
+        return Sae(weights.config, weights.scales, weights.tensors)
+
+    def _pre_activation(self, rows: Tensor, *, given: int | None) -> PreActivation:
+        """Return h and g of normalised rows, in kept memory; of the first `given` rows only."""
+        read = rows - self.b_dec if self.config.semantics.subtract_b_dec else rows
+        first = slice(given)
+        linear = self._projection("z", read, self.encoder, self.b_enc, first)
+        values, dimmer = linear.values, None
+        lengths = self.decoder_norms()
+        on_lengths = self.config.semantics.gate_on_decoder_norm
         with torch.no_grad():
-            encoder: Tensor = self.encoder
-            bias: Tensor = self.b_enc
+            if self.glu is not None and self.b_glu is not None:
+                dimmer = self._projection("t", rows, self.glu, self.b_glu, first)
+                values = torch.sigmoid(dimmer.values).mul_(linear.values)
+            gate = values
+            if on_lengths:
+                gate = self._scratch.take("g", len(values), self.d_sae, self.encoder)
+                torch.mul(values, lengths, out=gate)
+        return PreActivation(values, gate, linear, dimmer, lengths, on_lengths)
+
+    def _projection(
+        self, name: str, rows: Tensor, vectors: Tensor, bias: Tensor, first: slice
+    ) -> Projection:
+        """Return rows times vectors plus a bias, in kept memory."""
+        with torch.no_grad():
             missing = PRODUCT_FEATURES - self.d_sae
+            wide, wide_bias = vectors, bias
             if missing > 0:
-                encoder, bias = pad(encoder, (0, 0, 0, missing)), pad(bias, (0, missing))
-            h = self._scratch.take("h", rows, len(encoder), encoder)
-            h = products.biased(read, encoder, bias, h)[:, : self.d_sae]
-            g = h
-            if self.config.semantics.gate_on_decoder_norm:
-                g = self._scratch.take("g", rows, self.d_sae, self.encoder)
-                torch.mul(h, self.decoder_norms(), out=g)
-        return PreActivation(h, g, read, self.encoder, self.b_enc)
+                wide, wide_bias = pad(vectors, (0, 0, 0, missing)), pad(bias, (0, missing))
+            values = self._scratch.take(name, len(rows), len(wide), wide)
+            values = products.biased(rows, wide, wide_bias, values)[first, : self.d_sae]
+        return Projection(values, rows[first], vectors, bias)
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Sae":
         """Copy weights; kept memory starts anew."""
@@ -375,12 +389,15 @@ class Sae(SparseDictionary):
         )
         for mine, theirs in zip(self.parameters(), result.parameters(), strict=True):
             theirs.requires_grad_(mine.requires_grad)
+        for mine, theirs in zip(self.buffers(), result.buffers(), strict=True):
+            theirs.copy_(mine)
         return result
 
 
 def _record(settings: SaeSettings, width: int, d_sae: int, scale: Scale) -> DictionaryConfig:
     """Return the record of an untrained SAE."""
     versions = manifests.library_versions()
+    kind = ACTIVATION_FUNCTIONS[settings.activation.kind]
     return DictionaryConfig(
         family="sae",
         d_in=(width,),
@@ -389,14 +406,15 @@ def _record(settings: SaeSettings, width: int, d_sae: int, scale: Scale) -> Dict
         dtype=settings.dtype,
         hookpoints_in=(settings.hookpoint,),
         hookpoints_out=(settings.hookpoint,),
+        options=Options(glu=settings.glu),
         semantics=Semantics(
             subtract_b_dec=settings.subtract_b_dec,
             gate_on_decoder_norm=settings.gate_on_decoder_norm,
             decoder_norm=settings.decoder_norm,
             activation=settings.activation,
-            inference=InferenceRecord(kind="same_as_training"),
+            inference=kind.inference(),
             l0_scope="row",
-            firing="positive",
+            firing=kind.firing,
         ),
         scale={settings.hookpoint: scale.record},
         model=None,

@@ -22,6 +22,47 @@ class TopK(Model):
     """Features that may fire on one row."""
 
 
+class AbsTopK(Model):
+    """Keep the k pre-activations of each row that are furthest from zero, with their signs."""
+
+    kind: Literal["abstopk"] = "abstopk"
+    """Discriminator."""
+    k: int = Field(ge=1)
+    """Features that may fire on one row."""
+
+
+class BatchTopK(Model):
+    """Keep the k * rows largest positive pre-activations of a batch (arXiv:2412.06410).
+
+    At inference, keep what exceeds a threshold.
+    """
+
+    kind: Literal["batchtopk"] = "batchtopk"
+    """Discriminator."""
+    k: float = Field(gt=0, allow_inf_nan=False)
+    """Features that fire on one row on average; may be fractional."""
+
+
+class JumpRelu(Model):
+    """Keep what exceeds a threshold that each feature learns (arXiv:2407.14435)."""
+
+    kind: Literal["jumprelu"] = "jumprelu"
+    """Discriminator."""
+    bandwidth: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    """Width of the window around the threshold in which it receives gradient, in normalised units:
+    2 with `ste_to_input` (Anthropic), 0.001 without (DeepMind)."""
+    ste_to_input: bool = True
+    """The gradient of that window reaches the encoder too (Anthropic), not the threshold alone
+    (DeepMind)."""
+
+
+class Gated(Model):
+    """One bias decides which features fire, another how strongly (arXiv:2404.16014)."""
+
+    kind: Literal["gated"] = "gated"
+    """Discriminator."""
+
+
 class Relu(Model):
     """Keep every positive pre-activation; sparsity comes from a penalty."""
 
@@ -29,7 +70,9 @@ class Relu(Model):
     """Discriminator."""
 
 
-Activation = Annotated[TopK | Relu, Field(discriminator="kind")]
+Activation = Annotated[
+    TopK | BatchTopK | JumpRelu | Relu | Gated | AbsTopK, Field(discriminator="kind")
+]
 """Activation functions, one class each."""
 
 ScaleKind = Literal["none", "dataset_mean_norm", "dataset_rms", "dataset_centred_rms"]
@@ -62,6 +105,8 @@ class SaeSettings(Model):
     gate use their lengths."""
     gate_on_decoder_norm: bool = False
     """Compare pre-activation times decoder length instead of the pre-activation alone."""
+    glu: bool = False
+    """Multiply pre-activations by sigmoid(x' W_glu + b_glu): a second encoder that dims them."""
     scale: ScaleKind = "dataset_centred_rms"
     """Normalisation of the input, measured over the whole store."""
     dtype: Literal["float32"] = "float32"
@@ -72,12 +117,25 @@ class SaeSettings(Model):
         if (self.d_sae is None) == (self.expansion is None):
             msg = "give exactly one of d_sae and expansion"
             raise ValueError(msg)
-        if (
-            isinstance(self.activation, TopK)
-            and self.d_sae is not None
-            and self.activation.k > self.d_sae
-        ):
-            msg = f"activation.k = {self.activation.k} is more than d_sae = {self.d_sae}"
+        k = getattr(self.activation, "k", 0)
+        if self.d_sae is not None and k > self.d_sae:
+            msg = f"activation.k = {k:g} is more than d_sae = {self.d_sae}"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _one_gate(self) -> Self:
+        if isinstance(self.activation, Gated) and self.gate_on_decoder_norm:
+            msg = (
+                "gate_on_decoder_norm is set, but activation.kind 'gated' compares with zero, where "
+                "decoder lengths change nothing: remove gate_on_decoder_norm"
+            )
+            raise ValueError(msg)
+        if isinstance(self.activation, Gated) and self.glu:
+            msg = (
+                "glu is set, but activation.kind 'gated' has a gate of its own on the same "
+                "pre-activations: remove glu, or use another activation"
+            )
             raise ValueError(msg)
         return self
 
@@ -103,11 +161,41 @@ class ScaleRecord(Model):
     """`external`: encode applies a and mu; `folded`: the weights already contain them."""
 
 
-class InferenceRecord(Model):
-    """How codes are computed once training is over."""
+class SameAsTraining(Model):
+    """Codes at inference are those of training: the activation function works row by row."""
 
-    kind: Literal["same_as_training"]
-    """Row-wise activation functions need nothing else."""
+    kind: Literal["same_as_training"] = "same_as_training"
+    """Discriminator."""
+
+
+class ThresholdInference(Model):
+    """A feature fires where its gate score exceeds its `threshold`, whatever the batch."""
+
+    kind: Literal["threshold"] = "threshold"
+    """Discriminator."""
+    source: Literal["exact", "ema", "imported"]
+    """`exact`: calibrated on rows of the store, so that k features fire on average; `ema`: a running
+    mean of the smallest score that training kept; `imported`: as another library left it."""
+    rows: int | None = Field(default=None, ge=1)
+    """Rows it was calibrated on; null unless exact."""
+    l0: float | None = Field(default=None, ge=0)
+    """Features that fire on one of these rows on average. Below k, they have too few positive
+    scores."""
+    l0_heldout: float | None = Field(default=None, ge=0)
+    """The same on rows it was not calibrated on; null when not measured."""
+    threshold_ema: float | None = Field(default=None, ge=0)
+    """The running mean of training, for comparison; null when there was none."""
+
+
+InferenceRecord = Annotated[SameAsTraining | ThresholdInference, Field(discriminator="kind")]
+"""How codes are computed once training is over."""
+
+
+class Options(Model):
+    """Parts that not every dictionary of a family has."""
+
+    glu: bool
+    """A second encoder `W_glu`, `b_glu` multiplies pre-activations by its sigmoid."""
 
 
 class Semantics(Model):
@@ -125,8 +213,8 @@ class Semantics(Model):
     """How codes are computed at inference."""
     l0_scope: Literal["row"]
     """What k and L0 count over."""
-    firing: Literal["positive"]
-    """Which entries count as firings: strictly positive ones."""
+    firing: Literal["positive", "nonzero"]
+    """Which entries count as firings: strictly positive ones, or all that are not zero."""
 
 
 class ModelRecord(Model):
@@ -178,6 +266,8 @@ class DictionaryConfig(Model):
     """What encode reads, in the order of d_in."""
     hookpoints_out: tuple[HookpointName, ...]
     """What decode reconstructs, in the order of d_out."""
+    options: Options
+    """Which parts it has."""
     semantics: Semantics
     """What the numbers mean."""
     scale: dict[str, ScaleRecord]

@@ -115,6 +115,8 @@ class InitSettings(Model):
     """Length of the random decoder vectors; 1 when decoder_norm is `unit`."""
     decoder_bias: Literal["zero", "mean"] = "zero"
     """`mean`: the mean of the normalised input, from the store's moments."""
+    threshold: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """JumpReLU thresholds, in normalised units; absent, 0.1 with `ste_to_input` and 0.001 without."""
 
 
 class L1Settings(Model):

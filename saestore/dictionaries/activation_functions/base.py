@@ -1,40 +1,183 @@
-"""What an activation function does: decide which pre-activations become firings."""
+"""What an activation function does: decide which pre-activations become firings.
+
+One kind is one file and one registry entry. It may own parameters, which stand in the dictionary's
+file under names of its own, and says what becomes of them when weights are rewritten. Nothing else
+asks which kind it is.
+"""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from saestore.dictionaries.code import SparseCode, TrainingCode
+from saestore.dictionaries import selection
+from saestore.dictionaries.code import DenseCode, RaggedCode, SparseCode, TrainingCode
+from saestore.dictionaries.kernels import Pairs
 from saestore.dictionaries.pre_activation import PreActivation
+from saestore.errors import UnsupportedError
+from saestore_schemas.dictionary import InferenceRecord, SameAsTraining, Semantics
+from saestore_schemas.train import InitSettings
 
 
-class ActivationFunction(ABC):
+DENSE_SHARE = 1 / 8
+"""Above this share of pairs among all entries, dense products are faster than sparse ones."""
+
+
+class ActivationFunction(nn.Module, ABC):
     """f = select(g) * h, with g the gate score and h the pre-activation."""
 
     fixes_l0: ClassVar[bool]
     """Whether it sets L0 by itself; otherwise a penalty must."""
+    ranks: ClassVar[bool] = False
+    """Whether it compares features with each other, so that features must not be rescaled one by
+    one."""
+    row_wise: ClassVar[bool] = True
+    """Whether a row's code in training depends on that row alone, so that losses are means over
+    rows."""
+    firing: ClassVar[Literal["positive", "nonzero"]] = "positive"
+    """Which activations are firings."""
+    learned_thresholds: ClassVar[tuple[str, ...]] = ()
+    """Parameters that are thresholds: a learning rate of their own, and no clipping."""
+    bias_name: ClassVar[str] = "b_enc"
+    """Name of the encoder bias in the file: the one in the gate score."""
 
-    @abstractmethod
-    def __init__(self, settings: Any) -> None:
-        """Take the settings of its kind."""
+    def __init__(self, semantics: Semantics, tensors: Mapping[str, Tensor]) -> None:
+        """Take settings, and parameters by the names of the file."""
+        super().__init__()
+        del semantics, tensors
+
+    @classmethod
+    def shapes(cls, d_sae: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each of its tensors in the file, the encoder bias not among them."""
+        del d_sae
+        return {}
+
+    @classmethod
+    def start(cls, settings: Any, d_sae: int, init: InitSettings) -> dict[str, Tensor]:
+        """Return its tensors before training."""
+        del settings, init
+        return {name: torch.zeros(shape) for name, shape in cls.shapes(d_sae).items()}
+
+    @classmethod
+    def inference(cls) -> InferenceRecord:
+        """Return how an untrained dictionary computes codes at inference."""
+        return SameAsTraining()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return its tensors by the names of the file, without gradient."""
+        return {}
 
     @abstractmethod
     def code(self, pre: PreActivation) -> TrainingCode:
         """Return the code while training, differentiable."""
 
     @abstractmethod
-    def firings(
-        self, values: Float[Tensor, "row d_sae"], gate: Float[Tensor, "row d_sae"]
-    ) -> SparseCode:
-        """Return the code at inference: row by row, whatever the other rows are.
+    def firings(self, pre: PreActivation) -> SparseCode:
+        """Return the code at inference: row by row, whatever the other rows are."""
+
+    def thresholds(self) -> Float[Tensor, " d_sae"] | None:
+        """Return what gate scores must exceed at inference; None where that is no fixed number."""
+        return None
+
+    def below(
+        self, pre: PreActivation, features: Tensor | None
+    ) -> Float[Tensor, " row"]:  # pragma: no cover - settings refuse it
+        """Return by how much each row's gate scores fall short of their thresholds, differentiable.
+
+        Summed over features, in units of the output: what is missing times decoder length.
 
         Args:
-            values: Pre-activations h.
-            gate: Gate scores g; the same tensor as `values` when the gate is on h.
+            pre: The pre-activations.
+            features: Which features count; None, all.
+
+        Raises:
+            UnsupportedError: It has no thresholds that training moves.
         """
+        del pre, features
+        raise UnsupportedError(
+            f"{type(self).__name__} has no thresholds that training moves",
+            found=type(self).__name__,
+            expected="activation.kind = 'jumprelu'",
+            hint="remove loss.pre_activation",
+        )
+
+    @classmethod
+    def rewritten(
+        cls,
+        tensors: Mapping[str, Float[Tensor, " d_sae"]],
+        *,
+        shift: Float[Tensor, " d_sae"],
+        values: Float[Tensor, " d_sae"],
+        gate: Float[Tensor, " d_sae"],
+    ) -> dict[str, Float[Tensor, " d_sae"]]:
+        """Return encoder bias and parameters that keep the code, up to its units.
+
+        Args:
+            tensors: Its tensors, and the encoder bias under `bias_name`.
+            shift: What the rewritten encoder adds to pre-activations, to be taken off again.
+            values: Factor that pre-activations take after that, above 0.
+            gate: Factor that gate scores take, above 0.
+        """
+        del gate
+        return {**tensors, cls.bias_name: (tensors[cls.bias_name] - shift) * values}
+
+    @classmethod
+    def as_jumprelu(
+        cls, tensors: Mapping[str, Float[Tensor, " d_sae"]]
+    ) -> tuple[Float[Tensor, " d_sae"], dict[str, Float[Tensor, " d_sae"]]]:
+        """Return a JumpReLU with the same codes at inference, for all inputs.
+
+        Args:
+            tensors: Its tensors, and the encoder bias under `bias_name`.
+
+        Returns:
+            What each encoder vector is multiplied with, and `b_enc` and `threshold`.
+
+        Raises:
+            UnsupportedError: It ranks a row's features, which no threshold can say.
+        """
+        del tensors
+        raise UnsupportedError(
+            f"{cls.__name__} keeps a number of features a row, which no threshold can say",
+            found=cls.__name__,
+            expected="an activation function that compares each feature with a number",
+            hint="export it as it is, or train with activation.kind = 'batchtopk'",
+        )
 
     def scalars(self) -> dict[str, float]:
         """Return numbers worth logging; none here."""
         return {}
+
+    def keep_k(self, k: float | None) -> None:
+        """Keep another number of features while training; None, that of the settings.
+
+        Raises:
+            UnsupportedError: It keeps no given number.
+        """
+        if k is not None:
+            raise UnsupportedError(
+                f"{type(self).__name__} keeps no given number of features",
+                found=type(self).__name__,
+                expected="one of topk, batchtopk, abstopk",
+                hint="remove loss.k_schedule",
+            )
+
+
+def kept(pre: PreActivation, chosen: selection.Chosen) -> TrainingCode:
+    """Return the code that is h at some pairs, differentiable, by the faster path."""
+    pairs = Pairs(*chosen, pre.d_sae)
+    if len(pairs) > DENSE_SHARE * pre.values.numel():
+        mask = torch.zeros_like(pre.values, dtype=torch.bool)
+        mask[pairs.row_ids, pairs.indices] = True
+        return DenseCode(torch.where(mask, pre.dense(), 0))
+    return RaggedCode(pairs, pre.at(pairs))
+
+
+def at_inference(pre: PreActivation, chosen: selection.Chosen) -> SparseCode:
+    """Return the code that is h at some pairs, without gradient."""
+    offsets, indices = chosen
+    values = Pairs(offsets, indices, pre.d_sae).of(pre.values)
+    return SparseCode(offsets, indices, values, pre.d_sae)

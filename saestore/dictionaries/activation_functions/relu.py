@@ -6,6 +6,7 @@ The gradient is 1 where it fires and 0 elsewhere, at exactly 0 too. Use top-k wh
 rather than found.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -13,10 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from saestore.dictionaries.activation_functions.base import ActivationFunction
-from saestore.dictionaries.code import DenseCode, SparseCode
+from saestore.dictionaries import selection
+from saestore.dictionaries.activation_functions import base
+from saestore.dictionaries.activation_functions.base import ActivationFunction, at_inference
+from saestore.dictionaries.code import DenseCode, RaggedCode, SparseCode, TrainingCode
+from saestore.dictionaries.kernels import Pairs
 from saestore.dictionaries.pre_activation import PreActivation
-from saestore_schemas import dictionary as schemas
 
 
 class Relu(ActivationFunction):
@@ -25,20 +28,25 @@ class Relu(ActivationFunction):
     fixes_l0: ClassVar[bool] = False
 
     @override
-    def __init__(self, settings: schemas.Relu) -> None:
-        self.settings = settings
+    def code(self, pre: PreActivation) -> TrainingCode:
+        """Return all positive activations, differentiable."""
+        most = int(base.DENSE_SHARE * pre.gate.numel())
+        chosen = selection.above(pre.gate, pre.gate.new_zeros(pre.d_sae), most=most)
+        if chosen is None:
+            return DenseCode(torch.where(pre.gate > 0, pre.dense(), 0))
+        pairs = Pairs(*chosen, pre.d_sae)
+        return RaggedCode(pairs, pre.at(pairs))
 
     @override
-    def code(self, pre: PreActivation) -> DenseCode:
-        """Return all activations, differentiable."""
-        h = pre.dense()
-        if pre.gate is pre.values:
-            return DenseCode(torch.relu(h))
-        return DenseCode(torch.where(pre.gate > 0, h, 0))
-
-    @override
-    def firings(
-        self, values: Float[Tensor, "row d_sae"], gate: Float[Tensor, "row d_sae"]
-    ) -> SparseCode:
+    def firings(self, pre: PreActivation) -> SparseCode:
         """Return the positive pre-activations."""
-        return SparseCode.from_dense(torch.where(gate > 0, values, 0))
+        return at_inference(pre, selection.of_mask(pre.gate > 0))
+
+    @classmethod
+    @override
+    def as_jumprelu(
+        cls, tensors: Mapping[str, Float[Tensor, " d_sae"]]
+    ) -> tuple[Float[Tensor, " d_sae"], dict[str, Float[Tensor, " d_sae"]]]:
+        """Return thresholds of 0."""
+        bias = tensors["b_enc"]
+        return torch.ones_like(bias), {"b_enc": bias, "threshold": torch.zeros_like(bias)}

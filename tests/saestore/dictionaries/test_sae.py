@@ -20,11 +20,26 @@ from saestore.testing.dictionaries import (
     random_sae,
     raw_rows,
 )
-from saestore_schemas.dictionary import Relu, SaeSettings, TopK
+from saestore_schemas.dictionary import (
+    AbsTopK,
+    BatchTopK,
+    Gated,
+    JumpRelu,
+    Relu,
+    SaeSettings,
+    TopK,
+)
 from saestore_schemas.train import InitSettings
 
 
-ACTIVATIONS = {"topk": TopK(k=4), "relu": Relu()}
+ACTIVATIONS = {
+    "topk": TopK(k=4),
+    "batchtopk": BatchTopK(k=3.5),
+    "jumprelu": JumpRelu(bandwidth=0.5),
+    "relu": Relu(),
+    "gated": Gated(),
+    "abstopk": AbsTopK(k=4),
+}
 SCALES = ("none", "dataset_mean_norm", "dataset_rms", "dataset_centred_rms")
 
 
@@ -32,18 +47,36 @@ def rows(n=13, seed=0):
     return torch.from_numpy(raw_rows(n, seed=seed))
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("gated", [False, True], ids=["gate-h", "gate-hn"])
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("subtract", [False, True], ids=["s0", "s1"])
+def variants():
+    """Every activation with every gate it takes; the other options in turn."""
+    for name, activation in ACTIVATIONS.items():
+        for gate in (False,) if name == "gated" else (False, True):
+            for subtract in (False, True):
+                yield name, activation, gate, subtract, "dataset_centred_rms", False
+    for scale in SCALES[:-1]:
+        yield "topk", ACTIVATIONS["topk"], True, True, scale, False
+        yield "jumprelu", ACTIVATIONS["jumprelu"], True, True, scale, False
+    for name, activation in ACTIVATIONS.items():
+        if name != "gated":
+            yield name, activation, True, True, "dataset_centred_rms", True
+
+
+def named(variant):
+    name, _, gate, subtract, scale, glu = variant
+    return f"{name}-{'hn' if gate else 'h'}-s{int(subtract)}-{scale}{'-glu' if glu else ''}"
+
+
+@pytest.mark.parametrize("variant", list(variants()), ids=named)
 class TestSaeContract(SparseDictionaryContract):
     @pytest.fixture(autouse=True)
-    def _choose(self, activation, gated, scale, subtract):
+    def _choose(self, variant):
+        _, activation, gate, subtract, scale, glu = variant
         self.options = {
-            "activation": ACTIVATIONS[activation],
-            "gate_on_decoder_norm": gated,
+            "activation": activation,
+            "gate_on_decoder_norm": gate,
             "scale": scale,
             "subtract_b_dec": subtract,
+            "glu": glu,
         }
 
     def dictionary(self, dtype):
@@ -53,18 +86,25 @@ class TestSaeContract(SparseDictionaryContract):
         return {HOOK: torch.from_numpy(raw_rows(rows))}
 
 
-def sae(activation, tensors, *, subtract=False, scale="none"):
+def sae(activation, tensors, *, subtract=False, scale="none", gated=False):
     """An SAE with given weights, without normalisation unless asked for."""
     d_in, d_sae = tensors["W_enc"].shape
     settings = SaeSettings(
-        hookpoint=HOOK, d_sae=d_sae, activation=activation, scale=scale, subtract_b_dec=subtract
-    )
+        hookpoint=HOOK, d_sae=d_sae, activation=activation, scale=scale, subtract_b_dec=subtract,
+        gate_on_decoder_norm=gated, decoder_norm="free",
+    )  # fmt: skip
     moments = ExactMoments(raw_rows(50, d_in))
     plain = dictionaries.build(
         settings, widths={HOOK: d_in}, moments={HOOK: moments}, init=InitSettings(), seed=0
     )
-    zeros = {"b_enc": torch.zeros(d_sae).double(), "b_dec": torch.zeros(d_in).double()}
-    return plain.restore(plain.config, plain.scales, {**zeros, **tensors})
+    start = {name: each.double() for name, each in plain.tensors().items()}
+    return plain.restore(plain.config, plain.scales, {**start, **tensors})
+
+
+def changed(one, **changes):
+    """The same dictionary with other tensors; each change is a function of the tensor."""
+    tensors = {n: changes.get(n, lambda each: each)(each) for n, each in one.tensors().items()}
+    return one.restore(one.config, one.scales, tensors)
 
 
 def plus_minus(activation):
@@ -95,7 +135,7 @@ def test_c3_a_constant_dictionary_explains_nothing_and_never_fires():
         "W_dec": torch.randn(D_SAE, D_IN).double(),
         "b_dec": x.mean(dim=0),
     }
-    for activation in ACTIVATIONS.values():
+    for activation in (TopK(k=4), BatchTopK(k=3.5), Relu(), Gated(), JumpRelu()):
         constant = sae(activation, tensors)
         assert (constant.encode(x).l0() == 0).all()
         error = x - constant.reconstruct(x)[HOOK]
@@ -129,16 +169,9 @@ def test_d1_top_k_of_everything_is_relu():
 def test_i1_permuting_features_permutes_the_code_only(activation):
     one = random_sae(activation)
     order = torch.randperm(D_SAE, generator=torch.Generator().manual_seed(1))
-    tensors = one.tensors()
-    other = one.restore(
-        one.config,
-        one.scales,
-        {
-            "W_enc": tensors["W_enc"][:, order],
-            "b_enc": tensors["b_enc"][order],
-            "W_dec": tensors["W_dec"][order],
-            "b_dec": tensors["b_dec"],
-        },
+    along = dict.fromkeys(("b_enc", "b_gate", "b_mag", "r_mag", "threshold", "W_dec"))
+    other = changed(
+        one, W_enc=lambda w: w[:, order], **{name: lambda w: w[order] for name in along}
     )
     x = rows()
     assert torch.allclose(other.encode(x).to_dense(), one.encode(x).to_dense()[:, order])
@@ -147,21 +180,29 @@ def test_i1_permuting_features_permutes_the_code_only(activation):
 
 def rescaled(one):
     factors = torch.linspace(0.4, 3, D_SAE, dtype=torch.float64)
-    tensors = one.tensors()
-    return factors, one.restore(
-        one.config,
-        one.scales,
-        {
-            "W_enc": tensors["W_enc"] * factors,
-            "b_enc": tensors["b_enc"] * factors,
-            "W_dec": tensors["W_dec"] / factors.unsqueeze(1),
-            "b_dec": tensors["b_dec"],
-        },
+    on_lengths = one.config.semantics.gate_on_decoder_norm
+    scaled = dict.fromkeys(("W_enc", "b_enc", "b_gate", "b_mag"), lambda w: w * factors)
+    return factors, changed(
+        one,
+        **scaled,
+        threshold=lambda w: w if on_lengths else w * factors,
+        W_dec=lambda w: w / factors.unsqueeze(1),
     )
 
 
 @pytest.mark.parametrize(
-    ("activation", "gated"), [(Relu(), False), (Relu(), True), (TopK(k=4), True)]
+    ("activation", "gated"),
+    [
+        (Relu(), False),
+        (Relu(), True),
+        (Gated(), False),
+        (JumpRelu(bandwidth=0.5), False),
+        (JumpRelu(bandwidth=0.5), True),
+        (TopK(k=4), True),
+        (AbsTopK(k=4), True),
+        (BatchTopK(k=3.5), True),
+    ],
+    ids=lambda value: getattr(value, "kind", value),
 )
 def test_i2_rescaling_features_changes_units_only(activation, gated):
     one = random_sae(activation, gate_on_decoder_norm=gated)
@@ -188,17 +229,7 @@ def test_i3_rotating_everything_rotates_the_reconstruction(activation):
     q, _ = torch.linalg.qr(
         torch.randn(D_IN, D_IN, generator=torch.Generator().manual_seed(2)).double()
     )
-    tensors = one.tensors()
-    other = one.restore(
-        one.config,
-        one.scales,
-        {
-            "W_enc": q.T @ tensors["W_enc"],
-            "b_enc": tensors["b_enc"],
-            "W_dec": tensors["W_dec"] @ q,
-            "b_dec": tensors["b_dec"] @ q,
-        },
-    )
+    other = changed(one, W_enc=lambda w: q.T @ w, W_dec=lambda w: w @ q, b_dec=lambda w: w @ q)
     x = rows()
     torch.testing.assert_close(other.reconstruct(x @ q)[HOOK], one.reconstruct(x)[HOOK] @ q)
 

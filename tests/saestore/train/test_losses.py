@@ -39,7 +39,7 @@ def test_aux_reaches_dead_encoders_though_all_their_pre_activations_are_negative
 ):
     dictionary = mostly_dead(subtract=subtract, gated=gated)
     context = seen(dictionary, rows())
-    assert (context.output.pre_activation[:, DEAD] < 0).all()
+    assert (context.output.pre.values[:, DEAD] < 0).all()
     AuxK(AuxSettings(k=k), k=3, variance=7.0)(context).backward()
     used = {int(i) for i in DEAD} if k >= 4 else None
     for gradient in (dictionary.encoder.grad, dictionary.W_dec.grad):

@@ -1,0 +1,189 @@
+"""Other weights for the same sparse autoencoder: folded, with unit decoder, without subtraction.
+
+    folded               W_enc *= a; b_enc −= (a μ + s b_dec) W_enc; W_dec /= a; b_dec = b_dec/a + μ; s = 0
+                         W_glu *= a; b_glu −= a μ W_glu; θ on h n: θ/a
+    with_unit_decoder    W_enc *= n; b_enc *= n; W_dec /= n; θ on h: θ n; the gate is on h from then on
+    without_subtraction  b_enc −= s b_dec W_enc; s = 0
+    as_jumprelu          another activation function, the same codes at inference
+
+All are exact. They are computed in float64 and rounded once, to the type of the weights.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS, ActivationFunction
+from saestore.dictionaries.scale import Scale
+from saestore.errors import UnsupportedError
+from saestore_schemas.dictionary import DictionaryConfig, JumpRelu, SameAsTraining
+
+
+EQUAL_LENGTHS = 1e-5
+"""Relative spread below which decoder lengths count as one: float32 renormalising leaves 1e-7."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All that an SAE is.
+
+    Attributes:
+        config: What the weights mean.
+        scales: Hookpoint to normalisation.
+        tensors: Weights by the names of the file.
+    """
+
+    config: DictionaryConfig
+    scales: Mapping[str, Scale]
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def kind(self) -> type[ActivationFunction]:
+        """Its activation function."""
+        return ACTIVATION_FUNCTIONS[self.config.semantics.activation.kind]
+
+    @property
+    def on_lengths(self) -> bool:
+        """Whether the gate is on h times decoder length."""
+        return self.config.semantics.gate_on_decoder_norm
+
+    def exact(self) -> dict[str, Tensor]:
+        """Return the tensors in float64."""
+        return {name: tensor.double() for name, tensor in self.tensors.items()}
+
+    def owned(self) -> dict[str, Tensor]:
+        """Return the activation function's tensors, the encoder bias among them, in float64."""
+        names = (self.kind.bias_name, *self.kind.shapes(self.config.d_sae))
+        return {name: self.tensors[name].double() for name in names}
+
+    def moved(
+        self,
+        *,
+        shift: Float[Tensor, " d_sae"] | float = 0.0,
+        values: Float[Tensor, " d_sae"] | float = 1.0,
+        gate: Float[Tensor, " d_sae"] | float = 1.0,
+    ) -> dict[str, Tensor]:
+        """Return `owned` after `ActivationFunction.rewritten`."""
+        owned = self.owned()
+        ones = torch.ones_like(owned[self.kind.bias_name])
+        return self.kind.rewritten(
+            owned, shift=ones * shift, values=ones * values, gate=ones * gate
+        )
+
+    def rewritten(
+        self,
+        tensors: Mapping[str, Tensor],
+        semantics: Mapping[str, Any],
+        *,
+        scales: Mapping[str, Scale] | None = None,
+    ) -> "Weights":
+        """Return other tensors, rounded to the types of these, and what they mean."""
+        scales = self.scales if scales is None else scales
+        config = self.config.model_copy(
+            update={
+                "scale": {hook: scale.record for hook, scale in scales.items()},
+                "semantics": self.config.semantics.model_copy(update=dict(semantics)),
+            }
+        )
+        kinds = {name: tensor.dtype for name, tensor in self.tensors.items()}
+        rounded = {
+            name: tensor.to(kinds.get(name, kinds["W_enc"])) for name, tensor in tensors.items()
+        }
+        return Weights(config, scales, rounded)
+
+
+def folded(given: Weights) -> Weights:
+    """Return weights that read and reconstruct rows as they are stored; codes stay the same.
+
+    Raises:
+        UnsupportedError: They are folded already.
+    """
+    (hookpoint,) = given.config.hookpoints_in
+    scale = given.scales[hookpoint]
+    if not scale.external:
+        raise UnsupportedError(
+            f"the normalisation of {hookpoint} is folded into the weights already",
+            found="state folded",
+            expected="state external",
+            hint="use the dictionary as it is: folding twice would scale it twice",
+        )
+    a, old = scale.record.a, given.exact()
+    mean = torch.zeros_like(old["b_dec"]) if scale.mean is None else scale.mean.to(old["b_dec"])
+    subtracted = a * mean
+    if given.config.semantics.subtract_b_dec:
+        subtracted = subtracted + old["b_dec"]
+    tensors = {
+        **given.moved(shift=subtracted @ old["W_enc"], gate=1 / a if given.on_lengths else 1.0),
+        "W_enc": old["W_enc"] * a,
+        "W_dec": old["W_dec"] / a,
+        "b_dec": old["b_dec"] / a + mean,
+    }
+    if given.config.options.glu:
+        tensors["W_glu"] = old["W_glu"] * a
+        tensors["b_glu"] = old["b_glu"] - a * mean @ old["W_glu"]
+    record = scale.record.model_copy(update={"state": "folded"})
+    scales = {hookpoint: Scale(record, scale.mean)}
+    return given.rewritten(tensors, {"subtract_b_dec": False}, scales=scales)
+
+
+def with_unit_decoder(given: Weights) -> Weights:
+    """Return weights with decoder vectors of length 1; activations take their lengths.
+
+    Raises:
+        UnsupportedError: Pre-activations of features with unequal lengths are ranked.
+    """
+    old = given.exact()
+    lengths = torch.linalg.vector_norm(old["W_dec"], dim=1)
+    equal = bool(lengths.max() <= lengths.min() * (1 + EQUAL_LENGTHS))
+    ranked = given.kind.ranks and not given.on_lengths
+    if ranked and not equal:
+        raise UnsupportedError(
+            f"{given.config.semantics.activation.kind} ranks pre-activations, and decoder vectors "
+            "of unequal length would change their order",
+            found=f"lengths from {float(lengths.min()):.3g} to {float(lengths.max()):.3g}",
+            expected="equal lengths, or gate_on_decoder_norm = true",
+            hint="keep the decoder as it is",
+        )
+    # Where the gate is on h n, a feature with n = 0 never fires; scaled by 0 it stays silent.
+    factors = lengths if given.on_lengths else torch.where(lengths == 0, 1.0, lengths)
+    if ranked:  # lengths that differ by rounding must not change the order
+        factors = torch.full_like(lengths, float(factors.mean()))
+    tensors = {
+        **old,
+        **given.moved(values=factors, gate=1.0 if given.on_lengths else factors),
+        "W_enc": old["W_enc"] * factors,
+        "W_dec": old["W_dec"] / torch.where(factors == 0, 1.0, factors).unsqueeze(1),
+    }
+    unit = "unit" if (lengths > 0).all() else given.config.semantics.decoder_norm
+    return given.rewritten(tensors, {"gate_on_decoder_norm": False, "decoder_norm": unit})
+
+
+def without_subtraction(given: Weights) -> Weights:
+    """Return weights whose encoder reads rows as they are."""
+    if not given.config.semantics.subtract_b_dec:
+        return given
+    old = given.exact()
+    moved = given.moved(shift=old["b_dec"] @ old["W_enc"])
+    return given.rewritten({**old, **moved}, {"subtract_b_dec": False})
+
+
+def as_jumprelu(given: Weights) -> Weights:
+    """Return weights of a JumpReLU with the same codes at inference.
+
+    Raises:
+        UnsupportedError: The activation function ranks a row's features.
+    """
+    activation = given.config.semantics.activation
+    if isinstance(activation, JumpRelu):
+        return given
+    old, owned = given.exact(), given.owned()
+    factors, own = given.kind.as_jumprelu(owned)
+    others = {name: tensor for name, tensor in old.items() if name not in owned}
+    return given.rewritten(
+        {**others, "W_enc": old["W_enc"] * factors, **own},
+        {"activation": JumpRelu(), "inference": SameAsTraining()},
+    )
