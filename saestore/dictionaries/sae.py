@@ -184,9 +184,8 @@ class Sae(SparseDictionary):
         self, code: TrainingCode, *, detached: bool = False
     ) -> dict[str, Float[Tensor, "row _"]]:
         """Return the reconstruction in normalised units, differentiable."""
-        W_dec, b_dec = self.W_dec, self.b_dec
-        if detached:
-            W_dec, b_dec = W_dec.detach(), b_dec.detach()
+        weights: tuple[Tensor, Tensor] = (self.W_dec, self.b_dec)
+        W_dec, b_dec = (each.detach() for each in weights) if detached else weights
         return {self.hookpoint: code.decoded(W_dec) + b_dec}
 
     @override
@@ -373,7 +372,8 @@ class Sae(SparseDictionary):
         """Return rows times vectors plus a bias, in kept memory."""
         with torch.no_grad():
             missing = PRODUCT_FEATURES - self.d_sae
-            wide, wide_bias = vectors, bias
+            wide: Tensor = vectors
+            wide_bias: Tensor = bias
             if missing > 0:
                 wide, wide_bias = pad(vectors, (0, 0, 0, missing)), pad(bias, (0, missing))
             values = self._scratch.take(name, len(rows), len(wide), wide)
@@ -389,8 +389,8 @@ class Sae(SparseDictionary):
         )
         for mine, theirs in zip(self.parameters(), result.parameters(), strict=True):
             theirs.requires_grad_(mine.requires_grad)
-        for mine, theirs in zip(self.buffers(), result.buffers(), strict=True):
-            theirs.copy_(mine)
+        for name, buffer in result.named_buffers():
+            buffer.copy_(self.get_buffer(name))
         return result
 
 

@@ -54,7 +54,7 @@ class BatchTopK(ActivationFunction):
 
     def __init__(self, semantics: Semantics, tensors: Mapping[str, Tensor]) -> None:
         super().__init__(semantics, tensors)
-        self.k: float = semantics.activation.k  # type: ignore[union-attr] # of its kind
+        self.k = float(semantics.activation.model_dump()["k"])
         self.k_now = self.k
         self.register_buffer("threshold", tensors["threshold"].clone())
         self.register_buffer("ema", torch.zeros(2, dtype=torch.float64))
@@ -138,7 +138,7 @@ class BatchTopK(ActivationFunction):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "BatchTopK":
         """Move with the dictionary; the running mean stays float64 whatever the weights are."""
         exact = self.ema
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.ema = exact.to(device=self.ema.device)
         return self
 

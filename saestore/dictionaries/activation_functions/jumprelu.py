@@ -54,9 +54,8 @@ class JumpRelu(ActivationFunction):
 
     def __init__(self, semantics: Semantics, tensors: Mapping[str, Tensor]) -> None:
         super().__init__(semantics, tensors)
-        settings = semantics.activation
-        self.bandwidth: float = settings.bandwidth  # type: ignore[union-attr] # of its kind
-        self.ste_to_input: bool = settings.ste_to_input  # type: ignore[union-attr] # as above
+        settings = JumpReluSettings.model_validate(semantics.activation.model_dump())
+        self.bandwidth, self.ste_to_input = settings.bandwidth, settings.ste_to_input
         self.threshold = nn.Parameter(tensors["threshold"].clone())
 
     @classmethod
@@ -154,7 +153,7 @@ class JumpRelu(ActivationFunction):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "JumpRelu":
         """Move with the dictionary, but never to a type narrower than float32."""
         exact = self.threshold.data
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.threshold.dtype.itemsize < torch.float32.itemsize:
             self.threshold.data = exact.to(device=self.threshold.device)
         return self
@@ -229,7 +228,8 @@ class _Step(torch.autograd.Function):
         pull = window.inside(gate, threshold).to(h.dtype) / window.width
         ctx.save_for_backward(h, threshold, lengths, pull)
         ctx.to_input = window.to_input
-        return (gate > threshold).to(h.dtype)
+        fires: Tensor = gate > threshold
+        return fires.to(h.dtype)
 
     @staticmethod
     @once_differentiable

@@ -35,7 +35,7 @@ class TopK(ActivationFunction):
 
     def __init__(self, semantics: Semantics, tensors: Mapping[str, Tensor]) -> None:
         super().__init__(semantics, tensors)
-        self.k: int = semantics.activation.k  # type: ignore[union-attr] # of its kind
+        self.k = int(semantics.activation.model_dump()["k"])
         self.k_now = self.k
 
     @override
