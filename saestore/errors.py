@@ -13,6 +13,7 @@
     ├── UnsupportedError                       it cannot be done exactly, and why
     ├── OverflowRowError (ArithmeticError)     a value does not fit the chosen type
     ├── DivergedError                          training produced NaN or infinity
+    ├── StoppedError                           it was asked to stop before its end
     ├── QueryError (ValueError)                SQL or a named query failed
     ├── StorageError (OSError)                 disk full, read-only, unreachable
     └── MissingExtraError (ImportError)        an optional package is not installed
@@ -242,6 +243,18 @@ class DivergedError(SaestoreError):
             else "no checkpoint had been written; try a smaller optimizer.lr",
         )
         self.step = step
+
+
+class StoppedError(SaestoreError):
+    """A run was asked to stop before its end: its time is up, or the system ends the process."""
+
+    def __init__(self, *, name: str, reason: str, done: str) -> None:
+        super().__init__(
+            f"{name} stopped after {done}: {reason}",
+            found=reason,
+            expected="a run to its end",
+            hint="a checkpoint holds its state: run the same command again to go on",
+        )
 
 
 class QueryError(SaestoreError, ValueError):

@@ -12,6 +12,7 @@ EXTRAS = {
     "torch": "model",
     "transformer_lens": "model",
     "transformers": "model",
+    "wandb": "wandb",
 }
 """Module to extra."""
 

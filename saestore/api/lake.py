@@ -188,18 +188,35 @@ class OpenLake:
         return scatter(config.as_settings(ScatterSettings, given), self.lake, progress=progress)
 
     def train(
-        self, settings: "Settings[TrainSettings]", *, progress: Progress | None = None
+        self,
+        settings: "Settings[TrainSettings]",
+        *,
+        progress: Progress | None = None,
+        time_limit_s: float | None = None,
     ) -> "SparseDictionary":
         """Activations to a dictionary: return it, trained, resumed or found finished.
 
+        Args:
+            settings: What to train.
+            progress: Where to report.
+            time_limit_s: Seconds after which to stop with a checkpoint; absent,
+                `SAESTORE_TIME_LIMIT_S`, else never.
+
         Raises:
+            StoppedError: The time is up; a rerun goes on.
             SaestoreError: Any of the tree; checkpoints stay and a rerun resumes.
         """
         from saestore.train import run
 
         self._use_threads()
         wanted = config.as_settings(TrainSettings, settings)
-        return run(wanted, self.lake, device=self.device, progress=progress or Silent())
+        return run(
+            wanted,
+            self.lake,
+            device=self.device,
+            progress=progress or Silent(),
+            time_limit_s=time_limit_s or MachineSettings().time_limit_s,
+        )
 
     def evaluate(
         self, settings: "Settings[EvaluateSettings]", *, progress: Progress | None = None

@@ -17,7 +17,7 @@ from saestore.dictionaries.families import FAMILIES
 from saestore.dictionaries.scale import Scale
 from saestore.errors import DamagedArtefactError, FormatVersionError, UnsupportedError
 from saestore.fingerprint import canonical
-from saestore.lake import Lake, Ref, Storage, layout, manifest as manifests
+from saestore.lake import Lake, Ref, Storage, checkpoint, layout, manifest as manifests
 from saestore_schemas.dictionary import DictionaryConfig
 
 
@@ -51,11 +51,11 @@ def save(dictionary: SparseDictionary, folder: Storage) -> None:
 
 
 def load(lake: Lake, name: str) -> SparseDictionary:
-    """Return a finished dictionary of the lake.
+    """Return a finished dictionary of the lake, or a checkpoint of one.
 
     Args:
         lake: The lake.
-        name: `series/name`.
+        name: `series/name`; of a checkpoint `series/name@step` or `series/name@latest`.
 
     Raises:
         ArtefactNotFoundError: There is none of that name.
@@ -63,6 +63,8 @@ def load(lake: Lake, name: str) -> SparseDictionary:
         DamagedArtefactError: Its files are not what its manifest says.
         FormatVersionError: Another major version wrote it.
     """
+    if checkpoint.named(name):
+        return load_folder(checkpoint.find(lake, name, (layout.CONFIG, layout.WEIGHTS)))
     ref = Ref("dictionary", name)
     manifest = lake.manifest(ref)
     folder = lake.artefact(ref)

@@ -66,7 +66,11 @@ DEVIATIONS_SO_FAR = f"{PROGRESS}/deviations.json"
 CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"
 METRICS = "metrics.parquet"
+TIMINGS = "timings.parquet"
+"""Rates and memory of a training run: what no rerun repeats."""
 CHECKPOINTS = "checkpoints"
+CHECKPOINT_STATE = "state.json"
+"""In a checkpoint: its run's fingerprint, checksums of its files, plain values of its state."""
 
 # evaluations
 SCORES = "scores.parquet"
@@ -126,6 +130,11 @@ def part_number(path: str) -> int:
 def checkpoint_folder(step: int) -> str:
     """Return the folder of one training checkpoint."""
     return f"{CHECKPOINTS}/{step:09d}"
+
+
+def checkpoint_step(folder: str) -> int:
+    """Return the step of a checkpoint's folder."""
+    return int(folder.rpartition("/")[2])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Checkpoints: complete states of a run, from which it goes on bit for bit.
 
     checkpoints/<step>/   config.json · weights.safetensors · state.safetensors · state.json ·
-                          metrics.parquet
+                          metrics.parquet · timings.parquet
 
 A checkpoint is written under `.progress/` and renamed, so one under its own name is whole; object
 stores cannot rename, so there `state.json` comes last. It says the checksums of the others all the
@@ -9,20 +9,18 @@ same, because disks lie. The newest that checks out wins. Bit-exactness is promi
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import crc32c
 import torch
 from torch import Tensor
 
 from saestore import dictionaries
 from saestore.dictionaries import SparseDictionary, tensor_file
-from saestore.lake import Storage, layout, manifest as manifests
+from saestore.lake import Storage, checkpoint, layout, manifest as manifests
 
 
-STATE = "state.json"
 TENSORS = "state.safetensors"
 DRAFT = f"{layout.PROGRESS}/checkpoint"
 """Where a checkpoint is written before it is renamed."""
@@ -39,12 +37,14 @@ class Checkpoint:
         tensors: Tensors of the trainer's state.
         values: Plain values of the trainer's and the stream's state.
         metrics: `metrics.parquet` so far.
+        timings: `timings.parquet` so far.
     """
 
     dictionary: SparseDictionary
     tensors: Mapping[str, Tensor]
     values: Mapping[str, Any]
     metrics: bytes
+    timings: bytes
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def write(artefact: Storage, step: int, checkpoint: Checkpoint, *, fingerprint: str) -> str:
+def write(artefact: Storage, step: int, state: Checkpoint, *, fingerprint: str) -> str:
     """Write a checkpoint whole; return its path inside the artefact.
 
     Raises:
@@ -66,15 +66,16 @@ def write(artefact: Storage, step: int, checkpoint: Checkpoint, *, fingerprint: 
     place = DRAFT if artefact.local is not None else target
     artefact.remove(place)
     draft = artefact.child(place)
-    dictionaries.save(checkpoint.dictionary, draft)
-    draft.write(TENSORS, tensor_file.dump(checkpoint.tensors, {"format": "saestore.state"}))
-    draft.write(layout.METRICS, checkpoint.metrics)
+    dictionaries.save(state.dictionary, draft)
+    draft.write(TENSORS, tensor_file.dump(state.tensors, {"format": "saestore.state"}))
+    draft.write(layout.METRICS, state.metrics)
+    draft.write(layout.TIMINGS, state.timings)
     checksums = {
         name: manifests.digest_file(draft, name)[1]
-        for name in (layout.CONFIG, layout.WEIGHTS, TENSORS, layout.METRICS)
+        for name in (layout.CONFIG, layout.WEIGHTS, TENSORS, layout.METRICS, layout.TIMINGS)
     }
-    record = {"fingerprint": fingerprint, "checksums": checksums, "values": checkpoint.values}
-    draft.write(STATE, json.dumps(record, indent=1, sort_keys=True).encode())
+    record = {"fingerprint": fingerprint, "checksums": checksums, "values": state.values}
+    draft.write(layout.CHECKPOINT_STATE, json.dumps(record, indent=1, sort_keys=True).encode())
     if place != target:
         artefact.remove(target)
         artefact.move(place, target)
@@ -87,40 +88,52 @@ def newest(artefact: Storage, *, fingerprint: str) -> Checkpoint | None:
         artefact.move(RETIRED, layout.CHECKPOINTS)
     for name in sorted(artefact.names(layout.CHECKPOINTS), reverse=True):
         folder = artefact.child(f"{layout.CHECKPOINTS}/{name}")
-        record = _record(folder)
-        if record is not None and record["fingerprint"] == fingerprint:
+        record = {} if checkpoint.damage(folder) else checkpoint.record(folder)
+        if record.get("fingerprint") == fingerprint:
             tensors, _ = tensor_file.parse(folder.read(TENSORS))
             return Checkpoint(
                 dictionary=dictionaries.load_folder(folder),
                 tensors=tensors,
                 values=record["values"],
                 metrics=folder.read(layout.METRICS),
+                timings=folder.read(layout.TIMINGS),
             )
     return None
 
 
-def keep_latest(artefact: Storage, step: int) -> None:
-    """Remove all checkpoints but the one of this step."""
-    kept = layout.checkpoint_folder(step).rsplit("/", 1)[-1]
-    for name in artefact.names(layout.CHECKPOINTS):
-        if name != kept:
-            artefact.remove(f"{layout.CHECKPOINTS}/{name}")
+def steps(artefact: Storage) -> list[int]:
+    """Return the steps of all checkpoints, ascending."""
+    return sorted(map(layout.checkpoint_step, artefact.names(layout.CHECKPOINTS)))
+
+
+def prune(
+    artefact: Storage,
+    keep: Literal["latest", "all"] | int,
+    *,
+    regular: Collection[int],
+    newest: int | None,
+) -> None:
+    """Remove the checkpoints that are not to be kept.
+
+    Args:
+        artefact: The dictionary's folder.
+        keep: `latest`, `all`, or how many of the newest.
+        regular: Steps at which checkpoints are due; those of a run that was stopped in between go
+            when a later one is there.
+        newest: The newest one's step, which stays; None when the run is over.
+    """
+    there = steps(artefact)
+    due = [step for step in there if step in regular]
+    if keep == "latest":
+        due = []
+    elif keep != "all":
+        due = due[-keep:]
+    for step in there:
+        if step not in due and step != newest:
+            artefact.remove(layout.checkpoint_folder(step))
 
 
 def retire(artefact: Storage) -> None:
     """Move all checkpoints out of the payload; they go when the manifest is there."""
     if artefact.exists(layout.CHECKPOINTS):
         artefact.move(layout.CHECKPOINTS, RETIRED)
-
-
-def _record(folder: Storage) -> dict[str, Any] | None:
-    """Return a checkpoint's record if all its files are as it says."""
-    try:
-        record: dict[str, Any] = json.loads(folder.read(STATE))
-        whole = all(
-            manifests.checksum_text(crc32c.crc32c(folder.read(name))) == checksum
-            for name, checksum in record["checksums"].items()
-        )
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
-    return record if whole else None

@@ -19,6 +19,8 @@ class MachineSettings(BaseSettings):
     """Torch device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; absent, what torch chooses."""
+    time_limit_s: float | None = Field(default=None, gt=0)
+    """Seconds after which training stops with a checkpoint; absent, never."""
     output: Literal["text", "json"] = "text"
     """How commands answer."""
     no_progress: bool = False

@@ -183,6 +183,11 @@ class TrainSettings(Model):
     seed: SeedSettings = SeedSettings()
     """Random streams."""
 
+    def identity(self) -> "TrainSettings":
+        """Return the settings as far as they decide what is trained: not who is told about it."""
+        log = self.log.model_copy(update={"wandb": None})
+        return self.model_copy(update={"log": log})
+
     @model_validator(mode="after")
     def _combinations(self) -> Self:
         if self.loss.sparsity is not None and isinstance(self.dictionary.activation, TopK):

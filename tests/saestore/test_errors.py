@@ -24,6 +24,7 @@ SAMPLES = [
     errors.UnsupportedError("cannot be exact", found="per-row scale", hint="fold it"),
     errors.OverflowRowError("row 3 of blocks.0.hook_resid_post is 70000", hint="use bfloat16"),
     errors.DivergedError(step=12, loss=float("nan"), checkpoint="000000010"),
+    errors.StoppedError(name="s/one", reason="its 90 s are over", done="step 12 of 40"),
     errors.QueryError("no such column", hint="DESCRIBE features"),
     errors.StorageError("writing x: No space left on device", hint="free space"),
     errors.MissingExtraError(package="torch", extra="model", purpose="training"),

@@ -110,7 +110,9 @@ def test_a_run_leaves_a_whole_artefact_that_says_how_it_came_to_be(lake):
     steps = manifest.counts["steps"]
     assert manifest.counts == {"rows": steps * 64, "steps": steps, "d_sae": 23}
     assert manifests.damage(artefact, manifest) == []
-    assert sorted(artefact.files()) == sorted([*FILES, "files.parquet", "manifest.json"])
+    assert sorted(artefact.files()) == sorted(
+        [*FILES, "files.parquet", "manifest.json", "timings.parquet"]
+    )
     assert manifest.facts["l0_mean"] <= 2
     assert 0 < manifest.facts["ev_batch"] < 1
     assert {"dead", "mixing", "window_rows", "rows_per_s", "loss"} <= set(manifest.facts)

@@ -1,0 +1,88 @@
+"""Checkpoints of a training run by name: `series/name@step`, or `series/name@latest`.
+
+They exist while a run is under way, and afterwards as far as its settings keep them. Each carries
+the checksums of its files, so a whole one can be told from a broken one without a manifest.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import crc32c
+
+from saestore.errors import ArtefactNotFoundError, DamagedArtefactError
+from saestore.lake import layout, manifest as manifests
+from saestore.lake.lake import Lake
+from saestore.lake.layout import Ref
+from saestore.lake.storage import Storage
+
+
+AT = "@"
+"""What stands between a dictionary's name and a step."""
+LATEST = "latest"
+
+
+def named(name: str) -> bool:
+    """Return whether a name is that of a checkpoint."""
+    return AT in name
+
+
+def find(lake: Lake, name: str, files: Sequence[str]) -> Storage:
+    """Return the folder of a checkpoint whose files are as they were written.
+
+    Args:
+        lake: The lake.
+        name: `series/name@step` or `series/name@latest`.
+        files: Which files to check.
+
+    Raises:
+        ArtefactNotFoundError: There is no such checkpoint.
+        DamagedArtefactError: A file of it is missing or does not match its checksum.
+    """
+    dictionary, _, step = name.partition(AT)
+    ref = Ref("dictionary", dictionary.removeprefix(f"{layout.FOLDERS['dictionary']}/"))
+    artefact = lake.artefact(ref)
+    there = sorted(map(layout.checkpoint_step, artefact.names(layout.CHECKPOINTS)))
+    wanted = there[-1] if step == LATEST and there else int(step) if step.isdigit() else None
+    if wanted not in there:
+        raise ArtefactNotFoundError(
+            kind="checkpoint",
+            name=name,
+            looked=lake.storage.url,
+            hint=f"{ref.name} has checkpoints at {', '.join(map(str, there))}"
+            if there
+            else f"{ref.name} has none: they are kept by checkpoints.keep = 'all' or a number",
+        )
+    folder = artefact.child(layout.checkpoint_folder(wanted))
+    wrong = damage(folder, files)
+    if wrong:
+        raise DamagedArtefactError(name=name, damage=tuple(wrong))
+    return folder
+
+
+def damage(folder: Storage, files: Sequence[str] | None = None) -> list[str]:
+    """Return one line per file of a checkpoint that is not as it was written.
+
+    Args:
+        folder: The checkpoint's.
+        files: Which; None, all.
+    """
+    try:
+        checksums: dict[str, str] = record(folder)["checksums"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        return [f"{layout.CHECKPOINT_STATE}: {error!r}"]
+    wrong = []
+    for name in checksums if files is None else files:
+        try:
+            found = manifests.checksum_text(crc32c.crc32c(folder.read(name)))
+        except FileNotFoundError:
+            found = "missing"
+        if found != checksums.get(name):
+            wrong.append(f"{name}: {found}, expected {checksums.get(name)}")
+    return wrong
+
+
+def record(folder: Storage) -> dict[str, Any]:
+    """Return what a checkpoint says about itself: fingerprint, checksums, plain values."""
+    found: dict[str, Any] = json.loads(folder.read(layout.CHECKPOINT_STATE))
+    return found
