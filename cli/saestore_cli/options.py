@@ -89,6 +89,16 @@ ShardOption = Annotated[
         show_default=False,
     ),
 ]
+TimeLimitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--time-limit",
+        metavar="DURATION",
+        help="Stop with a checkpoint after this long, such as 90m or 12h; absent, "
+        "SAESTORE_TIME_LIMIT_S, else never.",
+        show_default=False,
+    ),
+]
 AnalysisOption = Annotated[
     str | None,
     typer.Option(
@@ -98,6 +108,37 @@ AnalysisOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def seconds(duration: str) -> float:
+    """Return a duration in seconds.
+
+    >>> seconds("90m"), seconds("1.5h"), seconds("20")
+    (5400.0, 5400.0, 20.0)
+
+    Raises:
+        ConfigError: It is not a number above 0 with s, m, h or d behind it.
+    """
+    from saestore.errors import ConfigError
+
+    number, unit = duration.strip(), 1
+    if number[-1:] in _SECONDS:
+        number, unit = number[:-1], _SECONDS[number[-1]]
+    try:
+        found = float(number) * unit
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise ConfigError(
+            field="--time-limit",
+            found=duration,
+            expected="a number above 0 with s, m, h or d behind it",
+            hint="for example 45m, 12h or 1.5d",
+        )
+    return found
 
 
 def examples(*lines: str) -> str:

@@ -20,6 +20,8 @@ _NAMES = {
     torch.int64: "I64",
     torch.float32: "F32",
     torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
     torch.uint8: "U8",
 }
 _LENGTH = struct.Struct("<Q")
@@ -29,7 +31,7 @@ def dump(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """Return the file's bytes, the same for the same tensors and metadata.
 
     Args:
-        tensors: Tensors of float64, int64, float32, int32 or uint8, on any device.
+        tensors: Tensors of float64, int64, float32, int32, bfloat16, float16 or uint8, on any device.
         metadata: Strings for the header.
     """
     # Wide types first keeps every tensor aligned; that is the safetensors package's order too.

@@ -11,7 +11,7 @@ from saestore.train import losses, one_pass, wandb_log
 from saestore.train.rows import TrainingRows
 from saestore.train.stops import EarlyStop, Watch
 from saestore.train.trainer import Schedule, Trainer
-from saestore.train.training import Evaluate, Stream, Training, pauses
+from saestore.train.training import Calibrate, Evaluate, Stream, Training, pauses
 from saestore_schemas.train import TrainSettings
 
 
@@ -22,6 +22,7 @@ def run(
     device: str = "auto",
     progress: Progress | None = None,
     evaluate: Evaluate | None = None,
+    calibrate: Calibrate | None = None,
     time_limit_s: float | None = None,
 ) -> SparseDictionary:
     """Train a dictionary and write it; a finished one is returned as it is.
@@ -36,6 +37,8 @@ def run(
         progress: Where to report.
         evaluate: Called with the dictionary and the step at every checkpoint and at the end; its
             numbers go into the metrics.
+        calibrate: Called in the end with a dictionary whose inference needs a threshold, and the
+            settings; absent, the running mean that training kept is used.
         time_limit_s: Seconds after which to stop with a checkpoint; absent, never.
 
     Raises:
@@ -60,7 +63,7 @@ def run(
     # Planned before anything is written: settings that cannot work must not take the name.
     stream = rows.stream(hookpoints(settings), seed=settings.seed.data)
     training = planned(settings, rows, stream, artefact, described, device=devices.resolve(device))
-    training.evaluate = evaluate
+    training.evaluate, training.calibrate = evaluate, calibrate
     with lock.writing(artefact, name=ref.name):
         if manifests.begin(artefact, described) is None:
             resume(training, reporter)

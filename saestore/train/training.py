@@ -28,6 +28,9 @@ from saestore_schemas.train import TrainSettings
 Evaluate = Callable[[SparseDictionary, int], Mapping[str, float]]
 """Measures a dictionary after a step; its numbers go into the metrics under `evaluate/`."""
 
+Calibrate = Callable[[SparseDictionary, TrainSettings], SparseDictionary]
+"""Returns a trained dictionary with the threshold its inference needs, found on its rows."""
+
 Stream = ActivationStream | MixedStream
 
 
@@ -43,6 +46,8 @@ class Training:
         trainer: Weights and everything a step changes.
         pauses: After which steps a checkpoint is due.
         evaluate: Measures it at checkpoints and at the end.
+        calibrate: Finds the threshold of inference in the end, for activation functions that look at
+            a whole batch while training.
         table: Metrics so far.
         timings: Rates and memory so far.
         last: What was logged last.
@@ -58,6 +63,7 @@ class Training:
     trainer: Trainer
     pauses: tuple[int, ...]
     evaluate: Evaluate | None = None
+    calibrate: Calibrate | None = None
     table: MetricsTable = field(default_factory=MetricsTable)
     timings: MetricsTable = field(default_factory=MetricsTable)
     last: Metrics = field(default_factory=dict)
@@ -121,7 +127,7 @@ class Training:
         if found is not None:
             self._log(found)
         if trainer.step in self.pauses and not self.over:
-            self.measure()
+            self._measure(trainer.dictionary)
             self.checkpoint(stream)
 
     def _log(self, found: Metrics) -> None:
@@ -135,10 +141,10 @@ class Training:
         if self.early is not None and self.early.see(found):
             self.stopped = True
 
-    def measure(self) -> None:
+    def _measure(self, dictionary: SparseDictionary) -> None:
         """Evaluate the dictionary as it is, if that is wanted."""
         if self.evaluate is not None:
-            scores = self.evaluate(self.trainer.dictionary, self.trainer.step)
+            scores = self.evaluate(dictionary, self.trainer.step)
             named = {f"evaluate/{name}": float(value) for name, value in scores.items()}
             self.table.add(self.trainer.step, self.trainer.rows, named)
             if self._wandb is not None:
@@ -190,9 +196,11 @@ class Training:
             DivergedError: A weight is NaN or infinite.
         """
         self._check_finite()
-        self.measure()
-        trainer = self.trainer
-        config = trainer.dictionary.config.model_copy(
+        trainer, dictionary = self.trainer, self.trainer.dictionary
+        if self.calibrate is not None and dictionary.config.semantics.inference.kind == "threshold":
+            dictionary = self.calibrate(dictionary, self.settings)
+        self._measure(dictionary)
+        config = dictionary.config.model_copy(
             update={
                 "model": self.rows.model(),
                 "parents": self.run.parents,
@@ -204,7 +212,7 @@ class Training:
                 ),
             }
         )
-        dictionary = trainer.dictionary.to("cpu").with_config(config)
+        dictionary = dictionary.to("cpu").with_config(config)
         dictionaries.save(dictionary, self.artefact)
         self.artefact.write(layout.METRICS, self.table.to_bytes())
         self.artefact.write(layout.TIMINGS, self.timings.to_bytes())

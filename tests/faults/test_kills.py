@@ -30,3 +30,15 @@ def test_a_killed_import_ends_with_the_bytes_of_a_quiet_one():
     result = json.loads(done.stdout)
     assert result["kills"] == 5
     assert result["differing"] == []
+
+
+def test_killed_training_ends_with_the_bytes_of_a_quiet_run():
+    script = SCRIPT.with_name("kill_train.py")
+    done = subprocess.run(
+        [sys.executable, script, "--kills", "5", "--jobs", "topk"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    result = json.loads(done.stdout)
+    assert result["kills"] == 5
+    assert result["differing"] == []

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saestore_cli.options import ConfigArgument, ResumeOption, SetOption, ShardOption
+from saestore_cli.options import (
+    ConfigArgument,
+    ResumeOption,
+    SetOption,
+    ShardOption,
+    TimeLimitOption,
+    seconds,
+)
 from saestore_cli.session import Session, command
 
 
@@ -34,6 +41,7 @@ def add(app: typer.Typer) -> None:
         "train",
         "saestore train configs/train/topk.toml --lake lake",
         "saestore train run.toml --set name=topk-64 --set dictionary.activation.k=64",
+        "saestore train run.toml --time-limit 12h",
         uses=_USES,
         panel=PANEL,
     )(train)
@@ -101,14 +109,26 @@ def train(
     config: ConfigArgument,
     overrides: SetOption = None,
     resume: ResumeOption = False,
+    time_limit: TimeLimitOption = None,
 ) -> None:
     """Activations to a dictionary: train it on a store.
 
     A run that was killed continues from its newest checkpoint when the same command is given again,
-    and ends with the same bytes.
+    and ends with the same bytes. Ctrl-C, SIGTERM and --time-limit leave a checkpoint at the step
+    they come in.
     """
+    from saestore.api.config import load_settings
+
     del resume
-    _verb(session, "train", config, overrides, _dictionary)
+    settings = load_settings("train", config, overrides or ())
+    lake = session.lake
+    lake.train(
+        settings,  # type: ignore[arg-type] # the verb's own
+        progress=session.progress,
+        time_limit_s=None if time_limit is None else seconds(time_limit),
+    )
+    ref = _dictionary(settings)
+    session.output.finished(ref, lake.lake.manifest(ref), {})
 
 
 def evaluate(

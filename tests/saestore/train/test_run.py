@@ -1,10 +1,6 @@
 """The verb: what it leaves, and that interrupting it changes no byte."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import numpy as np
@@ -185,50 +181,6 @@ def test_resumed_is_uninterrupted_bit_for_bit(lake, tmp_path, changes):
     train.run(settings(**changes), again, progress=progress)
     assert progress.tasks[0]["done"] > 0
     assert payload(again) == wanted
-
-
-SCRIPT = """
-import os, signal, sys
-from contextlib import contextmanager
-from saestore import train
-from saestore.lake import Lake
-from saestore.progress import Recorder
-from saestore_schemas.train import TrainSettings
-
-class Killed(Recorder):
-    @contextmanager
-    def task(self, label, *, total, unit, done=0):
-        class Task:
-            steps = 0
-            def advance(self, n, **values):
-                self.steps += 1
-                if self.steps == int(sys.argv[3]):
-                    os.kill(os.getpid(), signal.SIGKILL)
-        yield Task()
-
-train.run(TrainSettings.model_validate_json(sys.argv[2]), Lake.at(sys.argv[1]), progress=Killed())
-"""
-
-
-def test_kill_9_then_the_same_command_ends_with_the_same_bytes(lake, tmp_path):
-    again = Lake.at(tmp_path / "again")
-    synthetic_store(again, rows=600, width=WIDTH)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-
-    def start(where, step):
-        return subprocess.run(
-            [sys.executable, "-c", SCRIPT, where.storage.url, settings().model_dump_json(), str(step)],
-            env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-
-    killed = start(again, 25)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert again.storage.child("dictionaries/s/one").names("checkpoints")
-    assert not again.storage.exists("dictionaries/s/one/manifest.json")
-    finished = start(again, -1)
-    assert finished.returncode == 0, finished.stderr
-    train.run(settings(), lake)
-    assert payload(again) == payload(lake)
 
 
 def test_the_newest_whole_checkpoint_wins(lake):
