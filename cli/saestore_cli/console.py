@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from saestore.api.demo import DemoResult
     from saestore.api.lake import Remark
     from saestore.api.pages import Page
+    from saestore.evaluate import Comparison
     from saestore.exchange import ActivationsExport, ExportReport
     from saestore.features import FeaturePage, NamedQuery
     from saestore.generate import ModelCheck
@@ -83,6 +84,12 @@ class ConsoleOutput:
         )
         self._quality(scores, manifest.counts.get("rows", 0))
         self._out.print(f"look at it: saestore show {ref.path}", soft_wrap=True)
+
+    def compared(self, found: "Comparison") -> None:
+        """Print the scores that tell dictionaries apart, and where the others stand."""
+        from saestore_cli import comparison_page
+
+        comparison_page.draw(found, self._out)
 
     def part(self, ref: "Ref", states: "Sequence[State]") -> None:
         """Print how far the parts are, and the commands that finish the artefact."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from saestore.api.demo import DemoResult
     from saestore.api.lake import Remark
     from saestore.api.pages import Page
+    from saestore.evaluate import Comparison
     from saestore.exchange import ActivationsExport, ExportReport
     from saestore.features import FeaturePage, NamedQuery
     from saestore.generate import ModelCheck
@@ -55,6 +56,17 @@ class JsonOutput:
     ) -> None:
         """Print the manifest, and the scores of an evaluation."""
         _print({"path": ref.path, "manifest": manifest, "scores": scores})
+
+    def compared(self, found: "Comparison") -> None:
+        """Print every score of each dictionary, and the evaluations they stand in."""
+        _print(
+            {
+                "dictionaries": found.dictionaries,
+                "evaluations": [each.ref.path for each in found.evaluations],
+                "facts": found.facts,
+                "scores": found.values,
+            }
+        )
 
     def part(self, ref: "Ref", states: "Sequence[State]") -> None:
         """Print the state of each part, and the commands that finish the artefact."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from saestore.api.demo import DemoResult
     from saestore.api.lake import Remark
     from saestore.api.pages import Page
+    from saestore.evaluate import Comparison
     from saestore.exchange import ActivationsExport, ExportReport
     from saestore.features import FeaturePage, NamedQuery
     from saestore.generate import ModelCheck
@@ -41,6 +42,10 @@ class Output(Protocol):
         self, ref: "Ref", manifest: "Manifest", scores: Mapping[str, float | None]
     ) -> None:
         """Say that a verb made an artefact, or found it made; an evaluation has scores."""
+        ...
+
+    def compared(self, found: "Comparison") -> None:
+        """Show the scores of several dictionaries side by side."""
         ...
 
     def part(self, ref: "Ref", states: "Sequence[State]") -> None:

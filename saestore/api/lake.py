@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from saestore.activations.same_tokens import SameTokens
     from saestore.api import pages
     from saestore.dictionaries import SparseDictionary
-    from saestore.evaluate import Evaluation
+    from saestore.evaluate import Comparison, Evaluation
     from saestore.exchange import ActivationsExport, ExportReport, Wanted
     from saestore.features import Analysis, NamedQuery
     from saestore.generate import ModelCheck
@@ -231,6 +231,31 @@ class OpenLake:
         self._use_threads()
         wanted = config.as_settings(EvaluateSettings, settings)
         return run(wanted, self.lake, device=self.device, progress=progress or Silent())
+
+    def compare(
+        self,
+        dictionaries: Sequence[str],
+        settings: "Settings[EvaluateSettings] | None" = None,
+        *,
+        progress: Progress | None = None,
+    ) -> "Comparison":
+        """Return how good several dictionaries are on the same rows and contexts.
+
+        Args:
+            dictionaries: Two or more, `series/name` each.
+            settings: What to measure, but for the dictionary; absent, the defaults.
+            progress: Where to report.
+
+        Raises:
+            SaestoreError: Any of the tree; evaluations that were finished stay.
+        """
+        from saestore.evaluate import compare
+
+        self._use_threads()
+        names = [name.removeprefix("dictionaries/") for name in dictionaries]
+        given = {"dictionary": names[0]} if settings is None and names else settings or {}
+        wanted = config.as_settings(EvaluateSettings, given)
+        return compare(names, wanted, self.lake, device=self.device, progress=progress or Silent())
 
     def analyze(
         self, settings: "Settings[AnalyzeSettings]", *, progress: Progress | None = None

@@ -1,7 +1,8 @@
 """How good a dictionary is: reconstruction, sparsity, and what the language model loses by it."""
 
+from saestore.evaluate.compare import Comparison, compare
 from saestore.evaluate.evaluation import Evaluation
 from saestore.evaluate.run import run
 
 
-__all__ = ["Evaluation", "run"]
+__all__ = ["Comparison", "Evaluation", "compare", "run"]

@@ -1,6 +1,6 @@
 """The scores that need the language model: a few contexts, four forward passes each."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from saestore.evaluate.subject import Subject
 from saestore.lm import LanguageModel
 from saestore.progress import Progress
 from saestore_schemas.evaluate import SpliceSettings
+from saestore_schemas.lm import LmSettings
 
 
 _POSITIONS = {
@@ -37,7 +38,7 @@ def measure(
     settings: SpliceSettings,
     *,
     means: Mapping[str, Float64[np.ndarray, " d"]],
-    device: str,
+    load_model: Callable[[LmSettings], LanguageModel],
     progress: Progress,
 ) -> CrossEntropyScores:
     """Run contexts of the split with activations clean, reconstructed, zero and mean.
@@ -48,13 +49,13 @@ def measure(
         subject: Dictionary, store and split.
         settings: How many contexts, how many at once, which model.
         means: Mean of the evaluated rows of each reconstructed hookpoint.
-        device: Torch device of the model, or `auto`.
+        load_model: Returns the language model of some settings.
         progress: Where to report.
     """
     store, dictionary = subject.store, subject.dictionary
     lm_settings = store.language_model(settings.lm, field="splice.lm")
     progress.note(f"loading {lm_settings.model}")
-    model = LanguageModel.load(lm_settings, device=device)
+    model = load_model(lm_settings)
     known = _fingerprint(subject)
     same = None if known is None else model.fingerprint == known
     if same is None:

@@ -3,6 +3,9 @@
 An evaluation is two small tables and is written at its end; interrupted before, it starts anew.
 """
 
+from functools import partial
+from typing import Protocol, runtime_checkable
+
 import pyarrow as pa
 from pydantic import JsonValue
 
@@ -14,14 +17,25 @@ from saestore.evaluate.subject import Subject, open_subject
 from saestore.lake import Lake, Ref, layout, manifest as manifests, table_file
 from saestore.lake.lock import writing
 from saestore.lake.manifest import Run
+from saestore.lm import LanguageModel
 from saestore.progress import Progress, Silent
 from saestore_schemas import tables
 from saestore_schemas.evaluate import EvaluateSettings
+from saestore_schemas.lm import LmSettings
 from saestore_schemas.manifest import ArrayInfo
 from saestore_schemas.metrics import unit_of
 
 
 _SILENT = Silent()
+
+
+@runtime_checkable
+class LoadModel(Protocol):
+    """Loads a language model."""
+
+    def __call__(self, settings: LmSettings, *, device: str) -> LanguageModel:
+        """Return the model of the settings, on a device."""
+        ...
 
 
 def run(
@@ -30,6 +44,7 @@ def run(
     *,
     device: str = "auto",
     progress: Progress = _SILENT,
+    load_model: LoadModel = LanguageModel.load,
 ) -> Evaluation:
     """Measure a dictionary and write the scores; a finished evaluation is returned as it is.
 
@@ -38,6 +53,7 @@ def run(
         lake: Where dictionary and store lie and scores are written.
         device: Torch device; `auto` takes the best there is.
         progress: Where to report.
+        load_model: How the language model is loaded, for those who keep it.
 
     Raises:
         ArtefactNotFoundError: No such dictionary or store.
@@ -59,7 +75,9 @@ def run(
         return Evaluation.open(lake, ref.name)
     with writing(artefact, name=ref.name):
         if manifests.begin(artefact, work) is None:
-            table, features, facts = _measure(settings, subject, device=device, progress=progress)
+            table, features, facts = _measure(
+                settings, subject, device=device, progress=progress, load_model=load_model
+            )
             artefact.write(layout.SCORES, table_file.to_bytes(table))
             artefact.write(layout.FEATURE_SCORES, table_file.to_bytes(features))
             manifests.finish(
@@ -76,7 +94,12 @@ def run(
 
 
 def _measure(
-    settings: EvaluateSettings, subject: Subject, *, device: str, progress: Progress
+    settings: EvaluateSettings,
+    subject: Subject,
+    *,
+    device: str,
+    progress: Progress,
+    load_model: LoadModel,
 ) -> tuple[pa.Table, pa.Table, dict[str, JsonValue]]:
     where = devices.resolve(device)
     found = rows.measure(subject, settings, device=where, progress=progress)
@@ -91,7 +114,11 @@ def _measure(
     }
     if settings.splice is not None:
         spliced = cross_entropy.measure(
-            subject, settings.splice, means=found.means, device=device, progress=progress
+            subject,
+            settings.splice,
+            means=found.means,
+            load_model=partial(load_model, device=device),
+            progress=progress,
         )
         scores += spliced.scores
         facts["splice"] = spliced.facts

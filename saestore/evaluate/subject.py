@@ -1,14 +1,17 @@
 """What is evaluated: a dictionary, a store, and the contexts of one split."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool
 
 from saestore.activations import ActivationStore, Ranges, held_out, only_store, trained_on
 from saestore.dictionaries import SparseDictionary, load
+from saestore.dictionaries.saving import parse_config
 from saestore.errors import ConfigError, HookpointNotFoundError
-from saestore.lake import Lake, Ref
+from saestore.lake import Lake, Ref, layout
 from saestore_schemas.dictionary import DictionaryConfig
 from saestore_schemas.evaluate import EvaluateSettings
 from saestore_schemas.manifest import Manifest
@@ -43,17 +46,69 @@ def open_subject(settings: EvaluateSettings, lake: Lake) -> Subject:
     """
     manifest = lake.manifest(Ref("dictionary", settings.dictionary))
     dictionary = load(lake, settings.dictionary)
-    name = settings.activations or only_store(lake, manifest)
+    name = store_of(settings, lake)
     store = ActivationStore.open(lake, name)
     for hookpoint in (*dictionary.hookpoints_in, *dictionary.hookpoints_out):
         if hookpoint not in store.hookpoints:
             raise HookpointNotFoundError(
                 pattern=hookpoint, where=f"store {name!r}", known=tuple(store.hookpoints)
             )
-    seen = trained_on(lake, manifest).get(name)
-    share = None if seen is None else _share(dictionary.config)
-    split = _split(settings, store, share, seen or [None])
-    return Subject(dictionary, manifest, store, share or 0.0, split)
+    trained = Trained.of(settings.dictionary, store, lake)
+    others = [Trained.of(other, store, lake) for other in settings.beside]
+    split = _split(settings, store, [trained, *others])
+    return Subject(dictionary, manifest, store, 0.0 if trained is None else trained.share, split)
+
+
+def store_of(settings: EvaluateSettings, lake: Lake) -> str:
+    """Return the name of the store that an evaluation reads.
+
+    Raises:
+        ArtefactNotFoundError: No such dictionary.
+        ConfigError: It is not said and cannot be told.
+    """
+    if settings.activations is not None:
+        return settings.activations
+    return only_store(lake, lake.manifest(Ref("dictionary", settings.dictionary)))
+
+
+def same_split(wanted: Sequence[EvaluateSettings], lake: Lake) -> bool:
+    """Return whether evaluations of one store use the same contexts of it, whatever is beside them."""
+    store = ActivationStore.open(lake, store_of(wanted[0], lake))
+    trained = [Trained.of(each.dictionary, store, lake) for each in wanted]
+    return wanted[0].split == "all" or len(set(trained)) == 1
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a dictionary's training did with a store.
+
+    Attributes:
+        share: Share of its contexts that were held out.
+        ranges: Ranges of rows it read; None for all.
+    """
+
+    share: float
+    ranges: tuple[tuple[int, int] | None, ...]
+
+    @classmethod
+    def of(cls, name: str, store: ActivationStore, lake: Lake) -> "Trained | None":
+        """Return it, or None when the dictionary was not trained on the store.
+
+        Raises:
+            ArtefactNotFoundError: No such dictionary.
+        """
+        ref = Ref("dictionary", name)
+        manifest = lake.manifest(ref)
+        ranges = trained_on(lake, manifest).get(store.ref.name)
+        share = _share(parse_config(lake.artefact(ref).read(layout.CONFIG), name))
+        return None if ranges is None or share is None else cls(share, tuple(ranges or [None]))
+
+    def split(
+        self, split: Literal["held_out", "train"], store: ActivationStore
+    ) -> Bool[np.ndarray, " context"]:
+        """Return which contexts it never saw, or saw."""
+        unseen: Bool[np.ndarray, " context"] = held_out(store.n_contexts, self.share)
+        return unseen if split == "held_out" else ~unseen & _within(store, list(self.ranges))
 
 
 def _share(config: DictionaryConfig) -> float | None:
@@ -66,28 +121,29 @@ def _share(config: DictionaryConfig) -> float | None:
 
 
 def _split(
-    settings: EvaluateSettings, store: ActivationStore, share: float | None, seen: Ranges
+    settings: EvaluateSettings, store: ActivationStore, trained: Sequence[Trained | None]
 ) -> Bool[np.ndarray, " context"]:
-    n_contexts = store.n_contexts
+    """Return the contexts in the split of every dictionary that was trained on the store."""
+    split = np.ones(store.n_contexts, np.bool_)
     if settings.split == "all":
-        return np.ones(n_contexts, np.bool_)
-    if share is None:
+        return split
+    known = [each for each in trained if each is not None]
+    if not known:
         raise ConfigError(
             field="split",
             found=settings.split,
             expected="'all' for a store the dictionary was not trained on",
             hint="only the training run's own stores have held-out contexts: set split = 'all'",
         )
-    unseen = held_out(n_contexts, share)
-    split: Bool[np.ndarray, " context"] = unseen if settings.split == "held_out" else ~unseen
-    if settings.split == "train":
-        split &= _within(store, seen)
+    for each in known:
+        split &= each.split(settings.split, store)
     if not split.any():
+        shares = " and ".join(f"{each.share:g}" for each in dict.fromkeys(known))
         raise ConfigError(
             field="split",
             found=settings.split,
             expected="a split with contexts in it",
-            hint=f"training held out {share:g} of {n_contexts} contexts, which left none here: "
+            hint=f"training held out {shares} of {store.n_contexts} contexts, which left none here: "
             "set split = 'all'",
         )
     return split

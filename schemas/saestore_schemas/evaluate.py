@@ -35,6 +35,9 @@ class EvaluateSettings(Model):
     split: Literal["held_out", "train", "all"] = "held_out"
     """Which contexts: those training never saw, those it saw, or all. `held_out` and `train` follow
     the training run's `activations.held_out`."""
+    beside: tuple[DictionaryName, ...] = ()
+    """Other dictionaries: only contexts in the split of all of them are used, so that scores compare.
+    Those that were not trained on the store leave out none."""
     rows: int | None = Field(default=1_000_000, ge=1)
     """At most so many rows for the metrics that need no language model; null, all of the split."""
     cosines: bool = True

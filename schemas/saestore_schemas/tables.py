@@ -399,9 +399,23 @@ FEATURE_SCORES = Table(
     ),
 )
 
+COMPARISON = Table(
+    "comparison",
+    "Scores of several dictionaries on the same rows and contexts.",
+    ("metric", "dictionary"),
+    (
+        Column("metric", pa.string(), "as in `scores`"),
+        Column("dictionary", pa.string(), "`series/name`"),
+        Column("evaluation", pa.string(), "the evaluation it stands in"),
+        Column("value", pa.float64(), "as in `scores`", nullable=True),
+        Column("unit", pa.string(), "as in `scores`"),
+        Column("n", pa.uint64(), "as in `scores`"),
+    ),
+)
+
 TABLES = (
     FILES, DOCUMENTS, VOCABULARY, CONTEXTS, FIRINGS_BY_FEATURE, FIRINGS_BY_CONTEXT, FEATURES,
     HISTOGRAMS, EXAMPLES, LOGITS, LOGIT_STATS, METRICS, SCORES,
-    FEATURE_SCORES,
+    FEATURE_SCORES, COMPARISON,
 )  # fmt: skip
 """Every table, for the reference pages and for readers that check what they open."""

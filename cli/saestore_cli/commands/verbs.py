@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -50,6 +51,7 @@ def add(app: typer.Typer) -> None:
         "evaluate",
         "saestore evaluate configs/evaluate/quality.toml --set dictionary=demo/topk-32",
         "saestore evaluate run.toml --set splice=false",
+        "saestore evaluate --compare demo/topk-32 demo/batchtopk-32 --out scores.parquet",
         uses=_USES,
         panel=PANEL,
     )(evaluate)
@@ -133,13 +135,56 @@ def train(
 
 def evaluate(
     session: Session,
-    config: ConfigArgument,
+    given: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[CONFIG.toml] [DICTIONARY]...",
+            help="Settings file, a dictionary instead of the file's, or both; with --compare, the "
+            "dictionaries.",
+            show_default=False,
+        ),
+    ],
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare", metavar="", help="Measure several dictionaries on the same rows."
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="With --compare, write all scores to a file: .parquet, .csv or .json.",
+            show_default=False,
+        ),
+    ] = None,
     overrides: SetOption = None,
     resume: ResumeOption = False,
 ) -> None:
-    """How good a dictionary is: reconstruction, sparsity, loss."""
+    """How good a dictionary is: reconstruction, sparsity, loss.
+
+    With --compare, several dictionaries on the same rows and contexts, side by side; evaluations that
+    were finished before are not made again.
+    """
+    from saestore_cli import comparing
+
     del resume
-    _verb(session, "evaluate", config, overrides, _below("evaluation"))
+    asked = comparing.asked(given, compare=compare, out=out)
+    lake = session.lake
+    for name in asked.dictionaries:  # a name that is not there is told before anything else
+        lake.manifest(f"dictionaries/{name}")
+    settings = comparing.settings(asked, overrides or ())
+    if not compare:
+        made = lake.evaluate(settings, progress=session.progress)
+        session.output.finished(made.ref, made.manifest, made.values)
+        return
+    found = lake.compare(asked.dictionaries, settings, progress=session.progress)
+    if out is None:
+        session.output.compared(found)
+    else:
+        comparing.write(found, out)
+        session.output.wrote(out, rows=found.table.num_rows)
 
 
 def analyze(
