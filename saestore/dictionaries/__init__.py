@@ -1,6 +1,7 @@
 """Sparse dictionaries: one family per file, one activation function per file."""
 
 from saestore.dictionaries.base import DictionaryOutput, SparseDictionary
+from saestore.dictionaries.calibration import Calibrated, Calibration
 from saestore.dictionaries.canonical import Canonical, canonical
 from saestore.dictionaries.code import DenseCode, RaggedCode, SparseCode, TrainingCode
 from saestore.dictionaries.saving import load, load_folder, save
@@ -9,6 +10,8 @@ from saestore.dictionaries.start import build
 
 
 __all__ = [
+    "Calibrated",
+    "Calibration",
     "Canonical",
     "DenseCode",
     "DictionaryOutput",

@@ -24,8 +24,8 @@ from saestore.dictionaries.activation_functions import ActivationFunction
 from saestore.dictionaries.code import SparseCode, TrainingCode
 from saestore.dictionaries.pre_activation import PreActivation
 from saestore.dictionaries.scale import MomentsLike, Scale
-from saestore.errors import ConfigError, HookpointNotFoundError
-from saestore_schemas.dictionary import DictionaryConfig
+from saestore.errors import ConfigError, HookpointNotFoundError, UnsupportedError
+from saestore_schemas.dictionary import DictionaryConfig, ThresholdInference
 from saestore_schemas.train import InitSettings
 
 
@@ -243,6 +243,10 @@ class SparseDictionary(nn.Module, ABC):
         """Return what a range of features adds to the reconstructions, differentiable; no bias."""
 
     @abstractmethod
+    def decoder_biases(self) -> dict[str, Float[Tensor, " d_out"]]:
+        """Return each output hookpoint's decoder bias, differentiable."""
+
+    @abstractmethod
     def gate_scores(
         self, inputs: Mapping[str, Float[Tensor, "row _"]] | Float[Tensor, "row _"]
     ) -> Iterator[Float[Tensor, "row d_sae"]]:
@@ -368,6 +372,26 @@ class SparseDictionary(nn.Module, ABC):
     @abstractmethod
     def renormalise_(self) -> None:
         """Bring the weights back onto their constraint after a step."""
+
+    def with_threshold(self, threshold: float, record: ThresholdInference) -> "SparseDictionary":
+        """Return the same dictionary, firing at inference where gate scores exceed a threshold.
+
+        Raises:
+            UnsupportedError: Its activation function uses no threshold that is calibrated.
+        """
+        semantics = self.config.semantics
+        if semantics.inference.kind != "threshold":
+            raise UnsupportedError(
+                f"{semantics.activation.kind} needs no calibrated threshold",
+                found=semantics.activation.kind,
+                expected="an activation function whose codes depend on the batch, such as batchtopk",
+                hint="use the dictionary as it is",
+            )
+        tensors = self.tensors()
+        tensors["threshold"] = torch.full_like(tensors["threshold"], threshold)
+        changed = semantics.model_copy(update={"inference": record})
+        config = self.config.model_copy(update={"semantics": changed})
+        return self.restore(config, self.scales, tensors)
 
     def with_config(self, config: DictionaryConfig) -> "SparseDictionary":
         """Return the same dictionary with another record of its history."""

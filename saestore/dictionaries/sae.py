@@ -196,6 +196,11 @@ class Sae(SparseDictionary):
         return {self.hookpoint: code.between(start, stop).decoded(self.W_dec[start:stop])}
 
     @override
+    def decoder_biases(self) -> dict[str, Float[Tensor, " d_out"]]:
+        """Return the decoder bias, differentiable."""
+        return {self.hookpoint: self.b_dec}
+
+    @override
     def encode_normalised(self, inputs: Mapping[str, Float[Tensor, "row _"]]) -> SparseCode:
         """Return the firings of normalised rows, in fixed blocks of rows."""
         parts = [self.activation.firings(pre) for pre in self._blocks(inputs)]

@@ -34,7 +34,7 @@ from torch import Tensor
 from saestore.dictionaries import SparseDictionary
 from saestore.lake import table_file
 from saestore.train.counters import FiringCounters
-from saestore.train.losses import Pass
+from saestore.train.objectives import Pass
 from saestore_schemas import tables
 
 

@@ -7,7 +7,7 @@ from saestore.dictionaries import SparseDictionary
 from saestore.errors import ConfigError
 from saestore.lake import Lake, Ref, Storage, layout, lock, manifest as manifests
 from saestore.progress import Progress, Silent
-from saestore.train import losses, one_pass, wandb_log
+from saestore.train import objectives, one_pass, wandb_log
 from saestore.train.rows import TrainingRows
 from saestore.train.stops import EarlyStop, Watch
 from saestore.train.trainer import Schedule, Trainer
@@ -154,7 +154,7 @@ def schedule_of(settings: TrainSettings, rows_per_epoch: int) -> Schedule:
             hint="use smaller batches, more epochs, or generate more tokens",
         )
     steps = rows // batch
-    return Schedule(steps, batch, losses.dead_after_rows(settings.loss, steps * batch))
+    return Schedule(steps, batch, objectives.dead_after_rows(settings.loss, steps * batch))
 
 
 def hookpoints(settings: TrainSettings) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from saestore.dictionaries import SparseDictionary
 from saestore.errors import DivergedError
-from saestore.train import losses, metrics, schedules
+from saestore.train import metrics, objectives, schedules
 from saestore.train.counters import FiringCounters
 from saestore.train.optimizer import LossScale, Optimizer
 from saestore_schemas.train import TrainSettings
@@ -89,9 +89,14 @@ class Trainer:
         self.settings = settings
         self.schedule = schedule
         self.step = 0
-        self.terms = losses.terms(
-            settings.loss, dictionary, variance=variance, total_steps=schedule.steps
+        self.terms = objectives.terms(
+            settings.loss,
+            dictionary,
+            variance=variance,
+            total_steps=schedule.steps,
+            seed=settings.seed.loss,
         )
+        self._k = objectives.k_schedule(settings.loss, dictionary, schedule.steps)
         self._named = {
             name: parameter
             for name, parameter in dictionary.named_parameters()
@@ -199,7 +204,9 @@ class Trainer:
         self.optimizer.unscale_(self._scale.value)
         return found, sums
 
-    def _forward(self, batch: Mapping[str, Tensor], firings: Tensor, *, whole: bool) -> losses.Pass:
+    def _forward(
+        self, batch: Mapping[str, Tensor], firings: Tensor, *, whole: bool
+    ) -> objectives.Pass:
         """Return one forward pass, its firings added up.
 
         Of a whole batch the counters know before the losses ask who is dead. Parts are counted
@@ -210,6 +217,8 @@ class Trainer:
         )
         inputs = {hook: rows[hook] for hook in self.dictionary.hookpoints_in}
         targets = {hook: rows[hook] for hook in self.dictionary.hookpoints_out}
+        if self._k is not None:
+            self.dictionary.activation.keep_k(self._k.at(self.step))
         low = self.settings.precision.autocast
         dtype = None if low is None else getattr(torch, low)
         with torch.autocast(self.device.type, dtype=dtype, enabled=low is not None):
@@ -218,7 +227,7 @@ class Trainer:
         if whole:
             self.counters.update(firings, self.schedule.batch_rows)
         dead = self.counters.silent(self.schedule.dead_after).nonzero()[:, 0]
-        return losses.Pass(self.dictionary, inputs, targets, output, dead, self.step)
+        return objectives.Pass(self.dictionary, inputs, targets, output, dead, self.step)
 
     @contextmanager
     def _own_random_numbers(self) -> Iterator[None]:

@@ -146,3 +146,5 @@ class SeedSettings(Model):
     """Starting weights."""
     data: int = Field(default=0, ge=0)
     """Order of the rows."""
+    loss: int = Field(default=0, ge=0)
+    """What the objective draws: sampled prefixes."""

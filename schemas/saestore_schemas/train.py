@@ -7,8 +7,9 @@ from pydantic import Field, model_validator
 
 from saestore_schemas.activations import RowFlag, RowRange
 from saestore_schemas.base import Model
-from saestore_schemas.dictionary import DictionarySettings, TopK
+from saestore_schemas.dictionary import DictionarySettings
 from saestore_schemas.names import ArtefactName
+from saestore_schemas.objective import LossSettings, objections
 from saestore_schemas.optimize import (
     CheckpointSettings,
     EarlyStopSettings,
@@ -17,7 +18,6 @@ from saestore_schemas.optimize import (
     PrecisionSettings,
     ScheduleSettings,
     SeedSettings,
-    Steps,
 )
 
 
@@ -119,38 +119,6 @@ class InitSettings(Model):
     """JumpReLU thresholds, in normalised units; absent, 0.1 with `ste_to_input` and 0.001 without."""
 
 
-class L1Settings(Model):
-    """Penalty lambda * mean over rows of sum_i f_i ||W_dec[i]||."""
-
-    kind: Literal["l1"] = "l1"
-    """Discriminator."""
-    coefficient: float = Field(gt=0)
-    """lambda, in normalised units."""
-    warmup: Steps = 0.05
-    """lambda rises linearly from 0."""
-
-
-class AuxSettings(Model):
-    """AuxK: dead features reconstruct the residual (arXiv:2406.04093)."""
-
-    coefficient: float = Field(default=1 / 32, ge=0)
-    """Weight; 0 switches it off."""
-    k: int | None = Field(default=None, ge=1)
-    """Dead features used on one row; absent, half of d_out."""
-    dead_after_rows: int | None = Field(default=None, ge=1)
-    """A feature is dead after so many rows without firing; absent, min(10 000 000, a tenth of all
-    rows)."""
-
-
-class LossSettings(Model):
-    """What is minimised: squared error summed over dimensions, mean over rows, plus these."""
-
-    sparsity: L1Settings | None = None
-    """Sparsity penalty; absent, none. Refused with top-k activations."""
-    aux: AuxSettings | None = None
-    """AuxK; absent, on with its defaults for top-k activations and off otherwise."""
-
-
 class TrainSettings(Model):
     """One training run."""
 
@@ -190,12 +158,8 @@ class TrainSettings(Model):
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
-        if self.loss.sparsity is not None and isinstance(self.dictionary.activation, TopK):
-            msg = (
-                "loss.sparsity is set, but activation.kind 'topk' fixes L0 by itself: "
-                "remove loss.sparsity, or use activation.kind = 'relu'"
-            )
-            raise ValueError(msg)
+        for objection in objections(self.dictionary.activation, self.loss, self.dictionary.d_sae):
+            raise ValueError(objection)
         if self.dictionary.decoder_norm == "unit" and self.init.decoder_vector_norm != 1.0:
             msg = (
                 "init.decoder_vector_norm applies to decoder_norm = 'free' only: "
@@ -215,7 +179,7 @@ class TrainSettings(Model):
         return self
 
 
-_WHOLE_BATCH = frozenset({"batchtopk", "tanh_quad", "target_l0_batch"})
+_WHOLE_BATCH = frozenset({"batchtopk", "tanh_quad", "target_l0_batch", "p_anneal"})
 """Kinds of activation functions and penalties that look at all rows of a batch together."""
 
 
@@ -231,4 +195,6 @@ def _over_whole_batches(settings: TrainSettings) -> list[str]:
         found.append("loss.aux")
     if loss.aux is None and activation.endswith("topk"):
         found.append("loss.aux (on with top-k; loss.aux.coefficient = 0 switches it off)")
+    if loss.pre_activation is not None and loss.pre_activation.on == "dead":
+        found.append("loss.pre_activation.on 'dead'")
     return found

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from saestore.testing.dictionaries import D_IN, D_SAE, HOOK, random_sae, raw_rows
-from saestore.train.losses import AuxK, DecoderWeightedL1, Pass, SquaredError
+from saestore.train.objectives import AuxK, DecoderWeightedL1, Pass, SquaredError
 from saestore_schemas.dictionary import Relu, TopK
-from saestore_schemas.train import AuxSettings, L1Settings
+from saestore_schemas.objective import AuxSettings, L1Settings
 
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -39,6 +39,8 @@ class ActivationFunction(nn.Module, ABC):
     rows."""
     firing: ClassVar[Literal["positive", "nonzero"]] = "positive"
     """Which activations are firings."""
+    has_gate: ClassVar[bool] = False
+    """Whether penalties act on a gate of its own, which must learn to reconstruct."""
     learned_thresholds: ClassVar[tuple[str, ...]] = ()
     """Parameters that are thresholds: a learning rate of their own, and no clipping."""
     bias_name: ClassVar[str] = "b_enc"

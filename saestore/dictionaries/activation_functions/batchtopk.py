@@ -43,6 +43,7 @@ class BatchTopK(ActivationFunction):
 
     Attributes:
         threshold: What gate scores must exceed at inference, as loaded or calibrated.
+        estimated: Whether the running mean takes its place, once there is one.
         ema: Running mean of the smallest score kept, and the sum of its weights.
     """
 
@@ -56,6 +57,7 @@ class BatchTopK(ActivationFunction):
         super().__init__(semantics, tensors)
         self.k = float(semantics.activation.model_dump()["k"])
         self.k_now = self.k
+        self.estimated = semantics.inference == ThresholdInference(source="ema")
         self.register_buffer("threshold", tensors["threshold"].clone())
         self.register_buffer("ema", torch.zeros(2, dtype=torch.float64))
 
@@ -78,8 +80,8 @@ class BatchTopK(ActivationFunction):
 
     @override
     def thresholds(self) -> Float[Tensor, " d_sae"]:
-        """Return the running mean while training, else what was loaded."""
-        mean = self.running_mean()
+        """Return the running mean, as long as no calibrated threshold has taken its place."""
+        mean = self.running_mean() if self.estimated else None
         return self.threshold if mean is None else torch.full_like(self.threshold, mean)
 
     def running_mean(self) -> float | None:

@@ -3,7 +3,7 @@
     z = read W_enc        π = z + b_gate        f = relu(e^r z + b_mag) where π > 0, else 0
 
 The penalty acts on relu(π), so that it does not shrink f, and an auxiliary reconstruction from
-relu(π) by a detached decoder keeps the gate meaningful (`train/objectives/gated.py`). At inference
+relu(π) by a detached decoder keeps the gate meaningful (`train/objectives/gated_aux.py`). At inference
 it is a JumpReLU for all inputs:
 
     W' = e^r W_enc        b' = b_mag        θ' = max(0, b_mag − e^r b_gate)
@@ -39,6 +39,7 @@ class Gated(ActivationFunction):
     """
 
     fixes_l0: ClassVar[bool] = False
+    has_gate: ClassVar[bool] = True
     bias_name: ClassVar[str] = "b_gate"
 
     def __init__(self, semantics: Semantics, tensors: Mapping[str, Tensor]) -> None:

@@ -177,6 +177,8 @@ class _Window:
         self, h: Entries, threshold: Tensor, gate: Entries, lengths: Tensor | None
     ) -> Callable[[], Entries]:
         """Return a function that returns 1 where the gate exceeds the threshold."""
+        if not self.to_input:  # no gradient gets there: not even zeros shall be multiplied
+            h = h.detach()
 
         def steps() -> Entries:
             result: Tensor = _Step.apply(  # type: ignore[no-untyped-call]

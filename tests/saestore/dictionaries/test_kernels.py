@@ -6,7 +6,17 @@ import torch
 from saestore.dictionaries import selection
 from saestore.dictionaries.activation_functions import base
 from saestore.testing.dictionaries import D_IN, D_SAE, HOOK, random_sae
-from saestore_schemas.dictionary import TopK
+from saestore_schemas.dictionary import AbsTopK, BatchTopK, Gated, JumpRelu, Relu, TopK
+
+
+KINDS = {
+    "topk": TopK(k=4),
+    "batchtopk": BatchTopK(k=3.5),
+    "jumprelu": JumpRelu(bandwidth=1.0),
+    "relu": Relu(),
+    "gated": Gated(),
+    "abstopk": AbsTopK(k=4),
+}
 
 
 def outputs_and_gradients(dictionary, inputs, upstream):
@@ -14,9 +24,14 @@ def outputs_and_gradients(dictionary, inputs, upstream):
     output = dictionary({HOOK: inputs})
     code, reconstruction = output.code, output.reconstruction[HOOK]
     weights = torch.linspace(0.1, 1, D_SAE, dtype=inputs.dtype)
-    loss = (reconstruction * upstream).sum() + code.weighted_sum(weights).square().sum()
+    loss = (reconstruction * upstream).sum()
+    loss = loss + code.penalised.weighted_sum(weights).square().sum()
+    if code.steps is not None:
+        loss = loss + (code.row_sums(code.steps()) - 2).square().sum()
+    part = code.between(2, 7).decoded(dictionary.W_dec[2:7])
+    loss = loss + part.square().sum() + code.feature_sums(code.scaled(weights)).square().sum()
     loss.backward()
-    gradients = {n: p.grad.clone() for n, p in dictionary.named_parameters()}
+    gradients = {n: p.grad.clone() for n, p in dictionary.named_parameters() if p.grad is not None}
     return code.to_sparse().to_dense(), reconstruction.detach(), gradients
 
 
@@ -32,13 +47,22 @@ def cases():
     yield "features never selected", random, "dead"
 
 
-@pytest.mark.parametrize(
-    ("name", "inputs", "how"), list(cases()), ids=lambda v: v if isinstance(v, str) else ""
+OPTIONS = (
+    {"subtract_b_dec": False},
+    {"subtract_b_dec": True},
+    {"gate_on_decoder_norm": True},
+    {"gate_on_decoder_norm": True, "glu": True},
 )
-@pytest.mark.parametrize("subtract", [False, True])
-@pytest.mark.parametrize("gated", [False, True])
-def test_sparse_and_dense_paths_agree(name, inputs, how, subtract, gated, monkeypatch):
-    dictionary = random_sae(TopK(k=4), subtract_b_dec=subtract, gate_on_decoder_norm=gated)
+
+
+@pytest.mark.parametrize("case", list(cases()), ids=lambda case: case[0])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_sparse_and_dense_paths_agree(case, kind, options, monkeypatch):
+    if kind == "gated" and "gate_on_decoder_norm" in options:
+        return
+    _, inputs, how = case
+    dictionary = random_sae(KINDS[kind], **options)
     with torch.no_grad():
         if how == "tie":
             dictionary.encoder[1::2] = dictionary.encoder[0:-1:2]
@@ -47,6 +71,8 @@ def test_sparse_and_dense_paths_agree(name, inputs, how, subtract, gated, monkey
         if how == "silent":
             dictionary.b_enc[:] = -0.1
             dictionary.b_dec[:] = 0
+            if kind == "abstopk":
+                dictionary.b_enc[:] = 0
         if how == "dead":
             dictionary.b_enc[::2] = -100
     upstream = torch.randn(13, D_IN, generator=torch.Generator().manual_seed(9)).double()

@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from saestore.dictionaries import build
 from saestore.errors import DivergedError
 from saestore.testing.dictionaries import D_IN, HOOK, ExactMoments, raw_rows
-from saestore.train import losses
+from saestore.train import objectives
 from saestore.train.counters import FiringCounters
 from saestore.train.metrics import MetricsTable
 from saestore.train.trainer import Schedule, Trainer
 from saestore_schemas.dictionary import Relu, SaeSettings, TopK
+from saestore_schemas.objective import AuxSettings, L1Settings, LossSettings
 from saestore_schemas.optimize import (
     LogSettings,
     OptimizerSettings,
@@ -25,10 +26,7 @@ from saestore_schemas.optimize import (
 from saestore_schemas.tables import METRICS
 from saestore_schemas.train import (
     ActivationsSettings,
-    AuxSettings,
     BudgetSettings,
-    L1Settings,
-    LossSettings,
     TrainSettings,
 )
 
@@ -163,7 +161,7 @@ def test_a_diverged_step_touches_no_weight():
 
 @pytest.mark.parametrize(("rows", "wanted"), [(50, 5), (10**9, 10**7), (3, 1)])
 def test_the_dead_window_fits_the_run(rows, wanted):
-    assert losses.dead_after_rows(LossSettings(), rows) == wanted
+    assert objectives.dead_after_rows(LossSettings(), rows) == wanted
 
 
 def relu(**changes):

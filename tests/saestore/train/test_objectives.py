@@ -5,9 +5,9 @@ import torch
 
 from saestore.dictionaries import DenseCode
 from saestore.testing.dictionaries import D_IN, D_SAE, HOOK, random_sae, raw_rows
-from saestore.train.losses import AuxK, DecoderWeightedL1, Pass, SquaredError, terms
+from saestore.train.objectives import AuxK, DecoderWeightedL1, Pass, SquaredError, terms
 from saestore_schemas.dictionary import Relu, TopK
-from saestore_schemas.train import AuxSettings, L1Settings, LossSettings
+from saestore_schemas.objective import AuxSettings, L1Settings, LossSettings
 
 
 DEAD = torch.tensor([1, 4, 5, 8])

@@ -1,0 +1,55 @@
+"""AuxK: dead features reconstruct what the living left over.
+
+    α · ρ · V · Σ_b ‖e_b − ê_b‖² / Σ_b ‖e_b − ē‖²
+
+On each row the k dead features with the largest gate score are used with their raw pre-activation,
+negative ones too: a ReLU here would leave most dead encoders without gradient. The residual is
+detached, so living features get nothing from this term. V, the variance of the normalised targets
+in the whole store, keeps the weight relative to the squared error the same at any scale of the data;
+ρ fades the term when few features are dead.
+
+Source: Gao et al. 2024 (arXiv:2406.04093), appendix A.2; normalised as there, times V.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saestore.train.objectives.base import Pass
+from saestore_schemas.objective import AuxSettings
+
+
+class AuxK:
+    """Dead features reconstruct what the living left over."""
+
+    name = "aux"
+
+    def __init__(self, settings: AuxSettings, k: int, variance: float) -> None:
+        self.settings = settings
+        self.k = settings.k or k
+        self.variance = variance
+
+    def __call__(self, seen: Pass) -> Float[Tensor, ""]:
+        """Return the term; exactly 0 when nothing is dead or nothing is left over."""
+        dead = seen.dead
+        zero = torch.zeros_like(next(iter(seen.targets.values()))[0, 0])
+        if len(dead) == 0:
+            return zero
+        k = min(self.k, len(dead))
+        revived = seen.dictionary.reconstruct_with(seen.inputs, seen.output, dead, k)
+        missed, spread, energy = zero, zero, zero
+        for hook, target in seen.targets.items():
+            residual = (target - seen.output.reconstruction[hook]).detach()
+            missed = missed + (residual - revived[hook]).square().sum()
+            spread = spread + (residual - residual.mean(dim=0)).square().sum()
+            energy = energy + residual.square().sum()
+        # Equal residuals leave a spread of rounding errors only, which is 0.
+        if spread <= torch.finfo(spread.dtype).eps * energy:
+            return zero
+        scale = min(len(dead) / self.k, 1.0) * self.variance * self.weight(seen.step)
+        return scale * missed / spread
+
+    def weight(self, step: int) -> float:
+        """Return α."""
+        del step
+        return self.settings.coefficient
