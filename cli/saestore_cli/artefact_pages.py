@@ -15,9 +15,10 @@ from saestore.api.pages import (
     DictionaryPage,
     EvaluationPage,
     Score,
+    SweepPage,
 )
 from saestore.api.store_page import ActivationsPage
-from saestore_cli import store_page
+from saestore_cli import store_page, sweep_page
 from saestore_cli.drawing import bars, curve, facts, pairs, plain_table
 from saestore_cli.numbers import count, many, size, value
 
@@ -38,7 +39,7 @@ _CURVES_SHOWN = 10
 _EACH = 4
 """More scores in one family than this share the first one's definition."""
 
-COUNTS = ("features", "rows", "contexts", "documents", "firings", "steps", "scores")
+COUNTS = ("dictionaries", "features", "rows", "contexts", "documents", "firings", "steps", "scores")
 """Counts of a manifest that say what an artefact holds; the others are in its manifest."""
 
 
@@ -136,6 +137,14 @@ def _(page: AnalysisPage, console: Console) -> None:
     for feature in page.typical:
         console.print(f"  saestore show feature {dictionary} {feature}")
     console.print("  saestore query --list")
+
+
+@draw.register
+def _(page: SweepPage, console: Console) -> None:
+    _title(console, page.manifest)
+    console.print(facts(_made(page.manifest)))
+    console.print()
+    sweep_page.draw(page, console)
 
 
 def scores(lines: Sequence[Score], console: Console) -> None:

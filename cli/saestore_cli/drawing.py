@@ -1,5 +1,6 @@
 """Small pieces of a page: the console, bars of text, curves, two-column facts."""
 
+import math
 import os
 import re
 import sys
@@ -106,6 +107,46 @@ def curve(values: Sequence[float | None], width: int) -> str:
         " " if x is None else BLOCKS[round((x - lowest) / span * top) if span else 0]
         for x in picked
     )
+
+
+def scatter(points: Sequence[tuple[float, float, str]], *, width: int, height: int) -> list[str]:
+    r"""Return points (x, y, mark) on a grid, x on a log scale where it is positive.
+
+    A place that several points share shows the last one's mark.
+
+    >>> print("\n".join(scatter([(1, 0.5, "a"), (100, 1, "b")], width=9, height=3)))
+           1 ┤        b
+             │
+         0.5 ┤a
+             └─────────
+              1     100
+    """
+    log = all(x > 0 for x, _, _ in points)
+    xs = [math.log10(x) if log else x for x, _, _ in points]
+    ys = [y for _, y, _ in points]
+    grid = [[" "] * width for _ in range(height)]
+    for x, y, (_, _, mark) in zip(xs, ys, points, strict=True):
+        column = round(_share(x, xs) * (width - 1))
+        grid[height - 1 - round(_share(y, ys) * (height - 1))][column] = mark
+    ends = {0: max(ys), height - 1: min(ys)}
+    lines = [
+        f"{value(ends[n]) if n in ends else '':>{_AXIS}} {'┤' if n in ends else '│'}{''.join(row)}"
+        for n, row in enumerate(grid)
+    ]
+    low, high = value(min(x for x, _, _ in points)), value(max(x for x, _, _ in points))
+    lines.append(f"{'':{_AXIS}} └{'─' * width}")
+    lines.append(f"{'':{_AXIS}}  {low}{high:>{max(width - len(low), len(high) + 1)}}")
+    return [line.rstrip() for line in lines]
+
+
+_AXIS = 12
+"""Columns of the numbers beside a plot."""
+
+
+def _share(x: float, among: Sequence[float]) -> float:
+    """Return where a number lies between the smallest and the largest, from 0 to 1."""
+    low, high = min(among), max(among)
+    return (x - low) / (high - low) if high > low else 0.5
 
 
 def plain_table(*columns: str) -> Table:

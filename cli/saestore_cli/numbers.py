@@ -20,11 +20,13 @@ def count(n: int) -> str:
 def many(n: int, things: str) -> str:
     """Return so many things, in the singular if it is one.
 
-    >>> many(1234, "held_out_rows"), many(1, "files")
-    ('1,234 held out rows', '1 file')
+    >>> many(1234, "held_out_rows"), many(1, "files"), many(1, "dictionaries")
+    ('1,234 held out rows', '1 file', '1 dictionary')
     """
     name = things.replace("_", " ")
-    return f"{count(n)} {name.removesuffix('s') if n == 1 else name}"
+    if n == 1:
+        name = f"{name[:-3]}y" if name.endswith("ies") else name.removesuffix("s")
+    return f"{count(n)} {name}"
 
 
 def value(x: float | str | None) -> str:

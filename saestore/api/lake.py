@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from pydantic import BaseModel
 
 from saestore.api import config
-from saestore.errors import DamagedArtefactError, UnsupportedError
+from saestore.errors import ConfigError, DamagedArtefactError, UnsupportedError
 from saestore.lake import Lake, Ref, lineage, manifest as manifests, parts
 from saestore.lake.lock import writing
 from saestore.progress import Progress, Silent
@@ -217,6 +217,46 @@ class OpenLake:
             progress=progress or Silent(),
             time_limit_s=time_limit_s or MachineSettings().time_limit_s,
         )
+
+    def sweep(
+        self,
+        settings: "Settings[TrainSettings]",
+        *,
+        progress: Progress | None = None,
+        time_limit_s: float | None = None,
+    ) -> "pages.SweepPage":
+        """Activations to several dictionaries in one pass: return how they came out.
+
+        Args:
+            settings: What to train, with a section `sweep`.
+            progress: Where to report.
+            time_limit_s: As of `train`.
+
+        Raises:
+            ConfigError: There is no section `sweep`.
+            StoppedError: The time is up; a rerun goes on.
+            SaestoreError: Any of the tree; checkpoints stay and a rerun resumes.
+        """
+        from saestore import train
+        from saestore.api import pages
+
+        self._use_threads()
+        wanted = config.as_settings(TrainSettings, settings)
+        if wanted.sweep is None:
+            raise ConfigError(
+                field="sweep",
+                found=None,
+                expected="a section with a name, and a grid or items",
+                hint="`train` trains one dictionary",
+            )
+        ref = train.sweep(
+            wanted,
+            self.lake,
+            device=self.device,
+            progress=progress or Silent(),
+            time_limit_s=time_limit_s or MachineSettings().time_limit_s,
+        )
+        return pages.sweep(self.lake, ref)
 
     def evaluate(
         self, settings: "Settings[EvaluateSettings]", *, progress: Progress | None = None

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,43 @@ class AnalysisPage:
     typical: tuple[int, ...]
 
 
-Page = ActivationsPage | DictionaryPage | EvaluationPage | AnalysisPage
+@dataclass(frozen=True)
+class SweepItem:
+    """One dictionary of a sweep.
+
+    Attributes:
+        name: `series/name`.
+        change: What is its own, by dotted setting.
+        status: `trained`, `stopped_early` or `diverged`.
+        message: Why it diverged.
+        scores: Numbers by name: those of its newest evaluation, or of its last training batch.
+        evaluation: Which evaluation; None, the last training batch.
+    """
+
+    name: str
+    change: Mapping[str, Any]
+    status: str
+    message: str
+    scores: Mapping[str, float | None]
+    evaluation: str | None
+
+
+@dataclass(frozen=True)
+class SweepPage:
+    """A sweep.
+
+    Attributes:
+        manifest: Its manifest.
+        items: Its dictionaries, by L0.
+        fronts: Score to the items no other one beats: neither sparser nor better.
+    """
+
+    manifest: Manifest
+    items: tuple[SweepItem, ...]
+    fronts: Mapping[str, tuple[str, ...]]
+
+
+Page = ActivationsPage | DictionaryPage | EvaluationPage | AnalysisPage | SweepPage
 
 
 def page(lake: Lake, name: str) -> Page:
@@ -124,6 +160,7 @@ def page(lake: Lake, name: str) -> Page:
         "dictionary": _dictionary,
         "evaluation": evaluation,
         "features": _analysis,
+        "sweep": sweep,
     }
     return makers[ref.kind](lake, ref)
 
@@ -145,6 +182,75 @@ def evaluation(lake: Lake, ref: Ref) -> EvaluationPage:
     ]
     lines.sort(key=lambda line: order.get(line.metric.split("@")[0], len(order)))
     return EvaluationPage(manifest, tuple(lines))
+
+
+SCORES = ("l0", "explained_variance", "ce_recovered[zero]", "ce_recovered[mean]", "dead[all]")
+"""Scores of a sweep's dictionaries, where they are evaluated."""
+
+_OF_TRAINING = {"l0_mean": "l0", "ev_batch": "explained_variance"}
+"""What the last training batch says, and the score it stands for."""
+
+
+def sweep(lake: Lake, ref: Ref) -> SweepPage:
+    """Return the page of a sweep, with the newest evaluation of each dictionary.
+
+    Raises:
+        DamagedArtefactError: Its results do not match the manifest.
+    """
+    manifest = lake.manifest(ref)
+    columns = _parquet(lake, ref, manifest, layout.RESULTS)
+    lines = [dict(zip(columns, line, strict=True)) for line in zip(*columns.values(), strict=True)]
+    evaluations = lake.refs("evaluation")
+    items = []
+    for line in lines:
+        name = f"{line['series']}/{line['dictionary']}"
+        scores = {short: line[long] for long, short in _OF_TRAINING.items()}
+        mine = [
+            (lake.manifest(each).created, each)
+            for each in evaluations
+            if each.name.startswith(f"{name}/")
+        ]
+        chosen = max(mine, key=lambda pair: pair[0])[1] if mine else None
+        if chosen is not None:
+            found = {score.metric: score.value for score in evaluation(lake, chosen).scores}
+            scores = {metric: found[metric] for metric in SCORES if metric in found}
+        items.append(
+            SweepItem(
+                name,
+                json.loads(line["change"]),
+                line["status"],
+                line["message"],
+                scores,
+                None if chosen is None else chosen.name.rsplit("/", 1)[-1],
+            )
+        )
+    items.sort(key=lambda item: (item.scores.get("l0") is None, item.scores.get("l0"), item.name))
+    better = [name for name in SCORES if name != "l0" and not name.startswith("dead")]
+    fronts = {name: front(items, name) for name in better}
+    return SweepPage(
+        manifest, tuple(items), {name: found for name, found in fronts.items() if found}
+    )
+
+
+def front(items: Sequence[SweepItem], score: str) -> tuple[str, ...]:
+    """Return the items, in their order, that no other one beats: as few firings, a score as good.
+
+    Args:
+        items: Which; those without the score or without L0 are left out.
+        score: A score of which more is better.
+    """
+    points = [
+        (l0, value, item.name)
+        for item in items
+        if item.status != "diverged"
+        and (l0 := item.scores.get("l0")) is not None
+        and (value := item.scores.get(score)) is not None
+    ]
+    return tuple(
+        name
+        for l0, value, name in points
+        if not any(a <= l0 and b >= value and (a, b) != (l0, value) for a, b, _ in points)
+    )
 
 
 def _activations(lake: Lake, ref: Ref) -> ActivationsPage:

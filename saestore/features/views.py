@@ -34,6 +34,8 @@ VIEWS = {
     "scores": "metrics of every evaluation",
     "feature_scores": "one line per feature and evaluation: density, nearest other features",
     "metrics": "metrics of every training run, by step",
+    "timings": "rates and memory of every training run, by step",
+    "sweeps": "results of every sweep, one line per dictionary",
     "artefacts": "everything in the lake",
 }
 """View to what it holds."""
@@ -126,8 +128,10 @@ _OF_THE_LAKE: Mapping[str, tuple[Table, tuple[str, ...]]] = {
     "scores": (tables.SCORES, _EVALUATION_KEYS),
     "feature_scores": (tables.FEATURE_SCORES, _EVALUATION_KEYS),
     "metrics": (tables.METRICS, ("series", "dictionary")),
+    "timings": (tables.METRICS, ("series", "dictionary")),
+    "sweeps": (tables.RESULTS, ("sweep",)),
 }
-"""Views over evaluations and training runs, and what tells their artefacts apart."""
+"""Views over evaluations, training runs and sweeps, and what tells their artefacts apart."""
 
 _TABLES: Mapping[str, Table] = {
     "features": tables.FEATURES,
@@ -204,20 +208,22 @@ def analysis_views(sources: Iterable[Source]) -> dict[str, str]:
 
 
 def lake_views(lake: Lake) -> dict[str, str]:
-    """Return the SQL of the views over evaluations and training runs."""
+    """Return the SQL of the views over evaluations, training runs and sweeps."""
     return {
         "scores": _files(lake, "scores", "evaluation", layout.SCORES),
         "feature_scores": _files(lake, "feature_scores", "evaluation", layout.FEATURE_SCORES),
         "metrics": _files(lake, "metrics", "dictionary", layout.METRICS),
+        "timings": _files(lake, "timings", "dictionary", layout.TIMINGS),
+        "sweeps": _files(lake, "sweeps", "sweep", layout.RESULTS),
     }
 
 
 def _files(lake: Lake, view: str, kind: str, file: str) -> str:
-    names = _EVALUATION_KEYS
+    _, names = _OF_THE_LAKE[view]
     arms = []
     for ref in lake.refs():
         if ref.kind == kind and lake.artefact(ref).exists(file):
-            parts = zip(names, ref.name.split("/"), strict=False)
+            parts = zip(names, ref.name.split("/"), strict=True)
             keys = ", ".join(f"{literal(value)} AS {name}" for name, value in parts)
             path = literal(f"{folder_of(lake, ref)}/{file}")
             arms.append(f"SELECT {keys}, * FROM read_parquet({path})")

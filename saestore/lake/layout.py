@@ -4,6 +4,7 @@
     <lake>/dictionaries/<series>/<name>/
     <lake>/features/<series>/<name>/<analysis>/
     <lake>/evaluations/<series>/<name>/<evaluation>/
+    <lake>/sweeps/<name>/
 
 All paths use forward slashes and are relative: to the lake for artefacts, to the artefact for what
 is inside it.
@@ -22,6 +23,7 @@ FOLDERS: dict[ArtefactKind, str] = {
     "dictionary": "dictionaries",
     "features": "features",
     "evaluation": "evaluations",
+    "sweep": "sweeps",
 }
 """Top folder of each kind of artefact."""
 
@@ -30,6 +32,7 @@ DEPTH: dict[ArtefactKind, int] = {
     "dictionary": 2,
     "features": 3,
     "evaluation": 3,
+    "sweep": 1,
 }
 """Segments in an artefact's name: features and evaluations are `series/name/analysis`."""
 
@@ -74,6 +77,9 @@ CHECKPOINT_STATE = "state.json"
 
 # evaluations
 SCORES = "scores.parquet"
+
+# sweeps
+RESULTS = "results.parquet"
 FEATURE_SCORES = "features.parquet"
 
 

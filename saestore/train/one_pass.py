@@ -39,6 +39,7 @@ def train(
     progress: Progress,
     *,
     label: str,
+    alone: bool = True,
 ) -> list[Failure]:
     """Take all steps that are left, write every artefact, and return what diverged.
 
@@ -48,14 +49,15 @@ def train(
         watch: Whether to stop.
         progress: Where to report.
         label: What to call the pass there.
+        alone: Whether divergence is an error; else the others go on without what diverged.
 
     Raises:
         ConfigError: `early_stop` names no metric of a run.
-        DivergedError: The only dictionary did.
+        DivergedError: A dictionary that is trained alone did.
         KeyboardInterrupt: Ctrl-C, after a checkpoint of each was written.
         StoppedError: The time is up or the process is to end, likewise.
     """
-    active, clock = _Active(trainings, progress), Clock()
+    active, clock = _Active(trainings, progress, alone=alone), Clock()
     here = min(each.trainer.step for each in trainings)
     batch_rows = trainings[0].trainer.schedule.batch_rows
     last = max(each.trainer.schedule.steps for each in trainings)
@@ -94,10 +96,10 @@ class _Active:
         failures: What diverged.
     """
 
-    def __init__(self, trainings: Sequence[Training], progress: Progress) -> None:
+    def __init__(self, trainings: Sequence[Training], progress: Progress, *, alone: bool) -> None:
         self.left = list(trainings)
         self.failures: list[Failure] = []
-        self._alone = len(trainings) == 1
+        self._alone = alone
         self._progress = progress
 
     def at(self, step: int) -> list[Training]:
@@ -108,7 +110,7 @@ class _Active:
         """Do something that ends the training if it diverges there.
 
         Raises:
-            DivergedError: It does, and nothing else is trained.
+            DivergedError: It does, and is trained alone.
         """
         try:
             work()

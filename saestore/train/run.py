@@ -52,6 +52,13 @@ def run(
         StoppedError: The time is up or SIGTERM came; a checkpoint was written.
         MissingExtraError: `log.wandb` is set and wandb is not installed.
     """
+    if settings.sweep is not None:
+        raise ConfigError(
+            field="sweep",
+            found=settings.sweep.name,
+            expected="settings of one dictionary",
+            hint="train.sweep, `OpenLake.sweep` and `saestore train` train all of them",
+        )
     watch, reporter = Watch(time_limit_s), progress or Silent()
     ref = Ref("dictionary", f"{settings.series}/{settings.name}")
     rows = TrainingRows.open(settings.activations, lake, hookpoints=hookpoints(settings))

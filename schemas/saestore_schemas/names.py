@@ -20,5 +20,5 @@ DictionaryName = Annotated[
 HookpointName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 """A hookpoint as TransformerLens spells it, such as `blocks.8.hook_resid_post`."""
 
-ArtefactKind = Literal["activations", "dictionary", "features", "evaluation"]
+ArtefactKind = Literal["activations", "dictionary", "features", "evaluation", "sweep"]
 """What the lake holds."""

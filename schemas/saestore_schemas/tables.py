@@ -382,14 +382,14 @@ FEATURE_SCORES = Table(
             "largest |cosine| with another decoder vector; null if not measured or a length is zero",
             nullable=True,
         ),
-        Column("decoder_nearest", pa.uint32(), "that feature", nullable=True),
+        Column("decoder_nearest", pa.uint32(), "that feature; null likewise", nullable=True),
         Column(
             "encoder_cosine_max",
             pa.float64(),
             "largest |cosine| with another encoder vector; null if not measured or a length is zero",
             nullable=True,
         ),
-        Column("encoder_nearest", pa.uint32(), "that feature", nullable=True),
+        Column("encoder_nearest", pa.uint32(), "that feature; null likewise", nullable=True),
         Column(
             "enc_dec_cosine",
             pa.float64(),
@@ -407,15 +407,47 @@ COMPARISON = Table(
         Column("metric", pa.string(), "as in `scores`"),
         Column("dictionary", pa.string(), "`series/name`"),
         Column("evaluation", pa.string(), "the evaluation it stands in"),
-        Column("value", pa.float64(), "as in `scores`", nullable=True),
+        Column("value", pa.float64(), "as in `scores`; null where undefined", nullable=True),
         Column("unit", pa.string(), "as in `scores`"),
         Column("n", pa.uint64(), "as in `scores`"),
     ),
 )
 
+RESULTS = Table(
+    "results",
+    "Dictionaries of a sweep.",
+    ("series", "dictionary"),
+    (
+        Column("series", pa.string(), "series of the dictionary"),
+        Column("dictionary", pa.string(), "its name"),
+        Column("fingerprint", pa.string(), "that of its run"),
+        Column("change", pa.string(), "what is its own: JSON of dotted setting to value"),
+        Column("status", pa.string(), "`trained`, `stopped_early` or `diverged`"),
+        Column("message", pa.string(), "why it diverged; empty otherwise"),
+        Column("steps", pa.int64(), "optimiser steps taken"),
+        Column("rows", pa.int64(), "rows seen"),
+        Column("loss", pa.float64(), "last logged loss; null where undefined", nullable=True),
+        Column(
+            "ev_batch",
+            pa.float64(),
+            "explained variance of the last logged batch, likewise null",
+            nullable=True,
+        ),
+        Column(
+            "l0_mean", pa.float64(), "firings a row of that batch, likewise null", nullable=True
+        ),
+        Column(
+            "dead",
+            pa.float64(),
+            "features silent too long in the end; null if nothing was logged",
+            nullable=True,
+        ),
+    ),
+)
+
 TABLES = (
     FILES, DOCUMENTS, VOCABULARY, CONTEXTS, FIRINGS_BY_FEATURE, FIRINGS_BY_CONTEXT, FEATURES,
-    HISTOGRAMS, EXAMPLES, LOGITS, LOGIT_STATS, METRICS, SCORES,
+    HISTOGRAMS, EXAMPLES, LOGITS, LOGIT_STATS, METRICS, SCORES, RESULTS,
     FEATURE_SCORES, COMPARISON,
 )  # fmt: skip
 """Every table, for the reference pages and for readers that check what they open."""

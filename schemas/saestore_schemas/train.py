@@ -3,7 +3,7 @@
 from itertools import combinations
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from saestore_schemas.activations import RowFlag, RowRange
 from saestore_schemas.base import Model
@@ -19,6 +19,7 @@ from saestore_schemas.optimize import (
     ScheduleSettings,
     SeedSettings,
 )
+from saestore_schemas.sweep import SweepSettings, changed
 
 
 class ShuffleSettings(Model):
@@ -150,11 +151,47 @@ class TrainSettings(Model):
     """Metrics."""
     seed: SeedSettings = SeedSettings()
     """Random streams."""
+    sweep: SweepSettings | None = None
+    """Train several dictionaries in one pass over the rows; absent, one."""
 
     def identity(self) -> "TrainSettings":
         """Return the settings as far as they decide what is trained: not who is told about it."""
         log = self.log.model_copy(update={"wandb": None})
         return self.model_copy(update={"log": log})
+
+    def runs(self) -> tuple["TrainSettings", ...]:
+        """Return the settings of each dictionary: those of a sweep, or the one.
+
+        Raises:
+            ValueError: A change makes settings that are wrong, or two dictionaries share a name.
+        """
+        if self.sweep is None:
+            return (self,)
+        plain = self.model_dump(mode="json", exclude={"sweep"})
+        found: dict[str, TrainSettings] = {}
+        for name, changes in self.sweep.changes(self.name):
+            moved = {"name", "series", "sweep"} & {path.split(".")[0] for path in changes}
+            if moved:
+                msg = f"sweep: {name} changes {moved.pop()}, which names it"
+                raise ValueError(msg)
+            if name in found:
+                msg = f"sweep: two dictionaries are called {name!r}"
+                raise ValueError(msg)
+            try:
+                found[name] = TrainSettings.model_validate(
+                    {**changed(plain, changes), "name": name}
+                )
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(str(part) for part in first["loc"])
+                msg = f"sweep: {name}: {where}: {first['msg'].removeprefix('Value error, ')}"
+                raise ValueError(msg) from error
+        return tuple(found.values())
+
+    @model_validator(mode="after")
+    def _sweep(self) -> Self:
+        self.runs()
+        return self
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:

@@ -27,6 +27,7 @@ class Kind(StrEnum):
     DICTIONARY = "dictionary"
     FEATURES = "features"
     EVALUATION = "evaluation"
+    SWEEP = "sweep"
 
 
 NameArgument = Annotated[

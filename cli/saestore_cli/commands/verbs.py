@@ -118,17 +118,23 @@ def train(
     A run that was killed continues from its newest checkpoint when the same command is given again,
     and ends with the same bytes. Ctrl-C, SIGTERM and --time-limit leave a checkpoint at the step
     they come in.
+
+    With a section [sweep], several dictionaries are trained in one pass over the rows.
     """
     from saestore.api.config import load_settings
 
     del resume
     settings = load_settings("train", config, overrides or ())
-    lake = session.lake
-    lake.train(
+    lake, sweep = session.lake, getattr(settings, "sweep", None)
+    work = lake.train if sweep is None else lake.sweep
+    work(
         settings,  # type: ignore[arg-type] # the verb's own
         progress=session.progress,
         time_limit_s=None if time_limit is None else seconds(time_limit),
     )
+    if sweep is not None:
+        session.output.page(lake.show(f"sweeps/{sweep.name}"))
+        return
     ref = _dictionary(settings)
     session.output.finished(ref, lake.lake.manifest(ref), {})
 

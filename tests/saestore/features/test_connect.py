@@ -3,7 +3,7 @@ import pytest
 
 from saestore.errors import QueryError
 from saestore.features import connect, query
-from saestore.features.views import KEYS, VIEWS
+from saestore.features.views import _OF_THE_LAKE, KEYS, VIEWS
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -15,7 +15,7 @@ def test_every_view_answers_and_an_empty_lake_has_the_same_columns(planted_lake,
     assert extra <= {"shelf"}  # the corpus's own metadata
     for name in none.schema.names:
         assert none.schema.field(name).type == full.schema.field(name).type
-    if view not in {"scores", "feature_scores", "metrics", "artefacts"}:
+    if view not in set(_OF_THE_LAKE) | {"artefacts"}:
         assert none.schema.names[:3] == list(KEYS)
         assert full.num_rows or view.startswith("logit")
 

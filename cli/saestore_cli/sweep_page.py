@@ -1,0 +1,82 @@
+"""A sweep in a terminal: its dictionaries, and their scores against L0."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from saestore_cli.drawing import plain_table, scatter
+from saestore_cli.numbers import count, value
+
+
+if TYPE_CHECKING:
+    from saestore.api.pages import SweepItem, SweepPage
+
+_SHORT = {
+    "l0": "L0",
+    "explained_variance": "EV",
+    "ce_recovered[zero]": "CE recovered (zero)",
+    "ce_recovered[mean]": "CE recovered (mean)",
+    "dead[all]": "dead",
+}
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_HEIGHT = 12
+_PLOTS = 2
+
+
+def draw(page: "SweepPage", console: Console) -> None:
+    """Print the table of a sweep and its scores against L0."""
+    shown = [name for name in _SHORT if any(name in item.scores for item in page.items)]
+    table = plain_table(" ", "dictionary", "its own", *(f">{_SHORT[name]}" for name in shown))
+    best = {name for names in page.fronts.values() for name in names}
+    marks = dict(zip((item.name for item in page.items), _LETTERS, strict=False))
+    for item in page.items:
+        mark = marks.get(item.name, "·")
+        table.add_row(
+            Text(mark, style="bold green" if item.name in best else ""),
+            item.name.rsplit("/", 1)[-1],
+            _change(item),
+            *(value(item.scores.get(name)) for name in shown),
+        )
+    console.print(table)
+    console.print(Text(_source(page), style="dim"))
+    for item in page.items:
+        if item.status != "trained":
+            told = item.message or "ended early: nothing got better"
+            console.print(f"{item.name} {item.status.replace('_', ' ')}: {told}")
+    for name in list(page.fronts)[:_PLOTS]:
+        points = [
+            (l0, score, marks.get(item.name, "·"))
+            for item in page.items
+            if (l0 := item.scores.get("l0")) is not None
+            and (score := item.scores.get(name)) is not None
+        ]
+        console.print()
+        console.print(Text(f"{_SHORT[name]} against L0 (log scale)", style="bold"))
+        for line in scatter(points, width=min(console.width - 12, 60), height=_HEIGHT):
+            console.print(Text(line), soft_wrap=True)
+        front = ", ".join(each.rsplit("/", 1)[-1] for each in page.fronts[name])
+        console.print(f"  none is both sparser and better than {front}")
+
+
+def _change(item: "SweepItem") -> str:
+    parts = [f"{name.rsplit('.', 1)[-1]}={_plain(each)}" for name, each in item.change.items()]
+    return " ".join(parts) or "nothing"
+
+
+def _plain(found: object) -> str:
+    if isinstance(found, dict):
+        return "{" + " ".join(f"{name}={_plain(each)}" for name, each in found.items()) + "}"
+    return value(found) if isinstance(found, (int, float)) else str(found)
+
+
+def _source(page: "SweepPage") -> str:
+    measured = [item for item in page.items if item.evaluation is not None]
+    if len(measured) == len(page.items):
+        return "scores of each one's newest evaluation"
+    if measured:
+        rest = len(page.items) - len(measured)
+        return (
+            f"scores of evaluations; of {count(rest)} that have none, of their last training batch"
+        )
+    return "scores of the last training batch: `saestore evaluate` measures held-out rows"

@@ -1,0 +1,43 @@
+"""What a run will hold in memory, from its sizes alone: said before it starts."""
+
+from collections.abc import Sequence
+
+from saestore.train.trainer import Trainer
+
+
+_MIB = 2**20
+
+
+def weights(trainer: Trainer) -> int:
+    """Return the bytes of a trainer's weights, gradients and moments.
+
+    Four floats a weight; with `optimizer.states = "lean"` the moments are half a float.
+    """
+    parameters = [p for p in trainer.dictionary.parameters() if p.requires_grad]
+    each = 2 if trainer.settings.optimizer.states == "lean" else 8
+    return sum(p.numel() * (2 * p.element_size() + each) for p in parameters)
+
+
+def activations(trainer: Trainer) -> int:
+    """Return the bytes of the pre-activations of one batch, or of one part of it."""
+    rows = -(-trainer.schedule.batch_rows // trainer.settings.optimizer.accumulate)
+    kinds = 2 if trainer.dictionary.config.semantics.gate_on_decoder_norm else 1
+    return rows * trainer.dictionary.d_sae * 4 * kinds
+
+
+def described(trainers: Sequence[Trainer], window_rows: int) -> str:
+    """Return about how much memory trainers take together, in words.
+
+    Args:
+        trainers: All that run at once.
+        window_rows: Rows that their stream mixes.
+    """
+    if not trainers:
+        return "nothing is left to train"
+    rows = window_rows * sum(trainers[0].dictionary.config.d_in) * 4
+    return (
+        f"{len(trainers)} dictionaries need about "
+        f"{sum(map(weights, trainers)) / _MIB:,.0f} MiB of weights, gradients and moments, "
+        f"{sum(map(activations, trainers)) / _MIB:,.0f} MiB of pre-activations, and at most "
+        f"{rows / _MIB:,.0f} MiB of rows"
+    )
