@@ -61,7 +61,7 @@ def run(
         if begin(artefact, job) is not None:
             return ref
         _clear(artefact)
-        folded = dictionaries.load(lake, settings.dictionary).folded().eval()
+        folded = dictionaries.load(lake, settings.dictionary).in_raw_units().eval()
         output = Output(artefact, job.fingerprint)
         analysis = _Analysis(settings, store, folded.to(devices.resolve(device)), output, progress)
         counts = analysis.write()

@@ -145,12 +145,14 @@ class SparseDictionary(nn.Module, ABC):
 
         Args:
             code: Firings.
-            inputs: The rows that were encoded, for families whose decoder reads them.
+            inputs: The rows that were encoded, for families whose decoder reads them, and where rows
+                were normalised one by one.
         """
-        rows = None if inputs is None else self.normalise(self.as_inputs(inputs))
+        raw = {} if inputs is None else self.as_inputs(inputs)
+        rows = self.normalise(raw) if raw else None
         with torch.no_grad():
             return {
-                hook: self.scales[hook].denormalise(part)
+                hook: self.scales[hook].denormalise(part, raw.get(hook))
                 for hook, part in self.decode_normalised(code, rows).items()
             }
 
@@ -288,6 +290,15 @@ class SparseDictionary(nn.Module, ABC):
         Raises:
             UnsupportedError: It is folded already.
         """
+
+    def in_raw_units(self) -> "SparseDictionary":
+        """Return the dictionary with its normalisation in the weights.
+
+        Itself where it is there already, and where rows are normalised one by one: then its weights
+        are in raw units up to a positive factor of each row.
+        """
+        outside = any(scale.external and not scale.by_row for scale in self.scales.values())
+        return self.folded() if outside else self
 
     @abstractmethod
     def with_unit_decoder(self) -> "SparseDictionary":

@@ -100,7 +100,7 @@ def folded(given: Weights) -> Weights:
     """Return weights that read and reconstruct rows as they are stored; codes stay the same.
 
     Raises:
-        UnsupportedError: They are folded already.
+        UnsupportedError: They are folded already, or rows are normalised one by one.
     """
     (hookpoint,) = given.config.hookpoints_in
     scale = given.scales[hookpoint]
@@ -110,6 +110,14 @@ def folded(given: Weights) -> Weights:
             found="state folded",
             expected="state external",
             hint="use the dictionary as it is: folding twice would scale it twice",
+        )
+    if scale.by_row:
+        raise UnsupportedError(
+            f"rows of {hookpoint} are normalised one by one ({scale.record.kind}), and weights cannot "
+            "hold a factor that differs from row to row",
+            found=scale.record.kind,
+            expected="a normalisation of the whole data set, or none",
+            hint="use the dictionary as it is",
         )
     a, old = scale.record.a, given.exact()
     mean = torch.zeros_like(old["b_dec"]) if scale.mean is None else scale.mean.to(old["b_dec"])

@@ -20,8 +20,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from saestore.errors import ConfigError
-from saestore_schemas.dictionary import ScaleKind, ScaleRecord
+from saestore.dictionaries import row_scale
+from saestore.errors import ConfigError, UnsupportedError
+from saestore_schemas.dictionary import ROW_SCALES, ScaleKind, ScaleRecord
 
 
 @runtime_checkable
@@ -103,18 +104,45 @@ class Scale:
         """Whether it must be applied to rows."""
         return self.record.state == "external"
 
+    @property
+    def by_row(self) -> bool:
+        """Whether each row is normalised by itself, so that no weights can contain it."""
+        return self.record.kind in ROW_SCALES
+
     def normalise(self, rows: Float[Tensor, "row d"]) -> Float[Tensor, "row d"]:
         """Return the rows in normalised units."""
         if not self.external or self.record.kind == "none":
             return rows
+        if self.by_row:
+            return row_scale.normalise(self.record, rows)
         if self.mean is None:
             return rows * self.record.a
         return (rows - self._mean_like(rows)).mul_(self.record.a)
 
-    def denormalise(self, rows: Float[Tensor, "row d"]) -> Float[Tensor, "row d"]:
-        """Return normalised rows in raw units."""
+    def denormalise(
+        self, rows: Float[Tensor, "row d"], encoded: Float[Tensor, "row d"] | None = None
+    ) -> Float[Tensor, "row d"]:
+        """Return normalised rows in raw units.
+
+        Args:
+            rows: Reconstructions.
+            encoded: The rows that were encoded, in raw units; a scale of each row needs them.
+
+        Raises:
+            UnsupportedError: It needs them, and they are not given.
+        """
         if not self.external or self.record.kind == "none":
             return rows
+        if self.by_row:
+            if encoded is None:
+                raise UnsupportedError(
+                    f"rows were normalised one by one ({self.record.kind}): a code alone does not say "
+                    "how long its row was",
+                    found="codes",
+                    expected="codes and the rows that were encoded",
+                    hint="decode(code, inputs)",
+                )
+            return row_scale.denormalise(self.record, rows, encoded)
         raw = rows / self.record.a
         return raw if self.mean is None else raw.add_(self._mean_like(rows))
 

@@ -54,7 +54,7 @@ def measure(
         progress: Where to report.
     """
     dictionary = subject.dictionary.to(device)
-    folded = raw(dictionary)
+    folded = dictionary.in_raw_units()  # lengths are in raw units
     norms = folded.decoder_norms().detach().cpu().double().numpy()
     sums = {hook: Reconstruction() for hook in dictionary.hookpoints_out}
     sparsity = Sparsity(norms)
@@ -125,9 +125,3 @@ def _kept(read: torch.Tensor, block: Block) -> torch.Tensor:
     if len(block.places) == len(read):
         return read
     return read[torch.from_numpy(block.places)]
-
-
-def raw(dictionary: SparseDictionary) -> SparseDictionary:
-    """Return the dictionary with its normalisation in the weights: lengths are in raw units."""
-    external = any(scale.external for scale in dictionary.scales.values())
-    return dictionary.folded() if external else dictionary

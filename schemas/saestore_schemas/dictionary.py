@@ -4,9 +4,9 @@ The settings half is a section of `train`. The record half is `config.json` besi
 everything a reader needs to compute what training computed, with nothing implied by a default.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from saestore_schemas.base import Model
 from saestore_schemas.manifest import Parent
@@ -83,6 +83,17 @@ mu = E x and a = sqrt(d/tr Cov x).
 """
 
 
+RowScaleKind = Literal["token_norm", "token_layer_norm"]
+"""Normalisation of each row by itself, of imported dictionaries; no weights can contain it.
+
+`token_norm`: x' = a x sqrt(d)/||x||; `token_layer_norm`: x' = a(x - m)/(s + 1e-5) with the row's mean
+m and deviation s (of n - 1), and back y = y'/a s + m.
+"""
+
+ROW_SCALES: frozenset[str] = frozenset(get_args(RowScaleKind))
+"""Kinds of normalisation of each row by itself."""
+
+
 class SaeSettings(Model):
     """A sparse autoencoder: reconstructs the hookpoint it reads."""
 
@@ -147,7 +158,7 @@ DictionarySettings = SaeSettings
 class ScaleRecord(Model):
     """The normalisation of one hookpoint, as applied or as folded."""
 
-    kind: ScaleKind
+    kind: ScaleKind | RowScaleKind
     """Which rule gave `a` and the mean."""
     a: float = Field(gt=0)
     """Factor: x' = a(x - mu), and back: y = y'/a + mu."""
@@ -245,6 +256,24 @@ class TrainRecord(Model):
     """The training settings, whole."""
 
 
+class ImportedRecord(Model):
+    """Where an imported dictionary came from, and how exact it is."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    from_: str = Field(alias="from")
+    """Path or name on the hub, as it was given."""
+    library: str
+    """Tool whose files they were, and what it calls this kind of dictionary."""
+    version: str
+    """Its release, as the files say it, or else the release whose format they are in."""
+    max_error: float = Field(ge=0)
+    """Largest relative difference of features and reconstructions between both sides, on a batch of
+    rows of unequal lengths."""
+    inexact: tuple[str, ...]
+    """Why what is computed here is not exactly what the tool computes; empty where it is."""
+
+
 class DictionaryConfig(Model):
     """`config.json`: every key present, null where it does not apply."""
 
@@ -278,5 +307,7 @@ class DictionaryConfig(Model):
     """History, null when unknown."""
     parents: tuple[Parent, ...]
     """Artefacts this one was made from."""
+    imported: ImportedRecord | None = None
+    """Which tool's files it was made from; null for dictionaries that were trained here."""
     versions: dict[str, str]
     """Library versions at training."""
