@@ -39,6 +39,8 @@ class Peer:
 
 SAE_LENS = Peer("sae-lens", ("sae-lens==6.54.12",))
 LLAMASCOPIUM = Peer("llamascopium", ("llamascopium==2.0.0b34", "transformer-lens==3.9.0"))
+SPARSIFY = Peer("sparsify", ("eai-sparsify==1.3.3",))
+DICTIONARY_LEARNING = Peer("dictionary-learning", ("dictionary-learning==0.1.0",))
 
 
 def python_of(

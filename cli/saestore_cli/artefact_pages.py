@@ -24,6 +24,7 @@ from saestore_cli.numbers import count, many, size, value
 
 
 if TYPE_CHECKING:
+    from saestore_schemas.dictionary import ImportedRecord
     from saestore_schemas.manifest import Manifest
 
 HEADLINES = (
@@ -73,6 +74,8 @@ def _(page: DictionaryPage, console: Console) -> None:
     ]
     if trained is not None:
         rows.append(("trained", f"{count(trained.rows)} rows in {count(trained.steps)} steps"))
+    if config.imported is not None:
+        rows.extend(_imported(config.imported))
     console.print(facts([*rows, *_made(page.manifest)]))
     if page.curves:
         console.print()
@@ -90,6 +93,15 @@ def _(page: DictionaryPage, console: Console) -> None:
     if not page.evaluations:
         console.print("\nnot evaluated yet: saestore evaluate CONFIG.toml")
     _children(console, page.children)
+
+
+def _imported(record: "ImportedRecord") -> list[tuple[str, Text | str]]:
+    """Return where an imported dictionary came from, and how exact it is."""
+    return [
+        ("imported", f"{record.library} ({record.version}), from {record.from_}"),
+        ("compared", f"largest relative difference {value(record.max_error)}"),
+        *(("not exact", each) for each in record.inexact),
+    ]
 
 
 @draw.register

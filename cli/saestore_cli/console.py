@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from saestore.api.lake import Remark
     from saestore.api.pages import Page
     from saestore.evaluate import Comparison
-    from saestore.exchange import ActivationsExport, ExportReport
+    from saestore.exchange import ActivationsExport
+    from saestore.exchange.dictionaries import Conversion, ExportReport, ImportReport
     from saestore.features import FeaturePage, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.lake import Ref
@@ -208,21 +209,18 @@ class ConsoleOutput:
 
     def exported(self, report: "ExportReport") -> None:
         """Print what was written and the measured differences."""
-        self._out.print(
-            facts(
-                [
-                    ("written", f"{report.folder} ({', '.join(report.files)})"),
-                    ("format", f"{report.format}, {report.architecture}"),
-                    *(("rewritten", each) for each in report.rewrites),
-                    ("compared", f"{count(report.rows)} rows, {count(report.tied_rows)} tied"),
-                    ("codes", f"largest relative difference {value(report.max_error_codes)}"),
-                    (
-                        "reconstruction",
-                        f"largest relative difference {value(report.max_error_reconstruction)}",
-                    ),
-                ]
+        written = ("written", f"{report.folder} ({', '.join(report.files)})")
+        self._out.print(facts([written, *_conversion(report.conversion, "rewritten")]))
+
+    def imported(self, report: "ImportReport") -> None:
+        """Print what was made and the measured differences."""
+        if report.conversion is None:
+            self._out.print(
+                f"dictionaries/{report.dictionary} was imported already", soft_wrap=True
             )
-        )
+            return
+        made = ("imported", f"dictionaries/{report.dictionary} from {report.source}")
+        self._out.print(facts([made, *_conversion(report.conversion, "read")]))
 
     def exported_activations(self, report: "ActivationsExport") -> None:
         """Print how much was written, and where."""
@@ -336,3 +334,27 @@ def _unfinished(remark: "Remark") -> str:
         return f"{len(done)} parts finished: saestore merge {remark.ref.name}"
     missing = ", ".join(str(state.part) for state in remark.parts if not state.finished)
     return f"{len(done)} of {len(remark.parts)} parts finished; missing {missing}"
+
+
+def _conversion(found: "Conversion", step: str) -> list[tuple[str, str]]:
+    """Return the lines of what was done and measured."""
+    lines = [
+        ("format", f"{found.format}, {found.architecture}"),
+        ("reads", f"{found.hookpoint}, {count(found.d_in)} wide, {count(found.d_sae)} features"),
+        *((step, each) for each in found.steps),
+        *(("not exact", each) for each in found.inexact),
+        (
+            "compared",
+            (
+                f"{many(found.rows, 'rows')}, {count(found.tied_rows)} of them tied; "
+                f"{many(found.firings, 'firings')}"
+            ),
+        ),
+        ("features", f"largest relative difference {value(found.max_error_codes)}"),
+        ("reconstruction", f"largest relative difference {value(found.max_error_reconstruction)}"),
+    ]
+    if found.store is not None:
+        explained = "-" if found.explained_variance is None else value(found.explained_variance)
+        l0 = "-" if found.l0 is None else value(found.l0)
+        lines.append((f"on {found.store}", f"explained variance {explained}, L0 {l0}"))
+    return lines

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from saestore.api.lake import Remark
     from saestore.api.pages import Page
     from saestore.evaluate import Comparison
-    from saestore.exchange import ActivationsExport, ExportReport
+    from saestore.exchange import ActivationsExport
+    from saestore.exchange.dictionaries import ExportReport, ImportReport
     from saestore.features import FeaturePage, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.lake import Ref
@@ -161,7 +162,12 @@ class JsonOutput:
 
     def exported(self, report: "ExportReport") -> None:
         """Print the report."""
-        _print({**_simple(report), "max_error": report.max_error})
+        _print({**_simple(report), "max_error": report.conversion.max_error})
+
+    def imported(self, report: "ImportReport") -> None:
+        """Print the report; without a conversion where it was there already."""
+        known = report.conversion
+        _print({**_simple(report), "max_error": None if known is None else known.max_error})
 
     def exported_activations(self, report: "ActivationsExport") -> None:
         """Print the report."""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from saestore.api.lake import Remark
     from saestore.api.pages import Page
     from saestore.evaluate import Comparison
-    from saestore.exchange import ActivationsExport, ExportReport
+    from saestore.exchange import ActivationsExport
+    from saestore.exchange.dictionaries import ExportReport, ImportReport
     from saestore.features import FeaturePage, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.lake import Ref
@@ -106,6 +107,10 @@ class Output(Protocol):
 
     def exported(self, report: "ExportReport") -> None:
         """Say what an export wrote and how exact it is."""
+        ...
+
+    def imported(self, report: "ImportReport") -> None:
+        """Say what an import made and how exact it is."""
         ...
 
     def exported_activations(self, report: "ActivationsExport") -> None:

@@ -3,19 +3,16 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any
 
 from saestore.api import config
+from saestore.api.exchanging import Exchanging, Settings
 from saestore.errors import ConfigError, DamagedArtefactError, UnsupportedError
 from saestore.lake import Lake, Ref, lineage, manifest as manifests, parts
 from saestore.lake.lock import writing
 from saestore.progress import Progress, Silent
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.evaluate import EvaluateSettings
-from saestore_schemas.exchange import ImportSettings
 from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.manifest import Manifest
 from saestore_schemas.settings import MachineSettings
@@ -32,16 +29,10 @@ if TYPE_CHECKING:
     from saestore.api import pages
     from saestore.dictionaries import SparseDictionary
     from saestore.evaluate import Comparison, Evaluation
-    from saestore.exchange import ActivationsExport, ExportReport, Wanted
     from saestore.features import Analysis, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.lake.parts import State
     from saestore.lm import LanguageModel
-
-S = TypeVar("S", bound=BaseModel)
-
-Settings: TypeAlias = S | Mapping[str, Any] | str | os.PathLike[str]
-"""Settings of a verb: the model, a mapping with the same keys, or a TOML file's path."""
 
 
 def open_lake(
@@ -79,7 +70,7 @@ class Remark:
 
 
 @dataclass(frozen=True)
-class OpenLake:
+class OpenLake(Exchanging):
     """A lake and the device on which its verbs compute.
 
     Attributes:
@@ -518,51 +509,3 @@ class OpenLake:
         with writing(artefact, name=ref.name):
             artefact.remove()
         return ref
-
-    def import_activations(
-        self, settings: "Settings[ImportSettings]", *, progress: Progress | None = None
-    ) -> "ActivationStore":
-        """Another tool's files to a store: return it, made, resumed or found finished.
-
-        Raises:
-            SaestoreError: Any of the tree; finished parts stay and a rerun resumes.
-        """
-        from saestore import exchange
-
-        wanted = config.as_settings(ImportSettings, settings)
-        return exchange.import_activations(wanted, self.lake, progress=progress or Silent())
-
-    def export_activations(
-        self,
-        store: str,
-        folder: str | os.PathLike[str],
-        wanted: "Wanted | None" = None,
-        *,
-        progress: Progress | None = None,
-    ) -> "ActivationsExport":
-        """Write a store's rows for other tools; return what was written.
-
-        Args:
-            store: Name of the store.
-            folder: Where; an earlier export in it is replaced.
-            wanted: What of the store, in which format; absent, all of it as safetensors.
-            progress: Where to report.
-
-        Raises:
-            ConfigError: Nothing is chosen, or the folder holds other things.
-        """
-        from saestore import exchange
-
-        return exchange.export_activations(
-            self.activations(store), folder, wanted or exchange.Wanted(), progress=progress
-        )
-
-    def export_saelens(self, dictionary: str, folder: str | os.PathLike[str]) -> "ExportReport":
-        """Write a dictionary as SAELens reads it; return the largest difference measured.
-
-        Raises:
-            UnsupportedError: It cannot be expressed exactly there, and why.
-        """
-        from saestore import exchange
-
-        return exchange.export_saelens(self.dictionary(dictionary), Path(folder))

@@ -47,6 +47,26 @@ def translated(name: str) -> str | None:
     return None
 
 
+_MODULES: tuple[tuple[str, str], ...] = (
+    (r"blocks\.(\d+)\.hook_resid_post", r"layers.\1"),
+    (r"blocks\.(\d+)\.hook_mlp_out", r"layers.\1.mlp"),
+    (r"blocks\.(\d+)\.hook_attn_out", r"layers.\1.self_attn"),
+    (r"hook_embed", "embed_tokens"),
+)
+
+
+def module(hookpoint: str) -> str | None:
+    """Return the module whose output a hookpoint is, as most models call it; None if it is none.
+
+    >>> module("blocks.5.hook_mlp_out")
+    'layers.5.mlp'
+    """
+    for pattern, theirs in _MODULES:
+        if re.fullmatch(pattern, hookpoint):
+            return re.sub(pattern, theirs, hookpoint)
+    return None
+
+
 def chosen(wanted: Sequence[str], available: Sequence[str], *, where: str) -> dict[str, str]:
     """Return the hookpoints to import: our name to the source's own.
 

@@ -59,6 +59,18 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: It is not whole, it is no dictionary, or it needs code to be run.
     """
+    return {
+        name: InMemory(value) if isinstance(value, torch.Tensor) else value
+        for name, value in values(path).items()
+    }
+
+
+def values(path: Path) -> dict[str, Any]:
+    """Return what a `.pt` file holds by name, tensors on the CPU.
+
+    Raises:
+        ConfigError: It is not whole, it is no dictionary, or it needs code to be run.
+    """
     try:
         # Weights only: the rule against torch.load is about its other mode.
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=_zipped(path))  # noqa: TID251
@@ -82,7 +94,7 @@ def load(path: Path) -> dict[str, Any]:
             hint="name the folder that the other tool wrote",
         )
     return {
-        str(name): InMemory(value.detach()) if isinstance(value, torch.Tensor) else value
+        str(name): value.detach() if isinstance(value, torch.Tensor) else value
         for name, value in found.items()
     }
 

@@ -10,9 +10,11 @@ import math
 import torch
 
 from saestore.dictionaries import Scale, SparseDictionary
+from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS
 from saestore.dictionaries.families import FAMILIES
 from saestore_schemas.dictionary import (
     Activation,
+    BatchTopK,
     DictionaryConfig,
     ModelRecord,
     Options,
@@ -20,6 +22,7 @@ from saestore_schemas.dictionary import (
     ScaleKind,
     ScaleRecord,
     Semantics,
+    ThresholdInference,
 )
 
 
@@ -33,6 +36,7 @@ def awkward_sae(
     subtract_b_dec: bool = True,
     gate_on_decoder_norm: bool = False,
     lengths: tuple[float, float] = (0.3, 3.0),
+    glu: bool = False,
     d_in: int = 7,
     d_sae: int = 11,
     seed: int = 0,
@@ -46,6 +50,7 @@ def awkward_sae(
         gate_on_decoder_norm: Whether pre-activations are ranked times decoder length.
         lengths: Range of the decoder vectors' lengths, spread evenly; equal bounds make a unit
             decoder of them.
+        glu: Whether the encoder is a gated linear unit.
         d_in: Width of the hookpoint.
         d_sae: Features.
         seed: Of all draws.
@@ -63,6 +68,9 @@ def awkward_sae(
         excluded=("special",),
         state="external",
     )
+    kind = ACTIVATION_FUNCTIONS[activation.kind]
+    batch = isinstance(activation, BatchTopK)
+    inference = ThresholdInference(source="exact", rows=1000) if batch else SameAsTraining()
     config = DictionaryConfig(
         family="sae",
         d_in=(d_in,),
@@ -71,15 +79,15 @@ def awkward_sae(
         dtype="float32",
         hookpoints_in=(HOOKPOINT,),
         hookpoints_out=(HOOKPOINT,),
-        options=Options(glu=False),
+        options=Options(glu=glu),
         semantics=Semantics(
             subtract_b_dec=subtract_b_dec,
             gate_on_decoder_norm=gate_on_decoder_norm,
             decoder_norm="unit" if lengths == (1.0, 1.0) else "free",
             activation=activation,
-            inference=SameAsTraining(),
+            inference=inference,
             l0_scope="row",
-            firing="positive",
+            firing=kind.firing,
         ),
         scale={HOOKPOINT: record},
         model=ModelRecord(
@@ -92,8 +100,17 @@ def awkward_sae(
     )  # fmt: skip
     tensors = {
         "W_enc": torch.randn(d_in, d_sae, generator=draw) / math.sqrt(d_in),
-        "b_enc": 0.3 * torch.randn(d_sae, generator=draw),
+        kind.bias_name: 0.3 * torch.randn(d_sae, generator=draw),
         "W_dec": decoder,
         "b_dec": 0.5 * torch.randn(d_in, generator=draw),
     }
+    own = {
+        name: 0.3 * torch.randn(shape, generator=draw) for name, shape in kind.shapes(d_sae).items()
+    }
+    if "threshold" in own:
+        own["threshold"] = torch.full((d_sae,), 0.4) if batch else own["threshold"].abs() + 0.1
+    tensors |= own
+    if glu:
+        tensors["W_glu"] = torch.randn(d_in, d_sae, generator=draw) / math.sqrt(d_in)
+        tensors["b_glu"] = 0.3 * torch.randn(d_sae, generator=draw)
     return FAMILIES["sae"](config, {HOOKPOINT: Scale(record, mean if centred else None)}, tensors)

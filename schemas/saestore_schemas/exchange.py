@@ -1,4 +1,4 @@
-"""Settings of `saestore import activations`: another tool's files to an activation store."""
+"""Settings and records of imports and exports: activations and dictionaries of other tools."""
 
 from typing import Annotated, Literal
 
@@ -7,7 +7,7 @@ from pydantic import Field
 from saestore_schemas.activations import StoreDtype, StoreRecord, StoreSettings
 from saestore_schemas.base import Model
 from saestore_schemas.lm import LmSettings
-from saestore_schemas.names import ArtefactName
+from saestore_schemas.names import ArtefactName, HookpointName
 
 
 FileDtype = Literal["float16", "bfloat16", "float32", "float64"]
@@ -16,6 +16,16 @@ FileDtype = Literal["float16", "bfloat16", "float32", "float64"]
 
 FilesAre = Literal["safetensors", "parquet", "llamascopium"]
 """Formats that activations are exported in."""
+
+
+WrittenTool = Literal["sae-lens", "dictionary-learning", "sparsify", "llamascopium"]
+"""Tools whose dictionaries are read and written."""
+
+DictionaryTool = WrittenTool | Literal["openai", "gemma-scope", "llama-scope"]
+"""Tools whose dictionaries are read."""
+
+FoldState = Literal["external", "folded"]
+"""Whether a normalisation of the rows has to be applied, or is in the weights already."""
 
 
 class LlamascopiumActivations(Model):
@@ -166,3 +176,61 @@ class ExportIndex(Model):
     """File with the documents whose indices the segments name."""
     vocabulary: str
     """File with the tokenizer's vocabulary."""
+
+
+class ImportDictionarySettings(Model):
+    """Another tool's dictionary as one of the lake."""
+
+    series: ArtefactName
+    """First half of the dictionary's name."""
+    name: ArtefactName
+    """Second half."""
+    tool: DictionaryTool
+    """Whose files these are."""
+    path: str
+    """A file or folder; or a name on the hub, `ORGANISATION/REPOSITORY` or
+    `ORGANISATION/REPOSITORY:FOLDER`."""
+    revision: str | None = None
+    """Revision of the repository on the hub; absent, its main one."""
+    hookpoint: HookpointName | None = None
+    """What it reads, as TransformerLens spells it; absent, what the files say."""
+    model: str | None = None
+    """The language model it is of; absent, what the files say."""
+    fold_state: FoldState | None = None
+    """Whether the weights contain the normalisation, where the files do not say it."""
+    approximate: bool = False
+    """Import what is not computed exactly as its tool computes it; why stands in the record."""
+    digest: str | None = None
+    """Digest of the files. It is filled in when the import runs, so that other files under the same
+    path are another import; given, the files must have it."""
+
+
+class DictionaryExport(Model):
+    """`saestore-export.json` beside an exported dictionary: what was written, and how exact it is."""
+
+    format: Literal["saestore.dictionary-export"] = "saestore.dictionary-export"
+    """File type."""
+    format_version: Literal[1] = 1
+    """Version of this record."""
+    tool: WrittenTool
+    """Whose format the files are in."""
+    tool_version: str
+    """Which of its releases."""
+    dictionary: str
+    """The dictionary it was made from."""
+    fingerprint: str | None
+    """Its fingerprint; null if it is in no lake."""
+    saestore: str
+    """Version of saestore that wrote it."""
+    hookpoint: str
+    """What it reads and reconstructs."""
+    rewrites: tuple[str, ...]
+    """Exact rewrites that were needed, in order."""
+    inexact: tuple[str, ...]
+    """Why the tool does not compute exactly the same; empty where it does."""
+    max_error_codes: float
+    """Largest difference of a feature, relative to the largest feature."""
+    max_error_reconstruction: float
+    """Largest difference of a row, relative to the row's length."""
+    files: dict[str, str]
+    """Path to checksum, `crc32c:` and eight hexadecimal digits."""

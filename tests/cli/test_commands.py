@@ -259,8 +259,10 @@ def test_export(run, at, tmp_path):
     done = run("export", "sae-lens", "demo/topk-32", tmp_path / "out", *at)
     assert done.code == 0, done.err
     assert "sae_weights.safetensors" in done.out
+    assert "explained variance" in done.out  # on rows of the store it was trained on
     report = as_json(run, "export", "sae-lens", "demo/topk-32", tmp_path / "again", *at)
     assert report["max_error"] < 1e-5
+    assert report["conversion"]["store"] == "demo"
 
 
 def test_remove(run, lake_path, tmp_path):

@@ -1,4 +1,4 @@
-"""Other tools' formats, both directions: `import` and `export`."""
+"""Other tools' formats, both directions: `import` and `export`; of dictionaries see `dictionaries`."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from saestore_cli.commands import dictionaries
 from saestore_cli.options import ResumeOption, SetOption
 from saestore_cli.session import Session, command
 
@@ -63,7 +64,7 @@ def add(app: typer.Typer) -> None:
         "--held-out 0.1",
         uses=("lake", "no_progress"),
     )(export_activations)
-    command(exports, "sae-lens", "saestore export sae-lens demo/topk-32 sae-lens-demo")(sae_lens)
+    dictionaries.add(imports, exports)
     app.add_typer(exports, name="export", rich_help_panel=PANEL)
 
 
@@ -255,19 +256,6 @@ def export_activations(
     )
     report = session.lake.export_activations(store, folder, wanted, progress=session.progress)
     session.output.exported_activations(report)
-
-
-def sae_lens(
-    session: Session,
-    dictionary: Annotated[
-        str, typer.Argument(metavar="SERIES/NAME", help="A dictionary.", show_default=False)
-    ],
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Where to write.", show_default=False)
-    ],
-) -> None:
-    """Write a dictionary as SAELens reads it, and measure that both compute the same."""
-    session.output.exported(session.lake.export_saelens(dictionary, folder))
 
 
 def _shape(text: str) -> list[int | str]:

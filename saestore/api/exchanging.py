@@ -1,0 +1,147 @@
+"""What an open lake takes from other tools and gives to them."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from pydantic import BaseModel
+
+from saestore.api import config
+from saestore.lake import Lake, Ref
+from saestore.progress import Progress, Silent
+from saestore_schemas.exchange import ImportDictionarySettings, ImportSettings, WrittenTool
+from saestore_schemas.manifest import Manifest
+
+
+if TYPE_CHECKING:
+    from saestore.activations import ActivationStore
+    from saestore.exchange import ActivationsExport, Wanted
+    from saestore.exchange.dictionaries import ExportReport, ImportReport
+
+S = TypeVar("S", bound=BaseModel)
+
+Settings: TypeAlias = S | Mapping[str, Any] | str | os.PathLike[str]
+"""Settings of a verb: the model, a mapping with the same keys, or a TOML file's path."""
+
+
+class Exchanging:
+    """A lake's imports and exports.
+
+    Attributes:
+        lake: The lake.
+    """
+
+    lake: Lake
+
+    def import_activations(
+        self, settings: "Settings[ImportSettings]", *, progress: Progress | None = None
+    ) -> "ActivationStore":
+        """Another tool's files to a store: return it, made, resumed or found finished.
+
+        Raises:
+            SaestoreError: Any of the tree; finished parts stay and a rerun resumes.
+        """
+        from saestore import exchange
+
+        wanted = config.as_settings(ImportSettings, settings)
+        return exchange.import_activations(wanted, self.lake, progress=progress or Silent())
+
+    def export_activations(
+        self,
+        store: str,
+        folder: str | os.PathLike[str],
+        wanted: "Wanted | None" = None,
+        *,
+        progress: Progress | None = None,
+    ) -> "ActivationsExport":
+        """Write a store's rows for other tools; return what was written.
+
+        Args:
+            store: Name of the store.
+            folder: Where; an earlier export in it is replaced.
+            wanted: What of the store, in which format; absent, all of it as safetensors.
+            progress: Where to report.
+
+        Raises:
+            ConfigError: Nothing is chosen, or the folder holds other things.
+        """
+        from saestore import exchange
+
+        return exchange.export_activations(
+            _store(self.lake, store), folder, wanted or exchange.Wanted(), progress=progress
+        )
+
+    def import_dictionary(
+        self,
+        settings: "Settings[ImportDictionarySettings]",
+        *,
+        store: str | None = None,
+        progress: Progress | None = None,
+    ) -> "ImportReport":
+        """Another tool's dictionary to one of the lake; return how exact it is, or that it was made.
+
+        Args:
+            settings: Whose files, where, and what they do not say themselves.
+            store: A store of what it reads: its rows are computed on both sides too, and decide what
+                the files do not say.
+            progress: Where to report.
+
+        Raises:
+            UnsupportedError: There is no exact counterpart here, and why.
+            SaestoreError: Any other of the tree; nothing is left behind.
+        """
+        from saestore.exchange.dictionaries import import_dictionary
+
+        return import_dictionary(
+            config.as_settings(ImportDictionarySettings, settings),
+            self.lake,
+            store=None if store is None else _store(self.lake, store.removeprefix("activations/")),
+            progress=progress or Silent(),
+        )
+
+    def export_dictionary(
+        self,
+        dictionary: str,
+        tool: WrittenTool,
+        folder: str | os.PathLike[str],
+        *,
+        approximate: bool = False,
+    ) -> "ExportReport":
+        """Write a dictionary as another tool reads it; return the largest difference measured.
+
+        Args:
+            dictionary: Its name.
+            tool: Which tool.
+            folder: Where; an earlier export of the same dictionary is replaced, nothing else is.
+            approximate: Write what the tool will not compute exactly.
+
+        Raises:
+            UnsupportedError: It cannot be expressed exactly there, and why.
+            ConfigError: The folder holds other things.
+        """
+        from saestore import dictionaries
+        from saestore.exchange.dictionaries import export_dictionary
+
+        manifest = self.lake.manifest(Ref("dictionary", dictionary))
+        return export_dictionary(
+            dictionaries.load(self.lake, dictionary),
+            tool,
+            Path(folder),
+            name=dictionary,
+            fingerprint=manifest.fingerprint,
+            store=self._trained_on(manifest),
+            approximate=approximate,
+        )
+
+    def _trained_on(self, manifest: Manifest) -> "ActivationStore | None":
+        """Return the store that a dictionary was trained on, if it is still in the lake."""
+        known = {ref.name for ref in self.lake.refs("activations")}
+        names = [each.name for each in manifest.parents if each.kind == "activations"]
+        return _store(self.lake, names[0]) if names and names[0] in known else None
+
+
+def _store(lake: Lake, name: str) -> "ActivationStore":
+    from saestore.activations import ActivationStore
+
+    return ActivationStore.open(lake, name)

@@ -1,0 +1,132 @@
+"""What a reader found, as a dictionary of ours."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from saestore.dictionaries import Scale, SparseDictionary
+from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS
+from saestore.dictionaries.families import FAMILIES
+from saestore.errors import ConfigError, UnsupportedError
+from saestore.exchange import spelling
+from saestore.exchange.dictionaries.foreign import Foreign
+from saestore.lake import manifest as manifests
+from saestore_schemas.dictionary import DictionaryConfig, ModelRecord, ScaleRecord
+from saestore_schemas.exchange import ImportDictionarySettings
+
+
+UNIT = 1e-5
+"""Decoder lengths this close to 1 are 1."""
+
+
+def assemble(
+    foreign: Foreign, settings: ImportDictionarySettings, *, tool: str, version: str
+) -> SparseDictionary:
+    """Return the dictionary; what was measured stands in its record later.
+
+    Args:
+        foreign: What the files hold.
+        settings: What the user said.
+        tool: Whose files they are, for people.
+        version: The release whose format this is.
+
+    Raises:
+        ConfigError: Nobody says what it reads, or k is more than its features.
+        UnsupportedError: It has something that no dictionary here has.
+    """
+    hook = _hookpoint(foreign, settings.hookpoint)
+    d_in, d_sae = foreign.tensors["W_enc"].shape
+    meaning = foreign.meaning
+    kind = ACTIVATION_FUNCTIONS[meaning.activation["kind"]]
+    k = meaning.activation.get("k", 0)
+    if k > d_sae:
+        raise ConfigError(
+            file=str(foreign.files[0]), field="k", found=k, expected=f"at most {d_sae} features"
+        )
+    lengths = torch.linalg.vector_norm(foreign.tensors["W_dec"].double(), dim=1)
+    versions = manifests.library_versions()
+    inference = {"kind": "same_as_training"}
+    if meaning.activation["kind"] == "batchtopk":
+        inference = {"kind": "threshold", "source": "imported"}
+    record = ScaleRecord(
+        kind=meaning.scale, a=meaning.a, mean=None, rows=0, excluded=(), state="external"
+    )
+    values: Mapping[str, Any] = {
+        "family": "sae",
+        "d_in": (d_in,),
+        "d_out": (d_in,),
+        "d_sae": d_sae,
+        "dtype": "float32",
+        "hookpoints_in": (hook,),
+        "hookpoints_out": (hook,),
+        "options": {"glu": meaning.glu},
+        "semantics": {
+            "subtract_b_dec": meaning.subtract_b_dec,
+            "gate_on_decoder_norm": meaning.gate_on_decoder_norm,
+            "decoder_norm": "unit" if (lengths - 1).abs().max() <= UNIT else "free",
+            "activation": dict(meaning.activation),
+            "inference": inference,
+            "l0_scope": "row",
+            "firing": kind.firing,
+        },
+        "scale": {hook: record},
+        "model": _model(settings.model or foreign.model),
+        "train": None,
+        "parents": (),
+        "imported": {
+            "from": settings.path,
+            "library": f"{tool}, {foreign.architecture}",
+            "version": foreign.version or version,
+            "max_error": 0.0,
+            "inexact": foreign.inexact,
+        },
+        "versions": {name: versions[name] for name in ("saestore", "torch")},
+    }
+    try:
+        config = DictionaryConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UnsupportedError(
+            f"{'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}",
+            found=str(first["input"]),
+            expected="something that a dictionary here can have",
+            hint="the files say it; if they are right, this release cannot import them",
+        ) from error
+    return FAMILIES["sae"].restore(config, {hook: Scale(record, None)}, foreign.tensors)
+
+
+def _hookpoint(foreign: Foreign, given: str | None) -> str:
+    """Return what a dictionary reads, as TransformerLens spells it.
+
+    Raises:
+        ConfigError: Nobody says it.
+    """
+    if given is not None:
+        return spelling.translated(given) or given
+    theirs = foreign.hookpoint
+    ours = spelling.translated(theirs) if theirs else None
+    if ours is None:
+        raise ConfigError(
+            field="hookpoint",
+            found=theirs,
+            problem=f"its files call it {theirs!r}, which is no hookpoint of TransformerLens"
+            if theirs
+            else "its files do not say what it reads",
+            expected="a name such as blocks.8.hook_resid_post",
+            hint="say it: --hookpoint blocks.8.hook_resid_post",
+        )
+    return ours
+
+
+def _model(name: str | None) -> ModelRecord | None:
+    if name is None:
+        return None
+    return ModelRecord(
+        name=name,
+        revision=None,
+        weights_fingerprint=None,
+        processing="unknown",
+        capture_dtype=None,
+    )

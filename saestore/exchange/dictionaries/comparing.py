@@ -1,0 +1,105 @@
+"""Both sides of a conversion compute the same rows; what is not exact is refused.
+
+The fixed batch always, rows of a store where there is one.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from saestore.activations import ActivationStore
+from saestore.dictionaries import SparseDictionary
+from saestore.errors import UnsupportedError
+from saestore.exchange.dictionaries import measure
+from saestore.exchange.dictionaries.foreign import Foreign
+from saestore.exchange.dictionaries.report import Conversion
+
+
+def measured(
+    dictionary: SparseDictionary,
+    foreign: Foreign,
+    *,
+    title: str,
+    factors: Float[Tensor, " d_sae"] | None = None,
+    steps: Sequence[str] | None = None,
+    inexact: Sequence[str] | None = None,
+    store: ActivationStore | None = None,
+) -> Conversion:
+    """Return what a conversion did and how exact it was.
+
+    Args:
+        dictionary: Our side.
+        foreign: What the files hold: the other side.
+        title: Tool and release.
+        factors: Their features are ours times this, beside what the files themselves say.
+        steps: What was done; absent, what reading them decided.
+        inexact: Why it is not exact; absent, what reading them found.
+        store: A store of what the dictionary reads.
+
+    Raises:
+        HookpointNotFoundError: The store does not have it.
+    """
+    wide, kind = measure.in_precision(dictionary), measure.precision(dictionary)
+    units = [each for each in (factors, foreign.factors) if each is not None]
+    total = None if not units else torch.stack([each.double() for each in units]).prod(dim=0)
+    rows = measure.fixed_batch(dictionary).to(kind)
+    found = measure.compare(measure.compute(wide, rows), foreign.compute(rows), total)
+    explained = l0 = None
+    hook = dictionary.hookpoints_in[0]
+    rows = torch.zeros(0) if store is None else first_rows(store, hook).to(kind)
+    if len(rows):
+        ours = measure.compute(wide, rows)
+        found = found.worse(measure.compare(ours, foreign.compute(rows), total))
+        explained = measure.explained(rows, ours.reconstruction)
+        l0 = float((ours.codes.values != 0).sum(dim=1).double().mean())
+    return Conversion(
+        format=title,
+        architecture=foreign.architecture,
+        hookpoint=hook,
+        d_in=dictionary.config.d_in[0],
+        d_sae=dictionary.d_sae,
+        steps=tuple(foreign.decided if steps is None else steps),
+        inexact=tuple(foreign.inexact if inexact is None else inexact),
+        rows=found.rows,
+        tied_rows=found.tied,
+        firings=found.firings,
+        max_error_codes=found.codes,
+        max_error_reconstruction=found.reconstruction,
+        store=None if store is None else store.ref.name,
+        explained_variance=explained,
+        l0=l0,
+    )
+
+
+def first_rows(store: ActivationStore, hookpoint: str) -> Float32[Tensor, "row d_in"]:
+    """Return the first rows of a store that training would use.
+
+    Raises:
+        HookpointNotFoundError: It has no such hookpoint.
+    """
+    stop = min(store.n_rows, 2 * measure.ROWS)
+    rows = torch.tensor(store.read(hookpoint, 0, stop))
+    return rows[torch.tensor(store.flags(0, stop)) == 0][: measure.ROWS]
+
+
+def check(conversion: Conversion, *, allowed: bool) -> None:
+    """Refuse a conversion that is not exact, unless that is allowed.
+
+    Raises:
+        UnsupportedError: It is not, and why.
+    """
+    why = list(conversion.inexact)
+    if not conversion.max_error <= measure.ROUNDING:  # NaN is no rounding either
+        why.append(
+            f"the two sides differ by {conversion.max_error_codes:.3g} in features and "
+            f"{conversion.max_error_reconstruction:.3g} in reconstructions, which is no rounding"
+        )
+    if why and not allowed:
+        raise UnsupportedError(
+            f"{conversion.format}, {conversion.architecture}: not exact: {'; '.join(why)}",
+            found=f"largest difference {conversion.max_error:.3g}",
+            expected=f"at most {measure.ROUNDING:g}, and nothing that has no counterpart",
+            hint="--approximate converts it all the same, and records why and by how much it differs",
+        )

@@ -1,0 +1,177 @@
+"""What another tool's files hold, in our terms; and what a format is.
+
+A format is one file beside this one and one line in `formats`: a reader, which says what the files
+mean and what their library computes from them, and where the tool is written for, a writer. Nothing
+else tests which format it is.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+from jaxtyping import Float, Float32
+from torch import Tensor
+from typing_extensions import override
+
+from saestore.dictionaries import SparseDictionary
+from saestore.exchange.dictionaries.reference import Compute
+from saestore_schemas.dictionary import RowScaleKind, ScaleKind
+from saestore_schemas.exchange import FoldState
+
+
+Normalisation: TypeAlias = ScaleKind | RowScaleKind
+"""Kinds of normalisation."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the numbers of a file mean: the part of a dictionary's record that decides its codes.
+
+    Attributes:
+        activation: Activation function with its parameters, as `config.json` writes it.
+        subtract_b_dec: Whether the decoder bias is subtracted before encoding.
+        gate_on_decoder_norm: Whether the gate compares pre-activation times decoder length.
+        scale: Normalisation of the rows, which the weights do not contain.
+        a: Its factor.
+        glu: Whether the encoder is a gated linear unit.
+    """
+
+    activation: Mapping[str, Any]
+    subtract_b_dec: bool
+    gate_on_decoder_norm: bool = False
+    scale: Normalisation = "none"
+    a: float = 1.0
+    glu: bool = False
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """One dictionary as another tool wrote it.
+
+    Attributes:
+        architecture: What the tool calls this kind of dictionary.
+        version: Of the tool, where the files say it.
+        files: What was read.
+        hookpoint: What it reads, as the files spell it; None where they do not say.
+        model: The language model, likewise.
+        meaning: What the numbers mean.
+        tensors: Weights by the names of our file format, float32.
+        compute: What the tool computes from the files.
+        factors: The tool's features are ours times this; None where they are the same.
+        decided: What was decided while reading, for people.
+        inexact: Why what we compute is not exactly what the tool computes; empty where it is.
+    """
+
+    architecture: str
+    version: str | None
+    files: tuple[Path, ...]
+    hookpoint: str | None
+    model: str | None
+    meaning: Meaning
+    tensors: Mapping[str, Float32[Tensor, "..."]]
+    compute: Compute
+    factors: Float[Tensor, " d_sae"] | None = None
+    decided: tuple[str, ...] = ()
+    inexact: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a reader is told beside the files.
+
+    Attributes:
+        hub_name: Repository and folder on the hub; formats without a config say there what they are.
+        hookpoint: What the dictionary reads, if the user says it.
+        fold_state: Whether the normalisation is in the weights, if the user says it.
+        rows: Hookpoint to rows of a store, to decide by measuring; None without a store.
+    """
+
+    hub_name: str = ""
+    hookpoint: str | None = None
+    fold_state: FoldState | None = None
+    rows: Callable[[str], Float32[Tensor, "row d_in"]] | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is known around a dictionary that is written for another tool.
+
+    Attributes:
+        context_size: Tokens in a context of the store it was trained on.
+        prepend_bos: Whether contexts begin with BOS.
+    """
+
+    context_size: int | None = None
+    prepend_bos: bool | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """The files of one dictionary, for another tool.
+
+    Attributes:
+        architecture: What that tool calls this kind of dictionary.
+        files: Path to bytes.
+        rewrites: What was done to get there, in order.
+        factors: The features in the files are the dictionary's times this; None: they are the same.
+        inexact: Why the tool will not compute exactly the same; empty where it does.
+    """
+
+    architecture: str
+    files: Mapping[str, bytes]
+    rewrites: tuple[str, ...]
+    factors: Float[Tensor, " d_sae"] | None = None
+    inexact: tuple[str, ...] = ()
+
+
+def never_estimated(k: int | float, where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what stands for a BatchTopK whose files hold no threshold, and why it is not exact."""
+    rows = max(1, round(k))
+    return {"kind": "topk", "k": rows}, (
+        (
+            f"{where} is a BatchTopK without a threshold: which features fire depends on the other rows "
+            f"of a batch; here the {rows} largest of each row fire"
+        ),
+    )
+
+
+class DictionaryFormat(ABC):
+    """A format that is read."""
+
+    title: ClassVar[str]
+    """The tool, for people."""
+
+    version: ClassVar[str]
+    """Its release whose format this is."""
+
+    @abstractmethod
+    def read(self, place: Path, asked: Asked) -> Foreign:
+        """Return what the files hold.
+
+        Args:
+            place: File or folder that the user named.
+            asked: What else the user says.
+
+        Raises:
+            ConfigError: A file is missing, torn, or not of this format.
+            UnsupportedError: It holds something that has no counterpart here, and why.
+        """
+
+
+class WrittenFormat(DictionaryFormat):
+    """A format that is also written."""
+
+    @abstractmethod
+    def write(self, dictionary: SparseDictionary, context: Context) -> Written:
+        """Return the files that the tool reads.
+
+        Raises:
+            UnsupportedError: The tool has no counterpart, and why.
+        """
+
+    @override
+    @abstractmethod
+    def read(self, place: Path, asked: Asked) -> Foreign:
+        """Return what the files hold; also measures what `write` wrote."""

@@ -1,0 +1,428 @@
+"""llamascopium, formerly lm-saes: `config.json` and `sae_weights.safetensors` (2.0.0b34).
+
+    h = x' W_E + b_E        times sigmoid(x' W_E_glu + b_E_glu) with a GLU
+    f = activation function of h n, divided by n      n_i = ‖W_D[i]‖; of h without the norm
+    x̂' = f W_D + b_D
+
+x' is x times √d over the mean length of rows (`dataset-wise`), over each row's own (`token-wise`), or
+x itself (`inference`). Whether the weights contain the factor already is not in the files: its
+trainer leaves `dataset-wise` beside weights that do. We ask, or measure which reading explains a
+store's rows. θ is the exponential of what is stored.
+
+Written in raw units: `inference`, features over the factor of the scale, decoder as it was trained.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from saestore.dictionaries import SparseDictionary, tensor_file
+from saestore.errors import ConfigError, UnsupportedError
+from saestore.exchange.dictionaries import measure, reference
+from saestore.exchange.dictionaries.files import Config, Weights, one_of
+from saestore.exchange.dictionaries.foreign import (
+    Asked,
+    Context,
+    Foreign,
+    Meaning,
+    Normalisation,
+    Written,
+    WrittenFormat,
+    never_estimated,
+)
+from saestore.exchange.dictionaries.plain import Plain, plain
+from saestore.exchange.dictionaries.reference import Codes, Computed
+
+
+CONFIG = "config.json"
+PLACES = (
+    "sae_weights.safetensors", "sae_weights.pt",
+    "checkpoints/pruned.safetensors", "checkpoints/pruned.pt",
+    "checkpoints/final.safetensors", "checkpoints/final.pt",
+)  # fmt: skip
+"""Where weights lie, in its own order of search."""
+NORM = "dataset_average_activation_norm."
+THETA = "activation_function.log_jumprelu_threshold"
+PLAUSIBLE = (1e-3, 1e6)
+"""Mean lengths of rows that a model may have; memory that nobody filled holds anything."""
+CLEARLY = 0.05
+"""Difference of explained variance that decides between two readings."""
+
+KNOWN = frozenset(
+    [
+        "act_fn",
+        "d_model",
+        "expansion_factor",
+        "hook_point_in",
+        "hook_point_out",
+        "jumprelu_threshold_window",
+        "norm_activation",
+        "sae_type",
+        "sparsity_include_decoder_norm",
+        "device",
+        "dtype",
+        "sparsity_threshold_for_triton_spmm_kernel",
+        "top_k",
+        "use_decoder_bias",
+        "use_glu_encoder",
+        "use_triton_kernel",
+    ]
+)
+
+Select = Callable[[Tensor, Tensor, Mapping[str, Tensor], int], Codes]
+"""Pre-activations, gate scores, weights and k to codes."""
+
+FUNCTIONS: Mapping[str, Select] = {
+    "relu": lambda h, *_: reference.relu(h),
+    "topk": lambda h, g, _, k: reference.topk(h, k, gate=g),
+    "jumprelu": lambda h, g, w, _: reference.above(h, w["threshold"], gate=g),
+    "batchtopk": lambda h, g, _, k: reference.batchtopk(h, k, gate=g),
+}
+"""Its activation functions."""
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What was read, as it is in the files.
+
+    Attributes:
+        config: Its config.
+        weights: Weights by our names, and the threshold itself.
+        act_fn: Its activation function.
+        gate_on_norm: Whether the gate includes the decoder's lengths.
+        k: For the top-k functions.
+    """
+
+    config: Config
+    weights: Mapping[str, Tensor]
+    act_fn: str
+    gate_on_norm: bool
+    k: int
+
+    def compute(self, scale: str, a: float) -> reference.Compute:
+        """Return what it computes with a normalisation of the rows."""
+
+        def compute(rows: Float[Tensor, "row d_in"]) -> Computed:
+            w = {name: each.to(rows.dtype) for name, each in self.weights.items()}
+            read, back = reference.NORMALISATIONS[scale](rows, a)
+            h = read @ w["W_enc"] + w["b_enc"]
+            if "W_glu" in w:
+                h = h * torch.sigmoid(read @ w["W_glu"] + w["b_glu"])
+            lengths = torch.linalg.vector_norm(w["W_dec"], dim=1)
+            g = h * lengths if self.gate_on_norm else h
+            codes = FUNCTIONS[self.act_fn](h, g, w, self.k)
+            if self.gate_on_norm:  # it divides by the length again: 0/0 for a vector of zero
+                codes = codes._replace(values=torch.where(lengths > 0, codes.values, 0))
+            return Computed(codes, back(codes.values @ w["W_dec"] + w["b_dec"]))
+
+        return compute
+
+
+class Llamascopium(WrittenFormat):
+    """Dictionaries of llamascopium and lm-saes."""
+
+    title: ClassVar[str] = "llamascopium"
+    version: ClassVar[str] = "2.0.0b34"
+
+    @override
+    def read(self, place: Path, asked: Asked) -> Foreign:
+        """Return what its folder holds.
+
+        Raises:
+            ConfigError: A file is missing, torn, or not of this format; or nothing says whether the
+                normalisation is in the weights.
+            UnsupportedError: It is another family, or normalised batch by batch.
+        """
+        folder = place.parent if place.is_file() else place
+        config = Config.read(one_of(folder, CONFIG, tool=self.title))
+        _supported(config)
+        weights = _weights(place, self.title)
+        files = _Files(
+            config=config,
+            weights=_taken(weights, config),
+            act_fn=config.get("act_fn", str, default="relu").lower(),
+            gate_on_norm=config.get("sparsity_include_decoder_norm", bool, default=True),
+            k=config.get("top_k", int, default=50),
+        )
+        scale, a, decided = _scale(files, weights, asked)
+        activation: dict[str, Any] = {"kind": files.act_fn}
+        inexact = config.unknown(KNOWN)
+        if files.act_fn == "topk":
+            activation["k"] = files.k
+        if files.act_fn == "batchtopk":
+            activation, why = never_estimated(files.k, str(weights.path))
+            inexact = (*why, *inexact)
+        notes = [*weights.notes, *decided]
+        silent = int((torch.linalg.vector_norm(files.weights["W_dec"], dim=1) == 0).sum())
+        if silent and files.gate_on_norm:
+            notes.append(
+                f"{silent} features with a decoder vector of zero, which it makes NaN, are 0"
+            )
+        return Foreign(
+            architecture=f"sae, {files.act_fn}",
+            version=None,
+            files=(config.path, weights.path),
+            hookpoint=config.get("hook_point_in", str),
+            model=None,
+            meaning=Meaning(
+                activation,
+                subtract_b_dec=False,
+                gate_on_decoder_norm=files.gate_on_norm,
+                scale=scale,
+                a=a,
+                glu="W_glu" in files.weights,
+            ),
+            tensors=files.weights,
+            compute=files.compute(scale, a),
+            decided=tuple(notes),
+            inexact=inexact,
+        )
+
+    @override
+    def write(self, dictionary: SparseDictionary, context: Context) -> Written:
+        """Return the files that llamascopium reads, in raw units.
+
+        Raises:
+            UnsupportedError: It has no such activation function.
+        """
+        form = _expressed(plain(dictionary, tool=f"{self.title} {self.version}", glu=True))
+        a = dictionary.scales[dictionary.hookpoints_in[0]].record.a
+        if a != 1:
+            form = form.scaled(1 / a)
+        if form.gate_on_decoder_norm and (form.lengths == 0).any():
+            form = form.unit()  # it would divide zero by zero
+        t = form.tensors
+        tensors = {"W_E": t["W_enc"], "b_E": t["b_enc"], "W_D": t["W_dec"], "b_D": t["b_dec"]}
+        if "W_glu" in t:
+            tensors |= {"W_E_glu": t["W_glu"], "b_E_glu": t["b_glu"]}
+        if "threshold" in t:
+            tensors[THETA] = t["threshold"].log()
+        data = {name: each.float().contiguous() for name, each in tensors.items()}
+        kind = form.activation.kind
+        return Written(
+            architecture=f"sae, {kind}",
+            files={
+                PLACES[0]: tensor_file.dump(data, {"version": self.version}),
+                CONFIG: (json.dumps(_config(dictionary, form), indent=4) + "\n").encode(),
+            },
+            rewrites=form.rewrites,
+            factors=form.factors,
+            inexact=form.inexact,
+        )
+
+
+def _expressed(form: Plain) -> Plain:
+    """Return the form with an activation function that llamascopium has.
+
+    Raises:
+        UnsupportedError: There is none.
+    """
+    kind = form.activation.kind
+    if kind in {"batchtopk", "gated"}:
+        return form.above_thresholds()
+    if kind in FUNCTIONS:
+        return form
+    raise UnsupportedError(
+        f"llamascopium has no counterpart of activation {kind!r}",
+        found=kind,
+        expected="one of relu, topk, batchtopk, jumprelu, gated",
+        hint="train or convert to one of these before exporting",
+    )
+
+
+def _config(dictionary: SparseDictionary, form: Plain) -> dict[str, Any]:
+    d_in, d_sae = dictionary.config.d_in[0], dictionary.d_sae
+    expansion = d_sae / d_in
+    if int(d_in * expansion) != d_sae:  # it rounds the product down
+        expansion = math.nextafter(expansion, math.inf)
+    hook = dictionary.hookpoints_in[0]
+    return {
+        "sae_type": "sae",
+        "d_model": d_in,
+        "expansion_factor": expansion,
+        "use_decoder_bias": True,
+        "act_fn": form.activation.kind,
+        "norm_activation": "inference",
+        "sparsity_include_decoder_norm": form.gate_on_decoder_norm,
+        "top_k": int(getattr(form.activation, "k", 50)),
+        "use_triton_kernel": False,
+        "sparsity_threshold_for_triton_spmm_kernel": 0.996,
+        "jumprelu_threshold_window": float(getattr(form.activation, "bandwidth", 2.0)),
+        "hook_point_in": hook,
+        "hook_point_out": hook,
+        "use_glu_encoder": "W_glu" in form.tensors,
+    }
+
+
+def _supported(config: Config) -> None:
+    """Refuse what has no counterpart here.
+
+    Raises:
+        UnsupportedError: It is another family, or another activation function.
+    """
+    family = config.get("sae_type", str, default="sae")
+    reads, writes = (
+        config.get("hook_point_in", str, default=""),
+        config.values.get("hook_point_out"),
+    )
+    act_fn = config.get("act_fn", str, default="relu").lower()
+    why = None
+    if family != "sae":
+        why = f"family {family!r} has no counterpart here yet"
+    elif writes not in {None, reads}:
+        why = f"it is a transcoder from {reads} to {writes}, which has no counterpart here yet"
+    elif act_fn not in FUNCTIONS:
+        why = f"activation function {act_fn!r} is no sparse autoencoder's"
+    if why is not None:
+        raise UnsupportedError(
+            f"{config.path}: {why}",
+            found=family,
+            expected="sae_type sae with one hookpoint",
+            hint="only its sparse autoencoders can be imported",
+        )
+
+
+def _weights(place: Path, tool: str) -> Weights:
+    """Return the weights that a folder holds, or the file itself.
+
+    Raises:
+        ConfigError: There are none, or only a sharded checkpoint of torch.
+    """
+    if not place.is_file():
+        shards = [
+            each for each in ("sae_weights.dcp", "checkpoints/final.dcp") if (place / each).exists()
+        ]
+        if shards and not any((place / each).is_file() for each in PLACES):
+            raise ConfigError(
+                field="path",
+                found=str(place / shards[0]),
+                problem=f"{place / shards[0]} is a sharded checkpoint of torch, which is a pickle",
+                expected=PLACES[0],
+                hint="load it with llamascopium and save it: save_pretrained without a device mesh",
+            )
+    file = place if place.is_file() else one_of(place, *PLACES, tool=tool)
+    return Weights.pt(file, inside="sae") if file.suffix == ".pt" else Weights.safetensors(file)
+
+
+def _taken(weights: Weights, config: Config) -> dict[str, Tensor]:
+    """Return the weights by our names; what normalises stays for later."""
+    d_in, d_sae = weights.shape("W_E")
+    w = {
+        "W_enc": weights.take("W_E", d_in, d_sae),
+        "b_enc": weights.take("b_E", d_sae),
+        "W_dec": weights.take("W_D", d_sae, d_in),
+    }
+    biased = config.get("use_decoder_bias", bool, default=True)
+    w["b_dec"] = weights.take("b_D", d_in) if biased else torch.zeros(d_in)
+    if config.get("use_glu_encoder", bool, default=False):
+        w["W_glu"] = weights.take("W_E_glu", d_in, d_sae)
+        w["b_glu"] = weights.take("b_E_glu", d_sae)
+    if config.get("act_fn", str, default="relu").lower() == "jumprelu":
+        theta = weights.raw(THETA).float().exp()
+        if tuple(theta.shape) != (d_sae,) or not torch.isfinite(theta).all():
+            raise ConfigError(
+                file=str(weights.path),
+                field=THETA,
+                found=list(theta.shape),
+                expected=f"logarithms of {d_sae} thresholds",
+                hint="memory that was never filled, or another dictionary's",
+            )
+        w["threshold"] = theta
+    weights.done(f"{NORM}*")
+    return w
+
+
+def _scale(files: _Files, weights: Weights, asked: Asked) -> tuple[Normalisation, float, list[str]]:
+    """Return kind and factor of a normalisation that the weights do not contain.
+
+    Raises:
+        ConfigError: Nothing says whether they do, or the mean length is none.
+        UnsupportedError: It differs from batch to batch.
+    """
+    norm = files.config.get("norm_activation", str, default="dataset-wise")
+    if norm == "token-wise":
+        return "token_norm", 1.0, ["each row is scaled to length √d"]
+    if norm == "batch-wise":
+        raise UnsupportedError(
+            f"{files.config.path} says norm_activation = 'batch-wise': a row's code depends on the "
+            "other rows of its batch",
+            found=norm,
+            expected="dataset-wise, token-wise or inference",
+            hint="train with norm_activation = 'dataset-wise'",
+        )
+    if norm == "inference" or asked.fold_state == "folded":
+        told = "the config" if norm == "inference" else "--fold-state"
+        return "none", 1.0, [f"the weights contain the normalisation (said by {told})"]
+    hook = files.config.get("hook_point_in", str)
+    if asked.fold_state == "external":
+        a = _factor(weights, hook)
+        return "dataset_mean_norm", a, [f"rows are multiplied by {a:g} (said by --fold-state)"]
+    rows = asked.rows(hook) if asked.rows is not None else None
+    if rows is None:
+        raise ConfigError(
+            file=str(files.config.path),
+            field="norm_activation",
+            found=norm,
+            problem="is 'dataset-wise', and nothing in the files says whether the weights contain "
+            "that normalisation already",
+            expected="to be told, or rows to measure on",
+            hint="say --fold-state folded or external; or --store NAME, and the reading that explains "
+            "its rows is taken. What its trainer saves at the end is folded by default",
+        )
+    return _measured(files, weights, hook, rows)
+
+
+def _measured(
+    files: _Files, weights: Weights, hook: str, rows: Float[Tensor, "row d_in"]
+) -> tuple[Normalisation, float, list[str]]:
+    """Return the reading that explains the rows of a store.
+
+    Raises:
+        ConfigError: Neither does clearly.
+    """
+    a = _factor(weights, hook)
+    explained = {
+        state: measure.explained(rows, files.compute(kind, factor)(rows).reconstruction)
+        or -math.inf
+        for state, kind, factor in (("external", "dataset_mean_norm", a), ("folded", "none", 1.0))
+    }
+    better = max(explained, key=lambda state: explained[state])
+    said = ", ".join(f"{state} {value:.3g}" for state, value in explained.items())
+    if abs(explained["external"] - explained["folded"]) < CLEARLY:
+        raise ConfigError(
+            field="fold_state",
+            found=said,
+            problem=f"both readings explain about as much variance of the store's rows: {said}",
+            expected=f"a difference of {CLEARLY}",
+            hint="say --fold-state external or folded",
+        )
+    note = f"fold state {better}, measured on {len(rows)} rows: explained variance {said}"
+    return ("none", 1.0, [note]) if better == "folded" else ("dataset_mean_norm", a, [note])
+
+
+def _factor(weights: Weights, hook: str) -> float:
+    """Return √d over the mean length of rows.
+
+    Raises:
+        ConfigError: It is not in the file, or was never set.
+    """
+    norm = weights.number(f"{NORM}{hook}")
+    low, high = PLAUSIBLE
+    if norm is None or not low <= norm <= high:
+        raise ConfigError(
+            file=str(weights.path),
+            field=f"{NORM}{hook}",
+            found=norm,
+            problem="is not there" if norm is None else f"is {norm:g}: memory that nobody filled",
+            expected=f"the mean length of rows, {low:g} to {high:g}",
+            hint="if the weights contain the normalisation, say --fold-state folded",
+        )
+    return math.sqrt(weights.shape("W_E")[0]) / norm
