@@ -7,7 +7,7 @@ from saestore.activations.commits import Cursor
 from saestore.activations.layout import HookInfo, Spec
 from saestore.activations.mixed_moments import MixedMoments
 from saestore.activations.moments import Moments
-from saestore.activations.origin import Ranges, only_store, trained_on
+from saestore.activations.origin import Ranges, only_store, trained_on, with_contexts
 from saestore.activations.split import Split, held_out, split_contexts
 from saestore.activations.store import ActivationStore
 from saestore.activations.writer import RowBatch, StoredBatch, StoreWriter
@@ -42,6 +42,7 @@ __all__ = [
     "read_ahead",
     "split_contexts",
     "trained_on",
+    "with_contexts",
 ]
 
 

@@ -39,6 +39,27 @@ def trained_on(lake: Lake, dictionary: Manifest) -> dict[str, Ranges]:
     return found
 
 
+def with_contexts(
+    lake: Lake, name: str, rows: RowRange | None
+) -> tuple[ActivationStore, RowRange | None]:
+    """Return the store that has the contexts of another whole, itself or its original, and the rows.
+
+    The range of a scattered copy is widened to whole shards, in which its rows are permuted.
+
+    Raises:
+        ArtefactNotFoundError: No such store.
+    """
+    store = ActivationStore.open(lake, name)
+    if not store.record.scattered:
+        return store, rows
+    shard = store.spec.shard_rows
+    original = ActivationStore.open(lake, store.manifest.parents[0].name)
+    if rows is None:
+        return original, None
+    stop = min(-(-rows[1] // shard) * shard, original.n_rows)
+    return original, (rows[0] // shard * shard, stop)
+
+
 def only_store(lake: Lake, dictionary: Manifest) -> str:
     """Return the one store whose contexts trained a dictionary.
 

@@ -197,15 +197,22 @@ class OpenLake(Exchanging):
             StoppedError: The time is up; a rerun goes on.
             SaestoreError: Any of the tree; checkpoints stay and a rerun resumes.
         """
+        from saestore.evaluate import calibrate
         from saestore.train import run
 
         self._use_threads()
         wanted = config.as_settings(TrainSettings, settings)
+        reporter = progress or Silent()
+
+        def calibrated(trained: "SparseDictionary", given: TrainSettings) -> "SparseDictionary":
+            return calibrate(trained, given.activations, self.lake, progress=reporter)
+
         return run(
             wanted,
             self.lake,
             device=self.device,
-            progress=progress or Silent(),
+            progress=reporter,
+            calibrate=calibrated,
             time_limit_s=time_limit_s or MachineSettings().time_limit_s,
         )
 

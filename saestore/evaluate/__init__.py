@@ -1,8 +1,9 @@
 """How good a dictionary is: reconstruction, sparsity, and what the language model loses by it."""
 
+from saestore.evaluate.calibrate import calibrate
 from saestore.evaluate.compare import Comparison, compare
 from saestore.evaluate.evaluation import Evaluation
 from saestore.evaluate.run import run
 
 
-__all__ = ["Comparison", "Evaluation", "compare", "run"]
+__all__ = ["Comparison", "Evaluation", "calibrate", "compare", "run"]

@@ -105,7 +105,7 @@ def _pass(
     rows = read_ahead(store, hooks, (block.runs for block in wanted), most=BLOCK_ROWS)
     with progress.task("reconstruct rows", total=total, unit="row") as task:
         for block, read in zip(coming, rows, strict=True):
-            kept = {hook: _kept(each, block) for hook, each in read.items()}
+            kept = {hook: kept_rows(each, block) for hook, each in read.items()}
             inputs = {hook: kept[hook] for hook in dictionary.hookpoints_in}
             code = dictionary.encode(inputs)
             outputs = dictionary.decode(code, inputs)
@@ -120,7 +120,7 @@ def _pass(
             task.advance(len(block.rows))
 
 
-def _kept(read: torch.Tensor, block: Block) -> torch.Tensor:
+def kept_rows(read: torch.Tensor, block: Block) -> torch.Tensor:
     """Return the wanted rows among those read; no copy where all are wanted."""
     if len(block.places) == len(read):
         return read

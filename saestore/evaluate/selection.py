@@ -97,14 +97,16 @@ def blocks(
     chosen: Int64[np.ndarray, " _"],
     *,
     limit: int | None,
+    allowed: int = 0,
 ) -> Iterator[Block]:
     """Yield the kept rows of the chosen contexts block by block, at most `limit` rows in all.
 
     Args:
-        store: Where flags are read; rows with any flag are left out.
+        store: Where flags are read.
         contexts: First row and length of every context of the store.
         chosen: Contexts to use, ascending.
         limit: Upper bound on the rows; None for no bound.
+        allowed: Bits that the flags of a row may have; rows with others are left out.
     """
     first = contexts[chosen, 0]
     end = first + contexts[chosen, 1]
@@ -114,6 +116,8 @@ def blocks(
         for block in range(begin // BLOCK_ROWS, -(-stop // BLOCK_ROWS))
     }
     left = np.iinfo(np.int64).max if limit is None else limit
+
+    refused = np.uint8(~allowed & 0xFF)
 
     @lru_cache(maxsize=1)
     def flags(piece: int) -> UInt8[np.ndarray, " row"]:
@@ -128,7 +132,8 @@ def blocks(
         rows = np.concatenate([np.arange(b, e) for b, e in zip(begins, ends, strict=True)])
         owners = np.repeat(chosen[inside], ends - begins)
         piece = start // FLAGS_AT_ONCE  # a multiple of the block: no block has two
-        kept = np.flatnonzero(flags(piece)[rows - piece * FLAGS_AT_ONCE] == 0)[:left]
+        marks = flags(piece)[rows - piece * FLAGS_AT_ONCE] & refused
+        kept = np.flatnonzero(marks == 0)[:left]
         left -= len(kept)
         if len(kept):
             yield Block.of(rows[kept], owners[kept])

@@ -1,0 +1,193 @@
+"""The threshold at which a BatchTopK dictionary fires k times on a row: found on the store's rows.
+
+Training keeps the k largest a row over a batch; afterwards a row's code must not depend on its mates,
+so features fire where their gate score exceeds one threshold. It is exact on the calibration rows,
+two passes over up to `ROWS` rows of the contexts that trained, spread evenly over them, of each
+source by its weight. How well it carries over is measured on contexts that training held out.
+
+Source: Bussmann et al. 2024 (arXiv:2412.06410) for the threshold; the exact order statistic is
+`dictionaries.calibration`.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+from torch import Tensor
+
+from saestore.activations import (
+    ActivationStore,
+    RowChoice,
+    Split,
+    read_ahead,
+    with_contexts,
+)
+from saestore.dictionaries import Calibrated, Calibration, SparseDictionary
+from saestore.evaluate.intervals import context_interval
+from saestore.evaluate.rows import kept_rows
+from saestore.evaluate.selection import BLOCK_ROWS, Block, blocks, spread
+from saestore.lake import Lake
+from saestore.progress import Progress, Silent
+from saestore_schemas.activations import FLAG_BITS
+from saestore_schemas.dictionary import ThresholdInference
+from saestore_schemas.train import ActivationsSettings
+
+
+ROWS = 1 << 18
+"""Rows of calibration, at most: L0 is then known to about a third of a percent, as rows of a context
+are alike."""
+
+HELD_OUT_ROWS = 1 << 17
+"""Held-out rows on which L0 is measured, at most."""
+
+_SILENT = Silent()
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """L0 on rows that were not calibrated on.
+
+    Attributes:
+        rows: How many.
+        l0: Firings per row.
+        interval: 95 % interval over contexts; None of fewer than two.
+    """
+
+    rows: int
+    l0: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Contexts of one store."""
+
+    store: ActivationStore
+    contexts: Int64[np.ndarray, "context 2"]
+    chosen: Int64[np.ndarray, " _"]
+    limit: int
+    flags: int
+
+    def blocks(self) -> Iterator[Block]:
+        return blocks(self.store, self.contexts, self.chosen, limit=self.limit, allowed=self.flags)
+
+
+def calibrate(
+    dictionary: SparseDictionary,
+    settings: ActivationsSettings,
+    lake: Lake,
+    *,
+    rows: int = ROWS,
+    progress: Progress = _SILENT,
+) -> SparseDictionary:
+    """Return the dictionary with the threshold that makes k features fire on a row on average.
+
+    Args:
+        dictionary: Trained, on the device that computes.
+        settings: Which rows trained it.
+        lake: Where they lie.
+        rows: Most rows of calibration.
+        progress: Where to report.
+
+    Raises:
+        UnsupportedError: Its activation function needs no threshold.
+        ArtefactNotFoundError: A store is not there.
+        DamagedArtefactError: A store's bytes are not what they should be.
+    """
+    before = dictionary.thresholds()
+    tracked = None if before is None else float(before.mean())
+    parts = _parts(settings, lake, "train", rows)
+    found = exact_threshold(dictionary, parts, progress)
+    record = ThresholdInference(
+        source="exact", rows=found.rows, l0=found.l0, l0_heldout=None, threshold_ema=tracked
+    )
+    finished = dictionary.with_threshold(found.threshold, record)
+    unseen = held_out_l0(finished, _parts(settings, lake, "held_out", HELD_OUT_ROWS))
+    progress.note(_said(found, tracked, unseen))
+    if unseen is None:
+        return finished
+    measured = record.model_copy(update={"l0_heldout": unseen.l0})
+    return finished.with_threshold(found.threshold, measured)
+
+
+def exact_threshold(
+    dictionary: SparseDictionary, parts: "list[_Part]", progress: Progress
+) -> Calibrated:
+    """Return the threshold at which k features a row fire on the rows of some contexts."""
+    k = float(dictionary.config.semantics.activation.model_dump()["k"])
+    calibration = Calibration(k)
+    total = sum(len(block.rows) for part in parts for block in part.blocks())
+    with progress.task("calibrate", total=total * Calibration.PASSES, unit="row") as task:
+        for _ in range(Calibration.PASSES):
+            for block, inputs in _read(parts, dictionary):
+                for scores in dictionary.gate_scores(inputs):
+                    calibration.add(scores)
+                task.advance(len(block.rows))
+            calibration.end_pass()
+    return calibration.found()
+
+
+def held_out_l0(dictionary: SparseDictionary, parts: "list[_Part]") -> HeldOut | None:
+    """Return how often features fire on the rows of some contexts; None without any."""
+    firings: list[Int64[np.ndarray, " _"]] = []
+    owners: list[Int64[np.ndarray, " _"]] = []
+    shift = 0  # contexts of different sources are different ones
+    for part in parts:
+        for block, inputs in _read([part], dictionary):
+            firings.append(dictionary.encode(inputs).l0().cpu().numpy())
+            owners.append(block.contexts + shift)
+        shift += len(part.contexts)
+    if not firings:
+        return None
+    per_row = np.concatenate(firings)
+    _, owner = np.unique(np.concatenate(owners), return_inverse=True)
+    totals = np.bincount(owner, weights=per_row)
+    bounds = context_interval(totals, np.bincount(owner))
+    return HeldOut(len(per_row), float(per_row.mean()), bounds)
+
+
+def _parts(settings: ActivationsSettings, lake: Lake, split: Split, rows: int) -> "list[_Part]":
+    """Return the contexts of each source, as many rows of it as its weight says."""
+    weights = sum(source.weight for source in settings.mixed)
+    flags = sum(FLAG_BITS[flag] for flag in set(settings.flags))
+    found = []
+    for source in settings.mixed:
+        store, within = with_contexts(lake, source.name, source.rows)
+        contexts = RowChoice(split, settings.held_out, within).contexts(store)
+        limit = max(1, round(rows * source.weight / weights))
+        total = int(contexts[:, 1].sum())
+        wanted = len(contexts) if total <= limit else max(1, len(contexts) * limit // total)
+        if len(contexts):
+            chosen = spread(len(contexts), wanted)
+            found.append(_Part(store, contexts, chosen, limit, flags))
+    return found
+
+
+def _read(
+    parts: "list[_Part]", dictionary: SparseDictionary
+) -> Iterator[tuple[Block, Mapping[str, Tensor]]]:
+    for part in parts:
+        coming, wanted = itertools.tee(part.blocks())
+        read = read_ahead(
+            part.store,
+            dictionary.hookpoints_in,
+            (block.runs for block in wanted),
+            most=BLOCK_ROWS,
+        )
+        for block, rows in zip(coming, read, strict=True):
+            yield block, {hook: kept_rows(each, block) for hook, each in rows.items()}
+
+
+def _said(found: Calibrated, tracked: float | None, unseen: HeldOut | None) -> str:
+    """Return what calibration found, in a sentence."""
+    running = "" if tracked is None else f" (running mean {tracked:.4g})"
+    said = (
+        f"threshold {found.threshold:.4g}{running}: L0 {found.l0:.4g} for k {found.wanted:g} on "
+        f"{found.rows} rows"
+    )
+    if unseen is None:
+        return f"{said}; no context was held out"
+    low, high = unseen.interval or (unseen.l0, unseen.l0)
+    return f"{said}, {unseen.l0:.4g} [{low:.4g}, {high:.4g}] on {unseen.rows} held-out rows"
