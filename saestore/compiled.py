@@ -11,11 +11,15 @@ Importing this module is cheap; numba is loaded with the first call.
 import functools
 import inspect
 import platform
+import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
+import crc32c
 import numpy as np
+from jaxtyping import UInt32
 
 
 P = ParamSpec("P")
@@ -23,6 +27,9 @@ R = TypeVar("R")
 
 STREAMED = 32
 """Bytes that `stream_copy` moves at once: its addresses and lengths are multiples of it."""
+_STRETCHES = 8192, 256
+"""Bytes of a crc32c that `crc32c_of` computes three at a time: an instruction takes three cycles, and
+one can begin in each."""
 _COMPILING = threading.Lock()
 
 
@@ -100,6 +107,68 @@ def float32_of(bits: np.uint16) -> np.float32:
     raise TypeError("float32_of exists inside compiled functions only")
 
 
+def read_at(descriptor: int, buffers: int, count: int, offset: int) -> int:
+    """Read bytes of a file from an offset on, inside a compiled function; see `reads_files`.
+
+    Args:
+        descriptor: The open file.
+        buffers: Address of pairs of 64-bit numbers: where bytes go, and how many.
+        count: How many pairs.
+        offset: Where in the file they begin.
+
+    Returns:
+        How many bytes there were, or a negative number.
+
+    Raises:
+        TypeError: It was called by the interpreter.
+    """
+    del descriptor, buffers, count, offset
+    raise TypeError("read_at exists inside compiled functions only")
+
+
+def crc32c_of(address: int, length: int, shifts: UInt32[np.ndarray, "_ _ _"]) -> np.uint32:
+    """Return the crc32c of bytes, inside a compiled function; see `reads_files`.
+
+    Args:
+        address: Where they begin.
+        length: How many.
+        shifts: `crc32c_shifts()`.
+
+    Raises:
+        TypeError: It was called by the interpreter.
+    """
+    del address, length, shifts
+    raise TypeError("crc32c_of exists inside compiled functions only")
+
+
+@functools.cache
+def crc32c_shifts() -> UInt32[np.ndarray, "_ _ _"]:
+    """Return what `crc32c_of` joins the parts of a checksum with.
+
+    For each of its stretches, what becomes of the register when as many zero bytes follow: the
+    register is linear in its bits, so four tables, one a byte, whose entries are combined by xor.
+    """
+    found = np.zeros((len(_STRETCHES), 4, 256), np.uint32)
+    ones = 0xFFFFFFFF  # a crc32c begins and ends with the register inverted
+    for tables, stretch in zip(found, _STRETCHES, strict=True):
+        bits = [crc32c.crc32c(bytes(stretch), (1 << bit) ^ ones) ^ ones for bit in range(32)]
+        for byte in range(4):
+            for bit in range(8):
+                having = np.arange(256) >> bit & 1 == 1
+                tables[byte, having] ^= np.uint32(bits[8 * byte + bit])
+    return found
+
+
+@functools.cache
+def reads_files() -> bool:
+    """Return whether compiled functions can read and check files: on Linux with x86 from 2008 on."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return False
+    from llvmlite import binding  # noqa: PLC0415 - as below
+
+    return bool(binding.get_host_cpu_features().get("sse4.2", False))
+
+
 @functools.cache
 def knows_float16() -> bool:
     """Return whether the processor converts float16 by itself: all do but x86 from before 2012."""
@@ -128,6 +197,8 @@ def _extend() -> None:
     """Teach numba this module's functions."""
     _teach_copying()
     _teach_float16()
+    _teach_reading()
+    _teach_crc32c()
 
 
 def _teach_copying() -> None:
@@ -204,3 +275,82 @@ def _teach_float16() -> None:
             return of_bits(bits)  # type: ignore[call-arg] # as above
 
         return inspect.unwrap(run)
+
+
+def _teach_reading() -> None:
+    from numba.core import types  # noqa: PLC0415 - as above
+    from numba.extending import overload  # noqa: PLC0415 - as above
+
+    plain = types.intp(types.intc, types.intp, types.intc, types.int64)
+    preadv = types.ExternalFunction("preadv", plain)
+
+    @overload(read_at)
+    def read(descriptor: Any, buffers: Any, count: Any, offset: Any) -> Any:  # noqa: ARG001 - as above
+        def run(descriptor: Any, buffers: Any, count: Any, offset: Any) -> Any:
+            return preadv(descriptor, buffers, count, offset)
+
+        return inspect.unwrap(run)
+
+
+def _teach_crc32c() -> None:
+    from numba.core import types  # noqa: PLC0415 - as above
+    from numba.extending import intrinsic, overload  # noqa: PLC0415 - as above
+
+    @intrinsic
+    def step(_: object, crc: object, address: object) -> tuple[Any, Any]:
+        del crc, address
+        return types.uint64(types.uint64, types.intp), partial(_emit_crc32c, "64.64", 64)
+
+    @intrinsic
+    def short_step(_: object, crc: object, address: object) -> tuple[Any, Any]:
+        del crc, address
+        return types.uint64(types.uint64, types.intp), partial(_emit_crc32c, "32.8", 8)
+
+    stretches = _STRETCHES
+
+    @overload(crc32c_of)
+    def crc(address: Any, length: Any, shifts: Any) -> Any:  # noqa: ARG001 - as above
+        def run(address: Any, length: Any, shifts: Any) -> Any:
+            found = np.uint64(0xFFFFFFFF)
+            at, end = address, address + length
+            for which in range(len(stretches)):
+                size, table = stretches[which], shifts[which]
+                while end - at >= 3 * size:
+                    parts = np.uint64(0), np.uint64(0)
+                    for place in range(at, at + size, 8):
+                        found = step(found, place)  # type: ignore[call-arg] # as above
+                        parts = (
+                            step(parts[0], place + size),  # type: ignore[call-arg] # as above
+                            step(parts[1], place + 2 * size),  # type: ignore[call-arg] # as above
+                        )
+                    for part in parts:
+                        low = table[0, found & 255] ^ table[1, found >> 8 & 255]
+                        high = table[2, found >> 16 & 255] ^ table[3, found >> 24 & 255]
+                        found = np.uint64(low ^ high) ^ part
+                    at += 3 * size
+            while at < end - 7:
+                found = step(found, at)  # type: ignore[call-arg] # as above
+                at += 8
+            while at < end:
+                found = short_step(found, at)  # type: ignore[call-arg] # as above
+                at += 1
+            return np.uint32(found ^ np.uint64(0xFFFFFFFF))
+
+        return inspect.unwrap(run)
+
+
+def _emit_crc32c(kind: str, bits: int, _: object, builder: Any, __: object, values: Any) -> Any:
+    """Emit the processor's instruction for the next bytes of a crc32c."""
+    from llvmlite import ir  # noqa: PLC0415 - as above
+
+    name = f"llvm.x86.sse42.crc32.{kind}"
+    register, data = ir.IntType(max(bits, 32)), ir.IntType(bits)
+    called = builder.module.globals.get(name)
+    if called is None:
+        function = ir.FunctionType(register, [register, data])
+        called = ir.Function(builder.module, function, name)
+    word = builder.load(builder.inttoptr(values[1], data.as_pointer()), align=1)
+    whole = values[0].type
+    if register == whole:
+        return builder.call(called, [values[0], word])
+    return builder.zext(builder.call(called, [builder.trunc(values[0], register), word]), whole)

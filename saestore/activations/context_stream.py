@@ -119,15 +119,16 @@ class ContextStream:
             )
         self._batches = Batches(self.contexts_per_epoch, batch_contexts, last, epochs)
         self._seed = seed
-        self._world, self._threads = world, threads
+        self._world = world
         self.position = 0
         self._segments = store.segments()
         self._order = lru_cache(maxsize=2)(partial(_ordered, self._chosen, seed))
         self._chunk = lru_cache(maxsize=2 * _KEPT_CHUNKS)(store.read_chunk)
         self._grids = {p: a.grid for p, a in store.spec.arrays().items()}
         self._most = int(np.sort(self._table[self._chosen, 1])[-batch_contexts:].sum())
-        # Each thread fills one; the newest batch and the one before it stay.
-        self._memory = [self._tensors.stored(0)] * (threads + 2)
+        # Each thread fills one and finds another waiting; the newest batch and the one before stay.
+        self._ahead = threads + 1
+        self._memory = [self._tensors.stored(0)] * (self._ahead + 2)
         self._outputs: list[dict[str, Tensor]] = []
         self._coming: deque[tuple[int, Future[ContextBatch]]] = deque()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="saestore-contexts")
@@ -179,7 +180,7 @@ class ContextStream:
                     reading.exception()
             self._coming.clear()
         ahead = self._coming[-1][0] + self._world if self._coming else mine
-        while len(self._coming) < self._threads and self._exists(ahead):
+        while len(self._coming) < self._ahead and self._exists(ahead):
             self._coming.append((ahead, self._pool.submit(self._read, ahead)))
             ahead += self._world
         batch = self._coming[0][1].result()
@@ -217,13 +218,14 @@ class ContextStream:
             else self._tensors.view(name, held)
             for name in self._tensors.paths
         }
-        whole = np.repeat(starts - offsets[:-1], lengths) + np.arange(rows)
+        positions = np.arange(rows)
+        positions -= np.repeat(offsets[:-1], lengths)
         return ContextBatch(
             contexts,
             offsets,
             hooks,
             self._column(layout.TOKENS, runs).astype(np.int32, copy=False),
-            whole - np.repeat(starts, lengths),
+            positions,
             self._column(layout.FLAGS, runs).astype(np.uint8, copy=False),
             self._segments_of(contexts),
         )

@@ -5,7 +5,6 @@ Shards are read directly: offsets are computed, and one call fetches neighbourin
 places and their checksums beside them.
 """
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,11 +13,10 @@ from typing import NamedTuple
 
 import crc32c
 import numpy as np
-from jaxtyping import Int64, Shaped
+from jaxtyping import Int64, Shaped, UInt32
 
-from saestore.activations import shards
+from saestore.activations import fetch, shards
 from saestore.activations.layout import ArraySpec
-from saestore.activations.memory import pages
 from saestore.activations.shard_file import LocalFile, Opening, Range, ShardFile, ShardFiles
 from saestore.errors import DamagedArtefactError
 from saestore.lake import layout
@@ -64,6 +62,7 @@ class RowReader:
         self._listed = listed
         self._files: OrderedDict[str, _Shard] = OrderedDict()
         self._lock = threading.Lock()
+        self._own = threading.local()
         self.at_once = files.at_once
 
     def read_many(self, reads: Iterable[Read]) -> None:
@@ -84,8 +83,27 @@ class RowReader:
             while stop < len(runs) and len(shards) < self._shard_files.kept:
                 shards[runs[stop].path, runs[stop].shard] = None
                 stop += 1
-            self._read_runs(runs[done:stop], self._shards(list(shards)))
+            files = self._shards(list(shards))
+            left = [run for run in runs[done:stop] if not self._fetched(run, files)]
+            self._read_runs(left, files)
             done = stop
+
+    def _fetched(self, run: "_Run", files: Mapping[tuple[str, int], "_Shard"]) -> bool:
+        """Read a run by machine code, if that can; return whether all of it was as it should be."""
+        if not self.direct(run.path):
+            return False
+        shard, grid = files[run.path, run.shard], self._arrays[run.path].grid
+        assert isinstance(shard.file, LocalFile)  # noqa: S101 - it is read directly
+        if not hasattr(self._own, "straight"):
+            self._own.straight = fetch.Straight()
+        straight: fetch.Straight = self._own.straight
+        chunks = run.rows.reshape(-1).view(np.uint8).reshape(-1, grid.chunk_bytes)
+        crcs = shard.crcs[run.chunk : run.chunk + len(chunks)]
+        at = grid.offset(run.chunk)
+        whole = straight.read(shard.file.descriptor, at, crcs, chunks) == len(chunks)
+        if whole and run.target is not None:
+            run.target[...] = run.wanted
+        return whole
 
     def read_chunk(self, path: str, chunk: int) -> Shaped[np.ndarray, "row ..."]:
         """Return one chunk of a row array as stored, padding included, checked.
@@ -99,16 +117,37 @@ class RowReader:
         self._read_runs([_Run(path, shard, inside, rows)], self._shards([(path, shard)]))
         return rows
 
-    def unit_reader(self, path: str, unit_rows: int) -> "UnitReader | None":
-        """Return what reads the same number of rows over and over, if there is a short way.
+    def direct(self, path: str) -> bool:
+        """Return whether machine code reads this array: uncompressed, in files of this machine."""
+        return fetch.possible() and self._shard_files.local and not self._arrays[path].zstd_level
+
+    def located(self, path: str, starts: Int64[np.ndarray, " unit"], unit_rows: int) -> "Located":
+        """Return where the chunks of units of rows lie, for an array that is read directly.
 
         Args:
             path: The array.
+            starts: First row of each unit.
             unit_rows: A multiple of its chunk's rows, and a divisor of its shard's.
+
+        Raises:
+            DamagedArtefactError: A shard is not the one that was written there.
         """
-        if not self._shard_files.local or self._arrays[path].zstd_level is not None:
-            return None
-        return UnitReader(self, path, unit_rows)
+        grid = self._arrays[path].grid
+        rows = starts[:, None] + np.arange(0, unit_rows, grid.chunk_rows)
+        which, inside = np.divmod(rows // grid.chunk_rows, grid.chunks)
+        there = rows < self._n_rows
+        numbers = np.unique(which[:, 0])
+        opened = self._shards([(path, number) for number in numbers.tolist()])
+        files = np.empty(len(starts), np.int64)
+        crcs = np.zeros(rows.shape, np.uint32)
+        for number in numbers.tolist():
+            shard, mine = opened[path, number], which[:, 0] == number
+            assert isinstance(shard.file, LocalFile)  # noqa: S101 - the caller asked
+            files[mine] = shard.file.descriptor
+            chosen = mine[:, None] & there
+            crcs[chosen] = shard.crcs[inside[chosen]]
+        offsets = np.where(there, inside * (grid.chunk_bytes + shards.CRC), -1)
+        return Located(files, offsets, crcs, tuple(opened.values()))
 
     def check_shard(self, path: str, shard: int) -> None:
         """Check one shard as reading does on first touch: its size, and its tail.
@@ -170,7 +209,9 @@ class RowReader:
             if run.target is not None:
                 run.target[...] = run.wanted
 
-    def _compare(self, name: str, chunk: int, pieces: "_Pieces", crcs: Sequence[int]) -> None:
+    def _compare(
+        self, name: str, chunk: int, pieces: "_Pieces", crcs: UInt32[np.ndarray, " chunk"]
+    ) -> None:
         """Compare chunks that follow each other with their crc32c, theirs and the file list's."""
         wrong = []
         for place, (data, crc) in enumerate(pieces, start=chunk):
@@ -236,7 +277,7 @@ class RowReader:
                     lengths = array.grid.lengths(end, rows, each.size)
             except ValueError as error:
                 raise self._damaged(f"{each.name}: {error}") from error
-            yield (path, shard), _Shard(file, crcs.tolist(), lengths)
+            yield (path, shard), _Shard(file, crcs, lengths)
 
     def _rows_of(self, path: str, shard: int) -> int:
         grid = self._arrays[path].grid
@@ -263,7 +304,7 @@ class _Shard(NamedTuple):
     """
 
     file: ShardFile
-    crcs: Sequence[int]
+    crcs: UInt32[np.ndarray, " chunk"]
     lengths: Int64[np.ndarray, " chunk"] | None = None
 
     def offset(self, grid: shards.Grid, chunk: int) -> int:
@@ -281,54 +322,21 @@ class _Shard(NamedTuple):
         ]
 
 
-class UnitReader:
-    """Reads units of one array into one buffer, for one thread.
-
-    Everything that does not depend on the unit is made once: what is left for the interpreter is
-    some microseconds, of a hundred that copying and checking 384 KiB take.
+@dataclass(frozen=True)
+class Located:
+    """Where the chunks of units of rows lie.
 
     Attributes:
-        rows: The unit that was read last; of a store's last unit, rows after the end mean nothing.
+        files: Descriptor of each unit's file.
+        offsets: Where each of its chunks begins in it; -1 beyond the last row of the store.
+        crcs: What each chunk's crc32c must be.
+        held: What keeps the files open.
     """
 
-    def __init__(self, reader: RowReader, path: str, unit_rows: int) -> None:
-        """Allocate the buffer; see `RowReader.unit_reader`."""
-        self._reader = reader
-        self._path = path
-        array = reader._arrays[path]  # noqa: SLF001 - a part of the reader
-        self._grid = array.grid
-        self._n_rows = reader._n_rows  # noqa: SLF001 - as above
-        self.rows = pages((unit_rows, *array.tail), array.stored)
-        self._pairs = _pieces(self.rows, self._grid)
-        self._flat = [piece for pair in self._pairs for piece in pair]
-        self._shards: dict[int, _Shard] = {}
-
-    def read(self, start: int) -> None:
-        """Read the unit that begins with a row.
-
-        Raises:
-            DamagedArtefactError: See `RowReader.read_many`.
-        """
-        shard, inside = divmod(start // self._grid.chunk_rows, self._grid.chunks)
-        file, crcs, _ = self._shards.get(shard) or self._open(shard)
-        pairs, flat = self._pairs, self._flat
-        if start + len(self.rows) > self._n_rows:
-            pairs = pairs[: self._grid.used(self._n_rows - start)]
-            flat = flat[: 2 * len(pairs)]
-        offset = self._grid.offset(inside)
-        length = self._grid.offset(len(pairs))
-        assert isinstance(file, LocalFile)  # noqa: S101 - the reader looked
-        got = os.preadv(file.descriptor, flat, offset)
-        if got != length:
-            raise self._reader._short(file.name, length - got)  # noqa: SLF001 - as above
-        self._reader._compare(file.name, inside, pairs, crcs)  # noqa: SLF001 - as above
-
-    def _open(self, shard: int) -> _Shard:
-        key = self._path, shard
-        if len(self._shards) >= self._reader._shard_files.kept:  # noqa: SLF001 - as above
-            self._shards.clear()
-        found = self._shards[shard] = self._reader._shards([key])[key]  # noqa: SLF001 - as above
-        return found
+    files: Int64[np.ndarray, " unit"]
+    offsets: Int64[np.ndarray, "unit chunk"]
+    crcs: UInt32[np.ndarray, "unit chunk"]
+    held: tuple[_Shard, ...]
 
 
 @dataclass(frozen=True)

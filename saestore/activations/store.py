@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from saestore.activations import codecs, layout as stores, shards
 from saestore.activations.layout import HookInfo
 from saestore.activations.moments import Moments
-from saestore.activations.reading import AT_ONCE, Listed, Read, RowReader, UnitReader
+from saestore.activations.reading import AT_ONCE, Listed, Located, Read, RowReader
 from saestore.activations.shard_file import shard_files
 from saestore.activations.split import Split, rows_of, split_contexts
 from saestore.errors import (
@@ -408,14 +408,13 @@ class ActivationStore:
         """
         self._rows_read.read_many(reads)
 
-    def unit_reader(self, path: str, unit_rows: int) -> UnitReader | None:
-        """Return what reads the same number of rows over and over, if there is a short way.
+    def direct(self, path: str) -> bool:
+        """Return whether `located` means something for an array: see `RowReader.direct`."""
+        return self._rows_read.direct(path)
 
-        Args:
-            path: The array.
-            unit_rows: A multiple of its chunk's rows, and a divisor of its shard's.
-        """
-        return self._rows_read.unit_reader(path, unit_rows)
+    def located(self, path: str, starts: Int64[np.ndarray, " unit"], unit_rows: int) -> Located:
+        """Return where the chunks of units of rows lie; see `RowReader.located`."""
+        return self._rows_read.located(path, starts, unit_rows)
 
     def read_chunk(self, path: str, chunk: int) -> Shaped[np.ndarray, "row ..."]:
         """Return one chunk of a row array as stored, padding included, checked.

@@ -1,24 +1,21 @@
-"""Units of reading as they come: the same number of neighbouring rows of each array, checked.
+"""Units of reading on their way to a window: neighbouring rows of one array, each to its place.
 
-A reader belongs to one thread and keeps its buffers. On disk units are read one by one, so that each
-is scattered while it is in cache; of an object store many are asked for together.
+A reader belongs to one thread and keeps its memory. How it reads depends on where the array lies and
+how: by machine code, chunk by chunk while it is in cache; by the interpreter, one unit or, of an
+object store, many asked for together.
 """
 
-from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt8
+from typing_extensions import override
 
+from saestore.activations.fetch import Scatter
 from saestore.activations.layout import ArraySpec
-from saestore.activations.memory import as_bytes, pages
-from saestore.activations.reading import UnitReader
+from saestore.activations.memory import as_bytes, pages, put_rows
 from saestore.activations.store import ActivationStore
-
-
-Read = tuple[slice | Int64[np.ndarray, " unit"], Mapping[str, UInt8[np.ndarray, "row byte"]]]
-"""Which of the units asked for, and the bytes of their rows of each array; valid until the next."""
 
 
 _KEPT_CHUNKS = 64
@@ -27,12 +24,22 @@ _KEPT_CHUNKS = 64
 
 @runtime_checkable
 class Units(Protocol):
-    """Reads units for one thread."""
+    """Reads units of one array for one thread."""
 
-    def read(self, starts: Int64[np.ndarray, " unit"]) -> Iterator[Read]:
-        """Yield the units that begin with some rows, in the order of the store.
+    def put(
+        self,
+        starts: Int64[np.ndarray, " unit"],
+        places: Int64[np.ndarray, "unit row"],
+        target: UInt8[np.ndarray, "_ byte"],
+    ) -> None:
+        """Read units and put each of their rows into its place.
 
-        What lies beyond the store's last row means nothing.
+        Rows beyond the store's last go to theirs too, or do not: what is there means nothing.
+
+        Args:
+            starts: First row of each unit.
+            places: Where each row goes.
+            target: `as_bytes` of the window.
 
         Raises:
             DamagedArtefactError: A chunk does not match its crc32c.
@@ -40,85 +47,85 @@ class Units(Protocol):
         ...
 
 
-def units_of(store: ActivationStore, arrays: Mapping[str, ArraySpec], unit_rows: int) -> Units:
-    """Return a reader of some arrays.
+def units_of(store: ActivationStore, path: str, array: ArraySpec, unit_rows: int) -> Units:
+    """Return a reader of an array.
 
     Args:
-        store: Where they lie.
-        arrays: Which, by path.
+        store: Where it lies.
+        path: Its path.
+        array: What it is.
         unit_rows: A power of two, and no longer than a shard.
     """
-    readers = {path: _reader(store, path, array, unit_rows) for path, array in arrays.items()}
-    found = {path: reader for path, reader in readers.items() if reader is not None}
-    if len(found) == len(readers):
-        return _OneByOne(found)
-    return _Together(store, arrays, unit_rows)
-
-
-def _reader(
-    store: ActivationStore, path: str, array: ArraySpec, unit_rows: int
-) -> "UnitReader | _Cut | None":
-    if store.ranges_at_once > 1:
-        return None
-    if array.grid.chunk_rows > unit_rows:
+    if store.ranges_at_once == 1 and array.grid.chunk_rows > unit_rows:
         return _Cut(store, path, array, unit_rows)
-    return store.unit_reader(path, unit_rows)
+    if array.grid.chunk_rows <= unit_rows and store.direct(path):
+        return _Direct(store, path, array, unit_rows)
+    return _Together(store, path, array, unit_rows)
 
 
-class _Cut:
+class _Direct(Units):
+    def __init__(self, store: ActivationStore, path: str, array: ArraySpec, rows: int) -> None:
+        self._store, self._path, self._rows = store, path, rows
+        self._scatter = Scatter(array.grid.chunk_rows, array.grid.row_bytes)
+        self._otherwise = _Together(store, path, array, rows)
+
+    @override
+    def put(
+        self,
+        starts: Int64[np.ndarray, " unit"],
+        places: Int64[np.ndarray, "unit row"],
+        target: UInt8[np.ndarray, "_ byte"],
+    ) -> None:
+        at = self._store.located(self._path, starts, self._rows)
+        done = self._scatter.put(at.files, at.offsets, at.crcs, places, target)
+        if done < len(starts):  # this says what is wrong, or it was for a moment
+            self._otherwise.put(starts[done:], places[done:], target)
+
+
+class _Cut(Units):
     """Reads units of an array whose chunks are longer: one number a row."""
 
     def __init__(self, store: ActivationStore, path: str, array: ArraySpec, rows: int) -> None:
-        self.rows = np.empty((rows, *array.tail), array.stored)
         self._chunk = lru_cache(maxsize=_KEPT_CHUNKS)(partial(store.read_chunk, path))
-        self._size = array.grid.chunk_rows
+        self._size, self._rows = array.grid.chunk_rows, rows
 
-    def read(self, start: int) -> None:
-        """Read the unit that begins with a row."""
-        chunk, within = divmod(start, self._size)
-        self.rows[...] = self._chunk(chunk)[within : within + len(self.rows)]
-
-
-class _OneByOne:
-    def __init__(self, readers: Mapping[str, UnitReader | _Cut]) -> None:
-        self._readers = readers
-
-    def read(self, starts: Int64[np.ndarray, " unit"]) -> Iterator[Read]:
-        """Yield the units; see `Units`."""
-        readers = list(self._readers.values())
-        rows = {path: as_bytes(reader.rows) for path, reader in self._readers.items()}
-        order = np.argsort(starts)
-        for place, start in zip(order.tolist(), starts[order].tolist(), strict=True):
-            for reader in readers:
-                reader.read(start)
-            yield slice(place, place + 1), rows
+    @override
+    def put(
+        self,
+        starts: Int64[np.ndarray, " unit"],
+        places: Int64[np.ndarray, "unit row"],
+        target: UInt8[np.ndarray, "_ byte"],
+    ) -> None:
+        for start, there in zip(starts.tolist(), places, strict=True):
+            chunk, within = divmod(start, self._size)
+            rows = self._chunk(chunk)[within : within + self._rows]
+            put_rows(target, there, as_bytes(rows))
 
 
-class _Together:
-    def __init__(self, store: ActivationStore, arrays: Mapping[str, ArraySpec], rows: int) -> None:
-        self._store = store
-        self._size = rows
+class _Together(Units):
+    def __init__(self, store: ActivationStore, path: str, array: ArraySpec, rows: int) -> None:
+        self._store, self._path, self._size = store, path, rows
         self._at_once = store.ranges_at_once
-        self._kept = {
-            path: pages((self._at_once * rows, *array.tail), array.stored)
-            for path, array in arrays.items()
-        }
+        self._array = array
+        self._memory: np.ndarray | None = None
 
-    def read(self, starts: Int64[np.ndarray, " unit"]) -> Iterator[Read]:
-        """Yield the units; see `Units`."""
-        order, size = np.argsort(starts), self._size
-        for at in range(0, len(order), self._at_once):
-            together = order[at : at + self._at_once]
-            bounds = [
-                (start, min(start + size, self._store.n_rows))
-                for start in starts[together].tolist()
-            ]
+    @override
+    def put(
+        self,
+        starts: Int64[np.ndarray, " unit"],
+        places: Int64[np.ndarray, "unit row"],
+        target: UInt8[np.ndarray, "_ byte"],
+    ) -> None:
+        size = self._size
+        if self._memory is None:
+            self._memory = pages((self._at_once * size, *self._array.tail), self._array.stored)
+        memory = self._memory
+        for at in range(0, len(starts), self._at_once):
+            together = starts[at : at + self._at_once].tolist()
             self._store.read_many(
-                (path, start, stop, kept[place * size : place * size + stop - start])
-                for path, kept in self._kept.items()
-                for place, (start, stop) in enumerate(bounds)
+                (self._path, start, stop, memory[place * size : place * size + stop - start])
+                for place, start in enumerate(together)
+                for stop in (min(start + size, self._store.n_rows),)
             )
-            yield (
-                together,
-                {p: as_bytes(kept[: len(together) * size]) for p, kept in self._kept.items()},
-            )
+            there = places[at : at + len(together)].ravel()
+            put_rows(target, there, as_bytes(memory[: len(together) * size]))

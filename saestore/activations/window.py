@@ -28,7 +28,7 @@ from saestore.activations import shuffle
 from saestore.activations.batches import Dealing
 from saestore.activations.choice import Wanted
 from saestore.activations.layout import ArraySpec
-from saestore.activations.memory import as_bytes, pages, put_rows
+from saestore.activations.memory import as_bytes, pages
 from saestore.activations.shuffle import Spread
 from saestore.activations.store import ActivationStore
 from saestore.activations.units import Units, units_of
@@ -217,12 +217,17 @@ class Ring(Window):
         targets = np.where(places >= self._from, places % self._length, self._length)
         size = self._order.wanted.unit_rows
         if not hasattr(self._own, "units"):
-            self._own.units = units_of(self._store, self._arrays, size)
-        reader: Units = self._own.units
-        for which, read in reader.read(self._order.wanted.units[units] * size):
-            here = targets[which].ravel()
-            for path, rows in read.items():
-                put_rows(self._bytes[path], here, rows)
+            self._own.units = {
+                path: units_of(self._store, path, array, size)
+                for path, array in self._arrays.items()
+            }
+        readers: dict[str, Units] = self._own.units
+        # In the order of the store, which disks like.
+        starts = self._order.wanted.units[units] * size
+        order = np.argsort(starts)
+        starts, targets = starts[order], targets[order]
+        for path, reader in readers.items():
+            reader.put(starts, targets, self._bytes[path])
 
 
 def fills(order: Order, lane: int, place: int, epoch: int) -> Iterator[Fill]:

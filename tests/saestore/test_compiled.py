@@ -2,16 +2,24 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import os
+
+import crc32c
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 
 from saestore.activations.memory import pages
 from saestore.compiled import (
     STREAMED,
     compiled,
+    crc32c_of,
+    crc32c_shifts,
     float16_bits,
     float32_of,
     knows_float16,
+    read_at,
+    reads_files,
     stream_copy,
     stream_end,
 )
@@ -38,6 +46,42 @@ def there_and_back(bits, out):
     """Convert float16 to float32 and back."""
     for at in range(len(bits)):
         out[at] = float16_bits(float32_of(bits[at]))
+
+
+@compiled
+def checksum(data, shifts):
+    """Return the crc32c of some bytes."""
+    return crc32c_of(data.ctypes.data, len(data), shifts)
+
+
+@compiled
+def read(descriptor, buffers, offset):
+    """Read bytes of a file into some buffers."""
+    return read_at(descriptor, buffers.ctypes.data, len(buffers), offset)
+
+
+needs_x86 = pytest.mark.skipif(not reads_files(), reason="needs Linux and x86 with SSE 4.2")
+
+
+@needs_x86
+@given(st.integers(0, 60_000), st.integers(0, 9), st.integers(0, 99))
+def test_a_checksum_is_that_of_the_library(length, shift, seed):
+    data = np.random.default_rng(seed).integers(0, 256, length + shift).astype(np.uint8)[shift:]
+    assert checksum(data, crc32c_shifts()) == crc32c.crc32c(data.tobytes())
+
+
+@needs_x86
+def test_a_file_is_read_into_buffers_one_after_the_other(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(100)))
+    one, other = np.zeros(5, np.uint8), np.zeros(200, np.uint8)
+    buffers = np.array([[one.ctypes.data, 5], [other.ctypes.data, 200]])
+    with path.open("rb") as file:
+        assert read(file.fileno(), buffers, 20) == 80
+    assert [*one, *other[:76]] == [*range(20, 100), 0]
+    gone = os.open(path, os.O_RDONLY)
+    os.close(gone)
+    assert read(gone, buffers, 0) < 0
 
 
 def test_threads_that_call_it_first_at_once_get_the_same():
@@ -81,6 +125,7 @@ def test_the_interpreter_has_no_such_functions():
     one = np.float32(1), np.uint16(1)
     calls = [lambda: float16_bits(one[0]), lambda: float32_of(one[1])]
     calls += [lambda: stream_copy(0, 0, 0), stream_end]
+    calls += [lambda: read_at(0, 0, 0, 0), lambda: crc32c_of(0, 0, crc32c_shifts())]
     for call in calls:
         with pytest.raises(TypeError, match="inside compiled functions only"):
             call()

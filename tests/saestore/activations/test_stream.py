@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from saestore.activations import ActivationStream, shuffle, stream as streams
-from saestore.activations.reading import UnitReader
+from saestore.activations import window
 from saestore.activations.split import split_contexts
 from saestore.errors import ConfigError, DamagedArtefactError, HookpointNotFoundError
 from saestore.lake import layout
@@ -140,10 +140,15 @@ def test_a_position_moves_to_another_number_of_ranks(lake):
 def test_a_rank_reads_only_the_units_of_its_lane(lake, monkeypatch):
     store = numbered(lake, 6000, wide=False)
     read = []
-    original = UnitReader.read
-    monkeypatch.setattr(
-        UnitReader, "read", lambda self, start: (read.append(start), original(self, start))
-    )
+    original = window.units_of
+
+    def counted(*arguments):
+        reader = original(*arguments)
+        put = reader.put
+        reader.put = lambda starts, *rest: (read.extend(starts), put(starts, *rest))
+        return reader
+
+    monkeypatch.setattr(window, "units_of", counted)
     make = {"batch_rows": 50, "seed": 3, "window_rows": 600, "epochs": 1}
     amounts = []
     for world in (1, 2):
