@@ -306,9 +306,13 @@ def _teach_crc32c() -> None:
         del crc, address
         return types.uint64(types.uint64, types.intp), partial(_emit_crc32c, "32.8", 8)
 
+    overload(crc32c_of)(_crc32c_by(step, short_step))
+
+
+def _crc32c_by(step: Any, short_step: Any) -> Callable[..., Any]:
+    """Return what makes `crc32c_of` of two instructions, for the next word and the next byte."""
     stretches = _STRETCHES
 
-    @overload(crc32c_of)
     def crc(address: Any, length: Any, shifts: Any) -> Any:  # noqa: ARG001 - as above
         def run(address: Any, length: Any, shifts: Any) -> Any:
             found = np.uint64(0xFFFFFFFF)
@@ -318,10 +322,10 @@ def _teach_crc32c() -> None:
                 while end - at >= 3 * size:
                     parts = np.uint64(0), np.uint64(0)
                     for place in range(at, at + size, 8):
-                        found = step(found, place)  # type: ignore[call-arg] # as above
+                        found = step(found, place)
                         parts = (
-                            step(parts[0], place + size),  # type: ignore[call-arg] # as above
-                            step(parts[1], place + 2 * size),  # type: ignore[call-arg] # as above
+                            step(parts[0], place + size),
+                            step(parts[1], place + 2 * size),
                         )
                     for part in parts:
                         low = table[0, found & 255] ^ table[1, found >> 8 & 255]
@@ -329,14 +333,16 @@ def _teach_crc32c() -> None:
                         found = np.uint64(low ^ high) ^ part
                     at += 3 * size
             while at < end - 7:
-                found = step(found, at)  # type: ignore[call-arg] # as above
+                found = step(found, at)
                 at += 8
             while at < end:
-                found = short_step(found, at)  # type: ignore[call-arg] # as above
+                found = short_step(found, at)
                 at += 1
             return np.uint32(found ^ np.uint64(0xFFFFFFFF))
 
         return inspect.unwrap(run)
+
+    return crc
 
 
 def _emit_crc32c(kind: str, bits: int, _: object, builder: Any, __: object, values: Any) -> Any:

@@ -7,7 +7,7 @@ places and their checksums beside them.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -78,14 +78,15 @@ class RowReader:
         runs = [run for read in reads for run in self._runs(*read)]
         done = 0
         while done < len(runs):
-            shards: dict[tuple[str, int], None] = {}
+            touched: dict[tuple[str, int], None] = {}
             stop = done
-            while stop < len(runs) and len(shards) < self._shard_files.kept:
-                shards[runs[stop].path, runs[stop].shard] = None
+            while stop < len(runs) and len(touched) < self._shard_files.kept:
+                touched[runs[stop].path, runs[stop].shard] = None
                 stop += 1
-            files = self._shards(list(shards))
+            files = self._shards(touched.keys())
             left = [run for run in runs[done:stop] if not self._fetched(run, files)]
-            self._read_runs(left, files)
+            if left:
+                self._read_runs(left, files)
             done = stop
 
     def _fetched(self, run: "_Run", files: Mapping[tuple[str, int], "_Shard"]) -> bool:
@@ -137,7 +138,7 @@ class RowReader:
         which, inside = np.divmod(rows // grid.chunk_rows, grid.chunks)
         there = rows < self._n_rows
         numbers = np.unique(which[:, 0])
-        opened = self._shards([(path, number) for number in numbers.tolist()])
+        opened = self._shards({(path, number) for number in numbers.tolist()})
         files = np.empty(len(starts), np.int64)
         crcs = np.zeros(rows.shape, np.uint32)
         for number in numbers.tolist():
@@ -229,7 +230,7 @@ class RowReader:
             except ValueError as error:
                 raise self._damaged(f"{name}: chunk {run.chunk + place}: {error}") from error
 
-    def _shards(self, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], "_Shard"]:
+    def _shards(self, wanted: Collection[tuple[str, int]]) -> dict[tuple[str, int], "_Shard"]:
         """Return shards by array and number; those not open yet are opened, and checked."""
         with self._lock:
             found = {}

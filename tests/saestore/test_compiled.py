@@ -1,8 +1,7 @@
 """Compiled loops: the same answer as the interpreter's, from any thread, with or without a cache."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import crc32c
 import numpy as np

@@ -7,8 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from saestore.activations import ActivationStream, shuffle, stream as streams
-from saestore.activations import window
+from saestore.activations import ActivationStream, shuffle, stream as streams, window
 from saestore.activations.split import split_contexts
 from saestore.errors import ConfigError, DamagedArtefactError, HookpointNotFoundError
 from saestore.lake import layout
