@@ -15,9 +15,13 @@ BENCHES = {
     "remote": "benchmarks.remote",
     "stream": "benchmarks.stream",
     "train_step": "benchmarks.train_step",
+    "train_step_batchtopk": "benchmarks.train_step",
+    "train_step_jumprelu": "benchmarks.train_step",
+    "train_step_relu": "benchmarks.train_step",
+    "train_step_wide": "benchmarks.train_step",
     "write": "benchmarks.write",
 }
-"""Name to module; each has a `BENCH`. Modules are imported when their benchmark runs."""
+"""Name to module, imported when its benchmark runs; each has a `BENCH`, or several in `BENCHES`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     if asked.list:
         for name in BENCHES:
-            print(f"{name:14} {_bench(name).doc}")
+            print(f"{name:21} {_bench(name).doc}")
         return 0
     unknown = [name for name in asked.names if name not in BENCHES]
     for name in unknown:
@@ -59,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _bench(name: str) -> harness.Bench:
-    return importlib.import_module(BENCHES[name]).BENCH
+    module = importlib.import_module(BENCHES[name])
+    return module.BENCHES[name] if hasattr(module, "BENCHES") else module.BENCH
 
 
 def _tell(message: str) -> None:

@@ -1,15 +1,18 @@
-"""One optimiser step of a TopK autoencoder: ours, its floor, and sae-lens' dense step.
+"""One optimiser step of an autoencoder: ours, its floor, and sae-lens' dense step.
 
-The floor is what no step of this kind can leave out on this machine with torch: the encoder's
-matrix product and `torch.topk` over its result, forward only. Ours and sae-lens' are whole steps
-of their trainers: forward, loss, backward, clipping at norm 1, Adam, dead-feature counters. Both
-start from the same matrices and read the same batches, already in memory.
+The floor is what no TopK step can leave out on this machine with torch: the encoder's matrix product
+and `torch.topk` over its result, forward only. Ours and sae-lens' are whole steps of their trainers:
+forward, loss, backward, clipping at norm 1, Adam, dead-feature counters. Both start from the same
+matrices and read the same batches, already in memory. JumpReLU starts at the threshold at which as
+many features fire as in TopK; ReLU at zero, where about half of them do.
 """
 
 import itertools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -17,9 +20,10 @@ import saestore
 from benchmarks.harness import Contender, Goal, Limit, Options, Setup, timed
 from saestore import dictionaries
 from saestore.activations import Moments
-from saestore.dictionaries import SparseDictionary
+from saestore.dictionaries import Calibration, SparseDictionary
 from saestore.train.trainer import Schedule, Trainer
-from saestore_schemas.dictionary import SaeSettings, TopK
+from saestore_schemas.dictionary import BatchTopK, JumpRelu, Relu, SaeSettings, TopK
+from saestore_schemas.objective import L0Settings, L1Settings, LossSettings
 from saestore_schemas.train import ActivationsSettings, BudgetSettings, InitSettings, TrainSettings
 
 
@@ -34,6 +38,49 @@ LR = 1e-4
 RUN_STEPS = 10_000
 """Steps the schedules believe in: long enough that no feature counts as dead meanwhile."""
 
+BANDWIDTH, PENALTY = 0.05, 1e-3
+"""Of the JumpReLU step: sae-lens' default window, and a weight that hardly moves L0 meanwhile."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kind of step.
+
+    Attributes:
+        name: Of the benchmark.
+        activation: Our activation function.
+        goal: How many times sae-lens' rate is wanted.
+        peer: Names of sae-lens' training class, without `TrainingSAE`.
+        options: Settings of that class.
+        loss: Our objective.
+        d_sae: Features.
+    """
+
+    name: str
+    activation: Any
+    goal: float
+    peer: str
+    options: dict[str, Any]
+    loss: LossSettings = field(default_factory=LossSettings)
+    d_sae: int = D_SAE
+
+
+_SPARSE = {"k": K, "aux_loss_coefficient": 1 / 32}
+VARIANTS = (
+    Variant("train_step", TopK(k=K), 4.0, "TopK", _SPARSE),
+    Variant("train_step_wide", TopK(k=K), 6.0, "TopK", _SPARSE, d_sae=32768),
+    Variant("train_step_batchtopk", BatchTopK(k=K), 3.0, "BatchTopK", _SPARSE),
+    Variant(
+        "train_step_jumprelu", JumpRelu(bandwidth=BANDWIDTH, ste_to_input=False), 3.0, "JumpReLU",
+        {"jumprelu_bandwidth": BANDWIDTH, "l0_coefficient": PENALTY},
+        LossSettings(sparsity=L0Settings(coefficient=PENALTY, warmup=0)),
+    ),
+    Variant(
+        "train_step_relu", Relu(), 1.2, "Standard", {"l1_coefficient": PENALTY},
+        LossSettings(sparsity=L1Settings(coefficient=PENALTY, warmup=0)),
+    ),
+)  # fmt: skip
+
 
 def rows(number: int, seed: int) -> torch.Tensor:
     """Return sparse sums of random directions around a mean, as activations are."""
@@ -44,47 +91,65 @@ def rows(number: int, seed: int) -> torch.Tensor:
     return values @ directions + 0.1 * torch.randn(number, D_IN, generator=draw)
 
 
-def ours(batches: list[torch.Tensor], device: str) -> tuple[Trainer, SparseDictionary]:
+def ours(
+    variant: Variant, batches: list[torch.Tensor], device: str
+) -> tuple[Trainer, SparseDictionary]:
     """Return our trainer at step 0 and its dictionary."""
     settings = TrainSettings(
         series="bench",
-        name="topk",
+        name="step",
         activations=ActivationsSettings(name="none", batch_rows=BATCH),
-        dictionary=SaeSettings(hookpoint=HOOK, d_sae=D_SAE, activation=TopK(k=K)),
+        dictionary=SaeSettings(hookpoint=HOOK, d_sae=variant.d_sae, activation=variant.activation),
+        loss=variant.loss,
         budget=BudgetSettings(rows=RUN_STEPS * BATCH),
     )
     settings = settings.model_copy(
         update={"optimizer": settings.optimizer.model_copy(update={"lr": LR})}
     )
-    moments = Moments.of(torch.cat(batches).numpy())
     dictionary = dictionaries.build(
         settings.dictionary,
         widths={HOOK: D_IN},
-        moments={HOOK: moments},
+        moments={HOOK: Moments.of(torch.cat(batches).numpy())},
         init=InitSettings(),
         seed=0,
-    ).to(device)
+    )
+    if variant.activation.kind == "jumprelu":
+        dictionary.activation.threshold.data.fill_(threshold(dictionary, batches[0]))
+    dictionary = dictionary.to(device)
     schedule = Schedule(steps=RUN_STEPS, batch_rows=BATCH, dead_after=RUN_STEPS * BATCH)
     return Trainer(dictionary, settings, schedule, variance=float(D_IN)), dictionary
 
 
-def sae_lens(dictionary: SparseDictionary, device: str):
+def threshold(dictionary: SparseDictionary, batch: torch.Tensor) -> float:
+    """Return the threshold that K features exceed on a row on average."""
+    calibration = Calibration(float(K))
+    for _ in range(Calibration.PASSES):
+        for scores in dictionary.gate_scores(batch):
+            calibration.add(scores)
+        calibration.end_pass()
+    return calibration.found().threshold
+
+
+def sae_lens(variant: Variant, dictionary: SparseDictionary, device: str):
     """Return sae-lens' trainer with the same starting matrices."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig  # noqa: PLC0415 - seconds
+        import sae_lens as package  # noqa: PLC0415 - seconds
         from sae_lens.config import SAETrainerConfig  # noqa: PLC0415
         from sae_lens.training.sae_trainer import SAETrainer  # noqa: PLC0415
-    sae = TopKTrainingSAE(
-        TopKTrainingSAEConfig(
-            d_in=D_IN, d_sae=D_SAE, k=K, device=device, normalize_activations="none",
-            apply_b_dec_to_input=True, aux_loss_coefficient=1 / 32,
+    kind = f"{variant.peer}TrainingSAE"
+    sae = getattr(package, kind)(
+        getattr(package, f"{kind}Config")(
+            d_in=D_IN, d_sae=variant.d_sae, device=device, normalize_activations="none",
+            apply_b_dec_to_input=True, **variant.options,
         )
     )  # fmt: skip
     start = dictionary.tensors()
     with torch.no_grad():
         for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
             getattr(sae, name).copy_(start[name])
+        if variant.activation.kind == "jumprelu":
+            sae.threshold.copy_(start["threshold"])
     config = SAETrainerConfig(
         total_training_samples=RUN_STEPS * BATCH, train_batch_size_samples=BATCH, lr=LR,
         lr_end=LR / 10, device=device, dead_feature_window=RUN_STEPS,
@@ -93,23 +158,27 @@ def sae_lens(dictionary: SparseDictionary, device: str):
 
 
 class TrainStep:
-    """The benchmark."""
+    """The benchmark of one variant."""
 
-    name = "train_step"
-    doc = f"a TopK step, {D_IN} -> {D_SAE}, k {K}, {BATCH} rows, against floor and sae-lens"
+    def __init__(self, variant: Variant) -> None:
+        self.variant = variant
+        self.name = variant.name
+        shapes = f"{D_IN} -> {variant.d_sae}"
+        kind = variant.activation.kind
+        self.doc = f"a step of {kind}, {shapes}, {BATCH} rows, against floor and sae-lens"
 
     @contextmanager
     def setup(self, options: Options) -> Iterator[Setup]:
         """Make trainers and batches in memory."""
         if options.threads:
             torch.set_num_threads(options.threads)
-        yield prepare(options.device)
+        yield prepare(self.variant, options.device)
 
 
-def prepare(device: str) -> Setup:
+def prepare(variant: Variant, device: str) -> Setup:
     """Return the contenders."""
     batches = [part.contiguous() for part in rows(4 * BATCH, seed=1).split(BATCH)]
-    trainer, dictionary = ours(batches, device)
+    trainer, dictionary = ours(variant, batches, device)
     raw = itertools.cycle([batch.to(device) for batch in batches])
     scaled = itertools.cycle(
         [dictionary.normalise(dictionary.as_inputs(batch))[HOOK].clone() for batch in batches]
@@ -134,7 +203,7 @@ def prepare(device: str) -> Setup:
         ),
     ]
     try:
-        peer = sae_lens(dictionary, device)
+        peer = sae_lens(variant, dictionary, device)
     except ImportError as error:
         absent["sae-lens step"] = f"{error}; pip install sae-lens==6.54.12"
     else:
@@ -147,21 +216,29 @@ def prepare(device: str) -> Setup:
                 f"sae-lens {package.__version__}, dense",
             )
         )
+    goals = [Goal("saestore step", "sae-lens step", "rate", ">=", variant.goal)]
+    if variant.activation.kind == "topk":
+        goals.insert(0, Goal("saestore step", "floor: encoder + topk", "time", "<=", 1.5))
     return Setup(
         contenders=tuple(contenders),
-        goals=(
-            Goal("saestore step", "floor: encoder + topk", "time", "<=", 1.5),
-            Goal("saestore step", "sae-lens step", "rate", ">=", 4.0),
-        ),
+        goals=tuple(goals),
         unit="row",
         sizes={
-            "shapes": f"d_in {D_IN}, d_sae {D_SAE}, k {K}, batch {BATCH}, float32",
+            "shapes": f"d_in {D_IN}, d_sae {variant.d_sae}, batch {BATCH}, float32",
+            "activation": f"{variant.activation!r}, {l0(dictionary, batches[0]):.1f} fire on a row",
             "device": f"{device}, {torch.get_num_threads()} threads",
         },
         limit=Limit("matrix products", "the encoder's product alone, 2 d_in d_sae FLOP a row"),
         absent=absent,
-        rounds=7,
+        rounds=5,
     )
+
+
+def l0(dictionary: SparseDictionary, batch: torch.Tensor) -> float:
+    """Return how many features fire on a row in training."""
+    with torch.no_grad():
+        given = dictionary.normalise(dictionary.as_inputs(batch))
+        return float(dictionary(given).code.l0().double().mean())
 
 
 def floor(start: dict[str, torch.Tensor], batch: torch.Tensor) -> None:
@@ -188,4 +265,4 @@ def repeated(step, device: str) -> tuple[float, float]:
     return STEPS * BATCH, timed(work)
 
 
-BENCH = TrainStep()
+BENCHES = {variant.name: TrainStep(variant) for variant in VARIANTS}

@@ -6,13 +6,18 @@
     by_feature       pairs by row, then feature, brought into order by feature, then row
 
 Pairs come sorted by row, then feature. Equal scores go to the lowest row, then the lowest feature, so
-that a code never depends on how a sort was done.
+that a code never depends on how a sort was done. NaN is never chosen.
+
+On the CPU these are compiled loops (`selection_loops`); what stands here runs everywhere, and is what
+they are tested against.
 """
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import pad
+
+from saestore.dictionaries import selection_loops
 
 
 Chosen = tuple[Int64[Tensor, " _"], Int64[Tensor, " firing"]]
@@ -21,6 +26,8 @@ Chosen = tuple[Int64[Tensor, " _"], Int64[Tensor, " firing"]]
 
 def largest(scores: Float[Tensor, "row d_sae"], k: int) -> Chosen:
     """Return at most k pairs of each row: its largest scores, positive ones only."""
+    if selection_loops.usable(scores) and k <= selection_loops.LARGEST_K:
+        return selection_loops.largest(scores, k)
     if k == scores.shape[1]:
         return of_mask(scores > 0)
     # One more than asked for: only rows whose k-th and next score are equal have a choice.
@@ -45,6 +52,8 @@ def exactly_largest(
 
 def largest_in_all(scores: Float[Tensor, "row d_sae"], count: int) -> Chosen:
     """Return at most `count` pairs: the largest scores of all rows, positive ones only."""
+    if selection_loops.usable(scores):
+        return selection_loops.largest_in_all(scores, count)
     flat = scores.reshape(-1)
     if count >= flat.numel():
         return of_mask(scores > 0)
@@ -62,7 +71,9 @@ def largest_in_all(scores: Float[Tensor, "row d_sae"], count: int) -> Chosen:
 def above(
     scores: Float[Tensor, "row d_sae"], limits: Float[Tensor, " d_sae"], *, most: int
 ) -> Chosen | None:
-    """Return the pairs whose score exceeds their feature's limit; None when there are more than `most`."""
+    """Return the pairs whose score exceeds their feature's limit; None when they are more than `most`."""
+    if selection_loops.usable(scores):
+        return selection_loops.above(scores, limits, most=most)
     mask = scores > limits
     return of_mask(mask) if int(mask.sum()) <= most else None
 
@@ -93,6 +104,8 @@ def by_feature(
     Returns:
         Places of the pairs, their rows, and where each feature's pairs start.
     """
+    if indices.device.type == "cpu":
+        return selection_loops.by_feature(indices, rows, d_sae)
     order = torch.sort(indices, stable=True).indices
     return order, rows[order], _starts(torch.bincount(indices, minlength=d_sae))
 

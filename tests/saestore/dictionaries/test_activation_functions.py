@@ -1,10 +1,12 @@
 """Oracles of activation functions: closed forms, equalities between them, hand values, estimators."""
 
+import copy
 import math
 
 import pytest
 import torch
 
+from saestore import dictionaries
 from saestore.dictionaries import DenseCode
 from saestore.dictionaries.activation_functions import base
 from saestore.dictionaries.activation_functions.batchtopk import in_all
@@ -396,3 +398,26 @@ def test_codes_of_a_range_of_features_and_their_sums():
         (ragged.fired(), dense.fired()),
     ):  # fmt: skip
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(("activation", "gated"), EXACT, ids=str)
+def test_the_canonical_form_is_raw_unit_and_plain(activation, gated):
+    one, x = random_sae(activation, gate_on_decoder_norm=gated, dtype=torch.float32), rows(50)
+    form = dictionaries.canonical(one)
+    found, exact = form.dictionary, copy.deepcopy(one).double()
+    assert found.encode(x).values.dtype == torch.float64
+    torch.testing.assert_close(
+        found.encode(x).to_dense(), exact.encode(x).to_dense() * form.factors, rtol=1e-6, atol=1e-6
+    )
+    torch.testing.assert_close(found.reconstruct(x), exact.reconstruct(x), rtol=1e-6, atol=1e-6)
+    semantics = found.config.semantics
+    assert (semantics.subtract_b_dec, semantics.gate_on_decoder_norm) == (False, False)
+    assert semantics.decoder_norm == "unit"
+    assert found.config.scale[HOOK].state == "folded"
+    assert len(form.rewrites) == 2
+
+
+def test_the_canonical_form_stops_where_it_would_not_be_exact():
+    form = dictionaries.canonical(random_sae(TopK(k=4)))
+    assert (form.factors == 1).all()
+    assert "decoder lengths kept" in form.rewrites[-1]

@@ -106,8 +106,10 @@ def test_gradients_equal_central_differences(share, monkeypatch):
     assert torch.autograd.gradcheck(loss, values, eps=1e-6, atol=1e-6)
 
 
-def test_a_step_is_reproducible_bit_for_bit():
-    dictionary = random_sae(TopK(k=1), dtype=torch.float32)  # 1/11 is sparse
+@pytest.mark.parametrize("kind", ["topk", "batchtopk", "jumprelu"])
+def test_a_step_is_reproducible_bit_for_bit(kind, monkeypatch):
+    monkeypatch.setattr(base, "DENSE_SHARE", 1.0)
+    dictionary = random_sae(KINDS[kind], dtype=torch.float32)
     inputs = torch.randn(500, D_IN, generator=torch.Generator().manual_seed(4))
     upstream = torch.ones(500, D_IN)
     first = outputs_and_gradients(dictionary, inputs, upstream)[2]

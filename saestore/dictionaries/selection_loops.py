@@ -1,0 +1,276 @@
+"""Selection on the CPU as compiled loops over rows; `selection` says what each must return.
+
+`torch.topk` sorts what it returns and looks at rows as if nothing were known about k; here a row is
+scanned once against the k-th largest score so far, which few scores exceed. Rows are shared out to as
+many threads as torch uses; what is returned does not depend on their number.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from saestore.compiled import compiled
+
+
+SAMPLE = 1 << 15
+"""Scores looked at to guess how large the largest are; a wrong guess costs time only."""
+
+ROWS_A_THREAD = 64
+"""Fewer rows than this are not worth another thread."""
+
+LARGEST_K = 64
+"""Up to here the largest of a row are found by putting each in its place among those before."""
+
+Found = tuple[Int64[Tensor, " _"], Int64[Tensor, " firing"]]
+
+
+def usable(scores: Tensor) -> bool:
+    """Return whether the loops know this kind of tensor."""
+    return scores.device.type == "cpu" and scores.dtype in {torch.float32, torch.float64}
+
+
+def largest(scores: Float[Tensor, "row d_sae"], k: int) -> Found:
+    """Return at most k pairs of each row: its largest scores, positive ones only."""
+    given = _array(scores)
+    indices = np.empty((len(given), k), dtype=np.int64)
+    counts = np.empty(len(given), dtype=np.int64)
+    _on_threads(_largest, len(given), given, indices, counts)
+    if (counts == k).all():
+        return _tensors(np.arange(0, indices.size + 1, k), indices.reshape(-1))
+    places = np.arange(k) < counts[:, None]
+    return _tensors(_starts(counts), indices[places])
+
+
+def largest_in_all(scores: Float[Tensor, "row d_sae"], count: int) -> Found:
+    """Return at most `count` pairs: the largest scores of all rows, positive ones only."""
+    given = _array(scores)
+    if count == 0 or given.size == 0:
+        return _tensors(np.zeros(len(given) + 1, dtype=np.int64), np.empty(0, dtype=np.int64))
+    limits = np.zeros(given.shape[1], dtype=given.dtype)
+    guess = _guess(given, count)
+    limits[:] = guess
+    starts, indices = _above(given, limits)
+    if len(indices) < count and guess > 0:
+        limits[:] = 0
+        starts, indices = _above(given, limits)
+    if len(indices) <= count:
+        return _tensors(starts, indices)
+    values = np.empty(len(indices), dtype=given.dtype)
+    _gather(given, starts, indices, values)
+    place = len(values) - count
+    limit = np.partition(values, place)[place]
+    kept = np.empty(count, dtype=np.int64)
+    offsets = np.empty_like(starts)
+    _cut(starts, indices, values, limit, offsets, kept)
+    return _tensors(offsets, kept)
+
+
+def above(
+    scores: Float[Tensor, "row d_sae"], limits: Float[Tensor, " d_sae"], *, most: int
+) -> Found | None:
+    """Return the pairs whose score exceeds their feature's limit; None when they are more than `most`."""
+    found = _above(_array(scores), _array(limits.to(scores.dtype)), most=most)
+    return None if found is None else _tensors(*found)
+
+
+def by_feature(
+    indices: Int64[Tensor, " firing"], rows: Int64[Tensor, " firing"], d_sae: int
+) -> tuple[Int64[Tensor, " firing"], Int64[Tensor, " firing"], Int64[Tensor, " _"]]:
+    """Return pairs in order of feature, then row: places, rows, and where each feature's start."""
+    starts = np.zeros(d_sae + 1, dtype=np.int64)
+    order = np.empty(len(indices), dtype=np.int64)
+    sorted_rows = np.empty(len(indices), dtype=np.int64)
+    _by_feature(_array(indices), _array(rows), starts, order, sorted_rows)
+    return torch.from_numpy(order), torch.from_numpy(sorted_rows), torch.from_numpy(starts)
+
+
+def _array(tensor: Tensor) -> Any:
+    array: Any = tensor.detach().contiguous().numpy()
+    return array
+
+
+def _tensors(offsets: Any, indices: Any) -> Found:
+    return torch.from_numpy(offsets), torch.from_numpy(indices)
+
+
+def _starts(counts: Int64[np.ndarray, " _"]) -> Int64[np.ndarray, " _"]:
+    starts = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=starts[1:])
+    return starts
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="selection")
+
+
+def _on_threads(work: Callable[..., None], rows: int, *arguments: Any) -> None:
+    """Call work(first row, row after the last, *arguments) for stretches of rows, side by side."""
+    threads = max(1, min(torch.get_num_threads(), rows // ROWS_A_THREAD))
+    if threads == 1:
+        work(0, rows, *arguments)
+        return
+    ends = [rows * i // threads for i in range(threads + 1)]
+    pool = _pool(threads)
+    running = [pool.submit(work, start, stop, *arguments) for start, stop in pairwise(ends)]
+    for each in running:
+        each.result()
+
+
+def _guess(scores: Float[np.ndarray, "row d_sae"], count: int) -> float:
+    """Return a score that about one and a half times `count` scores exceed; 0 when unsure."""
+    flat = scores.reshape(-1)
+    sample = flat[:: max(1, len(flat) // SAMPLE)]
+    # The third term: four standard deviations of how many of the sample are that large.
+    expected = len(sample) * count / len(flat)
+    place = len(sample) - int(1.5 * expected + 4 * expected**0.5 + 8)
+    return float(max(np.partition(sample, place)[place], 0)) if place > 0 else 0.0
+
+
+def _above(
+    scores: Float[np.ndarray, "row d_sae"], limits: Float[np.ndarray, " d_sae"], most: int = -1
+) -> Any:
+    counts = np.empty(len(scores), dtype=np.int64)
+    _on_threads(_count_above, len(scores), scores, limits, counts)
+    starts = _starts(counts)
+    if 0 <= most < starts[-1]:
+        return None
+    indices = np.empty(starts[-1], dtype=np.int64)
+    _on_threads(_fill_above, len(scores), scores, limits, starts, indices)
+    return starts, indices
+
+
+@compiled
+def _largest(
+    first: int,
+    stop: int,
+    scores: Float[np.ndarray, "row d_sae"],
+    indices: Int64[np.ndarray, "row k"],
+    counts: Int64[np.ndarray, " row"],
+) -> None:
+    width, k = scores.shape[1], indices.shape[1]
+    best = np.zeros(k, dtype=scores.dtype)  # the k largest so far, falling
+    places = np.empty(width, dtype=np.int64)  # what was among them once, ascending
+    for row in range(first, stop):
+        best[:] = 0
+        seen = 0
+        line = scores[row]
+        for feature in range(width):
+            score = line[feature]
+            if score > best[k - 1]:
+                places[seen] = feature
+                seen += 1
+                at = k - 1
+                while at > 0 and best[at - 1] < score:
+                    best[at] = best[at - 1]
+                    at -= 1
+                best[at] = score
+        least = best[k - 1]
+        # Of scores equal to the least, the first ones: a later one never was among them.
+        ties = np.count_nonzero(best == least) if least > 0 else 0
+        count = 0
+        for i in range(seen):
+            score = line[places[i]]
+            tied = score == least and ties > 0
+            ties -= tied
+            if tied or score > least:
+                indices[row, count] = places[i]
+                count += 1
+        counts[row] = count
+
+
+@compiled
+def _count_above(
+    first: int,
+    stop: int,
+    scores: Float[np.ndarray, "row d_sae"],
+    limits: Float[np.ndarray, " d_sae"],
+    counts: Int64[np.ndarray, " row"],
+) -> None:
+    for row in range(first, stop):
+        count = 0
+        for feature in range(scores.shape[1]):
+            count += scores[row, feature] > limits[feature]
+        counts[row] = count
+
+
+@compiled
+def _fill_above(
+    first: int,
+    stop: int,
+    scores: Float[np.ndarray, "row d_sae"],
+    limits: Float[np.ndarray, " d_sae"],
+    starts: Int64[np.ndarray, " _"],
+    indices: Int64[np.ndarray, " firing"],
+) -> None:
+    for row in range(first, stop):
+        at = starts[row]
+        line = scores[row]
+        for feature in range(len(line)):
+            if line[feature] > limits[feature]:
+                indices[at] = feature
+                at += 1
+
+
+@compiled
+def _gather(
+    scores: Float[np.ndarray, "row d_sae"],
+    starts: Int64[np.ndarray, " _"],
+    indices: Int64[np.ndarray, " firing"],
+    values: Float[np.ndarray, " firing"],
+) -> None:
+    for row in range(len(starts) - 1):
+        for at in range(starts[row], starts[row + 1]):
+            values[at] = scores[row, indices[at]]
+
+
+@compiled
+def _cut(
+    starts: Int64[np.ndarray, " _"],
+    indices: Int64[np.ndarray, " _"],
+    values: Float[np.ndarray, " _"],
+    limit: np.floating[Any],
+    offsets: Int64[np.ndarray, " _"],
+    kept: Int64[np.ndarray, " firing"],
+) -> None:
+    ties = len(kept)
+    for at in range(len(values)):
+        ties -= values[at] > limit
+    count = 0
+    offsets[0] = 0
+    for row in range(len(starts) - 1):
+        for at in range(starts[row], starts[row + 1]):
+            tied = values[at] == limit and ties > 0
+            if tied:
+                ties -= 1
+            if tied or values[at] > limit:
+                kept[count] = indices[at]
+                count += 1
+        offsets[row + 1] = count
+
+
+@compiled
+def _by_feature(
+    indices: Int64[np.ndarray, " firing"],
+    rows: Int64[np.ndarray, " firing"],
+    starts: Int64[np.ndarray, " _"],
+    order: Int64[np.ndarray, " firing"],
+    sorted_rows: Int64[np.ndarray, " firing"],
+) -> None:
+    for i in range(len(indices)):
+        starts[indices[i] + 1] += 1
+    for feature in range(len(starts) - 1):
+        starts[feature + 1] += starts[feature]
+    following = starts.copy()
+    for i in range(len(indices)):
+        at = following[indices[i]]
+        following[indices[i]] += 1
+        order[at] = i
+        sorted_rows[at] = rows[i]
