@@ -41,6 +41,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     )
 
 
+def leaves(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield every setting that is no section, by dotted path, with its value as JSON."""
+    yield from ((_dotted(path), value) for path, value in _leaves(settings))
+
+
 _Path = tuple[str | int, ...]
 
 

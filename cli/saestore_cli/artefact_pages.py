@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.padding import Padding
 from rich.rule import Rule
-from rich.table import Table
 from rich.text import Text
 
 from saestore.api.pages import (
     AnalysisPage,
+    CheckpointPage,
     DictionaryPage,
     EvaluationPage,
     Score,
     SweepPage,
 )
 from saestore.api.store_page import ActivationsPage
-from saestore_cli import store_page, sweep_page
-from saestore_cli.drawing import bars, curve, facts, pairs, plain_table
+from saestore_cli import store_page, sweep_page, training_page
+from saestore_cli.drawing import bars, facts, pairs
 from saestore_cli.numbers import count, many, size, value
 
 
@@ -31,11 +31,6 @@ HEADLINES = (
     "explained_variance", "l0", "ce_recovered[zero]", "ce_recovered[mean]", "dead[all]",
 )  # fmt: skip
 """Scores shown on a dictionary's page."""
-
-CURVES = ("loss", "mse", "ev_batch", "l0_mean", "dead", "dead_share", "aux", "lr")
-"""Metrics shown first."""
-
-_CURVES_SHOWN = 10
 
 _EACH = 4
 """More scores in one family than this share the first one's definition."""
@@ -60,26 +55,12 @@ def _(page: ActivationsPage, console: Console) -> None:
 
 @draw.register
 def _(page: DictionaryPage, console: Console) -> None:
-    config = page.config
     _title(console, page.manifest)
-    activation = config.semantics.activation.model_dump()
-    kind = activation.pop("kind")
-    reads = ", ".join(config.hookpoints_in)
-    trained = config.train
-    rows: list[tuple[str, Text | str]] = [
-        ("family", f"{config.family}, {kind} {pairs(list(activation.items()))}".rstrip()),
-        ("reads", f"{reads}, {' + '.join(count(d) for d in config.d_in)} wide"),
-        ("features", count(config.d_sae)),
-        ("scale", ", ".join(sorted({f"{s.kind} ({s.state})" for s in config.scale.values()}))),
-    ]
-    if trained is not None:
-        rows.append(("trained", f"{count(trained.rows)} rows in {count(trained.steps)} steps"))
-    if config.imported is not None:
-        rows.extend(_imported(config.imported))
+    rows = training_page.facts_of(page.config, page.manifest.facts)
+    if page.config.imported is not None:
+        rows.extend(_imported(page.config.imported))
     console.print(facts([*rows, *_made(page.manifest)]))
-    if page.curves:
-        console.print()
-        console.print(_curves(page, console.width))
+    training_page.draw(page.curves, page.densities, console)
     for evaluation in page.evaluations:
         console.print()
         name = evaluation.manifest.name.rsplit("/", 1)[-1]
@@ -102,6 +83,15 @@ def _imported(record: "ImportedRecord") -> list[tuple[str, Text | str]]:
         ("compared", f"largest relative difference {value(record.max_error)}"),
         *(("not exact", each) for each in record.inexact),
     ]
+
+
+@draw.register
+def _(page: CheckpointPage, console: Console) -> None:
+    title = Text(f"checkpoint {page.name}", style="bold")
+    console.print(Rule(title, align="left", characters="─", style="dim"))
+    steps = ("checkpoints", f"at steps {', '.join(map(count, page.steps))}")
+    console.print(facts([*training_page.facts_of(page.config, {}), steps]))
+    training_page.draw(page.curves, page.densities, console)
 
 
 @draw.register
@@ -214,18 +204,6 @@ def _children(console: Console, children: Sequence[Any]) -> None:
         console.print(Text("Made from it", style="bold"))
         for child in children:
             console.print(f"  {child.path}")
-
-
-def _curves(page: DictionaryPage, width: int) -> Table:
-    first = [name for name in CURVES if name in page.curves]
-    names = [*first, *(name for name in page.curves if name not in first)][:_CURVES_SHOWN]
-    table = plain_table("metric", ">first", "over the run", ">last")
-    for name in names:
-        values = page.curves[name].values
-        known = [x for x in values if x is not None]
-        ends = (value(known[0]), value(known[-1])) if known else ("-", "-")
-        table.add_row(name, ends[0], curve(values, width - 48), ends[1])
-    return table
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -177,6 +177,10 @@ class ConsoleOutput:
         """Print where the answer is."""
         self._out.print(f"{file}: {count(rows)} rows", soft_wrap=True)
 
+    def reported(self, file: Path) -> None:
+        """Print where the report is, and how large."""
+        self._out.print(f"{file}: {size(file.stat().st_size)}", soft_wrap=True)
+
     def queries(self, queries: "Mapping[str, NamedQuery]") -> None:
         """Print each query, what it answers, and its parameters."""
         for query in queries.values():

@@ -141,6 +141,10 @@ class JsonOutput:
         """Print the file's name and rows."""
         _print({"file": str(file), "rows": rows})
 
+    def reported(self, file: Path) -> None:
+        """Print the file's name and size."""
+        _print({"file": str(file), "bytes": file.stat().st_size})
+
     def queries(self, queries: "Mapping[str, NamedQuery]") -> None:
         """Print each query with parameters and SQL."""
         _print(list(queries.values()))

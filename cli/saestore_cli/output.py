@@ -89,6 +89,10 @@ class Output(Protocol):
         """Say that an answer was written to a file."""
         ...
 
+    def reported(self, file: Path) -> None:
+        """Say where a report was written."""
+        ...
+
     def queries(self, queries: "Mapping[str, NamedQuery]") -> None:
         """List the queries that are ready."""
         ...

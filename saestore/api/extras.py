@@ -7,6 +7,7 @@ EXTRAS = {
     "datasets": "model",
     "gguf": "demo",
     "s3fs": "remote",
+    "matplotlib": "report",
     "safetensors": "model",
     "tokenizers": "model",
     "torch": "model",

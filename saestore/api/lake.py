@@ -1,8 +1,9 @@
 """An open lake: the four verbs, questions in SQL, and the artefacts' own facts."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saestore.api import config
@@ -197,22 +198,17 @@ class OpenLake(Exchanging):
             StoppedError: The time is up; a rerun goes on.
             SaestoreError: Any of the tree; checkpoints stay and a rerun resumes.
         """
-        from saestore.evaluate import calibrate
         from saestore.train import run
 
         self._use_threads()
         wanted = config.as_settings(TrainSettings, settings)
         reporter = progress or Silent()
-
-        def calibrated(trained: "SparseDictionary", given: TrainSettings) -> "SparseDictionary":
-            return calibrate(trained, given.activations, self.lake, progress=reporter)
-
         return run(
             wanted,
             self.lake,
             device=self.device,
             progress=reporter,
-            calibrate=calibrated,
+            calibrate=self._calibrate(reporter),
             time_limit_s=time_limit_s or MachineSettings().time_limit_s,
         )
 
@@ -247,14 +243,27 @@ class OpenLake(Exchanging):
                 expected="a section with a name, and a grid or items",
                 hint="`train` trains one dictionary",
             )
+        reporter = progress or Silent()
         ref = train.sweep(
             wanted,
             self.lake,
             device=self.device,
-            progress=progress or Silent(),
+            progress=reporter,
+            callbacks=train.Callbacks(calibrate=self._calibrate(reporter)),
             time_limit_s=time_limit_s or MachineSettings().time_limit_s,
         )
         return pages.sweep(self.lake, ref)
+
+    def _calibrate(
+        self, progress: Progress
+    ) -> "Callable[[SparseDictionary, TrainSettings], SparseDictionary]":
+        """Return what finds a trained dictionary's threshold of inference, on its rows."""
+        from saestore.evaluate import calibrate
+
+        def calibrated(trained: "SparseDictionary", given: TrainSettings) -> "SparseDictionary":
+            return calibrate(trained, given.activations, self.lake, progress=progress)
+
+        return calibrated
 
     def evaluate(
         self, settings: "Settings[EvaluateSettings]", *, progress: Progress | None = None
@@ -406,6 +415,24 @@ class OpenLake(Exchanging):
         from saestore.api import pages
 
         return pages.page(self.lake, name)
+
+    def report(self, name: str, to: str | os.PathLike[str]) -> Path:
+        """Write a report of a dictionary, a checkpoint of one, or a sweep; return its file.
+
+        Args:
+            name: The artefact.
+            to: A file that ends in `.html` or `.png`; one that is there is replaced.
+
+        Raises:
+            ArtefactNotFoundError: None or several have that name.
+            IncompleteArtefactError: It was started and not finished.
+            UnsupportedError: There is no report of its kind.
+            MissingExtraError: matplotlib is not installed (extra `report`).
+        """
+        from saestore import report
+        from saestore.api import report_page
+
+        return report.write(report_page.document(self.show(name)), to)
 
     def manifest(self, name: str) -> Manifest:
         """Return the manifest of the artefact that a name means.

@@ -8,7 +8,7 @@ from typing import Any
 
 from saestore.api.store_page import ActivationsPage, activations_page
 from saestore.errors import DamagedArtefactError
-from saestore.lake import Lake, Ref, layout, manifest as manifests, table_file
+from saestore.lake import Lake, Ref, checkpoint, layout, manifest as manifests, table_file
 from saestore_schemas.dictionary import DictionaryConfig
 from saestore_schemas.manifest import Manifest
 from saestore_schemas.metrics import METRICS
@@ -58,6 +58,39 @@ class EvaluationPage:
 
 
 @dataclass(frozen=True)
+class Densities:
+    """How often features fired at each log of a training run.
+
+    Attributes:
+        steps: Steps.
+        counts: Of each step, features in each bin: bin i counts densities in (10^-(i+1), 10^-i],
+            the last but one everything below, the last what never fired.
+    """
+
+    steps: tuple[int, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class CheckpointPage:
+    """A dictionary as it was on its way.
+
+    Attributes:
+        name: `series/name@step`.
+        steps: Steps of all checkpoints there are.
+        config: What its weights mean.
+        curves: Scalar training metrics by name, until then.
+        densities: How often features fired, until then.
+    """
+
+    name: str
+    steps: tuple[int, ...]
+    config: DictionaryConfig
+    curves: Mapping[str, Curve]
+    densities: Densities
+
+
+@dataclass(frozen=True)
 class DictionaryPage:
     """A dictionary.
 
@@ -65,6 +98,8 @@ class DictionaryPage:
         manifest: Its manifest.
         config: What its weights mean.
         curves: Scalar training metrics by name.
+        densities: How often features fired over the run.
+        timings: Rates and memory of the run by name.
         evaluations: Its evaluations.
         children: What was made from it.
     """
@@ -72,6 +107,8 @@ class DictionaryPage:
     manifest: Manifest
     config: DictionaryConfig
     curves: Mapping[str, Curve]
+    densities: Densities
+    timings: Mapping[str, Curve]
     evaluations: tuple[EvaluationPage, ...]
     children: tuple[Ref, ...]
 
@@ -143,17 +180,19 @@ class SweepPage:
     fronts: Mapping[str, tuple[str, ...]]
 
 
-Page = ActivationsPage | DictionaryPage | EvaluationPage | AnalysisPage | SweepPage
+Page = ActivationsPage | DictionaryPage | CheckpointPage | EvaluationPage | AnalysisPage | SweepPage
 
 
 def page(lake: Lake, name: str) -> Page:
-    """Return what there is to know about the artefact that a name means.
+    """Return what there is to know about the artefact or checkpoint that a name means.
 
     Raises:
         ArtefactNotFoundError: None or several have that name.
         IncompleteArtefactError: It was started and not finished.
         DamagedArtefactError: A file that the page needs does not match the manifest.
     """
+    if checkpoint.named(name):
+        return _checkpoint(lake, name)
     ref = lake.find(name)
     makers: dict[str, Callable[[Lake, Ref], Page]] = {
         "activations": _activations,
@@ -264,10 +303,13 @@ def _dictionary(lake: Lake, ref: Ref) -> DictionaryPage:
     artefact = lake.artefact(ref)
     manifests.check_sizes(artefact, manifest, [layout.CONFIG])
     config = DictionaryConfig.model_validate(json.loads(artefact.read(layout.CONFIG)))
+    metrics = _optional(lake, ref, manifest, layout.METRICS)
     return DictionaryPage(
         manifest,
         config,
-        _curves(lake, ref, manifest),
+        _curves(metrics),
+        _densities(metrics),
+        _curves(_optional(lake, ref, manifest, layout.TIMINGS)),
         tuple(
             evaluation(lake, each)
             for each in lake.refs("evaluation")
@@ -277,20 +319,54 @@ def _dictionary(lake: Lake, ref: Ref) -> DictionaryPage:
     )
 
 
-def _curves(lake: Lake, ref: Ref, manifest: Manifest) -> dict[str, Curve]:
-    if lake.artefact(ref).size(layout.METRICS) is None:
-        return {}
-    columns = _parquet(lake, ref, manifest, layout.METRICS)
+def _checkpoint(lake: Lake, name: str) -> CheckpointPage:
+    folder = checkpoint.find(lake, name, (layout.CONFIG, layout.METRICS))
+    step = layout.checkpoint_step(folder.url)
+    dictionary = name.partition(checkpoint.AT)[0].removeprefix(f"{layout.FOLDERS['dictionary']}/")
+    ref = Ref("dictionary", dictionary)
+    metrics: dict[str, list[Any]] = table_file.from_bytes(folder.read(layout.METRICS)).to_pydict()
+    return CheckpointPage(
+        f"{dictionary}{checkpoint.AT}{step}",
+        tuple(checkpoint.steps(lake.artefact(ref))),
+        DictionaryConfig.model_validate_json(folder.read(layout.CONFIG)),
+        _curves(metrics),
+        _densities(metrics),
+    )
+
+
+_Long = Mapping[str, Sequence[Any]]
+"""Columns of a table in long form."""
+
+
+def _curves(columns: _Long) -> dict[str, Curve]:
+    vectors = {name for name, index in zip(columns["name"], columns["index"], strict=True) if index}
     found: dict[str, list[tuple[int, float | None]]] = {}
-    for step, name, index, value in zip(
-        columns["step"], columns["name"], columns["index"], columns["value"], strict=True
-    ):
-        if index == 0:
+    for step, name, value in zip(columns["step"], columns["name"], columns["value"], strict=True):
+        if name not in vectors:
             found.setdefault(name, []).append((step, value))
     return {
         name: Curve(name, tuple(s for s, _ in points), tuple(v for _, v in points))
         for name, points in found.items()
     }
+
+
+def _densities(columns: _Long) -> Densities:
+    counts: dict[int, list[int]] = {}
+    for step, name, value in zip(columns["step"], columns["name"], columns["value"], strict=True):
+        if name == _HISTOGRAM:
+            counts.setdefault(step, []).append(int(value))
+    return Densities(tuple(counts), tuple(map(tuple, counts.values())))
+
+
+_HISTOGRAM = "density_histogram"
+"""The vector among a run's metrics, its elements in order."""
+
+
+def _optional(lake: Lake, ref: Ref, manifest: Manifest, file: str) -> _Long:
+    """Return a table in long form; an imported dictionary has none."""
+    if lake.artefact(ref).size(file) is None:
+        return {"step": [], "name": [], "index": [], "value": []}
+    return _parquet(lake, ref, manifest, file)
 
 
 def _analysis(lake: Lake, ref: Ref) -> AnalysisPage:

@@ -42,7 +42,7 @@ def find(lake: Lake, name: str, files: Sequence[str]) -> Storage:
     dictionary, _, step = name.partition(AT)
     ref = Ref("dictionary", dictionary.removeprefix(f"{layout.FOLDERS['dictionary']}/"))
     artefact = lake.artefact(ref)
-    there = sorted(map(layout.checkpoint_step, artefact.names(layout.CHECKPOINTS)))
+    there = steps(artefact)
     wanted = there[-1] if step == LATEST and there else int(step) if step.isdigit() else None
     if wanted not in there:
         raise ArtefactNotFoundError(
@@ -58,6 +58,11 @@ def find(lake: Lake, name: str, files: Sequence[str]) -> Storage:
     if wrong:
         raise DamagedArtefactError(name=name, damage=tuple(wrong))
     return folder
+
+
+def steps(artefact: Storage) -> list[int]:
+    """Return the steps of all checkpoints of a dictionary, ascending."""
+    return sorted(map(layout.checkpoint_step, artefact.names(layout.CHECKPOINTS)))
 
 
 def damage(folder: Storage, files: Sequence[str] | None = None) -> list[str]:

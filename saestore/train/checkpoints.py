@@ -101,11 +101,6 @@ def newest(artefact: Storage, *, fingerprint: str) -> Checkpoint | None:
     return None
 
 
-def steps(artefact: Storage) -> list[int]:
-    """Return the steps of all checkpoints, ascending."""
-    return sorted(map(layout.checkpoint_step, artefact.names(layout.CHECKPOINTS)))
-
-
 def prune(
     artefact: Storage,
     keep: Literal["latest", "all"] | int,
@@ -122,7 +117,7 @@ def prune(
             when a later one is there.
         newest: The newest one's step, which stays; None when the run is over.
     """
-    there = steps(artefact)
+    there = checkpoint.steps(artefact)
     due = [step for step in there if step in regular]
     if keep == "latest":
         due = []

@@ -11,7 +11,7 @@ from saestore import dictionaries
 from saestore.activations import ActivationStream, MixedStream
 from saestore.dictionaries import SparseDictionary
 from saestore.errors import DivergedError
-from saestore.lake import Storage, layout, manifest as manifests
+from saestore.lake import Storage, checkpoint, layout, manifest as manifests
 from saestore.train import checkpoints, schedules
 from saestore.train.checkpoints import Checkpoint
 from saestore.train.metrics import Metrics, MetricsTable
@@ -180,7 +180,7 @@ class Training:
     def stop(self, stream: Stream) -> str:
         """Leave a checkpoint where the run is; return how far that is."""
         step, schedule = self.trainer.step, self.trainer.schedule
-        if step not in checkpoints.steps(self.artefact):
+        if step not in checkpoint.steps(self.artefact):
             self.checkpoint(stream)
         return f"step {step} of {schedule.steps}"
 
@@ -256,7 +256,7 @@ class Training:
                 raise self._diverged(math.nan)
 
     def _diverged(self, loss: float) -> DivergedError:
-        found = checkpoints.steps(self.artefact)
+        found = checkpoint.steps(self.artefact)
         path = self.artefact.join(layout.checkpoint_folder(found[-1])) if found else None
         return DivergedError(step=self.trainer.step, loss=loss, checkpoint=path)
 

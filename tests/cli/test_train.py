@@ -100,3 +100,21 @@ def test_points_stand_where_their_numbers_say():
     ]
     assert "▁" not in "".join(drawing.scatter([(0, 1.0, "x")], width=3, height=3))
     assert numbers.many(1, "dictionaries") == "1 dictionary"
+
+
+def test_checkpoints_are_shown_and_reported_while_a_run_is_under_way(run, place):
+    at = ["--lake", place / "lake"]
+    run("train", place / "one.toml", *at, "--time-limit", "1e-9s")
+    shown = run("show", "s/t@latest", *at)
+    assert shown.code == 0, shown.err
+    for part in ("checkpoint s/t@1", "at steps 1", "loss_mse", "ev_batch", "by density"):
+        assert part in shown.out
+    assert max(cell_len(line) for line in shown.out.splitlines()) <= 80
+    wrong = run("show", "s/t@7", *at)
+    assert wrong.code == 2
+    assert "s/t has checkpoints at 1" in wrong.err
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    done = run("report", "s/t@1", "--to", place / "now.html", *at)
+    assert done.code == 0, done.err
+    assert "now.html" in done.out
+    assert (place / "now.html").read_text().startswith("<!doctype html>")

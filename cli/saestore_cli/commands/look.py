@@ -1,6 +1,7 @@
 """Looking at a lake: what it holds, what an artefact is, where it came from."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -53,10 +54,19 @@ def add(app: typer.Typer) -> None:
         app,
         "show",
         "saestore show demo",
+        "saestore show demo/topk-32@latest",
         "saestore show features/demo/topk-32/default",
         "saestore show feature demo/topk-32 17 --n 3 --around 12",
         panel=PANEL,
     )(show)
+    command(
+        app,
+        "report",
+        "saestore report dictionaries/demo/topk-32 --to topk-32.html",
+        "saestore report demo/topk-32@latest --to now.png",
+        "saestore report sweeps/k-and-lr --to sweep.html",
+        panel=PANEL,
+    )(report)
     command(app, "lineage", "saestore lineage features/demo/topk-32/default", panel=PANEL)(lineage)
 
 
@@ -129,6 +139,26 @@ def show(
             hint="--analysis, --n and --around are about one feature",
         )
     session.output.page(session.lake.show(what[0]))
+
+
+def report(
+    session: Session,
+    name: NameArgument,
+    to: Annotated[
+        Path,
+        typer.Option(
+            "--to",
+            metavar="FILE",
+            help="Where: a name that ends in .html or .png.",
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Write a dictionary's curves, or a sweep, as one HTML page or picture.
+
+    The page needs no network and no script. Checkpoints of a run under way have one too.
+    """
+    session.output.reported(session.lake.report(name, to))
 
 
 def lineage(session: Session, name: NameArgument) -> None:

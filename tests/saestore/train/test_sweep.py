@@ -211,6 +211,15 @@ def test_the_library_and_sql_know_sweeps(lake, tmp_path):
         opened.sweep(settings(None))
 
 
+def test_thresholds_of_inference_are_calibrated_in_sweeps_too(lake):
+    opened = saestore.open_lake(lake.storage.url)
+    batch = {"dictionary.activation": {"kind": "batchtopk", "k": 2.5}}
+    opened.sweep(settings({"name": "b", "items": [{"name": "batch", "change": batch}]}))
+    inference = opened.dictionary("s/batch").config.semantics.inference
+    assert inference.source == "exact"
+    assert inference.l0 == pytest.approx(2.5, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [

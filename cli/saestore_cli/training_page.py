@@ -1,0 +1,74 @@
+"""How a dictionary was trained, in a terminal: its kind, curves over the run, densities."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from saestore_cli.drawing import bars, curve, pairs, plain_table
+from saestore_cli.numbers import count, value
+
+
+if TYPE_CHECKING:
+    from saestore.api.pages import Curve, Densities
+    from saestore_schemas.dictionary import DictionaryConfig
+
+CURVES = (
+    "loss", "loss_mse", "loss_sparsity", "loss_aux", "ev_batch", "l0_mean", "dead", "k",
+    "threshold_mean", "grad_norm", "dec_norm_mean", "lr",
+)  # fmt: skip
+"""Metrics shown, where a run has them."""
+
+_BESIDE = 48
+"""Columns of names and numbers beside a curve."""
+
+
+def facts_of(config: "DictionaryConfig", found: Mapping[str, Any]) -> list[tuple[str, Text | str]]:
+    """Return what a dictionary is, line by line.
+
+    Args:
+        config: What its weights mean.
+        found: Facts of its manifest.
+    """
+    activation = config.semantics.activation.model_dump()
+    kind = activation.pop("kind")
+    trained = config.train
+    rows: list[tuple[str, Text | str]] = [
+        ("family", f"{config.family}, {kind} {pairs(list(activation.items()))}".rstrip()),
+        (
+            "reads",
+            f"{', '.join(config.hookpoints_in)}, {' + '.join(count(d) for d in config.d_in)} wide",
+        ),
+        ("features", count(config.d_sae)),
+        ("scale", ", ".join(sorted({f"{s.kind} ({s.state})" for s in config.scale.values()}))),
+    ]
+    if trained is not None:
+        rows.append(("trained", f"{count(trained.rows)} rows in {count(trained.steps)} steps"))
+    early = found.get("stopped_early")
+    if isinstance(early, dict):
+        best = value(early.get("best"))
+        rows.append(("ended early", f"{early.get('metric')} no longer beat {best}"))
+    return rows
+
+
+def draw(curves: Mapping[str, "Curve"], densities: "Densities", console: Console) -> None:
+    """Print curves over the run, and how often features fired in the end."""
+    names = [name for name in CURVES if name in curves]
+    names += [name for name in curves if name.startswith("evaluate/")]
+    if not names:
+        return
+    console.print()
+    table = plain_table("metric", ">first", "over the run", ">last")
+    for name in names:
+        values = curves[name].values
+        known = [x for x in values if x is not None]
+        ends = (value(known[0]), value(known[-1])) if known else ("-", "-")
+        table.add_row(name, ends[0], curve(values, console.width - _BESIDE), ends[1])
+    console.print(table)
+    if densities.counts:
+        *firing, never = densities.counts[-1]
+        console.print()
+        console.print(Text("Features by density in the end (firings a row)", style="bold"))
+        wide = "".join(each * 4 for each in bars(list(reversed(firing))))
+        console.print(f"  below 1e-{len(firing) - 1} {wide} 1; never {count(never)}")

@@ -1,0 +1,263 @@
+"""Artefacts as reports: which numbers and plots a dictionary or a sweep shows, from its page."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from saestore.api.pages import (
+    CheckpointPage,
+    Curve,
+    Densities,
+    DictionaryPage,
+    EvaluationPage,
+    Page,
+    SweepPage,
+)
+from saestore.errors import UnsupportedError
+from saestore.fingerprint import leaves
+from saestore.report import Bands, Density, Document, Lines, Plot, Points, Sheet
+from saestore_schemas.dictionary import DictionaryConfig
+from saestore_schemas.manifest import Manifest
+
+
+_HEADLINES = {
+    "explained_variance": "explained variance",
+    "l0": "L0",
+    "ce_recovered[zero]": "CE recovered",
+    "dead[all]": "dead",
+}
+"""Scores of an evaluation to see first, and what they are called there."""
+
+_LAST = {
+    "ev_batch": "explained variance, last batch",
+    "l0_mean": "L0, last batch",
+    "dead": "dead features",
+    "loss": "loss",
+}
+"""Metrics to see first where there is no evaluation."""
+
+
+_DEAD = ("dead", "dead_1e5", "dead_1e6", "dead_1e7")
+
+
+def document(page: Page) -> Document:
+    """Return the report of an artefact.
+
+    Raises:
+        UnsupportedError: There is none of its kind.
+    """
+    if isinstance(page, DictionaryPage):
+        return _dictionary(page)
+    if isinstance(page, CheckpointPage):
+        figures = _figures(page.curves, ())
+        plots = _plots(page.curves, page.densities, {})
+        foot = f"a checkpoint; there are {', '.join(map(str, page.steps))}"
+        return Document(page.name, _summary(page.config), figures, plots, (), foot)
+    if isinstance(page, SweepPage):
+        return _sweep(page)
+    kind = page.manifest.kind
+    raise UnsupportedError(
+        f"there is no report of {kind}",
+        found=kind,
+        expected="a dictionary, a checkpoint or a sweep",
+        hint=f"`saestore show {kind}/{page.manifest.name}` shows it in the terminal",
+    )
+
+
+def _dictionary(page: DictionaryPage) -> Document:
+    scores = tuple(_scores(each) for each in page.evaluations)
+    settings = Sheet(
+        "Settings",
+        ("setting", "value"),
+        tuple(sorted(leaves(page.manifest.settings))),
+        folded=True,
+    )
+    return Document(
+        page.manifest.name,
+        _summary(page.config),
+        _figures(page.curves, page.evaluations),
+        _plots(page.curves, page.densities, page.timings),
+        (*scores, settings),
+        _foot(page.manifest),
+    )
+
+
+def _summary(config: DictionaryConfig) -> str:
+    activation = config.semantics.activation.model_dump()
+    kind = activation.pop("kind")
+    options = " ".join(f"{name} {_number(x)}" for name, x in activation.items())
+    reads = ", ".join(config.hookpoints_in)
+    trained = config.train
+    rows = f"; {trained.rows:,} rows in {trained.steps:,} steps" if trained is not None else ""
+    return (
+        f"{config.family} with {f'{kind} {options}'.strip()}: {config.d_sae:,} features of {reads}, "
+        f"{' + '.join(map(str, config.d_in))} wide{rows}"
+    )
+
+
+def _figures(
+    curves: Mapping[str, Curve], evaluations: Sequence[EvaluationPage]
+) -> tuple[tuple[str, str], ...]:
+    if evaluations:
+        newest = max(evaluations, key=lambda each: each.manifest.created)
+        found = {score.metric: score.value for score in newest.scores}
+        return tuple(
+            (short, _number(found[name])) for name, short in _HEADLINES.items() if name in found
+        )
+    return tuple(
+        (short, _number(curves[name].values[-1])) for name, short in _LAST.items() if name in curves
+    )
+
+
+def _plots(
+    curves: Mapping[str, Curve], densities: Densities, timings: Mapping[str, Curve]
+) -> tuple[Plot, ...]:
+    """Return the plots that a run's metrics allow."""
+    evaluated = [name for name in curves if name.startswith("evaluate/")]
+    weights = [name for name in curves if name.startswith("weight_")]
+    terms = [name for name in curves if name.startswith("loss") and name != "loss_scale"]
+    wanted = [
+        _lines("Loss and its terms", curves, terms, log=True),
+        _lines("Explained variance of each logged batch", curves, ["ev_batch"]),
+        _bands("Firings a row: mean, 5 to 95 %", curves, {"L0": ("l0_p5", "l0_mean", "l0_p95")}),
+        _moving("Features silent for so many rows", curves, _DEAD),
+        _density(densities),
+        _bands(
+            "Lengths of vectors: mean, smallest to largest",
+            curves,
+            {
+                "encoder": ("enc_norm_min", "enc_norm_mean", "enc_norm_max"),
+                "decoder": ("dec_norm_min", "dec_norm_mean", "dec_norm_max"),
+            },
+        ),
+        _bands(
+            "Thresholds: mean, smallest to largest",
+            curves,
+            {"threshold": ("threshold_min", "threshold_mean", "threshold_max")},
+        ),
+        _lines("Gradient length before clipping", curves, ["grad_norm"], log=True),
+        _moving("Learning rate", curves, ["lr"]),
+        _moving("Weights of the terms", curves, weights),
+        _moving("k", curves, ["k"]),
+        _lines("Evaluation on the way", curves, evaluated),
+        _moving("Rows a second", timings, ["rows_per_s"]),
+    ]
+    return tuple(plot for plot in wanted if plot is not None)
+
+
+def _lines(
+    title: str, curves: Mapping[str, Curve], names: Sequence[str], *, log: bool = False
+) -> Lines | None:
+    found = {name: curves[name] for name in names if name in curves}
+    return _of(title, found, log=log)
+
+
+def _moving(title: str, curves: Mapping[str, Curve], names: Sequence[str]) -> Lines | None:
+    """Return the curves that change over the run: the others are numbers, not curves."""
+    found = {
+        name: curves[name] for name in names if name in curves and len({*curves[name].values}) > 1
+    }
+    return _of(title, found, from_zero=True)
+
+
+def _of(
+    title: str, found: Mapping[str, Curve], *, log: bool = False, from_zero: bool = False
+) -> Lines | None:
+    if not found:
+        return None
+    return Lines(
+        title,
+        {name: curve.steps for name, curve in found.items()},
+        {name: curve.values for name, curve in found.items()},
+        log,
+        from_zero,
+    )
+
+
+def _bands(
+    title: str, curves: Mapping[str, Curve], names: Mapping[str, tuple[str, str, str]]
+) -> Bands | None:
+    found = {
+        name: (curves[low].values, curves[middle].values, curves[high].values)
+        for name, (low, middle, high) in names.items()
+        if {low, middle, high} <= curves.keys()
+    }
+    if not found:
+        return None
+    first = next(iter(names.values()))[1]
+    return Bands(title, curves[first].steps, found)
+
+
+def _density(densities: Densities) -> Density | None:
+    if not densities.steps:
+        return None
+    shares = tuple(
+        tuple(count / (sum(counts) or 1) for count in counts) for counts in densities.counts
+    )
+    last = len(densities.counts[0]) - 2
+    bins = (*(f"above 1e-{i + 1}" for i in range(last)), f"below 1e-{last}", "never")
+    return Density("Share of features by density", densities.steps, shares, bins)
+
+
+def _scores(page: EvaluationPage) -> Sheet:
+    name = page.manifest.name.rsplit("/", 1)[-1]
+    rows = tuple(
+        (score.metric, _number(score.value), score.unit, f"{score.n:,}", score.meaning)
+        for score in page.scores
+    )
+    return Sheet(f"Evaluation {name}", ("score", "value", "unit", "of", "meaning"), rows)
+
+
+def _sweep(page: SweepPage) -> Document:
+    names = list(dict.fromkeys(name for item in page.items for name in item.scores))
+    rows = tuple(
+        (
+            item.name,
+            json.dumps(item.change),
+            item.status.replace("_", " "),
+            *(_number(item.scores.get(name)) for name in names),
+            item.evaluation or "last training batch",
+        )
+        for item in page.items
+    )
+    plots = tuple(
+        Points(
+            f"{name} against L0",
+            "L0",
+            name,
+            {
+                item.name.rsplit("/", 1)[-1]: (l0, score)
+                for item in page.items
+                if (l0 := item.scores.get("l0")) is not None
+                and (score := item.scores.get(name)) is not None
+            },
+            tuple(each.rsplit("/", 1)[-1] for each in front),
+        )
+        for name, front in page.fronts.items()
+    )
+    counts = page.manifest.counts
+    return Document(
+        f"Sweep {page.manifest.name}",
+        "Orange: no other dictionary is both sparser and better.",
+        (("dictionaries", str(counts["dictionaries"])), ("diverged", str(counts["diverged"]))),
+        plots,
+        (Sheet("Dictionaries", ("name", "its own", "status", *names, "scores of"), rows),),
+        _foot(page.manifest),
+    )
+
+
+def _foot(manifest: Manifest) -> str:
+    return (
+        f"{manifest.kind} {manifest.name}, fingerprint {manifest.fingerprint[:16]}, "
+        f"written {manifest.created:%Y-%m-%d %H:%M} UTC "
+        f"by saestore {manifest.versions.get('saestore', '?')}"
+    )
+
+
+def _number(x: Any) -> str:
+    """Return a number as people read it: whole ones whole, others with four digits."""
+    if x is None:
+        return "–"
+    if isinstance(x, bool) or not isinstance(x, (int, float)):
+        return str(x)
+    return f"{int(x):,}" if x == int(x) and abs(x) < 1e15 else f"{x:.4g}"  # noqa: PLR2004 - exact
