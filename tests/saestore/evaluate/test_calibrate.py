@@ -136,6 +136,16 @@ def test_train_ends_with_an_exact_threshold_and_evaluate_agrees(lake):
     assert unseen.values["l0[low]"] < record.l0_heldout < unseen.values["l0[high]"]
 
 
+def test_one_of_a_sweep_ends_with_the_threshold_it_would_have_alone(lake):
+    opened = open_lake(lake.storage.url, device="cpu")
+    alone = opened.train(settings("alone", BatchTopK(k=K), held_out=0.3))
+    swept = settings("swept", BatchTopK(k=1.0), held_out=0.3).model_dump(mode="json")
+    opened.sweep(swept | {"sweep": {"name": "ks", "grid": {"dictionary.activation.k": [K, 4.0]}}})
+    beside = opened.dictionary("s/swept-k2.5")
+    assert beside.config.semantics == alone.config.semantics
+    assert beside.thresholds().equal(alone.thresholds())
+
+
 def test_what_works_row_by_row_needs_no_threshold(lake):
     with pytest.raises(UnsupportedError, match="topk needs no calibrated threshold"):
         calibrate(load(lake, "s/top"), ActivationsSettings(name="store"), lake)
