@@ -53,6 +53,8 @@ class Beginning:
         init: How weights start.
         rng: Random stream of the starting weights.
         excluded: Which rows the moments leave out.
+        sample: Rows of each hookpoint in raw units, for options that measure something.
+        source: The dictionary that weights are taken from.
     """
 
     widths: Mapping[str, int]
@@ -60,6 +62,8 @@ class Beginning:
     init: InitSettings
     rng: np.random.Generator
     excluded: tuple[str, ...]
+    sample: Mapping[str, Float[Tensor, "row _"]] | None = None
+    source: "SparseDictionary | None" = None
 
     def width(self, hookpoint: str) -> int:
         """Return a hookpoint's width.

@@ -14,6 +14,7 @@ Source: Bricken et al. 2023, "Towards Monosemanticity"; Gao et al. 2024 (arXiv:2
 
 import copy
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -28,6 +29,7 @@ from saestore.dictionaries.base import Beginning, DictionaryOutput, SparseDictio
 from saestore.dictionaries.code import SparseCode, TrainingCode
 from saestore.dictionaries.pre_activation import PreActivation, Projection, Scratch
 from saestore.dictionaries.sae_rewrites import Weights
+from saestore.dictionaries.sae_start import Start, weights_of
 from saestore.dictionaries.scale import Scale, measured
 from saestore.errors import ConfigError
 from saestore.lake import manifest as manifests
@@ -83,41 +85,33 @@ class Sae(SparseDictionary):
     @classmethod
     @override
     def begin(cls, settings: SaeSettings, beginning: Beginning) -> "Sae":
-        """Return an untrained SAE.
-
-        W_dec: random directions of length r (1 for unit decoders); W_enc = tie_factor * W_dec
-        transposed; b_enc = 0; b_dec = 0 or the mean of the normalised rows; W_glu = b_glu = 0, which
-        halves all pre-activations; what the activation function owns as it says.
+        """Return an untrained SAE: see `sae_start`.
 
         Raises:
-            ConfigError: A setting contradicts the widths or the moments.
+            ConfigError: A setting contradicts the widths, the moments, the sample or the dictionary
+                that weights are taken from.
             HookpointNotFoundError: The store has no such hookpoint.
         """
         hook, init = settings.hookpoint, beginning.init
         width = beginning.width(hook)
-        d_sae = settings.d_sae or max(1, round((settings.expansion or 1.0) * width))
+        d_sae = settings.features(width)
         k = getattr(settings.activation, "k", 0)
         if k > d_sae:  # with `expansion`, known only now
             raise ConfigError(
                 field="dictionary.activation.k", found=k, expected=f"at most d_sae = {d_sae}"
             )
-        moments = beginning.moments[hook]
-        scale = measured(hook, settings.scale, moments, beginning.excluded)
-        decoder = torch.from_numpy(beginning.directions(d_sae, width, init.decoder_vector_norm))
-        bias = torch.zeros(width)
-        if init.decoder_bias == "mean" and scale.mean is None:
-            bias = torch.tensor(moments.mean * scale.record.a, dtype=torch.float32)
-        kind = ACTIVATION_FUNCTIONS[settings.activation.kind]
-        tensors = {
-            "W_enc": (init.tie_factor * decoder.T).float(),
-            kind.bias_name: torch.zeros(d_sae),
-            "W_dec": decoder.float(),
-            "b_dec": bias,
-            **kind.start(settings.activation, d_sae, init),
-        }
-        if settings.glu:
-            tensors |= {"W_glu": torch.zeros(width, d_sae), "b_glu": torch.zeros(d_sae)}
-        result = cls(_record(settings, width, d_sae, scale), {hook: scale}, tensors)
+        scale = measured(hook, settings.scale, beginning.moments[hook], beginning.excluded)
+        config = _record(settings, width, d_sae, scale)
+        if beginning.source is not None:
+            scales, tensors = weights_of(beginning.source, config, named=str(init.dictionary))
+            if scales[hook].external:  # the same numbers go on meaning the same
+                config = config.model_copy(update={"scale": {hook: scales[hook].record}})
+                scale = scales[hook]
+            result = cls(config, {hook: scale}, tensors)
+        else:
+            start = Start(settings, beginning, scale, d_sae)
+            made = partial(cls, config, {hook: scale})
+            result = made(start.tensors(start.length(made)))
         result.b_dec.requires_grad_(settings.decoder_bias)
         return result
 

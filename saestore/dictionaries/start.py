@@ -7,6 +7,8 @@ of the rows. How a family starts stands in its own file.
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from saestore.dictionaries.base import Beginning, SparseDictionary
 from saestore.dictionaries.families import FAMILIES
@@ -23,6 +25,8 @@ def build(
     init: InitSettings,
     seed: int,
     excluded: tuple[str, ...] = ("special", "ignored"),
+    sample: Mapping[str, Float[Tensor, "row _"]] | None = None,
+    source: SparseDictionary | None = None,
 ) -> SparseDictionary:
     """Return an untrained dictionary, float32 on the CPU; a pure function of its arguments.
 
@@ -33,11 +37,13 @@ def build(
         init: How weights start.
         seed: Seed of the starting weights.
         excluded: Which rows the moments leave out, for the record.
+        sample: Rows of each hookpoint in raw units; needed where `init.sampled` says so.
+        source: The dictionary of `init.dictionary`.
 
     Raises:
         ConfigError: A setting contradicts the widths or the moments.
         HookpointNotFoundError: A hookpoint has no width or moments.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, *b"init"]))
-    beginning = Beginning(widths, moments, init, rng, excluded)
+    beginning = Beginning(widths, moments, init, rng, excluded, sample, source)
     return FAMILIES[settings.family].begin(settings, beginning)

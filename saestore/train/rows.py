@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from jaxtyping import Float
+from torch import Tensor
 from typing_extensions import override
 
 from saestore.activations import (
@@ -21,6 +23,10 @@ from saestore_schemas.activations import FLAG_BITS
 from saestore_schemas.dictionary import ModelRecord
 from saestore_schemas.manifest import Parent
 from saestore_schemas.train import ActivationsSettings
+
+
+_SAMPLED_AMONG = 4
+"""A sample is drawn from so many times its rows, read in units from all over the store."""
 
 
 class MixedSource(NamedTuple):
@@ -104,14 +110,46 @@ class TrainingRows:
             return parts[0]
         return MixedMoments.of(parts, [source.weight for source in self.settings.mixed])
 
-    def stream(self, hookpoints: Sequence[str], *, seed: int) -> ActivationStream | MixedStream:
+    def sample(
+        self, hookpoints: Sequence[str], rows: int, *, seed: int
+    ) -> dict[str, Float[Tensor, "row _"]]:
+        """Return some of them at random, in raw units; all of them if there are fewer.
+
+        Of one store they are all different; a mix gives its shares.
+
+        Raises:
+            ConfigError: See `stream`.
+        """
+        there = self.stream(hookpoints, seed=seed, batch_rows=1).rows_per_epoch
+        taken = min(rows, there)
+        stream = self.stream(
+            hookpoints, seed=seed, batch_rows=taken, window_rows=_SAMPLED_AMONG * taken
+        )
+        return {name: part.clone() for name, part in next(stream).items() if name in hookpoints}
+
+    def stream(
+        self,
+        hookpoints: Sequence[str],
+        *,
+        seed: int,
+        batch_rows: int | None = None,
+        window_rows: int | None = None,
+    ) -> ActivationStream | MixedStream:
         """Return the stream of them.
+
+        Args:
+            hookpoints: What a batch holds.
+            seed: Of the order.
+            batch_rows: Rows of a batch; absent, as the settings say.
+            window_rows: Rows mixed at once; absent, as the settings say.
 
         Raises:
             ConfigError: A range lies outside its store, a source has no row, or the weights have
                 no short common measure.
         """
         chosen = self.settings
+        batch_rows = batch_rows or chosen.batch_rows
+        window_rows = window_rows or chosen.shuffle.window_rows
         flags = sum(FLAG_BITS[flag] for flag in set(chosen.flags))
         choices = [
             RowChoice("train", chosen.held_out, source.rows, flags) for source in chosen.mixed
@@ -121,13 +159,13 @@ class TrainingRows:
             return ActivationStream(
                 store,
                 hookpoints,
-                batch_rows=chosen.batch_rows,
+                batch_rows=batch_rows,
                 seed=seed,
                 split=choice.split,
                 held_out=choice.held_out,
                 rows=choice.rows,
                 flags=choice.flags,
-                window_rows=chosen.shuffle.window_rows,
+                window_rows=window_rows,
             )
         return MixedStream(
             [
@@ -135,9 +173,9 @@ class TrainingRows:
                 for source, choice in zip(chosen.sources, choices, strict=True)
             ],
             hookpoints,
-            batch_rows=chosen.batch_rows,
+            batch_rows=batch_rows,
             seed=seed,
-            window_rows=chosen.shuffle.window_rows,
+            window_rows=window_rows,
         )
 
     def sources(self, stream: ActivationStream | MixedStream) -> list[MixedSource]:

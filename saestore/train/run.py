@@ -7,7 +7,7 @@ from saestore.dictionaries import SparseDictionary
 from saestore.errors import ConfigError
 from saestore.lake import Lake, Ref, Storage, layout, lock, manifest as manifests
 from saestore.progress import Progress, Silent
-from saestore.train import objectives, one_pass, wandb_log
+from saestore.train import objectives, one_pass, start, wandb_log
 from saestore.train.rows import TrainingRows
 from saestore.train.stops import EarlyStop, Watch
 from saestore.train.trainer import Schedule, Trainer
@@ -62,14 +62,18 @@ def run(
     watch, reporter = Watch(time_limit_s), progress or Silent()
     ref = Ref("dictionary", f"{settings.series}/{settings.name}")
     rows = TrainingRows.open(settings.activations, lake, hookpoints=hookpoints(settings))
-    described = manifests.Run.of(ref, settings.identity(), rows.parents)
+    parents = start.parents(settings, rows, lake)
+    described = manifests.Run.of(ref, settings.identity(), parents)
     artefact = lake.artefact(ref)
     if artefact.exists(layout.MANIFEST):
         manifests.begin(artefact, described)
         return dictionaries.load(lake, ref.name)
     # Planned before anything is written: settings that cannot work must not take the name.
     stream = rows.stream(hookpoints(settings), seed=settings.seed.data)
-    training = planned(settings, rows, stream, artefact, described, device=devices.resolve(device))
+    training = planned(
+        settings, rows, stream, artefact, described,
+        source=start.source(settings, lake), device=devices.resolve(device),
+    )  # fmt: skip
     training.evaluate, training.calibrate = evaluate, calibrate
     with lock.writing(artefact, name=ref.name):
         if manifests.begin(artefact, described) is None:
@@ -88,6 +92,7 @@ def planned(
     artefact: Storage,
     described: manifests.Run,
     *,
+    source: SparseDictionary | None,
     device: torch.device,
 ) -> Training:
     """Return a run at its start; nothing is written or resumed yet.
@@ -98,6 +103,7 @@ def planned(
         stream: Their stream.
         artefact: Where it is written.
         described: Its name, settings and parents.
+        source: The dictionary that weights are taken from, if they are.
         device: Where it is trained.
 
     Raises:
@@ -107,12 +113,15 @@ def planned(
     if settings.log.wandb is not None:
         wandb_log.imported()
     moments = {hook: rows.moments(hook) for hook in hookpoints(settings)}
+    d_sae = settings.dictionary.features(max(rows.widths[hook] for hook in hookpoints(settings)))
     dictionary = dictionaries.build(
         settings.dictionary,
         widths=rows.widths,
         moments=moments,
         init=settings.init,
         seed=settings.seed.init,
+        sample=start.sample(settings, rows, hookpoints(settings), d_sae),
+        source=source,
     )
     schedule = schedule_of(settings, stream.rows_per_epoch)
     variance = sum(

@@ -18,10 +18,11 @@ import pyarrow as pa
 import torch
 
 from saestore import devices
+from saestore.dictionaries import SparseDictionary
 from saestore.fingerprint import canonical
 from saestore.lake import Lake, Ref, Storage, layout, lock, manifest as manifests, table_file
 from saestore.progress import Progress, Silent
-from saestore.train import memory, one_pass
+from saestore.train import memory, one_pass, start
 from saestore.train.one_pass import Failure
 from saestore.train.rows import TrainingRows
 from saestore.train.run import hookpoints, planned, resume
@@ -42,6 +43,7 @@ class Item:
         run: Its run, as if it were trained alone.
         rows: Where its rows come from.
         artefact: Where it is written.
+        source: The dictionary that its weights are taken from, if they are.
     """
 
     settings: TrainSettings
@@ -49,6 +51,7 @@ class Item:
     run: manifests.Run
     rows: TrainingRows
     artefact: Storage
+    source: SparseDictionary | None = None
 
     @property
     def finished(self) -> bool:
@@ -127,8 +130,10 @@ def _items(settings: TrainSettings, lake: Lake) -> list[Item]:
             opened[key] = TrainingRows.open(each.activations, lake, hookpoints=hookpoints(each))
         rows = opened[key]
         ref = Ref("dictionary", f"{each.series}/{each.name}")
-        described = manifests.Run.of(ref, each.identity(), rows.parents)
-        items.append(Item(each, change, described, rows, lake.artefact(ref)))
+        parents = start.parents(each, rows, lake)
+        described = manifests.Run.of(ref, each.identity(), parents)
+        source = start.source(each, lake)
+        items.append(Item(each, change, described, rows, lake.artefact(ref), source))
     return items
 
 
@@ -169,7 +174,10 @@ def _group(
     fresh = stream.state_dict()
     trainings = []
     for each in items:
-        training = planned(each.settings, each.rows, stream, each.artefact, each.run, device=device)
+        training = planned(
+            each.settings, each.rows, stream, each.artefact, each.run,
+            source=each.source, device=device,
+        )  # fmt: skip
         training.evaluate, training.calibrate = callbacks.evaluate, callbacks.calibrate
         if manifests.begin(each.artefact, each.run) is None:
             resume(training, progress)

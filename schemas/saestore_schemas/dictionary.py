@@ -150,6 +150,10 @@ class SaeSettings(Model):
             raise ValueError(msg)
         return self
 
+    def features(self, width: int) -> int:
+        """Return the number of features for an input of some width."""
+        return self.d_sae or max(1, round((self.expansion or 1.0) * width))
+
 
 DictionarySettings = SaeSettings
 """The `[dictionary]` section of train, discriminated by `family`."""

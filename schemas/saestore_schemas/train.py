@@ -1,5 +1,6 @@
 """Settings of `saestore train`: an activation store to a sparse dictionary."""
 
+from collections.abc import Iterator
 from itertools import combinations
 from typing import Literal, Self
 
@@ -8,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from saestore_schemas.activations import RowFlag, RowRange
 from saestore_schemas.base import Model
 from saestore_schemas.dictionary import DictionarySettings
-from saestore_schemas.names import ArtefactName
+from saestore_schemas.names import ArtefactName, DictionaryName
 from saestore_schemas.objective import LossSettings, objections
 from saestore_schemas.optimize import (
     CheckpointSettings,
@@ -108,16 +109,73 @@ class BudgetSettings(Model):
 
 
 class InitSettings(Model):
-    """Starting weights."""
+    """Starting weights. What is measured is measured on a sample of rows that training sees again."""
 
+    dictionary: DictionaryName | None = None
+    """Start from the weights of a dictionary of the lake, `series/name`, which must mean the same: d_sae,
+    activation and all other settings of `dictionary`. Nothing else of this section applies."""
+    tie: bool = True
+    """Encoder = `tie_factor` times decoder transposed; otherwise it is drawn by itself."""
     tie_factor: float = Field(default=1.0, gt=0)
     """Encoder = factor times decoder transposed."""
     decoder_vector_norm: float = Field(default=1.0, gt=0)
     """Length of the random decoder vectors; 1 when decoder_norm is `unit`."""
-    decoder_bias: Literal["zero", "mean"] = "zero"
-    """`mean`: the mean of the normalised input, from the store's moments."""
+    decoder_bound: float | None = Field(default=None, gt=0)
+    """Draw each decoder weight between minus this and this, instead of directions of one length."""
+    encoder_bound: float | None = Field(default=None, gt=0)
+    """The same of an encoder that is not tied; absent, directions of length 1."""
+    data_points: bool = False
+    """Decoder vectors are centred rows at length 1 (times `decoder_vector_norm`), each another one."""
+    data_noise: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Length of a random vector added to each data point."""
+    active_subspace: int | None = Field(default=None, ge=1)
+    """Decoder vectors lie in the so many directions in which rows vary most."""
+    decoder_bias: Literal["zero", "mean", "geometric_median"] = "zero"
+    """`mean`: of the normalised input, from the store's moments; `geometric_median`: of the sample."""
+    search_decoder_norm: bool = False
+    """Length of the decoder vectors with the least squared error of 70 between .01 and 5.1; free decoders
+    only."""
+    center_encoder_bias: bool = False
+    """Take the mean pre-activation of the sample off the encoder bias."""
+    firing_rate: float | None = Field(default=None, gt=0, lt=1)
+    """Set the encoder bias so that each pre-activation is positive on this share of the sample's rows."""
+    sample_rows: int = Field(default=16384, ge=2)
+    """Rows of the sample, if any of this needs one; `data_points` takes as many as there are features at
+    least."""
     threshold: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """JumpReLU thresholds, in normalised units; absent, 0.1 with `ste_to_input` and 0.001 without."""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether it needs a sample of rows."""
+        median = self.decoder_bias == "geometric_median"
+        encoder = self.center_encoder_bias or self.firing_rate is not None
+        decoder = self.data_points or self.active_subspace is not None or self.search_decoder_norm
+        return self.dictionary is None and (median or encoder or decoder)
+
+    def conflicts(self, dictionary: DictionarySettings) -> Iterator[str]:
+        """Yield what makes no sense together, or with a dictionary, and why."""
+        if self.dictionary is not None:
+            plain = InitSettings(dictionary=self.dictionary)
+            other = [n for n in type(self).model_fields if getattr(self, n) != getattr(plain, n)]
+            if other:
+                yield f"init.dictionary takes all weights from there: remove {', '.join(other)}"
+        unit = dictionary.decoder_norm == "unit"
+        if unit and (self.search_decoder_norm or self.decoder_bound is not None):
+            yield (
+                "init.search_decoder_norm and init.decoder_bound choose the length of decoder vectors: "
+                "dictionary.decoder_norm = 'unit' holds it at 1"
+            )
+        if self.decoder_bound is not None and (self.decoder_vector_norm != 1 or self.data_points):
+            yield "init.decoder_bound draws weights: it excludes decoder_vector_norm and data_points"
+        if self.encoder_bound is not None and self.tie:
+            yield "init.encoder_bound draws the encoder: it needs init.tie = false"
+        if not self.tie and self.tie_factor != 1:
+            yield "init.tie_factor scales a tied encoder: init.tie is false"
+        if self.data_noise and not self.data_points:
+            yield "init.data_noise is added to data points: it needs init.data_points = true"
+        if self.center_encoder_bias and self.firing_rate is not None:
+            yield "init.center_encoder_bias and init.firing_rate both set the encoder bias: give one"
 
 
 class TrainSettings(Model):
@@ -210,6 +268,8 @@ class TrainSettings(Model):
                 "is no mean over rows: use smaller batches, or remove it"
             )
             raise ValueError(msg)
+        for wrong in self.init.conflicts(self.dictionary):
+            raise ValueError(wrong)
         if not self.dictionary.decoder_bias and self.init.decoder_bias != "zero":
             msg = "init.decoder_bias is set, but dictionary.decoder_bias is false"
             raise ValueError(msg)

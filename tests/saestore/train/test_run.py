@@ -274,3 +274,39 @@ def test_checkpoints_say_what_bit_exactness_depends_on(lake):
     assert environment["threads"] == torch.get_num_threads()
     assert "torch" in environment["versions"]
     assert record["values"]["trainer"]["step"] == int(name)
+
+
+MEASURED = {
+    "decoder_bias": "geometric_median",
+    "data_points": True,
+    "center_encoder_bias": True,
+    "sample_rows": 100,
+}
+
+
+def test_measured_starting_weights_cost_training_no_row(lake):
+    plain = train.run(settings("plain"), lake)
+    measured = train.run(settings("measured", init=MEASURED), lake)
+    again = train.run(settings("again", init=MEASURED), lake)
+    assert not torch.equal(plain.W_dec, measured.W_dec)
+    assert torch.equal(again.W_dec, measured.W_dec)
+    rows = [pq.read_table(lake.artefact(Ref("dictionary", f"s/{n}")).local / "metrics.parquet")
+            for n in ("plain", "measured")]  # fmt: skip
+    assert rows[0]["rows"].to_pylist()[-1] == rows[1]["rows"].to_pylist()[-1]
+
+
+def test_a_run_goes_on_from_the_weights_of_another(lake):
+    first = train.run(settings("first"), lake)
+    start = settings("second", init={"dictionary": "s/first"}, optimizer={"lr": 1e-30})
+    second = train.run(start, lake)
+    assert torch.allclose(second.W_dec, first.W_dec, atol=1e-6)
+    assert torch.equal(second.b_enc, first.b_enc)
+    parents = lake.manifest(Ref("dictionary", "s/second")).parents
+    assert [(each.kind, each.name) for each in parents] == [
+        ("activations", "synthetic"),
+        ("dictionary", "s/first"),
+    ]
+    other = settings("third", init={"dictionary": "s/first"}, **RELU)
+    with pytest.raises(ConfigError, match=r"init\.dictionary.*semantics\.activation"):
+        train.run(other, lake)
+    assert TrainSettings.model_validate(start.model_dump(mode="json")) == start
