@@ -33,7 +33,9 @@ class Relu(ActivationFunction):
         most = int(base.DENSE_SHARE * pre.gate.numel())
         chosen = selection.above(pre.gate, pre.gate.new_zeros(pre.d_sae), most=most)
         if chosen is None:
-            return DenseCode(torch.where(pre.gate > 0, pre.dense(), 0))
+            # Several times as fast as `where` over all of h; a length of 0 lets nothing pass.
+            passed = torch.relu(pre.dense())
+            return DenseCode(passed * (pre.lengths > 0) if pre.on_lengths else passed)
         pairs = Pairs(*chosen, pre.d_sae)
         return RaggedCode(pairs, pre.at(pairs))
 
