@@ -1,7 +1,8 @@
 """Each variant of `configs/train/` learns: some hundred steps raise its explained variance.
 
-The files are written for a language model's store; here they get the synthetic one, its widths and
-budgets, and nothing else of what makes a variant is changed.
+The files are written for a language model's store. Here they get the synthetic one, its width and k, a
+short budget with a larger learning rate, and penalties on counts in proportion to the width, as squared
+error is; nothing else of what makes a variant is changed.
 """
 
 from pathlib import Path
@@ -19,8 +20,14 @@ from saestore_schemas.train import TrainSettings
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = sorted(
-    path for path in (ROOT / "configs" / "train").glob("*.toml") if path.stem != "mix"
+    path
+    for path in (ROOT / "configs" / "train").glob("*.toml")
+    if path.stem not in {"mix", "sweep"}  # other stores, several dictionaries: tested elsewhere
 )
+WIDTH = 576
+"""Of the hookpoint that the files name: squared error is about this before training."""
+COUNTS = {"tanh", "tanh_quad", "l0"}
+"""Penalties whose price of a firing does not grow with the width by itself."""
 D, FEATURES, ROWS, BATCH = 24, 32, 20_000, 256
 SLOW_STEPS, FAST_STEPS = 400, 40
 
@@ -55,6 +62,9 @@ def cut_down(path, name, steps):
         given["loss"]["k_schedule"]["initial"] = 8
     if "target" in given.get("loss", {}).get("sparsity", {}):
         given["loss"]["sparsity"]["target"] = 4.0
+    sparsity = given.get("loss", {}).get("sparsity", {})
+    if sparsity.get("kind") in COUNTS:
+        sparsity["coefficient"] *= D / WIDTH
     given["budget"] = {"rows": steps * BATCH}
     given["optimizer"] = {**given.get("optimizer", {}), "lr": 3e-3}
     given["checkpoints"] = {"count": 0}
