@@ -19,6 +19,7 @@ BENCHES = {
     "train_step_jumprelu": "benchmarks.train_step",
     "train_step_relu": "benchmarks.train_step",
     "train_step_wide": "benchmarks.train_step",
+    "train_store": "benchmarks.train_store",
     "write": "benchmarks.write",
 }
 """Name to module, imported when its benchmark runs; each has a `BENCH`, or several in `BENCHES`."""

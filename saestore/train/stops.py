@@ -59,7 +59,8 @@ class Watch:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        # What was not set from Python cannot be set again from it.
+        before = {each: signal.getsignal(each) or signal.SIG_DFL for each in SIGNALS}
 
         def note(number: int, frame: FrameType | None) -> None:
             del frame

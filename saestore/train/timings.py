@@ -11,7 +11,6 @@ an uninterrupted one's, byte for byte.
 | `peak_device_bytes` | largest memory of the GPU so far, if there is one |
 """
 
-import resource
 import sys
 import time
 from dataclasses import dataclass, field
@@ -69,6 +68,10 @@ class Laps:
 
 
 def peak_memory() -> int:
-    """Return the largest size this process had, in bytes."""
+    """Return the largest size this process had, in bytes; 0 where the system does not say."""
+    try:
+        import resource  # noqa: PLC0415 - not on every system
+    except ModuleNotFoundError:
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

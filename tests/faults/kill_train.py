@@ -10,6 +10,7 @@ that some attempts die while one is written, moved or removed, and some while th
     relu     ReLU and L1 with its warm-up, batches in parts, lean moments
     batchtopk  BatchTopK with its running threshold
     jumprelu   thresholds with a rate of their own
+    p_anneal   a penalty that remembers earlier steps, nested prefixes
     mix      rows of two stores by weight
 """
 
@@ -69,6 +70,13 @@ JOBS: dict[str, dict[str, object]] = {
     "jumprelu": {
         "dictionary": sae({"kind": "jumprelu"}),
         "optimizer": {"lr": 0.003, "threshold_lr_factor": 0.5},
+    },
+    "p_anneal": {
+        "dictionary": sae({"kind": "relu"}),
+        "loss": {
+            "sparsity": {"kind": "p_anneal", "coefficient": 0.3, "start": 4, "updates": 5},
+            "matryoshka": {"sampled": 3},
+        },
     },
     "mix": {
         "dictionary": sae({"kind": "topk", "k": 2}),
