@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -27,7 +26,8 @@ from saestore.exchange.place import existing
 NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?::(?P<folder>[^:]+))?")
 """A name on the hub, the whole of it."""
 
-_SHOWN = 8
+_NO_ANSWER: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
+"""What the client raises without an answer: its HTTP library's error, whichever library that is."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ def _downloaded(repo: str, folder: str, revision: str | None) -> Located:
         names = HfApi().list_repo_files(repo, revision=revision)
     except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError) as error:
         raise _refused(repo, revision, error) from error
-    except (OfflineModeIsEnabled, HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (OfflineModeIsEnabled, *_NO_ANSWER) as error:
         return _cached(repo, folder, revision, error)
     wanted = _wanted(names, repo, folder)
     try:
         top = snapshot_download(repo, revision=revision, allow_patterns=wanted)
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except _NO_ANSWER as error:
         raise _unreachable(repo, folder, error) from error
     return _located(Path(top), repo, folder)
 
@@ -116,7 +116,10 @@ def _cached(repo: str, folder: str, revision: str | None, error: Exception) -> L
         StorageError: It holds nothing of it.
     """
     try:
-        top = snapshot_download(repo, revision=revision, local_files_only=True)
+        wanted = [folder, f"{folder}/*"] if folder else None
+        top = snapshot_download(
+            repo, revision=revision, allow_patterns=wanted, local_files_only=True
+        )
     except (LocalEntryNotFoundError, OSError) as missing:
         raise _unreachable(repo, folder, error) from missing
     if not (Path(top) / folder).exists():
