@@ -116,11 +116,11 @@ class InFile:
         return replace(self, shape=(math.prod(self.shape[:axes]), *self.shape[axes:]))
 
 
-def torn(path: Path, problem: str) -> ConfigError:
+def torn(path: Path, problem: str, *, field: str = "source.path") -> ConfigError:
     """Return the error of a file that is not whole."""
     return ConfigError(
         file=str(path),
-        field="source.path",
+        field=field,
         problem=f"is not whole: it {problem}",
         expected="the size that its header promises",
         hint="a writer that is stopped leaves such a file: write it again, or leave it out",

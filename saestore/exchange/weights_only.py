@@ -65,8 +65,12 @@ def load(path: Path) -> dict[str, Any]:
     }
 
 
-def values(path: Path) -> dict[str, Any]:
+def values(path: Path, *, field: str = "source.path") -> dict[str, Any]:
     """Return what a `.pt` file holds by name, tensors on the CPU.
+
+    Args:
+        path: The file.
+        field: Setting that named it, for errors.
 
     Raises:
         ConfigError: It is not whole, it is no dictionary, or it needs code to be run.
@@ -77,18 +81,18 @@ def values(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise ConfigError(
             file=str(path),
-            field="source.path",
+            field=field,
             problem="holds more than tensors and plain values, and reading it would run code",
             expected="a .pt file that torch.load(weights_only=True) reads",
             hint="load it where you trust it, and save its tensors as safetensors",
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise torn(path, f"cannot be read ({first})") from error
+        raise torn(path, f"cannot be read ({first})", field=field) from error
     if not isinstance(found, dict):
         raise ConfigError(
             file=str(path),
-            field="source.path",
+            field=field,
             problem=f"holds a {type(found).__name__}",
             expected="a dictionary of tensors",
             hint="name the folder that the other tool wrote",

@@ -50,7 +50,7 @@ class Config:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, UnicodeDecodeError) as error:
-            raise torn(path, f"is no JSON ({error})") from error
+            raise torn(path, f"is no JSON ({error})", field="path") from error
         if not isinstance(found, dict):
             raise ConfigError(
                 file=str(path), field="path", problem="is no JSON object", expected="an object"
@@ -141,7 +141,7 @@ class Weights:
         try:
             return cls(path, safetensors.torch.load_file(path), {})
         except safetensors.SafetensorError as error:
-            raise torn(path, f"is no whole safetensors file ({error})") from error
+            raise torn(path, f"is no whole safetensors file ({error})", field="path") from error
 
     @classmethod
     def pt(cls, path: Path, *, inside: str | None = None) -> "Weights":
@@ -154,7 +154,7 @@ class Weights:
         Raises:
             ConfigError: It is not whole, or needs code to be run.
         """
-        found = weights_only.values(path)
+        found = weights_only.values(path, field="path")
         if inside is not None and isinstance(found.get(inside), dict):
             found = found[inside]
         tensors = {name: each for name, each in found.items() if isinstance(each, Tensor)}
@@ -168,11 +168,11 @@ class Weights:
             ConfigError: It is not whole, or needs code to be run.
         """
         try:
-            with np.load(path, allow_pickle=False) as data:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
                 arrays = {name: torch.from_numpy(np.array(data[name])) for name in data.files}
         except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise torn(path, f"is no whole .npz of numbers ({first})") from error
+            raise torn(path, f"is no whole .npz of numbers ({first})", field="path") from error
         return cls(path, arrays, {})
 
     def __contains__(self, name: str) -> bool:

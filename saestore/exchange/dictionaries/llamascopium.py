@@ -269,15 +269,14 @@ def _supported(config: Config) -> None:
         UnsupportedError: It is another family, or another activation function.
     """
     family = config.get("sae_type", str, default="sae")
-    reads, writes = (
-        config.get("hook_point_in", str, default=""),
-        config.values.get("hook_point_out"),
-    )
     act_fn = config.get("act_fn", str, default="relu").lower()
     why = None
     if family != "sae":
         why = f"family {family!r} has no counterpart here yet"
-    elif writes not in {None, reads}:
+    elif (writes := config.values.get("hook_point_out")) not in {
+        None,
+        reads := config.get("hook_point_in", str),
+    }:
         why = f"it is a transcoder from {reads} to {writes}, which has no counterpart here yet"
     elif act_fn not in FUNCTIONS:
         why = f"activation function {act_fn!r} is no sparse autoencoder's"
