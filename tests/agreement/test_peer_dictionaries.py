@@ -87,9 +87,7 @@ def peer(request):
         return request.param, folder / "bin" / "python"
     if "TESTS_REQUIRE_PARTS" in os.environ:
         return request.param, python_of(peer)
-    return pytest.skip(
-        f"{peer.name}'s environment is not made: python -m benchmarks.peers makes it"
-    )
+    return pytest.skip(f"{peer.name}'s environment is not made: TESTS_REQUIRE_PARTS=1 makes it")
 
 
 def run(*words):
