@@ -28,6 +28,8 @@ NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?::(?P<folder>[^:]+))?")
 
 _NO_ANSWER: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
 """What the client raises without an answer: its HTTP library's error, whichever library that is."""
+_NOT_ASKED: tuple[type[Exception], ...] = (OfflineModeIsEnabled, *_NO_ANSWER)
+"""The same, or it was told not to ask."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def _downloaded(repo: str, folder: str, revision: str | None) -> Located:
         names = HfApi().list_repo_files(repo, revision=revision)
     except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError) as error:
         raise _refused(repo, revision, error) from error
-    except (OfflineModeIsEnabled, *_NO_ANSWER) as error:
+    except _NOT_ASKED as error:
         return _cached(repo, folder, revision, error)
     wanted = _wanted(names, repo, folder)
     try:
