@@ -4,13 +4,15 @@ A dictionary names its stores as parents. Contexts are read from a store that ha
 a scattered copy is training on its original's, and the same ones are held out.
 """
 
-from pydantic import ValidationError
+from typing import Protocol, runtime_checkable
+
+from pydantic import JsonValue, ValidationError
 
 from saestore.activations.store import ActivationStore
 from saestore.errors import ArtefactNotFoundError, ConfigError
 from saestore.lake import Lake
 from saestore_schemas.activations import RowRange
-from saestore_schemas.manifest import Manifest
+from saestore_schemas.manifest import Parent
 from saestore_schemas.train import ActivationsSettings
 
 
@@ -18,14 +20,34 @@ Ranges = list[RowRange | None]
 """Ranges of a store's rows; None is all of them."""
 
 
-def trained_on(lake: Lake, dictionary: Manifest) -> dict[str, Ranges]:
+@runtime_checkable
+class Made(Protocol):
+    """What an artefact says it was made from, finished or not."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """The settings of its verb."""
+        ...
+
+    @property
+    def parents(self) -> tuple[Parent, ...]:
+        """What it was made from."""
+        ...
+
+
+def trained_on(lake: Lake, dictionary: Made) -> dict[str, Ranges]:
     """Return the stores whose contexts trained a dictionary, and which of their rows.
 
     The range of a scattered copy is widened to whole shards, in which its rows are permuted.
 
     Args:
         lake: Where the stores lie; one that does not is taken as it is named.
-        dictionary: Manifest of the dictionary.
+        dictionary: Manifest of the dictionary, or what it will say.
     """
     taken = _taken(dictionary)
     found: dict[str, Ranges] = {}
@@ -60,7 +82,7 @@ def with_contexts(
     return original, (rows[0] // shard * shard, stop)
 
 
-def only_store(lake: Lake, dictionary: Manifest) -> str:
+def only_store(lake: Lake, dictionary: Made) -> str:
     """Return the one store whose contexts trained a dictionary.
 
     Raises:
@@ -79,7 +101,7 @@ def only_store(lake: Lake, dictionary: Manifest) -> str:
     )
 
 
-def _taken(dictionary: Manifest) -> dict[str, Ranges]:
+def _taken(dictionary: Made) -> dict[str, Ranges]:
     """Return the ranges that training took of each store it named."""
     try:
         settings = ActivationsSettings.model_validate(dictionary.settings.get("activations"))

@@ -16,9 +16,9 @@ from pydantic import JsonValue
 from saestore.errors import ConfigError
 from saestore.evaluate.evaluation import Evaluation
 from saestore.evaluate.run import run
-from saestore.evaluate.subject import same_split, store_of
+from saestore.evaluate.subject import Made, same_split, store_of
 from saestore.fingerprint import fingerprint
-from saestore.lake import Lake, Ref
+from saestore.lake import Lake, checkpoint
 from saestore.lm import LanguageModel
 from saestore.progress import Progress, Silent
 from saestore_schemas import tables
@@ -47,7 +47,7 @@ class Comparison:
     @property
     def dictionaries(self) -> tuple[str, ...]:
         """What was compared."""
-        return tuple(each.ref.name.rpartition("/")[0] for each in self.evaluations)
+        return tuple(map(_dictionary, self.evaluations))
 
     @property
     def facts(self) -> dict[str, JsonValue]:
@@ -91,6 +91,7 @@ def compare(
         ArtefactExistsError: An evaluation of that name has other settings.
         ConfigError: Fewer than two, one of them twice, or of different stores.
     """
+    names = [checkpoint.numbered(lake, name) for name in names]
     _check(names, lake)
     wanted = [settings.model_copy(update={"dictionary": name}) for name in names]
     wanted = _on_one_store(wanted, lake)
@@ -127,7 +128,7 @@ def _check(names: Sequence[str], lake: Lake) -> None:
             field="--compare", found=f"{twice[0]} twice", expected="each dictionary once"
         )
     for name in names:
-        lake.manifest(Ref("dictionary", name))
+        Made.of(name, lake)
 
 
 def _on_one_store(wanted: Sequence[EvaluateSettings], lake: Lake) -> list[EvaluateSettings]:
@@ -151,12 +152,16 @@ def _on_one_store(wanted: Sequence[EvaluateSettings], lake: Lake) -> list[Evalua
     ]
 
 
+def _dictionary(evaluation: Evaluation) -> str:
+    """Return the dictionary that was evaluated, with the step of a checkpoint."""
+    return str(evaluation.manifest.settings["dictionary"])
+
+
 def _table(evaluations: Sequence[Evaluation]) -> pa.Table:
     """Return all scores, sorted by metric and dictionary."""
     lines = [
-        {"dictionary": dictionary, "evaluation": evaluation, **line}
+        {"dictionary": _dictionary(each), "evaluation": each.ref.name.rpartition("/")[2], **line}
         for each in evaluations
-        for dictionary, _, evaluation in [each.ref.name.rpartition("/")]
         for line in each.table.to_pylist()
     ]
     lines.sort(key=lambda line: (line["metric"], line["dictionary"]))

@@ -14,7 +14,7 @@ from saestore.evaluate import cross_entropy, rows
 from saestore.evaluate.evaluation import Evaluation
 from saestore.evaluate.metrics import Score
 from saestore.evaluate.subject import Subject, open_subject
-from saestore.lake import Lake, Ref, layout, manifest as manifests, table_file
+from saestore.lake import Lake, Ref, checkpoint, layout, manifest as manifests, table_file
 from saestore.lake.lock import writing
 from saestore.lake.manifest import Run
 from saestore.lm import LanguageModel
@@ -61,12 +61,11 @@ def run(
         ConfigError: The split is empty, or unknown for this dictionary.
         HookpointNotFoundError: The store lacks a hookpoint of the dictionary.
     """
+    named = checkpoint.numbered(lake, settings.dictionary)
+    settings = settings.model_copy(update={"dictionary": named})
     subject = open_subject(settings, lake)
-    ref = Ref("evaluation", f"{settings.dictionary}/{settings.name}")
-    parents = [
-        manifests.parent_of(subject.dictionary_manifest),
-        manifests.parent_of(subject.store.manifest),
-    ]
+    ref = ref_of(settings)
+    parents = [subject.made.parent, manifests.parent_of(subject.store.manifest)]
     work = Run.of(ref, settings, parents)
     artefact = lake.artefact(ref)
     if artefact.exists(layout.MANIFEST):
@@ -91,6 +90,12 @@ def run(
                 facts=facts,
             )
     return Evaluation.open(lake, ref.name)
+
+
+def ref_of(settings: EvaluateSettings) -> Ref:
+    """Return where an evaluation lies: that of a checkpoint beside its dictionary's, with the step."""
+    name, at, step = settings.dictionary.partition(checkpoint.AT)
+    return Ref("evaluation", f"{name}/{settings.name}{'-step' if at else ''}{step}")
 
 
 def _measure(

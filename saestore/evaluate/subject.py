@@ -1,4 +1,4 @@
-"""What is evaluated: a dictionary, a store, and the contexts of one split."""
+"""What is evaluated: a dictionary or a checkpoint, a store, and the contexts of one split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,15 +6,53 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool
+from pydantic import JsonValue
 
 from saestore.activations import ActivationStore, Ranges, held_out, only_store, trained_on
 from saestore.dictionaries import SparseDictionary, load
-from saestore.dictionaries.saving import parse_config
 from saestore.errors import ConfigError, HookpointNotFoundError
-from saestore.lake import Lake, Ref, layout
-from saestore_schemas.dictionary import DictionaryConfig
+from saestore.lake import Lake, checkpoint, layout, manifest as manifests
 from saestore_schemas.evaluate import EvaluateSettings
-from saestore_schemas.manifest import Manifest
+from saestore_schemas.manifest import Parent
+
+
+@dataclass(frozen=True)
+class Made:
+    """What made a dictionary, said by its manifest or by the run that is not finished yet.
+
+    Attributes:
+        name: Its name, without a checkpoint's step.
+        settings: The settings of its verb.
+        parents: What it was made from.
+        fingerprint: Digest of both.
+    """
+
+    name: str
+    settings: dict[str, JsonValue]
+    parents: tuple[Parent, ...]
+    fingerprint: str
+
+    @classmethod
+    def of(cls, name: str, lake: Lake) -> "Made":
+        """Return what made a dictionary, or the one that a checkpoint is of.
+
+        Raises:
+            ArtefactNotFoundError: There is none of that name; the nearest are given.
+            IncompleteArtefactError: It is not finished, and no checkpoint of it was named.
+        """
+        ref = checkpoint.dictionary_of(name)
+        artefact = lake.artefact(ref)
+        run = artefact.exists(layout.RUN) and not artefact.exists(layout.MANIFEST)
+        if checkpoint.named(name) and run:
+            found = manifests.started(artefact, ref)
+            return cls(ref.name, found.settings, found.parents, found.fingerprint)
+        manifest = lake.manifest(ref)
+        return cls(ref.name, manifest.settings, tuple(manifest.parents), manifest.fingerprint)
+
+    @property
+    def parent(self) -> Parent:
+        """The record by which an evaluation names it."""
+        return Parent(kind="dictionary", name=self.name, fingerprint=self.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -23,14 +61,14 @@ class Subject:
 
     Attributes:
         dictionary: The dictionary, on the CPU.
-        dictionary_manifest: Its manifest.
+        made: How it was made.
         store: The activation store.
         held_out: Share of contexts its training left out; 0 when the store is not its own.
         split: Which contexts may be used.
     """
 
     dictionary: SparseDictionary
-    dictionary_manifest: Manifest
+    made: Made
     store: ActivationStore
     held_out: float
     split: Bool[np.ndarray, " context"]
@@ -44,7 +82,7 @@ def open_subject(settings: EvaluateSettings, lake: Lake) -> Subject:
         HookpointNotFoundError: The store lacks a hookpoint of the dictionary.
         ConfigError: The split cannot be told, or has no contexts.
     """
-    manifest = lake.manifest(Ref("dictionary", settings.dictionary))
+    made = Made.of(settings.dictionary, lake)
     dictionary = load(lake, settings.dictionary)
     name = store_of(settings, lake)
     store = ActivationStore.open(lake, name)
@@ -56,7 +94,7 @@ def open_subject(settings: EvaluateSettings, lake: Lake) -> Subject:
     trained = Trained.of(settings.dictionary, store, lake)
     others = [Trained.of(other, store, lake) for other in settings.beside]
     split = _split(settings, store, [trained, *others])
-    return Subject(dictionary, manifest, store, 0.0 if trained is None else trained.share, split)
+    return Subject(dictionary, made, store, 0.0 if trained is None else trained.share, split)
 
 
 def store_of(settings: EvaluateSettings, lake: Lake) -> str:
@@ -68,7 +106,7 @@ def store_of(settings: EvaluateSettings, lake: Lake) -> str:
     """
     if settings.activations is not None:
         return settings.activations
-    return only_store(lake, lake.manifest(Ref("dictionary", settings.dictionary)))
+    return only_store(lake, Made.of(settings.dictionary, lake))
 
 
 def same_split(wanted: Sequence[EvaluateSettings], lake: Lake) -> bool:
@@ -97,10 +135,9 @@ class Trained:
         Raises:
             ArtefactNotFoundError: No such dictionary.
         """
-        ref = Ref("dictionary", name)
-        manifest = lake.manifest(ref)
-        ranges = trained_on(lake, manifest).get(store.ref.name)
-        share = _share(parse_config(lake.artefact(ref).read(layout.CONFIG), name))
+        made = Made.of(name, lake)
+        ranges = trained_on(lake, made).get(store.ref.name)
+        share = _share(made)
         return None if ranges is None or share is None else cls(share, tuple(ranges or [None]))
 
     def split(
@@ -111,11 +148,9 @@ class Trained:
         return unseen if split == "held_out" else ~unseen & _within(store, list(self.ranges))
 
 
-def _share(config: DictionaryConfig) -> float | None:
+def _share(made: Made) -> float | None:
     """Return the share of contexts that training held out, None when it is not recorded."""
-    if config.train is None:
-        return None
-    activations = config.train.settings.get("activations")
+    activations = made.settings.get("activations")
     share = activations.get("held_out") if isinstance(activations, dict) else None
     return float(share) if isinstance(share, (int, float)) else None
 

@@ -27,6 +27,18 @@ def named(name: str) -> bool:
     return AT in name
 
 
+def dictionary_of(name: str) -> Ref:
+    """Return the dictionary that a name means, or that a checkpoint of that name is of."""
+    whole = name.partition(AT)[0]
+    return Ref("dictionary", whole.removeprefix(f"{layout.FOLDERS['dictionary']}/"))
+
+
+def numbered(lake: Lake, name: str) -> str:
+    """Return a name with `latest` said as a step; other names are returned as they are."""
+    there = steps(lake.artefact(dictionary_of(name))) if name.endswith(f"{AT}{LATEST}") else []
+    return f"{name.partition(AT)[0]}{AT}{there[-1]}" if there else name
+
+
 def find(lake: Lake, name: str, files: Sequence[str]) -> Storage:
     """Return the folder of a checkpoint whose files are as they were written.
 
@@ -39,8 +51,7 @@ def find(lake: Lake, name: str, files: Sequence[str]) -> Storage:
         ArtefactNotFoundError: There is no such checkpoint.
         DamagedArtefactError: A file of it is missing or does not match its checksum.
     """
-    dictionary, _, step = name.partition(AT)
-    ref = Ref("dictionary", dictionary.removeprefix(f"{layout.FOLDERS['dictionary']}/"))
+    ref, step = dictionary_of(name), name.partition(AT)[2]
     artefact = lake.artefact(ref)
     there = steps(artefact)
     wanted = there[-1] if step == LATEST and there else int(step) if step.isdigit() else None

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from saestore_schemas.base import Model
-from saestore_schemas.names import ArtefactName, DictionaryName
+from saestore_schemas.names import ArtefactName, DictionaryOrCheckpoint
 
 
 class SpliceSettings(Model):
@@ -27,15 +27,15 @@ class EvaluateSettings(Model):
 
     name: ArtefactName = "default"
     """Name of the evaluation beside the dictionary."""
-    dictionary: DictionaryName
-    """The dictionary, `series/name`."""
+    dictionary: DictionaryOrCheckpoint
+    """The dictionary, `series/name`, or a checkpoint of it, `series/name@step`."""
     activations: ArtefactName | None = None
     """Activation store; absent, the one it was trained on, or the original if that is a scattered
     copy. Of a mix, one must be named."""
     split: Literal["held_out", "train", "all"] = "held_out"
     """Which contexts: those training never saw, those it saw, or all. `held_out` and `train` follow
     the training run's `activations.held_out`."""
-    beside: tuple[DictionaryName, ...] = ()
+    beside: tuple[DictionaryOrCheckpoint, ...] = ()
     """Other dictionaries: only contexts in the split of all of them are used, so that scores compare.
     Those that were not trained on the store leave out none."""
     rows: int | None = Field(default=1_000_000, ge=1)

@@ -17,6 +17,14 @@ DictionaryName = Annotated[
 ]
 """A dictionary: `series/name`."""
 
+DictionaryOrCheckpoint = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@(\d+|latest))?$"
+    ),
+]
+"""A dictionary, or a checkpoint of it: `series/name@step` or `series/name@latest`."""
+
 HookpointName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 """A hookpoint as TransformerLens spells it, such as `blocks.8.hook_resid_post`."""
 

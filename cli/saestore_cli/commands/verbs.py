@@ -179,7 +179,8 @@ def evaluate(
     asked = comparing.asked(given, compare=compare, out=out)
     lake = session.lake
     for name in asked.dictionaries:  # a name that is not there is told before anything else
-        lake.manifest(f"dictionaries/{name}")
+        if "@" not in name:
+            lake.manifest(f"dictionaries/{name}")
     settings = comparing.settings(asked, overrides or ())
     if not compare:
         made = lake.evaluate(settings, progress=session.progress)
