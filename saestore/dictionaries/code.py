@@ -90,7 +90,6 @@ Entries = Shaped[Tensor, "..."]
 
 
 @runtime_checkable
-@runtime_checkable
 class TrainingCode(Protocol):
     """A code that losses differentiate through."""
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from saestore.dictionaries import selection
 from saestore.dictionaries.code import DenseCode, RaggedCode, SparseCode, TrainingCode
@@ -166,6 +167,54 @@ class ActivationFunction(nn.Module, ABC):
                 expected="one of topk, batchtopk, abstopk",
                 hint="remove loss.k_schedule",
             )
+
+
+class Thresholded(ActivationFunction):
+    """Fires at inference where the gate score exceeds a threshold of each feature."""
+
+    @classmethod
+    @override
+    def shapes(cls, d_sae: int) -> dict[str, tuple[int, ...]]:
+        """Return the thresholds' shape."""
+        return {"threshold": (d_sae,)}
+
+    @override
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the thresholds."""
+        return {"threshold": self.thresholds()}
+
+    @override
+    @abstractmethod
+    def thresholds(self) -> Float[Tensor, " d_sae"]:
+        """Return what gate scores must exceed at inference."""
+
+    @override
+    def firings(self, pre: PreActivation) -> SparseCode:
+        """Return the pre-activations above their thresholds."""
+        limits = self.thresholds().to(pre.gate.dtype)
+        return at_inference(pre, selection.of_mask(pre.gate > limits))
+
+    @classmethod
+    @override
+    def rewritten(
+        cls,
+        tensors: Mapping[str, Float[Tensor, " d_sae"]],
+        *,
+        shift: Float[Tensor, " d_sae"],
+        values: Float[Tensor, " d_sae"],
+        gate: Float[Tensor, " d_sae"],
+    ) -> dict[str, Float[Tensor, " d_sae"]]:
+        """Return bias and thresholds that keep the code, up to its units."""
+        plain = super().rewritten(tensors, shift=shift, values=values, gate=gate)
+        return {**plain, "threshold": tensors["threshold"] * gate}
+
+    @classmethod
+    @override
+    def as_jumprelu(
+        cls, tensors: Mapping[str, Float[Tensor, " d_sae"]]
+    ) -> tuple[Float[Tensor, " d_sae"], dict[str, Float[Tensor, " d_sae"]]]:
+        """Return the same: at inference it is one."""
+        return torch.ones_like(tensors["b_enc"]), dict(tensors)
 
 
 def kept(pre: PreActivation, chosen: selection.Chosen) -> TrainingCode:

@@ -23,12 +23,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from saestore.dictionaries import selection
-from saestore.dictionaries.activation_functions.base import (
-    ActivationFunction,
-    at_inference,
-    kept,
-)
-from saestore.dictionaries.code import SparseCode, TrainingCode
+from saestore.dictionaries.activation_functions.base import Thresholded, kept
+from saestore.dictionaries.code import TrainingCode
 from saestore.dictionaries.kernels import Pairs
 from saestore.dictionaries.pre_activation import PreActivation
 from saestore_schemas.dictionary import InferenceRecord, Semantics, ThresholdInference
@@ -38,7 +34,7 @@ EMA_DECAY = 0.99
 """Of the running mean, a batch; SAELens' value."""
 
 
-class BatchTopK(ActivationFunction):
+class BatchTopK(Thresholded):
     """Keep the k largest a row on average.
 
     Attributes:
@@ -63,20 +59,9 @@ class BatchTopK(ActivationFunction):
 
     @classmethod
     @override
-    def shapes(cls, d_sae: int) -> dict[str, tuple[int, ...]]:
-        """Return the thresholds' shape."""
-        return {"threshold": (d_sae,)}
-
-    @classmethod
-    @override
     def inference(cls) -> InferenceRecord:
         """Return a threshold that training estimates."""
         return ThresholdInference(source="ema")
-
-    @override
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the thresholds."""
-        return {"threshold": self.thresholds()}
 
     @override
     def thresholds(self) -> Float[Tensor, " d_sae"]:
@@ -97,34 +82,6 @@ class BatchTopK(ActivationFunction):
             smallest = float(Pairs(*chosen, pre.d_sae).of(pre.gate).min())
             self.ema.mul_(EMA_DECAY).add_(self.ema.new_tensor([smallest, 1.0]), alpha=1 - EMA_DECAY)
         return kept(pre, chosen)
-
-    @override
-    def firings(self, pre: PreActivation) -> SparseCode:
-        """Return the pre-activations above the threshold."""
-        limits = self.thresholds().to(pre.gate.dtype)
-        return at_inference(pre, selection.of_mask(pre.gate > limits))
-
-    @classmethod
-    @override
-    def rewritten(
-        cls,
-        tensors: Mapping[str, Float[Tensor, " d_sae"]],
-        *,
-        shift: Float[Tensor, " d_sae"],
-        values: Float[Tensor, " d_sae"],
-        gate: Float[Tensor, " d_sae"],
-    ) -> dict[str, Float[Tensor, " d_sae"]]:
-        """Return bias and thresholds that keep the code, up to its units."""
-        plain = super().rewritten(tensors, shift=shift, values=values, gate=gate)
-        return {**plain, "threshold": tensors["threshold"] * gate}
-
-    @classmethod
-    @override
-    def as_jumprelu(
-        cls, tensors: Mapping[str, Float[Tensor, " d_sae"]]
-    ) -> tuple[Float[Tensor, " d_sae"], dict[str, Float[Tensor, " d_sae"]]]:
-        """Return the thresholds of inference."""
-        return torch.ones_like(tensors["b_enc"]), dict(tensors)
 
     @override
     def keep_k(self, k: float | None) -> None:

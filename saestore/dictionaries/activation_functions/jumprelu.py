@@ -30,8 +30,8 @@ from typing_extensions import override
 
 from saestore.dictionaries import selection
 from saestore.dictionaries.activation_functions import base
-from saestore.dictionaries.activation_functions.base import ActivationFunction, at_inference
-from saestore.dictionaries.code import DenseCode, Entries, RaggedCode, SparseCode, TrainingCode
+from saestore.dictionaries.activation_functions.base import Thresholded
+from saestore.dictionaries.code import DenseCode, Entries, RaggedCode, TrainingCode
 from saestore.dictionaries.kernels import Pairs
 from saestore.dictionaries.pre_activation import PreActivation
 from saestore_schemas.dictionary import JumpRelu as JumpReluSettings, Semantics
@@ -42,7 +42,7 @@ START_WIDE, START_NARROW = 0.1, 0.001
 """Thresholds at the start, with and without `ste_to_input` (the sources above)."""
 
 
-class JumpRelu(ActivationFunction):
+class JumpRelu(Thresholded):
     """Keep what exceeds its threshold.
 
     Attributes:
@@ -60,23 +60,12 @@ class JumpRelu(ActivationFunction):
 
     @classmethod
     @override
-    def shapes(cls, d_sae: int) -> dict[str, tuple[int, ...]]:
-        """Return the thresholds' shape."""
-        return {"threshold": (d_sae,)}
-
-    @classmethod
-    @override
     def start(cls, settings: JumpReluSettings, d_sae: int, init: InitSettings) -> dict[str, Tensor]:
         """Return equal thresholds."""
         chosen = init.threshold
         if chosen is None:
             chosen = START_WIDE if settings.ste_to_input else START_NARROW
         return {"threshold": torch.full((d_sae,), chosen)}
-
-    @override
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the thresholds."""
-        return {"threshold": self.thresholds()}
 
     @override
     def thresholds(self) -> Float[Tensor, " d_sae"]:
@@ -102,12 +91,6 @@ class JumpRelu(ActivationFunction):
         return RaggedCode(pairs, window.jump(*inputs), steps=window.steps(*inputs))
 
     @override
-    def firings(self, pre: PreActivation) -> SparseCode:
-        """Return the pre-activations above their thresholds."""
-        limits = self.thresholds().to(pre.gate.dtype)
-        return at_inference(pre, selection.of_mask(pre.gate > limits))
-
-    @override
     def below(self, pre: PreActivation, features: Tensor | None) -> Float[Tensor, " row"]:
         """Return Σ relu(θ − h) n; gated on h n, Σ relu(θ − h n)."""
         h, threshold, lengths = pre.dense(), self.threshold.to(pre.gate.dtype), pre.lengths
@@ -116,28 +99,6 @@ class JumpRelu(ActivationFunction):
         if pre.on_lengths:
             return torch.relu(threshold - h * lengths).sum(dim=1)
         return torch.relu(threshold - h) @ lengths
-
-    @classmethod
-    @override
-    def rewritten(
-        cls,
-        tensors: Mapping[str, Float[Tensor, " d_sae"]],
-        *,
-        shift: Float[Tensor, " d_sae"],
-        values: Float[Tensor, " d_sae"],
-        gate: Float[Tensor, " d_sae"],
-    ) -> dict[str, Float[Tensor, " d_sae"]]:
-        """Return bias and thresholds that keep the code, up to its units."""
-        plain = super().rewritten(tensors, shift=shift, values=values, gate=gate)
-        return {**plain, "threshold": tensors["threshold"] * gate}
-
-    @classmethod
-    @override
-    def as_jumprelu(
-        cls, tensors: Mapping[str, Float[Tensor, " d_sae"]]
-    ) -> tuple[Float[Tensor, " d_sae"], dict[str, Float[Tensor, " d_sae"]]]:
-        """Return the same."""
-        return torch.ones_like(tensors["b_enc"]), dict(tensors)
 
     @override
     def scalars(self) -> dict[str, float]:
