@@ -17,40 +17,23 @@ Source: Shazeer and Stern 2018 (arXiv:1804.04235), section 3; without their clip
 step sizes.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+from saestore.train.adam_variant import AdamVariant
+
 
 BLOCK = 1 << 20
 """Elements worked on at once."""
 
 
-class LeanAdam(torch.optim.Optimizer):
+class LeanAdam(AdamVariant):
     """Adam in less memory."""
 
-    def __init__(
-        self,
-        groups: Iterable[dict[str, Any]],
-        *,
-        betas: tuple[float, float],
-        eps: float,
-    ) -> None:
-        super().__init__(groups, {"lr": 0.0, "betas": betas, "eps": eps})
-
     @override
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override] # no closure here
-        """Take one step."""
-        del closure
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
-
     def _update(self, weights: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weights]
         (beta1, beta2), matrix = group["betas"], weights.ndim > 1

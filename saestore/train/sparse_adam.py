@@ -9,36 +9,19 @@ Worth it when d_sae is so large that most features fire on no row of a batch.
 Source: the lazy update of `torch.optim.SparseAdam`, with ε beside the corrected root as in Adam.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+from saestore.train.adam_variant import AdamVariant
 
-class SparseAdam(torch.optim.Optimizer):
+
+class SparseAdam(AdamVariant):
     """Adam on the rows that have a gradient."""
 
-    def __init__(
-        self,
-        groups: Iterable[dict[str, Any]],
-        *,
-        betas: tuple[float, float],
-        eps: float,
-    ) -> None:
-        super().__init__(groups, {"lr": 0.0, "betas": betas, "eps": eps})
-
     @override
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override] # no closure here
-        """Take one step."""
-        del closure
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
-
     def _update(self, weights: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weights]
         if not state:
