@@ -10,8 +10,6 @@ places.
 
 import argparse
 import json
-import os
-import signal
 import sys
 import tempfile
 import time
@@ -21,6 +19,7 @@ import numpy as np
 
 from saestore.exchange import Wanted, export_activations, import_activations, source
 from saestore.lake import Lake, Ref, layout
+from saestore.testing.killing import ended
 from saestore.testing.stores import payload_bytes, scratch_lake, synthetic_rows, synthetic_store
 from saestore_schemas.exchange import ImportSettings
 
@@ -49,27 +48,7 @@ def chunks(folder: Path) -> ImportSettings:
 
 def attempt(settings: ImportSettings, lake: Lake, seconds: float | None) -> bool:
     """Import in a process of its own; return whether it ended by itself."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            import_activations(settings, lake)
-            code = 0
-        except BaseException as error:  # noqa: BLE001 - the parent reads the exit code; say why
-            sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        finally:
-            os._exit(code)
-    end = None if seconds is None else time.monotonic() + seconds
-    while end is None or time.monotonic() < end:
-        done, status = os.waitpid(pid, 0 if end is None else os.WNOHANG)
-        if done:
-            if status:
-                raise RuntimeError(f"the import failed with {os.waitstatus_to_exitcode(status)}")
-            return True
-        time.sleep(0.0005)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return False
+    return ended(lambda: import_activations(settings, lake), seconds)
 
 
 def main() -> int:

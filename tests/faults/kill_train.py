@@ -16,8 +16,6 @@ that some attempts die while one is written, moved or removed, and some while th
 
 import argparse
 import json
-import os
-import signal
 import sys
 import tempfile
 import time
@@ -28,6 +26,7 @@ import torch
 
 from saestore import train
 from saestore.lake import Lake, Ref, layout
+from saestore.testing.killing import ended
 from saestore.testing.stores import HOOKPOINT, payload_bytes, synthetic_store
 from saestore_schemas.train import TrainSettings
 
@@ -99,27 +98,7 @@ def filled(folder: Path) -> Lake:
 
 def attempt(settings: TrainSettings, lake: Lake, seconds: float | None) -> bool:
     """Train in a process of its own; return whether it ended by itself."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            train.run(settings, lake)
-            code = 0
-        except BaseException as error:  # noqa: BLE001 - the parent reads the exit code; say why
-            sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        finally:
-            os._exit(code)
-    end = None if seconds is None else time.monotonic() + seconds
-    while end is None or time.monotonic() < end:
-        done, status = os.waitpid(pid, 0 if end is None else os.WNOHANG)
-        if done:
-            if status:
-                raise RuntimeError(f"training failed with {os.waitstatus_to_exitcode(status)}")
-            return True
-        time.sleep(0.0005)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return False
+    return ended(lambda: train.run(settings, lake), seconds)
 
 
 def compared(lake: Lake) -> dict[str, bytes]:
