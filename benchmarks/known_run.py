@@ -6,6 +6,7 @@ A process of its own, because peak memory is a process's. Both libraries read th
 same order, start from the same matrices and are measured by the same code.
 """
 
+import importlib
 import json
 import resource
 import sys
@@ -330,6 +331,8 @@ def scores(trained: Trained, seed: int) -> dict[str, float]:
 def main(library: str, variant: str, seed: int, array: Path) -> dict[str, object]:
     """Train and score once."""
     torch.set_num_threads(1)
+    if library == "sae-lens":  # what a library's import takes is no part of training
+        importlib.import_module("sae_lens")
     steps = array.stat().st_size // (4 * BATCH * WIDTH)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     trained = LIBRARIES[library](variant, seed, Array(array, steps))
