@@ -221,15 +221,15 @@ def assert_close(found, expected):
 @given(
     cuts=st.lists(st.integers(0, 400), max_size=6),
     shift=st.sampled_from([0.0, 100.0, -1e6]),
-    tile=st.sampled_from([1, 7, 1 << 17]),
+    first=st.sampled_from([1, 7, 1 << 17]),
     seed=st.integers(0, 99),
 )
-def test_moments_merge_to_the_same_whatever_the_split(cuts, shift, seed, tile):
+def test_moments_merge_to_the_same_whatever_the_split(cuts, shift, seed, first):
     rows = (np.random.default_rng(seed).normal(shift, 1.0, (400, 3))).astype(np.float32)
     rows[:: 1 + seed % 5] *= 10.0 ** (seed % 3)  # a few rows are far longer, as residual streams'
     total = Moments.none(3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(moments, "_TILE", tile)
+        patch.setattr(moments, "_FIRST", first)
         for piece in np.split(rows, sorted(cuts)):
             total = total.merge(Moments.of(piece))
     exact = rows.astype(np.longdouble)
