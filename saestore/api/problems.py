@@ -134,6 +134,8 @@ def _problem(model: type[BaseModel], data: Any, error: ErrorDetails) -> Problem:
     if kind == "extra_forbidden":
         return _unknown(model, data, path, error["input"])
     if kind == "missing":
+        if isinstance(path[-1], int):
+            return Problem(path, "missing", None, "", _meaning(model, data, path[:-1], error))
         section = dotted(path[:-1])
         place = f"under [{section}]" if section and "[" not in section else "to the file"
         doc = _documentation(model, data, path)
@@ -289,6 +291,7 @@ def expected(error: ErrorDetails) -> str:
         limit = error["ctx"].get("min_length", error["ctx"].get("max_length"))
         return f"at {'least' if error['type'] == 'too_short' else 'most'} {limit}"
     message = error["msg"].split(", unable to parse")[0]
+    message = message.replace("Unable to parse input string as an integer, exceeded", "below the")
     for prefix in ("Input should be ", "Value should ", "Input should "):
         if message.startswith(prefix):
             return message.removeprefix(prefix)

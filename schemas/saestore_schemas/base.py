@@ -1,10 +1,11 @@
 """The one base of everything that is written to disk, read from a file or sent over a wire.
 
-It leaves pydantic's defaults in four places. Models are frozen, because a setting that changes
+It leaves pydantic's defaults in five places. Models are frozen, because a setting that changes
 after it was fingerprinted lies about the run. Unknown keys are refused, because a typo must not
-succeed. Defaults are validated, because they are documentation too. And a field without a
-docstring is refused when its class is defined: the docstring becomes the JSON Schema description,
-the command-line help and the reference page.
+succeed. Defaults are validated, because they are documentation too. Infinity and NaN are refused:
+JSON has neither, so they could not be written down. And a field without a docstring is refused
+when its class is defined: the docstring becomes the JSON Schema description, the command-line help
+and the reference page.
 """
 
 from typing import Any
@@ -20,6 +21,7 @@ class Model(BaseModel):
         frozen=True,
         extra="forbid",
         validate_default=True,
+        allow_inf_nan=False,
         use_attribute_docstrings=True,
         ser_json_inf_nan="null",
     )

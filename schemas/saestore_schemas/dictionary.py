@@ -39,7 +39,7 @@ class BatchTopK(Model):
 
     kind: Literal["batchtopk"] = "batchtopk"
     """Discriminator."""
-    k: float = Field(gt=0, allow_inf_nan=False)
+    k: float = Field(gt=0)
     """Features that fire on one row on average; may be fractional."""
 
 
@@ -48,7 +48,7 @@ class JumpRelu(Model):
 
     kind: Literal["jumprelu"] = "jumprelu"
     """Discriminator."""
-    bandwidth: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    bandwidth: float = Field(default=2.0, gt=0)
     """Width of the window around the threshold in which it receives gradient, in normalised units:
     2 with `ste_to_input` (Anthropic), 0.001 without (DeepMind)."""
     ste_to_input: bool = True

@@ -11,7 +11,7 @@ from saestore_schemas.dictionary import Activation
 from saestore_schemas.optimize import Steps
 
 
-Coefficient = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Coefficient = Annotated[float, Field(gt=0)]
 """Weight of a term, in normalised units."""
 
 
@@ -33,7 +33,7 @@ class PNormSettings(Model):
     """Discriminator."""
     coefficient: Coefficient
     """lambda, in normalised units."""
-    p: float = Field(default=0.5, gt=0, allow_inf_nan=False)
+    p: float = Field(default=0.5, gt=0)
     """Exponent."""
     form: Literal["power", "norm"] = "power"
     """`power`: lambda * mean over rows of sum_i (f_i n_i)^p; `norm`: of (sum_i (f_i n_i)^p)^(1/p)."""
@@ -70,7 +70,7 @@ class TanhSettings(Model):
     """Discriminator."""
     coefficient: Coefficient
     """lambda."""
-    stretch: float = Field(default=4.0, gt=0, allow_inf_nan=False)
+    stretch: float = Field(default=4.0, gt=0)
     """Factor inside the tanh."""
     warmup: Steps = 1.0
     """lambda rises linearly from 0; by default over the whole run."""
@@ -86,9 +86,9 @@ class TanhQuadSettings(Model):
     """Discriminator."""
     coefficient: Coefficient
     """lambda."""
-    stretch: float = Field(default=4.0, gt=0, allow_inf_nan=False)
+    stretch: float = Field(default=4.0, gt=0)
     """Factor inside the tanh."""
-    frequency_scale: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    frequency_scale: float = Field(default=0.01, gt=0)
     """Frequency at which a feature pays double."""
     warmup: Steps = 0.05
     """lambda rises linearly from 0."""
@@ -112,7 +112,7 @@ class TargetL0BatchSettings(Model):
     """Discriminator."""
     coefficient: Coefficient
     """lambda."""
-    target: float = Field(gt=0, allow_inf_nan=False)
+    target: float = Field(gt=0)
     """Features that should fire on one row on average."""
     warmup: Steps = 0.05
     """lambda rises linearly from 0."""
@@ -125,7 +125,7 @@ class TargetL0RowSettings(Model):
     """Discriminator."""
     coefficient: Coefficient
     """lambda."""
-    target: float = Field(gt=0, allow_inf_nan=False)
+    target: float = Field(gt=0)
     """Features that should fire on each row."""
     warmup: Steps = 0.05
     """lambda rises linearly from 0."""
@@ -160,7 +160,7 @@ class AuxSettings(Model):
 class PreActivationSettings(Model):
     """Term coefficient * mean over rows of sum_i relu(threshold_i - h_i) n_i: wakes silent features."""
 
-    coefficient: float = Field(default=3e-6, gt=0, allow_inf_nan=False)
+    coefficient: float = Field(default=3e-6, gt=0)
     """Weight."""
     on: Literal["all", "dead"] = "all"
     """Which features it reaches: all, or those that count as dead."""
@@ -178,7 +178,7 @@ class PreActivationSettings(Model):
 class GatedAuxSettings(Model):
     """Auxiliary reconstruction from a gated encoder's gate, by a decoder that counts as constant."""
 
-    coefficient: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    coefficient: float = Field(default=1.0, ge=0)
     """Weight; 0 switches it off."""
 
 
@@ -227,7 +227,7 @@ _ROUNDING = 1e-6
 class KScheduleSettings(Model):
     """k falls to `activation.k` from a larger number, rounded up."""
 
-    initial: float = Field(gt=0, allow_inf_nan=False)
+    initial: float = Field(gt=0)
     """k at the start."""
     hold: Steps = 0
     """How long it stays there."""
@@ -235,7 +235,7 @@ class KScheduleSettings(Model):
     """How long it then falls."""
     kind: Literal["linear", "exponential"] = "linear"
     """Shape of the fall."""
-    rate: float = Field(default=3.0, gt=0, allow_inf_nan=False)
+    rate: float = Field(default=3.0, gt=0)
     """How much steeper an exponential fall begins than it ends: r in (1 - e^(-r p)) / (1 - e^(-r))."""
 
 

@@ -139,12 +139,16 @@ class LogSettings(Model):
     """Report to Weights & Biases too (extra `wandb`). No part of the fingerprint."""
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What starts a random stream; TOML's integers end there."""
+
+
 class SeedSettings(Model):
     """Independent random streams."""
 
-    init: int = Field(default=0, ge=0)
+    init: Seed = 0
     """Starting weights."""
-    data: int = Field(default=0, ge=0)
+    data: Seed = 0
     """Order of the rows."""
-    loss: int = Field(default=0, ge=0)
+    loss: Seed = 0
     """What the objective draws: sampled prefixes."""

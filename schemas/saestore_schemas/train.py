@@ -36,7 +36,7 @@ class SourceSettings(Model):
 
     name: ArtefactName
     """Activation store in the lake."""
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    weight: float = Field(default=1.0, gt=0)
     """Its share of the training rows is this over the sum of all weights, exactly."""
     rows: RowRange | None = None
     """Only rows of this range: the first, and the one after the last. Absent, all."""
@@ -126,7 +126,7 @@ class InitSettings(Model):
     """The same of an encoder that is not tied; absent, directions of length 1."""
     data_points: bool = False
     """Decoder vectors are centred rows at length 1 (times `decoder_vector_norm`), each another one."""
-    data_noise: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    data_noise: float = Field(default=0.0, ge=0)
     """Length of a random vector added to each data point."""
     active_subspace: int | None = Field(default=None, ge=1)
     """Decoder vectors lie in the so many directions in which rows vary most."""
@@ -142,7 +142,7 @@ class InitSettings(Model):
     sample_rows: int = Field(default=16384, ge=2)
     """Rows of the sample, if any of this needs one; `data_points` takes as many as there are features at
     least."""
-    threshold: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    threshold: float | None = Field(default=None, ge=0)
     """JumpReLU thresholds, in normalised units; absent, 0.1 with `ste_to_input` and 0.001 without."""
 
     @property
