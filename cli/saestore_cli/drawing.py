@@ -23,6 +23,9 @@ NARROW = 80
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
+_FLAT = 1e-5
+"""Share of a number that rounding to four digits hides."""
+
 
 class Terminal(Console):
     """A console that lets a closed pipe be handled at the command's boundary."""
@@ -92,6 +95,8 @@ def bars(counts: Sequence[float]) -> str:
 def curve(values: Sequence[float | None], width: int) -> str:
     """Return a line of blocks from the smallest to the largest value, at most `width` long.
 
+    What differs by less than the numbers beside it can show is flat.
+
     >>> curve([0.0, 0.5, 1.0], 8)
     '▁▅█'
     """
@@ -99,6 +104,8 @@ def curve(values: Sequence[float | None], width: int) -> str:
     if not known or width < 1:
         return ""
     lowest, span = min(known), max(known) - min(known)
+    if span <= _FLAT * max(map(abs, known)):
+        span = 0.0
     picked = values
     if len(values) > width:
         picked = [values[i * (len(values) - 1) // max(width - 1, 1)] for i in range(width)]

@@ -61,7 +61,16 @@ def _report(error: Exception) -> Report:
         return Report.of(error)
     if isinstance(error, ModuleNotFoundError):
         return _missing(error)
+    if _out_of_memory(error):
+        return Report.of_memory(error)
     return Report.of_bug(error)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Return whether memory was asked for that there is not: torch has types of its own for that."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
 
 
 def _missing(error: ModuleNotFoundError) -> Report:

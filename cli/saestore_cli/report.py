@@ -15,6 +15,7 @@ from saestore.errors import (
     SaestoreError,
     nearest,
 )
+from saestore_cli.numbers import size
 
 
 FAILED = 1
@@ -93,6 +94,22 @@ class Report:
         ):
             hint = f"did you mean {close[0]}?"
         return cls("UsageError", text[:1].lower() + text[1:], None, None, hint, error.exit_code)
+
+    @classmethod
+    def of_memory(cls, error: Exception) -> "Report":
+        """Return the report of memory that the machine does not have."""
+        said = " ".join(str(error).split())
+        asked = re.search(r"allocate (\d+) bytes", said)
+        wanted = size(int(asked.group(1))) if asked else ""
+        return cls(
+            kind="MemoryError",
+            message=f"memory is full: {f'could not allocate {wanted} more' if wanted else said}",
+            found=None,
+            expected="memory for one batch, the weights and what training keeps beside them",
+            hint="lower dictionary.d_sae, activations.batch_rows or forward_contexts, or see "
+            "optimizer.states and optimizer.accumulate",
+            exit_code=FAILED,
+        )
 
     @classmethod
     def of_bug(cls, error: Exception) -> "Report":

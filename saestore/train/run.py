@@ -182,9 +182,14 @@ def _announce(training: Training, stream: Stream, progress: Progress) -> None:
     """Say what is trained and how well its rows are mixed."""
     schedule, sources = training.trainer.schedule, training.rows.sources(stream)
     progress.note(
-        f"{training.trainer.dictionary.d_sae} features, {schedule.steps} steps of "
-        f"{schedule.batch_rows} rows; mixing window {stream.window_rows} rows, "
+        f"{_many(training.trainer.dictionary.d_sae, 'feature')}, "
+        f"{_many(schedule.steps, 'step')} of {_many(schedule.batch_rows, 'row')}; "
+        f"mixing window {_many(stream.window_rows, 'row')}, "
         f"{stream.mixing:.2f} rows of the same context per row and batch, variance of a "
         f"document's features times {stream.inflation:.2f}"
         + (f"; rows of {', '.join(map(str, sources))}" if sources else "")
     )
+
+
+def _many(n: int, thing: str) -> str:
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"

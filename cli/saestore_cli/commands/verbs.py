@@ -119,7 +119,7 @@ def train(
     and ends with the same bytes. Ctrl-C, SIGTERM and --time-limit leave a checkpoint at the step
     they come in.
 
-    With a section [sweep], several dictionaries are trained in one pass over the rows.
+    With a section `sweep`, several dictionaries are trained in one pass over the rows.
     """
     from saestore.api.config import load_settings
 
@@ -144,7 +144,7 @@ def evaluate(
     given: Annotated[
         list[str],
         typer.Argument(
-            metavar="[CONFIG.toml] [DICTIONARY]...",
+            metavar="[CONFIG.toml] [DICTIONARY]",
             help="Settings file, a dictionary instead of the file's, or both; with --compare, the "
             "dictionaries.",
             show_default=False,
