@@ -157,12 +157,14 @@ class ArtefactBusyError(SaestoreError):
 class IncompleteArtefactError(SaestoreError):
     """An artefact was started and not finished."""
 
-    def __init__(self, *, kind: str, name: str, missing: str, command: str) -> None:
+    def __init__(self, *, kind: str, name: str, missing: str, command: str | None = None) -> None:
         super().__init__(
             f"{kind} {name!r} is not finished: {missing}",
             found="an unfinished run",
             expected="a manifest",
-            hint=f"finish it with: {command}",
+            hint=f"finish it with: {command}"
+            if command
+            else "run the command that started it again: it goes on from what is there",
         )
 
 

@@ -330,7 +330,9 @@ def _tree(node: "Node") -> Tree:
 
 
 def _unfinished(remark: "Remark") -> str:
-    """Return what is left to do for an unfinished artefact."""
+    """Return what is left to do for an unfinished artefact, or what is wrong with a damaged one."""
+    if remark.damage:
+        return f"damaged: {remark.damage}"
     done = [state for state in remark.parts if state.finished]
     if not remark.parts:
         return "unfinished: run its command again"

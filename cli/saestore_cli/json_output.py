@@ -92,6 +92,7 @@ class JsonOutput:
                         "name": each.ref.name,
                         "path": each.ref.path,
                         "finished": each.manifest is not None,
+                        "damage": each.damage or None,
                         "parts": [_part(state) for state in each.parts],
                         "created": each.manifest.created if each.manifest else None,
                         "bytes": each.manifest.payload.bytes if each.manifest else None,

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from saestore.api import config
 from saestore.api.exchanging import Exchanging, Settings
-from saestore.errors import ConfigError, DamagedArtefactError, UnsupportedError
+from saestore.errors import (
+    ConfigError,
+    DamagedArtefactError,
+    FormatVersionError,
+    UnsupportedError,
+)
 from saestore.lake import Lake, Ref, lineage, manifest as manifests, parts
 from saestore.lake.lock import writing
 from saestore.progress import Progress, Silent
@@ -61,13 +66,15 @@ class Remark:
 
     Attributes:
         ref: Kind and name.
-        manifest: Its manifest, or None while it is unfinished.
+        manifest: Its manifest, or None while it is unfinished or where it cannot be read.
         parts: How far the parts of an unfinished one are, if several processes make it.
+        damage: Why the manifest cannot be read; empty where it can, or is not written yet.
     """
 
     ref: Ref
     manifest: Manifest | None
     parts: "tuple[State, ...]" = ()
+    damage: str = ""
 
 
 @dataclass(frozen=True)
@@ -399,11 +406,20 @@ class OpenLake(Exchanging):
         return [
             Remark(ref, None, tuple(parts.states(self.lake.artefact(ref))))
             if unfinished
-            else Remark(ref, self.lake.manifest(ref))
+            else self._remark(ref)
             for k in wanted
             for unfinished in (False, True)
             for ref in self.lake.refs(k, unfinished=unfinished)
         ]
+
+    def _remark(self, ref: Ref) -> Remark:
+        """Return the remark on what has a manifest: one that is damaged does not hide the others."""
+        try:
+            return Remark(ref, self.lake.manifest(ref))
+        except DamagedArtefactError as error:
+            return Remark(ref, None, damage="; ".join(error.damage))
+        except FormatVersionError as error:
+            return Remark(ref, None, damage=error.message)
 
     def show(self, name: str) -> "pages.Page":
         """Return what there is to know about an artefact: one page for each kind.

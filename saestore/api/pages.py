@@ -301,8 +301,8 @@ def _activations(lake: Lake, ref: Ref) -> ActivationsPage:
 def _dictionary(lake: Lake, ref: Ref) -> DictionaryPage:
     manifest = lake.manifest(ref)
     artefact = lake.artefact(ref)
-    manifests.check_sizes(artefact, manifest, [layout.CONFIG])
-    config = DictionaryConfig.model_validate(json.loads(artefact.read(layout.CONFIG)))
+    files = manifests.read(artefact, manifest, [layout.CONFIG])
+    config = DictionaryConfig.model_validate_json(files[layout.CONFIG])
     metrics = _optional(lake, ref, manifest, layout.METRICS)
     return DictionaryPage(
         manifest,
@@ -364,7 +364,7 @@ _HISTOGRAM = "density_histogram"
 
 def _optional(lake: Lake, ref: Ref, manifest: Manifest, file: str) -> _Long:
     """Return a table in long form; an imported dictionary has none."""
-    if lake.artefact(ref).size(file) is None:
+    if manifests.payload(lake.artefact(ref), manifest).get(file) is None:
         return {"step": [], "name": [], "index": [], "value": []}
     return _parquet(lake, ref, manifest, file)
 
@@ -415,10 +415,9 @@ def _children(lake: Lake, ref: Ref) -> tuple[Ref, ...]:
 
 
 def _parquet(lake: Lake, ref: Ref, manifest: Manifest, file: str) -> dict[str, list[Any]]:
-    artefact = lake.artefact(ref)
-    manifests.check_sizes(artefact, manifest, [file])
+    files = manifests.read(lake.artefact(ref), manifest, [file])
     try:
-        columns: dict[str, list[Any]] = table_file.from_bytes(artefact.read(file)).to_pydict()
+        columns: dict[str, list[Any]] = table_file.from_bytes(files[file]).to_pydict()
     except (OSError, ValueError) as error:
         raise DamagedArtefactError(name=ref.name, damage=(f"{file}: {error}",)) from error
     return columns

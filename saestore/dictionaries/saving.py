@@ -6,7 +6,6 @@ exactly what training computed, or refuses and says why.
 
 import json
 
-import crc32c
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -68,16 +67,7 @@ def load(lake: Lake, name: str) -> SparseDictionary:
     ref = Ref("dictionary", name)
     manifest = lake.manifest(ref)
     folder = lake.artefact(ref)
-    manifests.check_sizes(folder, manifest, (layout.CONFIG, layout.WEIGHTS))
-    expected = manifests.payload(folder, manifest)
-    files = {path: folder.read(path) for path in (layout.CONFIG, layout.WEIGHTS)}
-    damage = tuple(
-        f"{path}: checksum {found}, expected {expected[path][1]}"
-        for path, data in files.items()
-        if (found := manifests.checksum_text(crc32c.crc32c(data))) != expected[path][1]
-    )
-    if damage:
-        raise DamagedArtefactError(name=name, damage=damage)
+    files = manifests.read(folder, manifest, (layout.CONFIG, layout.WEIGHTS))
     return _assemble(files[layout.CONFIG], files[layout.WEIGHTS], name)
 
 

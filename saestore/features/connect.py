@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from saestore.errors import QueryError
+from saestore.errors import DamagedArtefactError, FormatVersionError, QueryError
 from saestore.features import views
 from saestore.fingerprint import canonical
 from saestore.lake import Lake, Ref, layout
@@ -26,11 +26,14 @@ _EXPLAIN = re.compile(
     r"\s*EXPLAIN(\s+ANALYZE\b|\s*\([^)]*\))?(?P<inner>.*)", re.IGNORECASE | re.DOTALL
 )
 
+_VERIFY = "`saestore verify --all` names every damaged file: restore them, or remove the artefact"
+
 _ARTEFACTS = """CREATE TABLE artefacts (
     kind VARCHAR, name VARCHAR, finished BOOLEAN, created TIMESTAMPTZ, fingerprint VARCHAR,
     files BIGINT, bytes BIGINT, parents VARCHAR[], settings VARCHAR, counts VARCHAR, facts VARCHAR
 )"""
-"""What the lake holds, for SQL; settings, counts and facts are JSON."""
+"""What the lake holds, for SQL; settings, counts and facts are JSON. Of what has a manifest that
+cannot be read, kind and name alone are known."""
 
 
 def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
@@ -60,6 +63,11 @@ def connect_to(lake: Lake, analyses: Iterable[Ref]) -> duckdb.DuckDBPyConnection
         for line in _artefacts(lake):
             connection.execute(f"INSERT INTO artefacts VALUES ({', '.join('?' * len(line))})", line)
         connection.execute("SET lock_configuration = true")
+    except duckdb.Error as error:
+        connection.close()
+        raise DamagedArtefactError(
+            name=lake.storage.url, damage=(str(error).split("\n", 1)[0],), hint=_VERIFY
+        ) from error
     except BaseException:
         connection.close()
         raise
@@ -134,6 +142,8 @@ def _refused(error: duckdb.Error, sql: str) -> QueryError:
     message = str(error).strip()
     if isinstance(error, duckdb.PermissionException):
         hint = "queries read this lake only: no other files, no network, no extensions"
+    elif ".parquet" in message or "Parquet" in message:
+        hint = _VERIFY
     elif isinstance(error, duckdb.BinderException):
         hint = "`DESCRIBE features` lists a view's columns; `SHOW TABLES` lists the views"
     elif isinstance(error, duckdb.CatalogException):
@@ -147,7 +157,11 @@ def _refused(error: duckdb.Error, sql: str) -> QueryError:
 
 def _artefacts(lake: Lake) -> Iterator[list[Any]]:
     for ref in lake.refs():
-        manifest = lake.manifest(ref)
+        try:
+            manifest = lake.manifest(ref)
+        except (DamagedArtefactError, FormatVersionError):
+            yield [ref.kind, ref.name, None, *[None] * 8]
+            continue
         yield [
             ref.kind,
             ref.name,

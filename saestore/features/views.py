@@ -10,9 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from saestore.lake import Lake, Ref, layout
+from saestore.errors import DamagedArtefactError, FormatVersionError
+from saestore.lake import Lake, Ref, layout, manifest as manifests
 from saestore_schemas import tables
 from saestore_schemas.manifest import Manifest
+from saestore_schemas.names import ArtefactKind
 from saestore_schemas.tables import Table
 
 
@@ -218,16 +220,33 @@ def lake_views(lake: Lake) -> dict[str, str]:
     }
 
 
-def _files(lake: Lake, view: str, kind: str, file: str) -> str:
+def _files(lake: Lake, view: str, kind: ArtefactKind, file: str) -> str:
     _, names = _OF_THE_LAKE[view]
     arms = []
-    for ref in lake.refs():
-        if ref.kind == kind and lake.artefact(ref).exists(file):
+    for ref in lake.refs(kind):
+        if _has(lake, ref, file):
             parts = zip(names, ref.name.split("/"), strict=True)
             keys = ", ".join(f"{literal(value)} AS {name}" for name, value in parts)
             path = literal(f"{folder_of(lake, ref)}/{file}")
             arms.append(f"SELECT {keys}, * FROM read_parquet({path})")
     return _union(view, arms)
+
+
+def _has(lake: Lake, ref: Ref, file: str) -> bool:
+    """Return whether an artefact has a table, whole by its size; a dictionary may have none.
+
+    Raises:
+        DamagedArtefactError: The table is listed, and missing or of another size.
+    """
+    artefact = lake.artefact(ref)
+    try:
+        manifest = lake.manifest(ref)
+    except (DamagedArtefactError, FormatVersionError):
+        return False  # `artefacts` says so
+    listed = manifests.payload(artefact, manifest).get(file)
+    if listed is not None:
+        manifests.check_size(artefact, ref.name, file, listed)
+    return listed is not None
 
 
 def _union(view: str, arms: list[str]) -> str:

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from saestore.errors import DamagedArtefactError, FormatVersionError
 from saestore.lake.lake import Lake
 from saestore.lake.layout import Ref
+from saestore_schemas.manifest import Parent
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,22 @@ def ancestors(lake: Lake, ref: Ref) -> Node:
 
 
 def children(lake: Lake, ref: Ref) -> list[Ref]:
-    """Return the artefacts that name this one as a parent, sorted by kind and name."""
+    """Return the artefacts that name this one as a parent, sorted by kind and name.
+
+    One whose manifest cannot be read names none: it is only good for being removed.
+    """
     return [
         each
         for each in lake.refs()
-        if any(p.kind == ref.kind and p.name == ref.name for p in lake.manifest(each).parents)
+        if any(p.kind == ref.kind and p.name == ref.name for p in _parents(lake, each))
     ]
+
+
+def _parents(lake: Lake, ref: Ref) -> tuple[Parent, ...]:
+    try:
+        return lake.manifest(ref).parents
+    except (DamagedArtefactError, FormatVersionError):
+        return ()
 
 
 def _node(lake: Lake, ref: Ref, remembered: str) -> Node:

@@ -189,9 +189,14 @@ def _incomplete(artefact: Storage, ref: layout.Ref) -> IncompleteArtefactError:
     return IncompleteArtefactError(
         kind=ref.kind,
         name=ref.name,
-        missing=parts.described(found) if found else "its manifest is not written yet",
-        command=parts.continuation(found, ref.name) if found else "the command that started it",
+        missing=parts.described(found) if found else _no_manifest(artefact),
+        command=parts.continuation(found, ref.name) if found else None,
     )
+
+
+def _no_manifest(artefact: Storage) -> str:
+    listed = artefact.exists(layout.FILES)  # written just before the manifest
+    return "its manifest is missing" if listed else "its manifest is not written yet"
 
 
 def _has_work(artefact: Storage) -> bool:
@@ -238,7 +243,12 @@ def load(artefact: Storage, ref: layout.Ref) -> Manifest:
         where = ".".join(str(part) for part in problem["loc"])
         raise _bad_manifest(ref, f"field {where}: {problem['msg']}") from error
     if manifest.kind != ref.kind or manifest.name != ref.name:
-        raise _bad_manifest(ref, f"belongs to {manifest.kind} {manifest.name!r}")
+        raise DamagedArtefactError(
+            name=ref.name,
+            damage=(f"{layout.MANIFEST}: belongs to {manifest.kind} {manifest.name!r}",),
+            hint="an artefact keeps its name: move the folder back to "
+            f"{layout.FOLDERS[manifest.kind]}/{manifest.name}, or remove it if it is a copy",
+        )
     run = Run(ref, manifest.settings, manifest.parents)
     if run.fingerprint != manifest.fingerprint:
         raise _bad_manifest(ref, "its settings do not match its fingerprint")
@@ -316,7 +326,15 @@ def check_sizes(artefact: Storage, manifest: Manifest, paths: Sequence[str]) -> 
     Raises:
         DamagedArtefactError: A file is missing, unlisted or has another size.
     """
-    expected = payload(artefact, manifest)
+    _check_sizes(artefact, manifest, payload(artefact, manifest), paths)
+
+
+def _check_sizes(
+    artefact: Storage,
+    manifest: Manifest,
+    expected: Mapping[str, tuple[int, str]],
+    paths: Sequence[str],
+) -> None:
     found = [
         line
         for path in paths
@@ -324,6 +342,25 @@ def check_sizes(artefact: Storage, manifest: Manifest, paths: Sequence[str]) -> 
     ]
     if found:
         raise DamagedArtefactError(name=manifest.name, damage=tuple(found))
+
+
+def read(artefact: Storage, manifest: Manifest, paths: Sequence[str]) -> dict[str, bytes]:
+    """Return the bytes of some payload files, small enough to be held whole, once checked.
+
+    Raises:
+        DamagedArtefactError: A file is missing, unlisted, or its bytes are not the listed ones.
+    """
+    expected = payload(artefact, manifest)
+    _check_sizes(artefact, manifest, expected, paths)
+    files = {path: artefact.read(path) for path in paths}
+    wrong = tuple(
+        f"{path}: checksum {found}, expected {expected[path][1]}"
+        for path, data in files.items()
+        if (found := checksum_text(crc32c.crc32c(data))) != expected[path][1]
+    )
+    if wrong:
+        raise DamagedArtefactError(name=manifest.name, damage=wrong)
+    return files
 
 
 def wrong_sizes(artefact: Storage, expected: Mapping[str, tuple[int, str]]) -> list[str]:

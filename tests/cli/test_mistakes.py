@@ -64,6 +64,11 @@ MISTAKES = [
     ("train train.toml --set nothing", 2, "--set: found 'nothing'", "write the dotted path"),
     ("train train.toml --set name.x=1", 2, "name is 'n', which has no 'x'", "set name itself"),
     ("train train.toml --set log={every=1", 2, "--set: log: found", "quote it"),
+    ("train train.toml --set optimizer.lr=inf", 2, "optimizer.lr: found inf; expected a finite",
+     "learning rate"),
+    ("train train.toml --set seed.init=9223372036854775808", 2, "seed.init: found", "weights"),
+    ("train train.toml --set dictionary.activation.k=1e30", 2, "expected below the maximum size", "row"),
+    ("train train.toml --set optimizer.betas=[0.9]", 2, "optimizer.betas[1]: missing", "decay"),
     ("config check range.toml", 2, "budget.epochs", ""),
     ("show nothing --lake LAKE", 2, "no artefact named 'nothing'", ""),
     ("show demo/topk-3 --lake LAKE", 2, "no artefact named", "demo/topk-32"),
@@ -169,6 +174,32 @@ def test_a_defect_is_called_one_and_debug_shows_where(run, monkeypatch):
     assert "Traceback" in run("ls", "--debug").err
 
 
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (MemoryError("Unable to allocate 25.5 TiB for an array"), "25.5 TiB"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: not enough "
+                "memory: you tried to allocate 4398046511104 bytes. Error code 12"
+            ),
+            "4.0 TiB",
+        ),
+    ],
+    ids=["numpy", "torch"],
+)
+def test_full_memory_is_no_defect_and_says_how_much_was_asked_for(run, monkeypatch, error, asked):
+    def fails(_shared):
+        raise error
+
+    monkeypatch.setattr(session, "open_session", fails)
+    done = run("ls")
+    assert done.code == 1
+    assert "error: memory is full" in done.err
+    assert asked in done.err
+    assert "activations.batch_rows" in done.err
+
+
 def test_a_missing_package_names_the_extra_that_brings_it(run, monkeypatch):
     def fails(_shared):
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
@@ -224,6 +255,90 @@ def test_damage_is_named_and_fails(run, lake_path, tmp_path):
     assert damage["file"] == "weights.safetensors"
     assert not any(found.values())
     assert run("verify", "demo/topk-32", "--quick", "--lake", copy).code == 0
+
+
+METRICS = "dictionaries/demo/topk-32/metrics.parquet"
+
+
+@pytest.fixture
+def hurt(lake_path, tmp_path):
+    """A copy of the small lake, and a function that changes a file's bytes in it."""
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(lake_path, copy)
+
+    def change(path, how):
+        (copy / path).write_bytes(how((copy / path).read_bytes()))
+
+    return copy, change
+
+
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        (lambda data: data.replace(b"value", b"vamue"), "metrics.parquet: checksum"),
+        (lambda data: data[:-10], "metrics.parquet: "),
+        (lambda _: b"", "metrics.parquet: 0 bytes"),
+    ],
+    ids=["changed", "cut", "empty"],
+)
+def test_damaged_curves_are_named_and_not_drawn(run, hurt, how, what):
+    copy, change = hurt
+    change(METRICS, how)
+    for words in (("show",), ("report", "--to", copy / "x.html")):
+        done = run(words[0], "dictionaries/demo/topk-32", *words[1:], "--lake", copy)
+        assert done.code == 1
+        assert what in done.err
+        assert "restore" in done.err
+
+
+def test_a_table_that_is_gone_is_no_empty_answer(run, hurt):
+    copy, change = hurt
+    change(METRICS, lambda data: data[:-10])
+    question = ("query", "SELECT count(*) FROM metrics", "--lake", copy)
+    assert "metrics.parquet: " in run(*question).err
+    (copy / METRICS).unlink()
+    done = run(*question)
+    assert done.code == 1
+    assert "metrics.parquet: missing" in done.err
+    assert (
+        "metrics.parquet: missing" in run("show", "dictionaries/demo/topk-32", "--lake", copy).err
+    )
+
+
+def test_one_artefact_without_a_readable_manifest_hides_no_other_and_can_be_removed(run, hurt):
+    copy, change = hurt
+    change("evaluations/demo/topk-32/default/manifest.json", lambda data: data[:100])
+    at = ("--lake", copy)
+    listed = run("ls", *at)
+    assert listed.code == 0, listed.err
+    assert "activations/demo" in listed.out
+    assert "damaged: manifest.json" in " ".join(listed.out.split())
+    found = {
+        each["path"]: each
+        for each in json.loads(run("ls", *at, "--output", "json").out)["artefacts"]
+    }
+    assert found["evaluations/demo/topk-32/default"]["damage"]
+    assert run("query", "SELECT count(*) FROM features", *at).code == 0
+    unknown = "SELECT name FROM artefacts WHERE finished IS NULL"
+    assert "demo/topk-32/default" in run("query", unknown, *at).out
+    for words in (("show", "activations/demo"), ("lineage", "dictionaries/demo/topk-32")):
+        assert run(*words, *at).code == 0
+    assert "manifest.json" in run("verify", "--all", "--quick", *at).out
+    assert run("remove", "evaluations/demo/topk-32/default", *at).code == 0
+    assert run("verify", "--all", "--quick", *at).code == 0
+
+
+def test_a_renamed_folder_is_told_where_it_belongs(run, hurt):
+    copy, _ = hurt
+    folder = copy / "dictionaries/demo"
+    (folder / "topk-32").rename(folder / "other")
+    done = run("show", "demo/other", "--lake", copy)
+    assert done.code == 1
+    assert "belongs to dictionary 'demo/topk-32'" in done.err
+    assert "move the folder back to dictionaries/demo/topk-32" in done.err
+    assert "demo/other" in run("ls", "--lake", copy).out
 
 
 def test_the_error_format_is_known_even_when_the_line_cannot_be_parsed(capsys, monkeypatch):

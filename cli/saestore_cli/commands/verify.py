@@ -97,7 +97,7 @@ def verify(
 def _named(session: Session, names: list[str], *, everything: bool) -> list[str]:
     """Return the paths of the artefacts that are to be checked."""
     if everything and not names:
-        return [each.ref.path for each in session.lake.ls() if each.manifest is not None]
+        return [each.ref.path for each in session.lake.ls() if each.manifest or each.damage]
     if not names or everything:
         raise _verify_mistake(
             "found names and --all" if everything else "missing argument 'ARTEFACT'",
