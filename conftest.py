@@ -9,6 +9,7 @@ import socket
 
 import hypothesis
 import pytest
+import torch
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
@@ -16,6 +17,8 @@ from sybil.parsers.rest import DocTestParser
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if not torch.cuda.is_available():  # Triton decides when it is imported: no device, so interpret
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # A busy machine is no failure of what is tested.
 hypothesis.settings.register_profile("saestore", deadline=None)

@@ -8,9 +8,8 @@ selected pairs only. With a pair being (row, feature, value) and δ the gradient
     ∂W_dec[i] = Σ_{pairs of i} val δ_row               a bag of δ rows, pairs sorted by feature
     ∂W_enc[:, i] = Σ_{pairs of i} ∂val x_row           a bag of x rows, the same pairs
 
-All four are `embedding_bag`, which runs on every device and sums each bag in order. Pairs are
-sorted by row, then feature, and for the last two by feature, then row, so every sum has one order
-and a step is reproducible.
+`backends` does them, by device. Pairs are sorted by row, then feature, and for the last two by
+feature, then row, so every sum has one order and a step is reproducible.
 
 Dense autograd needs five products of the encoder's size; `python -m benchmarks train_step` measures it.
 Do not use it when pairs are a large share of all: the bags gather rows one by one.
@@ -22,10 +21,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import embedding_bag, pad
+from torch.nn.functional import pad
 from typing_extensions import override
 
-from saestore.dictionaries import products, selection
+from saestore.dictionaries import backends, products
 
 
 class Pairs:
@@ -35,6 +34,7 @@ class Pairs:
         offsets: Where each row's pairs start; one more than there are rows.
         indices: Features, ascending within a row.
         d_sae: Features of the dictionary.
+        backend: Who does the work.
     """
 
     def __init__(
@@ -43,6 +43,8 @@ class Pairs:
         self.offsets = offsets
         self.indices = indices
         self.d_sae = d_sae
+        # Whoever begins goes on: gradients are asked for later, and in another thread.
+        self.backend = backends.of(indices.device)
         self._rows: Tensor | None = None
         self._by_feature: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -76,21 +78,24 @@ class Pairs:
         Sorted by feature, then row.
         """
         if self._by_feature is None:
-            self._by_feature = selection.by_feature(self.indices, self.row_ids, self.d_sae)
+            self._by_feature = self.backend.by_feature(self.indices, self.row_ids, self.d_sae)
         return self._by_feature
 
     def by_rows(
         self, values: Float[Tensor, " firing"], vectors: Float[Tensor, "d_sae _"]
     ) -> Float[Tensor, "row _"]:
-        """Return, for each row, its features' vectors weighted and summed."""
-        return _bags(self.indices, vectors, self.offsets, values)
+        """Return, for each row, its features' vectors weighted and summed.
+
+        Differentiable in the values.
+        """
+        return self.backend.bags(values, self.indices, vectors, self.offsets)
 
     def by_features(
         self, values: Float[Tensor, " firing"], rows: Float[Tensor, "row d"]
     ) -> Float[Tensor, "d_sae d"]:
-        """Return, for each feature, the rows that use it weighted and summed."""
+        """Return, for each feature, the rows that use it weighted and summed; without gradient."""
         order, row_ids, starts = self.by_feature()
-        return _bags(row_ids, rows, starts, values[order])
+        return self.backend.long_bags(values[order], row_ids, rows, starts)
 
     def row_sums(self, values: Float[Tensor, " firing"]) -> Float[Tensor, " row"]:
         """Return each row's sum of values, differentiable."""
@@ -116,26 +121,14 @@ class Pairs:
         return chosen, places
 
 
-def _bags(indices: Tensor, vectors: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
-    """Return each bag's vectors weighted and summed, in order."""
-    return embedding_bag(
-        indices, vectors, offsets, per_sample_weights=values, mode="sum", include_last_offset=True
-    )
-
-
-def _sums(values: Tensor, offsets: Tensor) -> Tensor:
-    """Return the sum of each stretch of values, in order."""
-    zeros = torch.zeros(len(values), dtype=torch.int64, device=values.device)
-    return _bags(zeros, values.new_ones(1, 1), offsets, values)[:, 0]
-
-
 class _RowSums(torch.autograd.Function):
     @staticmethod
     @override
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         values, pairs = inputs
         ctx.pairs = pairs
-        return _sums(values, pairs.offsets)
+        sums: Tensor = pairs.backend.sums(values, pairs.offsets)
+        return sums
 
     @staticmethod
     @once_differentiable
@@ -151,7 +144,8 @@ class _FeatureSums(torch.autograd.Function):
         values, pairs = inputs
         ctx.pairs = pairs
         order, _, starts = pairs.by_feature()
-        return _sums(values[order], starts)
+        sums: Tensor = pairs.backend.sums(values[order], starts)
+        return sums
 
     @staticmethod
     @once_differentiable
@@ -173,8 +167,9 @@ class _Spread(torch.autograd.Function):
     @once_differentiable
     @override
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        order, _, starts = ctx.pairs.by_feature()
-        return _sums(gradients[0][order], starts), None
+        pairs: Pairs = ctx.pairs
+        order, _, starts = pairs.by_feature()
+        return pairs.backend.sums(gradients[0][order], starts), None
 
 
 class _Picked(torch.autograd.Function):

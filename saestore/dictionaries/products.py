@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saestore.dictionaries import backends
+
 
 def asked(device: torch.device) -> torch.dtype | None:
     """Return the type in which products are wanted; None, the type of their factors."""
@@ -24,11 +26,8 @@ def product(
     if dtype is None:
         return left @ right
     with torch.autocast(left.device.type, enabled=False):
-        low = left.to(dtype), right.to(dtype)
-        if left.is_cuda and left.dtype == torch.float32:
-            wide: Tensor = torch.mm(*low, out_dtype=torch.float32)
-            return wide
-        return (low[0] @ low[1]).to(left.dtype)
+        backend = backends.of(left.device)
+        return backend.product(left.to(dtype), right.to(dtype), left.dtype)
 
 
 def biased(

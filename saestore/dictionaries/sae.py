@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.functional import embedding_bag, pad
+from torch.nn.functional import pad
 from typing_extensions import override
 
 from saestore.dictionaries import kernels, products, sae_rewrites, selection
@@ -224,15 +224,8 @@ class Sae(SparseDictionary):
         self, code: SparseCode, inputs: Mapping[str, Float[Tensor, "row _"]] | None = None
     ) -> dict[str, Float[Tensor, "row _"]]:
         """Return the reconstruction in normalised units."""
-        summed = embedding_bag(
-            code.indices,
-            self.W_dec,
-            code.offsets,
-            per_sample_weights=code.values,
-            mode="sum",
-            include_last_offset=True,
-        )
-        return {self.hookpoint: summed + self.b_dec}
+        pairs = kernels.Pairs(code.offsets, code.indices, code.d_sae)
+        return {self.hookpoint: pairs.by_rows(code.values, self.W_dec) + self.b_dec}
 
     @override
     def reconstruct_with(

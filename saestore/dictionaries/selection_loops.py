@@ -31,11 +31,6 @@ LARGEST_K = 64
 Found = tuple[Int64[Tensor, " _"], Int64[Tensor, " firing"]]
 
 
-def usable(scores: Tensor) -> bool:
-    """Return whether the loops know this kind of tensor."""
-    return scores.device.type == "cpu" and scores.dtype in {torch.float32, torch.float64}
-
-
 def largest(scores: Float[Tensor, "row d_sae"], k: int) -> Found:
     """Return at most k pairs of each row: its largest scores, positive ones only."""
     given = _array(scores)

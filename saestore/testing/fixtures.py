@@ -53,6 +53,16 @@ def tiny_jsonl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def with_triton() -> None:
+    """Triton, which exists for Linux only; without a CUDA device it runs kernels through numpy."""
+    if find_spec("triton") is None:
+        reason = "needs Triton: pip install triton"
+        if "TESTS_REQUIRE_PARTS" in os.environ:
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
 def s3_server(request: pytest.FixtureRequest) -> "S3Server":
     """A real S3 server on loopback with one empty bucket, `lake`."""
     missing = [

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from saestore import dictionaries
-from saestore.dictionaries import SparseDictionary, tensor_file
+from saestore.dictionaries import SparseDictionary, backends, tensor_file
 from saestore.lake import Storage, checkpoint, layout, manifest as manifests
 
 
@@ -53,6 +53,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "versions": manifests.library_versions(),
         "threads": torch.get_num_threads(),
         "device": device.type,
+        "kernels": backends.of(device).name,
     }
 
 

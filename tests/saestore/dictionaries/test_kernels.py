@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saestore.dictionaries import selection
+from saestore.dictionaries import backends, selection
 from saestore.dictionaries.activation_functions import base
 from saestore.testing.dictionaries import D_IN, D_SAE, HOOK, random_sae
 from saestore_schemas.dictionary import AbsTopK, BatchTopK, Gated, JumpRelu, Relu, TopK
@@ -23,7 +23,7 @@ def outputs_and_gradients(dictionary, inputs, upstream):
     dictionary.zero_grad(set_to_none=True)
     output = dictionary({HOOK: inputs})
     code, reconstruction = output.code, output.reconstruction[HOOK]
-    weights = torch.linspace(0.1, 1, D_SAE, dtype=inputs.dtype)
+    weights = torch.linspace(0.1, 1, D_SAE, dtype=inputs.dtype, device=inputs.device)
     loss = (reconstruction * upstream).sum()
     loss = loss + code.penalised.weighted_sum(weights).square().sum()
     if code.steps is not None:
@@ -85,6 +85,22 @@ def test_sparse_and_dense_paths_agree(case, kind, options, monkeypatch):
     for mine, theirs in zip(found["sparse"][:2], found["dense"][:2], strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found["sparse"][2], found["dense"][2], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["topk", "jumprelu", "gated"])
+def test_kernels_for_cuda_agree_with_the_dense_path(kind, with_triton, monkeypatch):
+    options = {} if kind == "gated" else OPTIONS[-1]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # else interpreted
+    dictionary = random_sae(KINDS[kind], **options).to(device)
+    inputs = torch.randn(5, D_IN, generator=torch.Generator().manual_seed(8)).double().to(device)
+    with torch.no_grad():
+        dictionary.b_enc[::3] = -100
+    found = {}
+    for path, share, backend in (("dense", 0.0, "torch"), ("sparse", 1.0, "triton")):
+        monkeypatch.setattr(base, "DENSE_SHARE", share)
+        with backends.using(backend):
+            found[path] = outputs_and_gradients(dictionary, inputs, inputs.flip(0))
+    torch.testing.assert_close(found["sparse"], found["dense"], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["dense", "sparse"])

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from saestore.dictionaries import selection, selection_loops
+from saestore.dictionaries import backends, selection, selection_loops
 
 
 numbers = st.floats(-4, 4, width=32) | st.sampled_from([0.0, -0.0, 1.0, 1.5, np.float32(1e-40)])
@@ -15,16 +15,6 @@ matrices = st_numpy.arrays(
     st.tuples(st.integers(0, 9), st.integers(1, 12)),
     elements=numbers,
 )
-
-
-@pytest.fixture
-def everywhere(monkeypatch):
-    """Return a switch to the path that runs on every device."""
-
-    def switch():
-        monkeypatch.setattr(selection_loops, "usable", lambda _: False)
-
-    return switch
 
 
 def by_definition(scores, keep):
@@ -79,7 +69,7 @@ def test_what_exceeds_a_limit(scores, most):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_large_scores_on_any_number_of_threads_as_everywhere(seed, threads, everywhere):
+def test_large_scores_on_any_number_of_threads_as_everywhere(seed, threads):
     draw = torch.Generator().manual_seed(seed)
     scores = torch.randn(700, 300, generator=draw)
     scores[::3] = (scores[::3] * 2).round()  # ties
@@ -93,11 +83,11 @@ def test_large_scores_on_any_number_of_threads_as_everywhere(seed, threads, ever
         )  # fmt: skip
     finally:
         torch.set_num_threads(used)
-    everywhere()
-    slow = (
-        selection.largest(scores, 7), selection.largest_in_all(scores, 4321),
-        selection.above(scores, limits, most=scores.numel()),
-    )  # fmt: skip
+    with backends.using("torch"):
+        slow = (
+            selection.largest(scores, 7), selection.largest_in_all(scores, 4321),
+            selection.above(scores, limits, most=scores.numel()),
+        )  # fmt: skip
     for a, b in zip(fast, slow, strict=True):
         assert torch.equal(a[0], b[0])
         assert torch.equal(a[1], b[1])

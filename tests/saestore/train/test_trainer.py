@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from saestore.dictionaries import build
+from saestore.dictionaries import backends, build
 from saestore.errors import DivergedError
 from saestore.testing.dictionaries import D_IN, HOOK, ExactMoments, raw_rows
 from saestore.train import objectives
@@ -53,6 +53,17 @@ def trainer(batch=16, steps=20, **changes):
 
 def batch(n=16, seed=0):
     return {HOOK: torch.from_numpy(raw_rows(n, seed=seed)).float()}
+
+
+def test_steps_with_the_kernels_for_cuda_are_those_without(with_triton):
+    found = {}
+    for backend in ("loops", "triton"):
+        one = trainer(batch=5, steps=3)
+        with backends.using(backend):
+            for number in range(2):
+                one.advance(batch(5, seed=number), log=number == 1)
+        found[backend] = one.dictionary.tensors()
+    torch.testing.assert_close(found["triton"], found["loops"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [4, 8, 16])

@@ -1,0 +1,49 @@
+"""The work on pairs on the CPU: torch, but selection by compiled loops."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from typing_extensions import override
+
+from saestore.dictionaries import selection_loops
+from saestore.dictionaries.backends.torch_backend import Chosen, Torch
+
+
+class Loops(Torch):
+    """Selection by compiled loops, where they know the type."""
+
+    name = "loops"
+
+    @override
+    def largest(self, scores: Float[Tensor, "row d_sae"], k: int) -> Chosen:
+        """Return at most k pairs of each row: its largest scores, positive ones only."""
+        if _known(scores) and k <= selection_loops.LARGEST_K:
+            return selection_loops.largest(scores, k)
+        return super().largest(scores, k)
+
+    @override
+    def largest_in_all(self, scores: Float[Tensor, "row d_sae"], count: int) -> Chosen:
+        """Return at most `count` pairs: the largest scores of all rows, positive ones only."""
+        if _known(scores):
+            return selection_loops.largest_in_all(scores, count)
+        return super().largest_in_all(scores, count)
+
+    @override
+    def above(
+        self, scores: Float[Tensor, "row d_sae"], limits: Float[Tensor, " d_sae"], *, most: int
+    ) -> Chosen | None:
+        """Return the pairs whose score exceeds their feature's limit; None when they are too many."""
+        if _known(scores):
+            return selection_loops.above(scores, limits, most=most)
+        return super().above(scores, limits, most=most)
+
+    @override
+    def by_feature(
+        self, indices: Int64[Tensor, " firing"], rows: Int64[Tensor, " firing"], d_sae: int
+    ) -> tuple[Int64[Tensor, " firing"], Int64[Tensor, " firing"], Int64[Tensor, " _"]]:
+        """Return pairs by feature, then row: places, rows, and where each feature's pairs start."""
+        return selection_loops.by_feature(indices, rows, d_sae)
+
+
+def _known(scores: Tensor) -> bool:
+    return scores.dtype in {torch.float32, torch.float64}

@@ -1,0 +1,145 @@
+"""The work on pairs by torch alone: it runs on every device, and is what the others are tested against."""
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn.functional import embedding_bag, pad
+from typing_extensions import override
+
+
+Chosen = tuple[Int64[Tensor, " _"], Int64[Tensor, " firing"]]
+"""Where each row's pairs start, one more than there are rows; and the pairs' features."""
+
+
+class Torch:
+    """Every operation, as torch has it."""
+
+    name = "torch"
+
+    def product(
+        self, left: Float[Tensor, "row _"], right: Float[Tensor, "_ _"], dtype: torch.dtype
+    ) -> Float[Tensor, "row _"]:
+        """Return left @ right in a type as wide as theirs or wider."""
+        return (left @ right).to(dtype)
+
+    def bags(
+        self,
+        values: Float[Tensor, " firing"],
+        indices: Int64[Tensor, " firing"],
+        vectors: Float[Tensor, "_ d"],
+        offsets: Int64[Tensor, " _"],
+    ) -> Float[Tensor, "_ d"]:
+        """Return each bag's vectors weighted and summed, in order; differentiable in the values.
+
+        Args:
+            values: Weight of each pair.
+            indices: Which vector each pair uses.
+            vectors: One a row; a constant.
+            offsets: Where each bag's pairs start; one more than there are bags.
+        """
+        kind = torch.promote_types(values.dtype, vectors.dtype)
+        return embedding_bag(
+            indices,
+            vectors.detach().to(kind),
+            offsets,
+            per_sample_weights=values.to(kind),
+            mode="sum",
+            include_last_offset=True,
+        )
+
+    def long_bags(
+        self,
+        values: Float[Tensor, " firing"],
+        indices: Int64[Tensor, " firing"],
+        vectors: Float[Tensor, "_ d"],
+        offsets: Int64[Tensor, " _"],
+    ) -> Float[Tensor, "_ d"]:
+        """Return the same for bags of which some may be very long; without gradient."""
+        return self.bags(values.detach(), indices, vectors, offsets)
+
+    def sums(
+        self, values: Float[Tensor, " firing"], offsets: Int64[Tensor, " _"]
+    ) -> Float[Tensor, " _"]:
+        """Return the sum of each stretch of values, in order."""
+        zeros = torch.zeros(len(values), dtype=torch.int64, device=values.device)
+        return self.bags(values, zeros, values.new_ones(1, 1), offsets)[:, 0]
+
+    def largest(self, scores: Float[Tensor, "row d_sae"], k: int) -> Chosen:
+        """Return at most k pairs of each row: its largest scores, positive ones only."""
+        if k == scores.shape[1]:
+            return of_mask(scores > 0)
+        # One more than asked for: only rows whose k-th and next score are equal have a choice.
+        top = torch.topk(scores, k + 1, dim=1)
+        indices, values = top.indices[:, :k], top.values[:, :k]
+        tied = (top.values[:, k] == values[:, k - 1]) & (values[:, k - 1] > 0)
+        if tied.any():
+            indices, values = indices.clone(), values.clone()
+            indices[tied], values[tied] = exactly_largest(scores[tied], k)
+        indices, order = indices.sort(dim=1)
+        positive = values.gather(1, order) > 0
+        return starts_of(positive.sum(dim=1)), indices[positive]
+
+    def largest_in_all(self, scores: Float[Tensor, "row d_sae"], count: int) -> Chosen:
+        """Return at most `count` pairs: the largest scores of all rows, positive ones only."""
+        flat = scores.reshape(-1)
+        if count >= flat.numel():
+            return of_mask(scores > 0)
+        if count == 0:
+            return of_mask(torch.zeros_like(scores, dtype=torch.bool))
+        limit = torch.topk(flat, count, sorted=False).values.min()
+        if limit <= 0:
+            return of_mask(scores > 0)
+        kept = scores > limit
+        tied = (scores == limit).reshape(-1).nonzero()[:, 0]
+        kept.view(-1)[tied[: count - int(kept.sum())]] = True
+        return of_mask(kept)
+
+    def above(
+        self, scores: Float[Tensor, "row d_sae"], limits: Float[Tensor, " d_sae"], *, most: int
+    ) -> Chosen | None:
+        """Return the pairs whose score exceeds their feature's limit; None when they are too many."""
+        mask = scores > limits
+        return of_mask(mask) if int(mask.sum()) <= most else None
+
+    def by_feature(
+        self, indices: Int64[Tensor, " firing"], rows: Int64[Tensor, " firing"], d_sae: int
+    ) -> tuple[Int64[Tensor, " firing"], Int64[Tensor, " firing"], Int64[Tensor, " _"]]:
+        """Return pairs by feature, then row: places, rows, and where each feature's pairs start."""
+        ordered, order = torch.sort(indices, stable=True)
+        features = torch.arange(d_sae + 1, device=indices.device)
+        return order, rows[order], torch.searchsorted(ordered, features)
+
+
+class OnCuda(Torch):
+    """The same with products of narrow factors whose sum stays wide."""
+
+    name = "cuda"
+
+    @override
+    def product(
+        self, left: Float[Tensor, "row _"], right: Float[Tensor, "_ _"], dtype: torch.dtype
+    ) -> Float[Tensor, "row _"]:
+        """Return left @ right in a type as wide as theirs or wider."""
+        if dtype != torch.float32:
+            return super().product(left, right, dtype)
+        wide: Tensor = torch.mm(left, right, out_dtype=torch.float32)
+        return wide
+
+
+def exactly_largest(
+    scores: Float[Tensor, "row d_sae"], k: int
+) -> tuple[Int64[Tensor, "row k"], Float[Tensor, "row k"]]:
+    """Return the k largest scores of each row by a full stable sort: the definition, and slow."""
+    values, indices = torch.sort(scores, dim=1, descending=True, stable=True)
+    return indices[:, :k].contiguous(), values[:, :k]
+
+
+def of_mask(mask: Bool[Tensor, "row d_sae"]) -> Chosen:
+    """Return the pairs where a mask is true."""
+    indices = mask.nonzero()[:, 1]
+    return starts_of(mask.sum(dim=1)), indices
+
+
+def starts_of(counts: Int64[Tensor, " _"]) -> Int64[Tensor, " _"]:
+    """Return where each starts when so many of each lie one after the other; and the end."""
+    return pad(counts.cumsum(0), (1, 0))

@@ -1,0 +1,180 @@
+"""The work on pairs by Triton, for CUDA: what torch does badly there.
+
+    bags         a program a row adds decoder rows tile by tile, straight from narrow weights too
+    ∂val         one product of a row with each of its vectors; nothing of size d is written
+    long bags    by feature. One frequent feature would hold up everything if a program had to add
+                 all of its rows: features are cut into pieces of `PIECE` pairs, whose sums are
+                 added in order
+    above        scores are read twice and nothing else is: no mask, no list of all pairs' rows
+
+The gradients of encoder and decoder are two passes over the same pairs, in an order that is found
+once. One pass for both would save reading 12 bytes a pair beside the 4 d it gathers for either, and
+would hold the decoder's gradient back until the encoder's is known.
+
+What stays with torch: sorting pairs by feature (a radix sort), and the k largest of a row.
+"""
+
+from typing import Any
+
+import torch
+import triton.language as tl
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from typing_extensions import override
+
+from saestore.dictionaries.backends import triton_kernels as kernels
+from saestore.dictionaries.backends.torch_backend import Chosen, OnCuda, starts_of
+
+
+PIECE = 64
+"""Pairs of one feature that one program adds."""
+
+TILE_ELEMENTS, LARGEST_WIDTH, LARGEST_TILE = 4096, 512, 16
+"""Numbers, columns and pairs that a program holds at most: 32 registers a thread."""
+
+STRETCH = 256
+"""Values that a program of `sums` holds."""
+
+LINE = 1024
+"""Scores that a program of `above` holds."""
+
+OPTIONS = {"enable_fp_fusion": True}
+"""Of the compiler. Said, because its default changes from release to release."""
+
+
+class Triton(OnCuda):
+    """Bags, their gradients, sums and thresholds as kernels."""
+
+    name = "triton"
+
+    @override
+    def bags(
+        self,
+        values: Float[Tensor, " firing"],
+        indices: Int64[Tensor, " firing"],
+        vectors: Float[Tensor, "_ d"],
+        offsets: Int64[Tensor, " _"],
+    ) -> Float[Tensor, "_ d"]:
+        """Return each bag's vectors weighted and summed, differentiable in the values."""
+        result: Tensor = _Bags.apply(values, indices, vectors, offsets)  # type: ignore[no-untyped-call]
+        return result
+
+    @override
+    def long_bags(
+        self,
+        values: Float[Tensor, " firing"],
+        indices: Int64[Tensor, " firing"],
+        vectors: Float[Tensor, "_ d"],
+        offsets: Int64[Tensor, " _"],
+    ) -> Float[Tensor, "_ d"]:
+        """Return the same for bags of which some may be very long; without gradient."""
+        out, how = _room(values, vectors, offsets)
+        n_bags, width = out.shape
+        if out.numel() == 0:
+            return out
+        lengths = offsets.diff()
+        n_pieces = ((lengths + PIECE - 1) // PIECE).clamp_(min=1)
+        first_piece = starts_of(n_pieces)
+        first_part = starts_of(torch.where(n_pieces > 1, n_pieces, 0))
+        # How many there are is known on the device only; waiting for it costs more than spare programs.
+        most = n_bags + len(values) // PIECE
+        every = torch.arange(most, device=out.device)
+        bag_of = torch.searchsorted(first_piece[1:], every, right=True)
+        kind = torch.float64 if how["SUM"] == tl.float64 else torch.float32
+        parts = torch.empty(2 * len(values) // PIECE + 1, width, dtype=kind, device=out.device)
+        across = -(-width // how["WIDE"])
+        vectors = vectors.contiguous()
+        kernels.pieces[(most, across)](
+            out, parts, values.contiguous(), indices.contiguous(), vectors, offsets, bag_of,
+            first_piece, first_part, width, n_bags, PIECE=PIECE, **how,
+        )  # fmt: skip
+        kernels.joined[(n_bags, across)](out, parts, first_part, width, **how)
+        return out
+
+    @override
+    def sums(
+        self, values: Float[Tensor, " firing"], offsets: Int64[Tensor, " _"]
+    ) -> Float[Tensor, " _"]:
+        """Return the sum of each stretch of values."""
+        out = values.new_empty(len(offsets) - 1)
+        if len(out):
+            kernels.sums[(len(out),)](
+                out, values.contiguous(), offsets, TILE=STRETCH, SUM=_sum_type(values), **OPTIONS
+            )
+        return out
+
+    @override
+    def above(
+        self, scores: Float[Tensor, "row d_sae"], limits: Float[Tensor, " d_sae"], *, most: int
+    ) -> Chosen | None:
+        """Return the pairs whose score exceeds their feature's limit; None when they are too many."""
+        rows, width = scores.shape
+        scores = scores.detach().to(torch.promote_types(scores.dtype, torch.float32))
+        if scores.stride(1) != 1:
+            scores = scores.contiguous()
+        limits = limits.detach().to(scores.dtype).contiguous()
+        counts = torch.zeros(rows, dtype=torch.int64, device=scores.device)
+        lines = (scores.stride(0), width)
+        if scores.numel():
+            kernels.count_above[(rows,)](counts, scores, limits, *lines, WIDE=LINE, **OPTIONS)
+        offsets = starts_of(counts)
+        total = int(offsets[-1])
+        if total > most:
+            return None
+        indices = torch.empty(total, dtype=torch.int64, device=scores.device)
+        if total:
+            kernels.fill_above[(rows,)](
+                indices, offsets, scores, limits, *lines, WIDE=LINE, **OPTIONS
+            )
+        return offsets, indices
+
+
+class _Bags(torch.autograd.Function):
+    @staticmethod
+    @override
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        values, indices, vectors, offsets = inputs
+        vectors = vectors.contiguous()
+        ctx.save_for_backward(values, indices, vectors, offsets)
+        out, how = _room(values, vectors, offsets)
+        if out.numel():
+            grid = (len(out), -(-out.shape[1] // how["WIDE"]))
+            kernels.bags[grid](
+                out, values.contiguous(), indices.contiguous(), vectors, offsets, out.shape[1],
+                **how,
+            )  # fmt: skip
+        return out
+
+    @staticmethod
+    @once_differentiable
+    @override
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        values, indices, vectors, offsets = ctx.saved_tensors
+        rows = gradients[0].contiguous()
+        out = torch.zeros_like(values)
+        if out.numel() and rows.numel():
+            kernels.dots[(len(rows),)](
+                out, rows, indices.contiguous(), vectors, offsets, rows.shape[1],
+                **sizes(rows.shape[1], values, vectors),
+            )  # fmt: skip
+        return out, None, None, None
+
+
+def _room(values: Tensor, vectors: Tensor, offsets: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """Return memory for a sum of each bag, and the sizes of the programs that fill it."""
+    kind = torch.promote_types(values.dtype, vectors.dtype)
+    shape = (len(offsets) - 1, vectors.shape[1])
+    out = torch.empty(shape, dtype=kind, device=values.device)
+    return out, sizes(shape[1], values, vectors)
+
+
+def sizes(width: int, *inputs: Tensor) -> dict[str, Any]:
+    """Return how many pairs and columns a program works on at once, in which type it adds, and how."""
+    wide = min(1 << max(width - 1, 0).bit_length(), LARGEST_WIDTH)
+    tile = min(TILE_ELEMENTS // wide, LARGEST_TILE)
+    return {"TILE": tile, "WIDE": wide, "SUM": _sum_type(*inputs), **OPTIONS}
+
+
+def _sum_type(*inputs: Tensor) -> Any:
+    return tl.float64 if any(each.dtype == torch.float64 for each in inputs) else tl.float32
