@@ -44,6 +44,10 @@ PRODUCT_FEATURES = 16
 """Narrower encoder products are filled up to this width: below it MKL sums a row differently from
 place to place in the block (seen at up to 11 columns, never from 13 on)."""
 
+RANKED_BYTES = 8 << 20
+"""Gate scores of some features are copied so many bytes at a time to be ranked: all of them at once
+may be as large as all pre-activations."""
+
 
 class Sae(SparseDictionary):
     """A sparse autoencoder.
@@ -237,16 +241,18 @@ class Sae(SparseDictionary):
     ) -> dict[str, Float[Tensor, "row _"]]:
         """Return what some features alone would add, from raw pre-activations, without b_dec.
 
-        The pre-activations of these features alone are computed again, so that nothing here costs
-        what all features would.
+        Scores are ranked some rows at a time, and everything after that touches the chosen pairs only.
         """
-        pre = output.pre.of(features)
         if k >= len(features):
-            return {self.hookpoint: pre.dense() @ self.W_dec[features]}
-        indices = torch.topk(pre.gate, k, dim=1, sorted=False).indices
-        pairs = kernels.Pairs(*selection.of_indices(indices), len(features))
-        added = kernels.decoded(pre.at(pairs), self.W_dec[features], pairs)
-        return {self.hookpoint: added}
+            return {self.hookpoint: output.pre.of(features).dense() @ self.W_dec[features]}
+        gate = output.pre.gate
+        step = max(1, RANKED_BYTES // (len(features) * gate.element_size()))
+        largest = [
+            torch.topk(gate[start : start + step, features], k, dim=1, sorted=False).indices
+            for start in range(0, len(gate), step)
+        ]
+        pairs = kernels.Pairs(*selection.of_indices(features[torch.cat(largest)]), self.d_sae)
+        return {self.hookpoint: kernels.decoded(output.pre.at(pairs), self.W_dec, pairs)}
 
     @override
     def folded(self) -> "Sae":

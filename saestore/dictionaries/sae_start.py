@@ -62,8 +62,8 @@ class Start:
     def tensors(self, length: float) -> Tensors:
         """Return all weights, with decoder vectors times a length."""
         init, settings = self.init, self.settings
-        decoder = self._decoder * length
-        encoder = init.tie_factor * decoder if self._encoder is None else self._encoder
+        decoder = _times(self._decoder, length)
+        encoder = _times(decoder, init.tie_factor) if self._encoder is None else self._encoder
         kind = ACTIVATION_FUNCTIONS[settings.activation.kind]
         own = {
             kind.bias_name: torch.zeros(self.d_sae, dtype=torch.float64),
@@ -74,7 +74,7 @@ class Start:
             ones = torch.ones(self.d_sae, dtype=torch.float64)
             moved = torch.from_numpy(shift)
             own = kind.rewritten(own, shift=moved, values=ones, gate=ones)
-        found = {"W_enc": torch.from_numpy(encoder.T.copy()), "W_dec": torch.from_numpy(decoder)}
+        found = {"W_enc": torch.from_numpy(encoder.T), "W_dec": torch.from_numpy(decoder)}
         found |= {"b_dec": torch.from_numpy(self._bias), **own}
         if settings.glu:
             found["W_glu"] = torch.zeros(found["W_enc"].shape)
@@ -155,6 +155,13 @@ class Start:
             scores = read @ encoder[start : start + step].T
             found[start : start + step] = np.quantile(scores, 1 - init.firing_rate, axis=0)
         return found
+
+
+def _times(
+    vectors: Float64[np.ndarray, "feature d"], factor: float
+) -> Float64[np.ndarray, "feature d"]:
+    """Return vectors times a factor; no copy of the largest arrays there are where it is 1."""
+    return vectors if factor == 1 else vectors * factor
 
 
 def weights_of(

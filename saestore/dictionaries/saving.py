@@ -45,7 +45,7 @@ def save(dictionary: SparseDictionary, folder: Storage) -> None:
     for scale in dictionary.scales.values():
         if scale.record.mean is not None and scale.mean is not None:
             tensors[scale.record.mean] = scale.mean
-    folder.write(layout.WEIGHTS, tensor_file.dump(tensors, METADATA))
+    folder.write(layout.WEIGHTS, *tensor_file.parts(tensors, METADATA))
     folder.write(layout.CONFIG, (canonical(dictionary.config) + "\n").encode())
 
 

@@ -28,7 +28,14 @@ _LENGTH = struct.Struct("<Q")
 
 
 def dump(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Return the file's bytes, the same for the same tensors and metadata.
+    """Return the file's bytes; see `parts`."""
+    return b"".join(parts(tensors, metadata))
+
+
+def parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """Return the file's bytes, the same for the same tensors and metadata, in parts to be joined.
+
+    Those of a tensor on the CPU are where it lies: a large state is written without a copy.
 
     Args:
         tensors: Tensors of float64, int64, float32, int32, bfloat16, float16 or uint8, on any device.
@@ -37,21 +44,21 @@ def dump(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     # Wide types first keeps every tensor aligned; that is the safetensors package's order too.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
-    parts: list[memoryview] = []
+    data: list[bytes | memoryview] = []
     start = 0
     for name in order:
         tensor = tensors[name].detach().cpu().contiguous()
-        data = tensor.reshape(-1).view(torch.uint8).numpy().data
+        each = tensor.reshape(-1).view(torch.uint8).numpy().data
         header[name] = {
             "dtype": _NAMES[tensor.dtype],
             "shape": list(tensor.shape),
-            "data_offsets": [start, start + len(data)],
+            "data_offsets": [start, start + len(each)],
         }
-        parts.append(data)
-        start += len(data)
+        data.append(each)
+        start += len(each)
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([_LENGTH.pack(len(text)), text, *parts])
+    return [_LENGTH.pack(len(text)), text, *data]
 
 
 def parse(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:

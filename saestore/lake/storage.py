@@ -219,22 +219,26 @@ class Storage:
             if not entry.rsplit("/", 1)[-1].startswith(TEMPORARY)
         )
 
-    def write(self, path: str, data: bytes | memoryview) -> None:
+    def write(self, path: str, *parts: bytes | memoryview) -> None:
         """Write a file whole: it has the old bytes or the new ones, never a part.
+
+        Args:
+            path: Where.
+            parts: Its bytes, one part after the other; on a disk they are never copied together.
 
         Raises:
             StorageError: Disk full, read-only, quota or permission.
         """
         if self.local is None:
             with remote.remote_errors(f"writing {self.child(path).full_url}"):
-                self.fs.pipe_file(self.join(path), bytes(data))
+                self.fs.pipe_file(self.join(path), b"".join(parts))
             return
         with (
             storage_errors(f"writing {self.join(path)}"),
             self.replacing(path) as temporary,
             temporary.open("wb") as file,
         ):
-            file.write(data)
+            file.writelines(parts)
 
     def create(self, path: str, data: bytes) -> None:
         """Write a file whole where none may be: of several writers at once, one succeeds.

@@ -68,7 +68,7 @@ def write(artefact: Storage, step: int, state: Checkpoint, *, fingerprint: str) 
     artefact.remove(place)
     draft = artefact.child(place)
     dictionaries.save(state.dictionary, draft)
-    draft.write(TENSORS, tensor_file.dump(state.tensors, {"format": "saestore.state"}))
+    draft.write(TENSORS, *tensor_file.parts(state.tensors, {"format": "saestore.state"}))
     draft.write(layout.METRICS, state.metrics)
     draft.write(layout.TIMINGS, state.timings)
     checksums = {

@@ -20,6 +20,7 @@ byte; rates stand in the manifest.
 | `density_histogram` | features by log10 of that density, index = bin |
 | `density_above_*`, `density_below_*` | share of features denser or rarer than that |
 | `activation_mean` | mean activation over firings |
+| `evaluate/…` | scores of `evaluate` on held-out rows, with `evaluate_every` |
 | `loss_scale` | factor of the loss under float16 |
 | `l2_error`, `l2_error_ratio` | mean length of the error; the same over the targets' mean length |
 """
@@ -28,7 +29,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from saestore.dictionaries import SparseDictionary
@@ -44,6 +45,9 @@ DENSITY_BELOW = {"density_below_1e-5": 1e-5, "density_below_1e-6": 1e-6, "densit
 DENSITY_BINS = 8
 """Bins of log10 density: index i counts densities in (10^-(i+1), 10^-i], the last everything
 below; index DENSITY_BINS counts features that never fired."""
+
+WIDE_ROWS = 256
+"""Rows that are measured at once: in float64, a whole batch would be twice its size several times."""
 
 Metrics = dict[str, float | tuple[float, ...]]
 """One logged step: a number, or the elements of a vector."""
@@ -70,6 +74,11 @@ class MetricsTable:
                 (step, rows, name, index, None if element != element else float(element))  # noqa: PLR0124 - NaN
                 for index, element in enumerate(vector)
             )
+
+    def replace(self, step: int, rows: int, metrics: Mapping[str, float]) -> None:
+        """Add metrics of a step, instead of those of their names that stand there already."""
+        self._rows = [each for each in self._rows if each[0] != step or each[2] not in metrics]
+        self.add(step, rows, metrics)
 
     def to_bytes(self) -> bytes:
         """Return the table as a Parquet file, the same bytes for the same rows."""
@@ -105,27 +114,34 @@ class PassSums:
     @torch.no_grad()
     def add(self, seen: Pass) -> None:
         """Add one part."""
-        for hook, target in seen.targets.items():
-            wide = target.double()
-            residual = wide - seen.output.reconstruction[hook].double()
-            self._error += float(residual.square().sum())
-            self._error_length += float(_lengths(residual).sum())
-            self._length += float(_lengths(wide).sum())
-            mean = wide.mean(dim=0)
-            spread = float((wide - mean).square().sum())
-            if self._rows:  # Chan's formula
-                before, its = self._targets[hook]
-                n = len(wide)
-                shift = mean - before
-                share = n / (self._rows + n)
-                spread += its + float(shift.square().sum()) * self._rows * share
-                mean = before + shift * share
-            self._targets[hook] = (mean, spread)
-        self._rows += len(next(iter(seen.targets.values())))
+        rows = len(next(iter(seen.targets.values())))
+        for start in range(0, rows, WIDE_ROWS):
+            few = slice(start, start + WIDE_ROWS)
+            for hook, target in seen.targets.items():
+                self._add(hook, target[few].double(), seen.output.reconstruction[hook][few])
+            self._rows += min(WIDE_ROWS, rows - start)
         code = seen.output.code
         self._l0.append(code.l0().double())
         weights = torch.ones_like(seen.dictionary.decoder_norms())
         self._activation += float(code.weighted_sum(weights).double().sum())
+
+    def _add(
+        self, hook: str, wide: Float64[Tensor, "row d"], reconstruction: Float[Tensor, "row d"]
+    ) -> None:
+        """Add some rows of a hookpoint."""
+        residual = wide - reconstruction.double()
+        self._error += float(residual.square().sum())
+        self._error_length += float(_lengths(residual).sum())
+        self._length += float(_lengths(wide).sum())
+        mean = wide.mean(dim=0)
+        spread = float((wide - mean).square().sum())
+        if self._rows:  # Chan's formula
+            before, its = self._targets[hook]
+            shift = mean - before
+            share = len(wide) / (self._rows + len(wide))
+            spread += its + float(shift.square().sum()) * self._rows * share
+            mean = before + shift * share
+        self._targets[hook] = (mean, spread)
 
     def metrics(self) -> Metrics:
         """Return the metrics of the whole batch."""

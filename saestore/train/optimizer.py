@@ -64,6 +64,11 @@ class Optimizer:
         """Forget all gradients."""
         self._inner.zero_grad(set_to_none=True)
 
+    def release(self) -> None:
+        """Forget gradients and moments, when the last step is taken."""
+        self.zero_grad()
+        self._inner.state.clear()
+
     def unscale_(self, factor: float) -> None:
         """Divide all gradients by what the loss was multiplied with."""
         if factor != 1.0:

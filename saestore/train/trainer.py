@@ -160,6 +160,7 @@ class Trainer:
                 self.optimizer.step(factor)
                 self._scale.grow()
                 self.dictionary.renormalise_()
+            self.optimizer.zero_grad()  # as large as the weights: nothing needs them between steps
         self.step += 1
         if sums is None:
             return None
@@ -228,6 +229,10 @@ class Trainer:
             self.counters.update(firings, self.schedule.batch_rows)
         dead = self.counters.silent(self.schedule.dead_after).nonzero()[:, 0]
         return objectives.Pass(self.dictionary, inputs, targets, output, dead, self.step)
+
+    def release(self) -> None:
+        """Forget what only a further step would read: there is none."""
+        self.optimizer.release()
 
     @contextmanager
     def _own_random_numbers(self) -> Iterator[None]:

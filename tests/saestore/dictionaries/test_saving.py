@@ -31,6 +31,15 @@ def rewritten(folder, **changes):
     folder.write("weights.safetensors", tensor_file.dump(tensors, metadata))
 
 
+def test_parts_of_a_file_are_the_tensors_themselves():
+    tensor = torch.arange(6.0)
+    parts = tensor_file.parts({"a": tensor}, {})
+    before = b"".join(parts)
+    tensor[2] = -1
+    assert b"".join(parts) != before
+    assert b"".join(parts) == tensor_file.dump({"a": tensor}, {})
+
+
 def test_the_safetensors_package_reads_what_is_written(folder):
     theirs = safetensors.torch.load(folder.read("weights.safetensors"))
     mine = dictionaries.load_folder(folder).tensors()

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from saestore.dictionaries import DenseCode
+from saestore.dictionaries import DenseCode, sae
 from saestore.testing.dictionaries import D_IN, D_SAE, HOOK, random_sae, raw_rows
+from saestore.train import metrics
 from saestore.train.objectives import AuxK, DecoderWeightedL1, Pass, SquaredError, terms
 from saestore_schemas.dictionary import Relu, TopK
 from saestore_schemas.objective import AuxSettings, L1Settings, LossSettings
@@ -90,6 +91,27 @@ def test_aux_is_its_definition_in_value_and_gradient(subtract, gated, k):
     expected = torch.autograd.grad(wanted, parameters, allow_unused=True, materialize_grads=True)
     for name, a, b in zip(names, found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12, msg=name)
+
+
+def test_ranking_some_rows_at_a_time_changes_no_bit_of_aux(monkeypatch):
+    found = []
+    for at_once in (1 << 30, 8 * len(DEAD) * 5):  # 13 rows: all, and 5, 5, 3
+        monkeypatch.setattr(sae, "RANKED_BYTES", at_once)
+        dictionary = mostly_dead(subtract=True, gated=True)
+        value = AuxK(AuxSettings(k=2), k=3, variance=7.0)(seen(dictionary, rows()))
+        found.append([value, *torch.autograd.grad(value, list(dictionary.parameters()))])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_metrics_of_a_batch_do_not_depend_on_how_many_rows_are_measured_at_once(monkeypatch):
+    context, found = seen(random_sae(TopK(k=3)), rows(29)), []
+    for at_once in (256, 5):
+        monkeypatch.setattr(metrics, "WIDE_ROWS", at_once)
+        sums = metrics.PassSums()
+        for _ in range(2):  # a batch in two parts
+            sums.add(context)
+        found.append(sums.metrics())
+    assert found[1] == pytest.approx(found[0], rel=1e-12)
 
 
 def test_c9_without_dead_features_aux_is_exactly_zero():
