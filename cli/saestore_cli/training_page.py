@@ -20,6 +20,11 @@ CURVES = (
 )  # fmt: skip
 """Metrics shown, where a run has them."""
 
+EVALUATED = (
+    "explained_variance", "l0", "cosine", "ce_recovered[zero]", "delta_ce", "dead[all]",
+)  # fmt: skip
+"""Scores of `evaluate_every` shown; metrics.parquet has the others."""
+
 _BESIDE = 48
 """Columns of names and numbers beside a curve."""
 
@@ -55,7 +60,7 @@ def facts_of(config: "DictionaryConfig", found: Mapping[str, Any]) -> list[tuple
 def draw(curves: Mapping[str, "Curve"], densities: "Densities", console: Console) -> None:
     """Print curves over the run, and how often features fired in the end."""
     names = [name for name in CURVES if name in curves]
-    names += [name for name in curves if name.startswith("evaluate/")]
+    names += [name for name in (f"evaluate/{score}" for score in EVALUATED) if name in curves]
     if not names:
         return
     console.print()

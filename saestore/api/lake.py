@@ -205,6 +205,7 @@ class OpenLake(Exchanging):
             StoppedError: The time is up; a rerun goes on.
             SaestoreError: Any of the tree; checkpoints stay and a rerun resumes.
         """
+        from saestore.evaluate import Periodic
         from saestore.train import run
 
         self._use_threads()
@@ -215,6 +216,7 @@ class OpenLake(Exchanging):
             self.lake,
             device=self.device,
             progress=reporter,
+            evaluate=Periodic.of(wanted, self.lake, device=self.device),
             calibrate=self._calibrate(reporter),
             time_limit_s=time_limit_s or MachineSettings().time_limit_s,
         )
@@ -240,6 +242,7 @@ class OpenLake(Exchanging):
         """
         from saestore import train
         from saestore.api import pages
+        from saestore.evaluate import Periodic
 
         self._use_threads()
         wanted = config.as_settings(TrainSettings, settings)
@@ -256,7 +259,14 @@ class OpenLake(Exchanging):
             self.lake,
             device=self.device,
             progress=reporter,
-            callbacks=train.Callbacks(calibrate=self._calibrate(reporter)),
+            callbacks=train.Callbacks(
+                evaluate={
+                    f"{each.series}/{each.name}": measure
+                    for each in wanted.runs()
+                    if (measure := Periodic.of(each, self.lake, device=self.device)) is not None
+                },
+                calibrate=self._calibrate(reporter),
+            ),
             time_limit_s=time_limit_s or MachineSettings().time_limit_s,
         )
         return pages.sweep(self.lake, ref)

@@ -37,6 +37,7 @@ _LAST = {
 """Metrics to see first where there is no evaluation."""
 
 
+_RECOVERED = ("ce_recovered[zero]", "ce_recovered[mean]")
 _DEAD = ("dead", "dead_1e5", "dead_1e6", "dead_1e7")
 
 
@@ -113,7 +114,7 @@ def _plots(
     curves: Mapping[str, Curve], densities: Densities, timings: Mapping[str, Curve]
 ) -> tuple[Plot, ...]:
     """Return the plots that a run's metrics allow."""
-    evaluated = [name for name in curves if name.startswith("evaluate/")]
+    evaluated = [f"evaluate/{score}" for score in ("explained_variance", *_RECOVERED)]
     weights = [name for name in curves if name.startswith("weight_")]
     terms = [name for name in curves if name.startswith("loss") and name != "loss_scale"]
     wanted = [
@@ -139,7 +140,7 @@ def _plots(
         _moving("Learning rate", curves, ["lr"]),
         _moving("Weights of the terms", curves, weights),
         _moving("k", curves, ["k"]),
-        _lines("Evaluation on the way", curves, evaluated),
+        _lines("Scores on held-out rows, while training", curves, evaluated),
         _moving("Rows a second", timings, ["rows_per_s"]),
     ]
     return tuple(plot for plot in wanted if plot is not None)

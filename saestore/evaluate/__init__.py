@@ -3,7 +3,8 @@
 from saestore.evaluate.calibrate import calibrate
 from saestore.evaluate.compare import Comparison, compare
 from saestore.evaluate.evaluation import Evaluation
+from saestore.evaluate.periodic import Periodic
 from saestore.evaluate.run import run
 
 
-__all__ = ["Comparison", "Evaluation", "calibrate", "compare", "run"]
+__all__ = ["Comparison", "Evaluation", "Periodic", "calibrate", "compare", "run"]

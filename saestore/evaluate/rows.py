@@ -22,7 +22,6 @@ from saestore.evaluate.selection import BLOCK_ROWS, Block, blocks, choose
 from saestore.evaluate.sparsity import Sparsity
 from saestore.evaluate.subject import Subject
 from saestore.progress import Progress
-from saestore_schemas.evaluate import EvaluateSettings
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,19 @@ class RowScores:
 
 
 def measure(
-    subject: Subject, settings: EvaluateSettings, *, device: torch.device, progress: Progress
+    subject: Subject,
+    limit: int | None,
+    *,
+    cosines_too: bool,
+    device: torch.device,
+    progress: Progress,
 ) -> RowScores:
     """Encode and decode rows of the split and score them.
 
     Args:
         subject: Dictionary, store and split.
-        settings: How many rows, and whether features are compared.
+        limit: At most so many rows; None, all of the split.
+        cosines_too: Whether features are compared with each other.
         device: Where the dictionary computes.
         progress: Where to report.
     """
@@ -58,14 +63,14 @@ def measure(
     norms = folded.decoder_norms().detach().cpu().double().numpy()
     sums = {hook: Reconstruction() for hook in dictionary.hookpoints_out}
     sparsity = Sparsity(norms)
-    _pass(subject, dictionary, settings.rows, sums, sparsity, progress)
+    _pass(subject, dictionary, limit, sums, sparsity, progress)
     means = {
         hook: np.zeros(subject.store.hookpoints[hook].width)
         if each.spread is None
         else each.spread.centre
         for hook, each in sums.items()
     }
-    compared = cosines.Compared.of(folded, progress) if settings.cosines else None
+    compared = cosines.Compared.of(folded, progress) if cosines_too else None
     several = len(sums) > 1
     scores = [
         score for hook, each in sums.items() for score in each.scores(f"@{hook}" if several else "")

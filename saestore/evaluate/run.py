@@ -13,7 +13,7 @@ from saestore import devices
 from saestore.evaluate import cross_entropy, rows
 from saestore.evaluate.evaluation import Evaluation
 from saestore.evaluate.metrics import Score
-from saestore.evaluate.subject import Subject, open_subject
+from saestore.evaluate.subject import Made, Subject, open_subject
 from saestore.lake import Lake, Ref, checkpoint, layout, manifest as manifests, table_file
 from saestore.lake.lock import writing
 from saestore.lake.manifest import Run
@@ -65,7 +65,7 @@ def run(
     settings = settings.model_copy(update={"dictionary": named})
     subject = open_subject(settings, lake)
     ref = ref_of(settings)
-    parents = [subject.made.parent, manifests.parent_of(subject.store.manifest)]
+    parents = [Made.of(named, lake).parent, manifests.parent_of(subject.store.manifest)]
     work = Run.of(ref, settings, parents)
     artefact = lake.artefact(ref)
     if artefact.exists(layout.MANIFEST):
@@ -107,7 +107,9 @@ def _measure(
     load_model: LoadModel,
 ) -> tuple[pa.Table, pa.Table, dict[str, JsonValue]]:
     where = devices.resolve(device)
-    found = rows.measure(subject, settings, device=where, progress=progress)
+    found = rows.measure(
+        subject, settings.rows, cosines_too=settings.cosines, device=where, progress=progress
+    )
     scores = list(found.scores)
     facts: dict[str, JsonValue] = {
         "split": settings.split,

@@ -60,15 +60,13 @@ class Subject:
     """One dictionary on one store.
 
     Attributes:
-        dictionary: The dictionary, on the CPU.
-        made: How it was made.
+        dictionary: The dictionary.
         store: The activation store.
         held_out: Share of contexts its training left out; 0 when the store is not its own.
         split: Which contexts may be used.
     """
 
     dictionary: SparseDictionary
-    made: Made
     store: ActivationStore
     held_out: float
     split: Bool[np.ndarray, " context"]
@@ -82,7 +80,6 @@ def open_subject(settings: EvaluateSettings, lake: Lake) -> Subject:
         HookpointNotFoundError: The store lacks a hookpoint of the dictionary.
         ConfigError: The split cannot be told, or has no contexts.
     """
-    made = Made.of(settings.dictionary, lake)
     dictionary = load(lake, settings.dictionary)
     name = store_of(settings, lake)
     store = ActivationStore.open(lake, name)
@@ -94,7 +91,7 @@ def open_subject(settings: EvaluateSettings, lake: Lake) -> Subject:
     trained = Trained.of(settings.dictionary, store, lake)
     others = [Trained.of(other, store, lake) for other in settings.beside]
     split = _split(settings, store, [trained, *others])
-    return Subject(dictionary, made, store, 0.0 if trained is None else trained.share, split)
+    return Subject(dictionary, store, 0.0 if trained is None else trained.share, split)
 
 
 def store_of(settings: EvaluateSettings, lake: Lake) -> str:

@@ -35,8 +35,8 @@ def run(
         lake: Where the stores lie and the dictionary is written.
         device: Torch device; `auto` takes the best there is.
         progress: Where to report.
-        evaluate: Called with the dictionary and the step at every checkpoint and at the end; its
-            numbers go into the metrics.
+        evaluate: Called with the dictionary and the step as `evaluate_every` says (without it at
+            every checkpoint), and at the end; its numbers go into the metrics.
         calibrate: Called in the end with a dictionary whose inference needs a threshold, and the
             settings; absent, the running mean that training kept is used.
         time_limit_s: Seconds after which to stop with a checkpoint; absent, never.

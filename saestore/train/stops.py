@@ -18,6 +18,7 @@ from typing import Any
 
 from saestore.errors import ConfigError, nearest
 from saestore_schemas.optimize import EarlyStopSettings
+from saestore_schemas.train import EVALUATED
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -90,6 +91,11 @@ class EarlyStop:
     settings: EarlyStopSettings
     best: float | None = None
     since: int = 0
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether its metric comes from evaluations, not from the log."""
+        return self.settings.metric.startswith(EVALUATED)
 
     def see(self, metrics: Mapping[str, Any]) -> bool:
         """Return whether the run is to end, after one more logged step.

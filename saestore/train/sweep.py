@@ -9,9 +9,9 @@ another sweep, is found trained.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -61,9 +61,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What is done with a dictionary on its way; see `Training`."""
+    """What is done with dictionaries on their way; see `Training`.
 
-    evaluate: Evaluate | None = None
+    Attributes:
+        evaluate: By the name of the dictionary, `series/name`.
+        calibrate: Of each.
+    """
+
+    evaluate: Mapping[str, Evaluate] = field(default_factory=dict)
     calibrate: Calibrate | None = None
 
 
@@ -178,7 +183,8 @@ def _group(
             each.settings, each.rows, stream, each.artefact, each.run,
             source=each.source, device=device,
         )  # fmt: skip
-        training.evaluate, training.calibrate = callbacks.evaluate, callbacks.calibrate
+        training.evaluate = callbacks.evaluate.get(each.run.ref.name)
+        training.calibrate = callbacks.calibrate
         if manifests.begin(each.artefact, each.run) is None:
             resume(training, progress)
             trainings.append(training)

@@ -22,7 +22,7 @@ from saestore.train.trainer import Trainer
 from saestore.train.wandb_log import WandbLog
 from saestore_schemas.dictionary import TrainRecord
 from saestore_schemas.manifest import ArrayInfo
-from saestore_schemas.train import TrainSettings
+from saestore_schemas.train import EVALUATED, TrainSettings
 
 
 Evaluate = Callable[[SparseDictionary, int], Mapping[str, float]]
@@ -45,7 +45,7 @@ class Training:
         run: Its name, settings and parents.
         trainer: Weights and everything a step changes.
         pauses: After which steps a checkpoint is due.
-        evaluate: Measures it at checkpoints and at the end.
+        evaluate: Measures it while it trains, and in the end.
         calibrate: Finds the threshold of inference in the end, for activation functions that look at
             a whole batch while training.
         table: Metrics so far.
@@ -126,9 +126,18 @@ class Training:
             raise self._diverged(float(error.found)) from error
         if found is not None:
             self._log(found)
-        if trainer.step in self.pauses and not self.over:
+        if self._evaluation_due and not self.over:
             self._measure(trainer.dictionary)
+        if trainer.step in self.pauses and not self.over:
             self.checkpoint(stream)
+
+    @property
+    def _evaluation_due(self) -> bool:
+        """Whether to evaluate after the last step; at checkpoints, where settings do not say."""
+        wanted, trainer = self.settings.evaluate_every, self.trainer
+        if wanted is None:
+            return trainer.step in self.pauses
+        return trainer.step % max(schedules.steps_of(wanted.steps, trainer.schedule.steps), 1) == 0
 
     def _log(self, found: Metrics) -> None:
         step, rows = self.trainer.step, self.trainer.rows
@@ -138,17 +147,24 @@ class Training:
         self.timings.add(step, rows, laps)
         if self._wandb is not None:
             self._wandb.log(step, rows, {**found, **laps})
-        if self.early is not None and self.early.see(found):
-            self.stopped = True
+        self._watch(found, evaluated=False)
+
+    def _watch(self, found: Mapping[str, Any], *, evaluated: bool) -> None:
+        """End the run if the metric that it watches is among these and has stopped to get better."""
+        if self.early is not None and self.early.evaluated == evaluated:
+            self.stopped = self.early.see(found)
 
     def _measure(self, dictionary: SparseDictionary) -> None:
         """Evaluate the dictionary as it is, if that is wanted."""
         if self.evaluate is not None:
             scores = self.evaluate(dictionary, self.trainer.step)
-            named = {f"evaluate/{name}": float(value) for name, value in scores.items()}
-            self.table.add(self.trainer.step, self.trainer.rows, named)
+            named = {f"{EVALUATED}{name}": float(value) for name, value in scores.items()}
+            # The finished dictionary's stand for what an early stop saw at the same step.
+            self.table.replace(self.trainer.step, self.trainer.rows, named)
             if self._wandb is not None:
                 self._wandb.log(self.trainer.step, self.trainer.rows, named)
+            if not self.over:
+                self._watch(named, evaluated=True)
 
     def checkpoint(self, stream: Stream) -> None:
         """Write a state from which the run goes on bit for bit.
@@ -197,6 +213,7 @@ class Training:
         """
         self._check_finite()
         trainer, dictionary = self.trainer, self.trainer.dictionary
+        trainer.release()
         if self.calibrate is not None and dictionary.config.semantics.inference.kind == "threshold":
             dictionary = self.calibrate(dictionary, self.settings)
         self._measure(dictionary)

@@ -93,11 +93,12 @@ class EarlyStopSettings(Model):
     """
 
     metric: str = "ev_batch"
-    """A metric of metrics.parquet, compared whenever it is logged."""
+    """A metric of metrics.parquet, compared whenever it is logged; with `evaluate_every` a score of
+    it too, such as `evaluate/explained_variance`, compared after each evaluation."""
     goal: Literal["largest", "smallest"] = "largest"
     """Which values are better."""
     patience: int = Field(default=20, ge=1)
-    """Logged values in a row that are no better than the best before."""
+    """Values in a row that are no better than the best before."""
     min_change: float = Field(default=0.0, ge=0)
     """By how much a value must beat the best one to count as better."""
 

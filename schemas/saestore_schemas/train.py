@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from saestore_schemas.activations import RowFlag, RowRange
 from saestore_schemas.base import Model
 from saestore_schemas.dictionary import DictionarySettings
+from saestore_schemas.evaluate import SpliceSettings
 from saestore_schemas.names import ArtefactName, DictionaryName
 from saestore_schemas.objective import LossSettings, objections
 from saestore_schemas.optimize import (
@@ -19,6 +20,7 @@ from saestore_schemas.optimize import (
     PrecisionSettings,
     ScheduleSettings,
     SeedSettings,
+    Steps,
 )
 from saestore_schemas.sweep import SweepSettings, changed
 
@@ -178,6 +180,50 @@ class InitSettings(Model):
             yield "init.center_encoder_bias and init.firing_rate both set the encoder bias: give one"
 
 
+EVALUATED = "evaluate/"
+"""Before the name of a score in the metrics of a run."""
+
+
+class EvaluateEverySettings(Model):
+    """Scores of `saestore evaluate` while training, on rows that training holds out.
+
+    They stand in metrics.parquet as `evaluate/explained_variance`, `evaluate/l0` and so on, without
+    those that compare all features with each other. The last ones are of the finished dictionary.
+    """
+
+    steps: Steps = 0.1
+    """Steps from one evaluation to the next."""
+    rows: int = Field(default=65_536, ge=1)
+    """At most so many rows, of held-out contexts spread evenly over the store; the same each time."""
+    activations: ArtefactName | None = None
+    """Of several sources, the store whose rows are measured."""
+    splice: SpliceSettings | None = None
+    """Cross-entropy and KL divergence too, which needs the language model in memory while training;
+    absent, neither."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.steps == 0:
+            msg = "evaluate_every.steps is 0: remove evaluate_every to evaluate never"
+            raise ValueError(msg)
+        return self
+
+    def conflicts(self, activations: ActivationsSettings) -> Iterator[str]:
+        """Yield what makes no sense together with the rows of a run, and why."""
+        if activations.held_out == 0:
+            yield (
+                "evaluate_every measures rows that training holds out: activations.held_out is 0"
+            )
+        names = list(dict.fromkeys(source.name for source in activations.mixed))
+        if self.activations is None and len(names) > 1:
+            yield f"evaluate_every.activations is missing: say which of {', '.join(names)}"
+        if self.activations is not None and self.activations not in names:
+            yield (
+                f"evaluate_every.activations is {self.activations!r}, which trains nothing here: "
+                f"the run reads {', '.join(names)}"
+            )
+
+
 class TrainSettings(Model):
     """One training run."""
 
@@ -201,6 +247,8 @@ class TrainSettings(Model):
     """Learning-rate schedule."""
     precision: PrecisionSettings = PrecisionSettings()
     """Number types."""
+    evaluate_every: EvaluateEverySettings | None = None
+    """Evaluate on held-out rows while training; absent, never."""
     early_stop: EarlyStopSettings | None = None
     """End the run when a metric no longer gets better; absent, never."""
     checkpoints: CheckpointSettings = CheckpointSettings()
@@ -270,6 +318,12 @@ class TrainSettings(Model):
             raise ValueError(msg)
         for wrong in self.init.conflicts(self.dictionary):
             raise ValueError(wrong)
+        if self.evaluate_every is not None:
+            for wrong in self.evaluate_every.conflicts(self.activations):
+                raise ValueError(wrong)
+        elif self.early_stop is not None and self.early_stop.metric.startswith(EVALUATED):
+            msg = f"early_stop.metric is {self.early_stop.metric!r}: it needs evaluate_every"
+            raise ValueError(msg)
         if not self.dictionary.decoder_bias and self.init.decoder_bias != "zero":
             msg = "init.decoder_bias is set, but dictionary.decoder_bias is false"
             raise ValueError(msg)
