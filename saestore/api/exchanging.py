@@ -12,10 +12,12 @@ from saestore.lake import Lake, Ref
 from saestore.progress import Progress, Silent
 from saestore_schemas.exchange import ImportDictionarySettings, ImportSettings, WrittenTool
 from saestore_schemas.manifest import Manifest
+from saestore_schemas.train import ActivationsSettings
 
 
 if TYPE_CHECKING:
     from saestore.activations import ActivationStore
+    from saestore.dictionaries import SparseDictionary
     from saestore.exchange import ActivationsExport, Wanted
     from saestore.exchange.dictionaries import ExportReport, ImportReport
 
@@ -84,20 +86,28 @@ class Exchanging:
         Args:
             settings: Whose files, where, and what they do not say themselves.
             store: A store of what it reads: its rows are computed on both sides too, and decide what
-                the files do not say.
+                the files do not say; a BatchTopK without a threshold is calibrated on them.
             progress: Where to report.
 
         Raises:
             UnsupportedError: There is no exact counterpart here, and why.
             SaestoreError: Any other of the tree; nothing is left behind.
         """
+        from saestore.evaluate import calibrate
         from saestore.exchange.dictionaries import import_dictionary
+
+        reporter = progress or Silent()
+
+        def calibrated(dictionary: "SparseDictionary", named: str) -> "SparseDictionary":
+            rows = ActivationsSettings(name=named)
+            return calibrate(dictionary, rows, self.lake, progress=reporter)
 
         return import_dictionary(
             config.as_settings(ImportDictionarySettings, settings),
             self.lake,
             store=None if store is None else _store(self.lake, store.removeprefix("activations/")),
-            progress=progress or Silent(),
+            calibrate=calibrated,
+            progress=reporter,
         )
 
     def export_dictionary(

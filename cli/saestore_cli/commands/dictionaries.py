@@ -48,7 +48,8 @@ StoreOption = Annotated[
     str | None,
     typer.Option(
         metavar="STORE",
-        help="A store of what it reads: its rows are computed on both sides too.",
+        help="A store of what it reads: its rows are computed on both sides too, and a missing "
+        "BatchTopK threshold is found on them.",
         show_default=False,
     ),
 ]

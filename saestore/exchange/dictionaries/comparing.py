@@ -14,7 +14,9 @@ from saestore.dictionaries import SparseDictionary
 from saestore.errors import UnsupportedError
 from saestore.exchange.dictionaries import measure
 from saestore.exchange.dictionaries.foreign import Foreign
+from saestore.exchange.dictionaries.reference import Computed
 from saestore.exchange.dictionaries.report import Conversion
+from saestore_schemas.dictionary import ThresholdInference
 
 
 def measured(
@@ -45,12 +47,12 @@ def measured(
     units = [each for each in (factors, foreign.factors) if each is not None]
     total = None if not units else torch.stack([each.double() for each in units]).prod(dim=0)
     rows = measure.fixed_batch(dictionary).to(kind)
-    found = measure.compare(measure.compute(wide, rows), foreign.compute(rows), total)
+    found = measure.compare(_ours(wide, rows, foreign), foreign.compute(rows), total)
     explained = l0 = None
     hook = dictionary.hookpoints_in[0]
     rows = torch.zeros(0) if store is None else first_rows(store, hook).to(kind)
     if len(rows):
-        ours = measure.compute(wide, rows)
+        ours = _ours(wide, rows, foreign)
         found = found.worse(measure.compare(ours, foreign.compute(rows), total))
         explained = measure.explained(rows, ours.reconstruction)
         l0 = float((ours.codes.values != 0).sum(dim=1).double().mean())
@@ -71,6 +73,19 @@ def measured(
         explained_variance=explained,
         l0=l0,
     )
+
+
+def _ours(
+    dictionary: SparseDictionary, rows: Float[Tensor, "row d_in"], foreign: Foreign
+) -> Computed:
+    """Return what we compute; of a BatchTopK without a threshold, with the one of these rows.
+
+    It keeps what exceeds the threshold of a batch, so on that batch both sides must be the same.
+    """
+    if foreign.uncalibrated is not None:
+        record = ThresholdInference(source="exact")
+        dictionary = dictionary.with_threshold(measure.batch_threshold(dictionary, rows), record)
+    return measure.compute(dictionary, rows)
 
 
 def first_rows(store: ActivationStore, hookpoint: str) -> Float32[Tensor, "row d_in"]:

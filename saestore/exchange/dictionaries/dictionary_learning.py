@@ -38,7 +38,6 @@ from saestore.exchange.dictionaries.foreign import (
     Meaning,
     Written,
     WrittenFormat,
-    never_estimated,
 )
 from saestore.exchange.dictionaries.plain import Plain, plain
 from saestore.exchange.dictionaries.reference import Codes, Computed
@@ -144,14 +143,14 @@ class DictionaryLearning(WrittenFormat):
         numbers = {each: weights.number(each) for each in kind.numbers}
         weights.done("group_sizes")
         activation: dict[str, Any] = {"kind": kind.kind}
-        inexact: tuple[str, ...] = ()
+        uncalibrated = None
         if "k" in kind.numbers:
             k = numbers["k"] or trainer.get("k", int)
             numbers["k"] = activation["k"] = int(k)
         threshold = numbers.get("threshold")
         if kind.kind == "batchtopk":
             if threshold is None or threshold < 0:
-                activation, inexact = never_estimated(activation["k"], str(file))
+                uncalibrated = file
             else:
                 w["threshold"] = torch.full((w["W_enc"].shape[1],), threshold)
         return Foreign(
@@ -164,7 +163,7 @@ class DictionaryLearning(WrittenFormat):
             tensors=w,
             compute=_forward(weights, kind, numbers),
             decided=weights.notes,
-            inexact=inexact,
+            uncalibrated=uncalibrated,
         )
 
     @override

@@ -7,10 +7,11 @@ else tests which format it is.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
+import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 from typing_extensions import override
@@ -62,6 +63,8 @@ class Foreign:
         factors: The tool's features are ours times this; None where they are the same.
         decided: What was decided while reading, for people.
         inexact: Why what we compute is not exactly what the tool computes; empty where it is.
+        uncalibrated: The file of a BatchTopK that holds no threshold, so that which features fire
+            depends on the other rows of a batch; None where nothing is missing.
     """
 
     architecture: str
@@ -75,6 +78,27 @@ class Foreign:
     factors: Float[Tensor, " d_sae"] | None = None
     decided: tuple[str, ...] = ()
     inexact: tuple[str, ...] = ()
+    uncalibrated: Path | None = None
+
+    def by_row(self) -> "Foreign":
+        """Return what stands for a BatchTopK without a threshold, and why it is not exact."""
+        if self.uncalibrated is None:
+            return self
+        k = max(1, round(self.meaning.activation["k"]))
+        why = (
+            f"{self.uncalibrated} is a BatchTopK without a threshold: which features fire depends on "
+            f"the other rows of a batch; a store (--store) calibrates one, without it the {k} largest "
+            "of each row fire"
+        )
+        meaning = replace(self.meaning, activation={"kind": "topk", "k": k})
+        return replace(self, meaning=meaning, inexact=(why, *self.inexact), uncalibrated=None)
+
+    def with_threshold(self) -> "Foreign":
+        """Return the same with a threshold of 0 where there is none, until one is found."""
+        if self.uncalibrated is None:
+            return self
+        none = torch.zeros(self.tensors["W_enc"].shape[1])
+        return replace(self, tensors={**self.tensors, "threshold": none})
 
 
 @dataclass(frozen=True)
@@ -124,17 +148,6 @@ class Written:
     rewrites: tuple[str, ...]
     factors: Float[Tensor, " d_sae"] | None = None
     inexact: tuple[str, ...] = ()
-
-
-def never_estimated(k: int | float, where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return what stands for a BatchTopK whose files hold no threshold, and why it is not exact."""
-    rows = max(1, round(k))
-    return {"kind": "topk", "k": rows}, (
-        (
-            f"{where} is a BatchTopK without a threshold: which features fire depends on the other rows "
-            f"of a batch; here the {rows} largest of each row fire"
-        ),
-    )
 
 
 class DictionaryFormat(ABC):

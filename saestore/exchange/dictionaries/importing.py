@@ -7,6 +7,7 @@ allowed. The manifest is written last: an import that fails leaves nothing.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jaxtyping import Float32
@@ -31,11 +32,16 @@ from saestore_schemas.exchange import ImportDictionarySettings
 from saestore_schemas.manifest import ArrayInfo
 
 
+Calibrate = Callable[[SparseDictionary, str], SparseDictionary]
+"""Returns a dictionary with the threshold that its inference needs, found on the rows of a store."""
+
+
 def import_dictionary(
     settings: ImportDictionarySettings,
     lake: Lake,
     *,
     store: ActivationStore | None = None,
+    calibrate: Calibrate | None = None,
     progress: Progress | None = None,
 ) -> ImportReport:
     """Make a dictionary of the lake from another tool's files, or find it made.
@@ -45,6 +51,8 @@ def import_dictionary(
         lake: Where.
         store: A store of what it reads: some of its rows are computed too, and decide what the files
             do not say.
+        calibrate: Finds on the store the threshold of a BatchTopK whose files hold none; absent, it
+            is a top-k of each row, which is not exact.
         progress: Where to report.
 
     Raises:
@@ -63,6 +71,8 @@ def import_dictionary(
         rows=None if store is None else _rows(store, settings.hookpoint),
     )
     foreign = form.read(located.place, asked)
+    able = calibrate is not None and store is not None
+    foreign = foreign.with_threshold() if able else foreign.by_row()
     settings = settings.model_copy(update={"digest": _digest(settings, foreign.files)})
     ref = Ref("dictionary", f"{settings.series}/{settings.name}")
     run = manifests.Run.of(ref, settings)
@@ -77,6 +87,9 @@ def import_dictionary(
     conversion = measured(dictionary, foreign, title=title, store=store)
     check(conversion, allowed=settings.approximate)
     dictionary = _recorded(dictionary, conversion)
+    if calibrate is not None and store is not None and foreign.uncalibrated is not None:
+        dictionary = calibrate(dictionary, store.ref.name)
+        conversion = replace(conversion, steps=(*conversion.steps, _found(dictionary, store)))
     with writing(artefact, name=ref.name):
         if manifests.begin(artefact, run) is None:
             dictionaries.save(dictionary, artefact)
@@ -91,6 +104,17 @@ def import_dictionary(
                 facts=_facts(conversion, located.revision),
             )
     return ImportReport(conversion, ref.name, settings.path)
+
+
+def _found(dictionary: SparseDictionary, store: ActivationStore) -> str:
+    """Return which threshold was found where, in words."""
+    found = dictionary.config.semantics.inference.model_dump()
+    threshold = dictionary.thresholds()
+    value = float("nan") if threshold is None else float(threshold[0])
+    return (
+        f"its files hold no threshold: {value:.4g} was found on {found['rows']} rows of "
+        f"{store.ref.name}, where {found['l0']:.4g} features fire on one"
+    )
 
 
 def _rows(

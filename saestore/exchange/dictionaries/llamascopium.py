@@ -36,7 +36,6 @@ from saestore.exchange.dictionaries.foreign import (
     Normalisation,
     Written,
     WrittenFormat,
-    never_estimated,
 )
 from saestore.exchange.dictionaries.plain import Plain, plain
 from saestore.exchange.dictionaries.reference import Codes, Computed
@@ -155,11 +154,8 @@ class Llamascopium(WrittenFormat):
         scale, a, decided = _scale(files, weights, asked)
         activation: dict[str, Any] = {"kind": files.act_fn}
         inexact = config.unknown(KNOWN)
-        if files.act_fn == "topk":
+        if files.act_fn in {"topk", "batchtopk"}:
             activation["k"] = files.k
-        if files.act_fn == "batchtopk":
-            activation, why = never_estimated(files.k, str(weights.path))
-            inexact = (*why, *inexact)
         notes = [*weights.notes, *decided]
         silent = int((torch.linalg.vector_norm(files.weights["W_dec"], dim=1) == 0).sum())
         if silent and files.gate_on_norm:
@@ -184,6 +180,7 @@ class Llamascopium(WrittenFormat):
             compute=files.compute(scale, a),
             decided=tuple(notes),
             inexact=inexact,
+            uncalibrated=weights.path if files.act_fn == "batchtopk" else None,
         )
 
     @override

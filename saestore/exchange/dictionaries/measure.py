@@ -88,6 +88,17 @@ def compute(dictionary: SparseDictionary, rows: Float[Tensor, "row d_in"]) -> Co
     return Computed(Codes(code.to_dense().cpu()), reconstruction.cpu())
 
 
+def batch_threshold(dictionary: SparseDictionary, rows: Float[Tensor, "row d_in"]) -> float:
+    """Return what the k largest gate scores a row of these rows exceed, and no other."""
+    k = float(dictionary.config.semantics.activation.model_dump()["k"])
+    scores = torch.cat(list(dictionary.gate_scores(rows))).reshape(-1).clamp(min=0)
+    kept = int(k * len(rows))
+    if kept >= len(scores):
+        return 0.0
+    largest = torch.topk(scores, kept + 1).values
+    return float((largest[-2] + largest[-1]) / 2) if kept else float(largest[0])
+
+
 def fixed_batch(dictionary: SparseDictionary) -> Float32[Tensor, "row d_in"]:
     """Return rows in raw units, of unequal lengths, on which many features fire."""
     generator = torch.Generator().manual_seed(SEED)

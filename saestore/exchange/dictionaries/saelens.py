@@ -19,7 +19,7 @@ two exact ways to write the encoder bias we take the one that subtracts `b_dec` 
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,7 +40,6 @@ from saestore.exchange.dictionaries.foreign import (
     Normalisation,
     Written,
     WrittenFormat,
-    never_estimated,
 )
 from saestore.exchange.dictionaries.plain import plain
 from saestore.exchange.dictionaries.reference import Codes, Compute, Computed
@@ -191,10 +190,7 @@ class SaeLens(WrittenFormat):
             a=a,
         )
         inexact = list(() if flat else config.unknown(KNOWN))
-        if architecture.kind == "batchtopk" and "threshold" not in tensors:
-            activation, why = never_estimated(k, str(weights.path))
-            meaning = replace(meaning, activation=activation)
-            inexact += why
+        missing = architecture.kind == "batchtopk" and "threshold" not in tensors
         decided = list(weights.notes)
         trained = metadata.get("training_architecture", str, default=name)
         if trained != name:
@@ -216,6 +212,7 @@ class SaeLens(WrittenFormat):
             factors=lengths if meaning.gate_on_decoder_norm else None,
             decided=tuple(decided),
             inexact=tuple(inexact),
+            uncalibrated=weights.path if missing else None,
         )
 
     @override
