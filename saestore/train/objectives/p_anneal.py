@@ -5,11 +5,14 @@ With S the start and T the steps of the run, p falls at the steps S + j (T − S
 
     λ ← λ · mean(Σ f^p) / mean(Σ f^p')          over the last steps' batches, p' the next exponent
 
-so that the penalty does not jump. The sums of those steps are part of each checkpoint.
+so that the penalty does not jump. Where falls lie closer than the last steps reach, those steps are
+compared at all exponents since; where a schedule has more falls than steps, p falls several times at
+one. The sums of those steps are part of each checkpoint.
 
 Source: Karvonen et al. 2024 (arXiv:2408.00113).
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -37,7 +40,7 @@ class PAnneal(Penalty):
         self.start = schedules.steps_of(settings.start, total_steps)
         self.falls = 0
         self.multiplier = 1.0
-        self._queue: list[tuple[float, float]] = []
+        self._queue: list[list[float]] = []  # of each of the last steps: falls to its sum
 
     def exponent(self, falls: int) -> float:
         """Return p after so many falls."""
@@ -53,27 +56,39 @@ class PAnneal(Penalty):
 
     @override
     def value(self, seen: Pass) -> Float[Tensor, ""]:
-        """Return Σ (f n)^p, and remember it at this exponent and at the next."""
+        """Return Σ (f n)^p, and remember it at each exponent that a fall may compare it at."""
         code = seen.output.code.penalised
         entries = code.scaled(seen.dictionary.decoder_norms())
-        while self.falls < self.falls_at(seen.step):
-            self._fall()
+        self._fall(self.falls_at(seen.step))
         found = power_sums(code, entries, self.exponent(self.falls)).mean()
+        sums = [math.nan] * (self.settings.updates + 1)
+        sums[self.falls] = float(found.detach())
         with torch.no_grad():
-            following = power_sums(code, entries, self.exponent(self.falls + 1)).mean()
-        self._queue.append((float(found.detach()), float(following)))
+            for falls in self._coming(seen.step):
+                sums[falls] = float(power_sums(code, entries, self.exponent(falls)).mean())
+        self._queue.append(sums)
         del self._queue[: -self.settings.queue]
         return found
 
-    def _fall(self) -> None:
-        """Take the next exponent, and the λ that keeps the penalty of the last steps."""
-        before = sum(now for now, _ in self._queue)
-        after = sum(following for _, following in self._queue)
+    def _coming(self, step: int) -> list[int]:
+        """Return to how many falls p comes while a step stands in the queue."""
+        last = min(step + self.settings.queue, self.total_steps - 1)
+        there = {self.falls_at(each) for each in range(step + 1, last + 1)}
+        return sorted(there - {self.falls})
+
+    def _fall(self, falls: int) -> None:
+        """Go to so many falls, and to the λ that keeps the penalty of the last steps.
+
+        Of several falls at once, each keeps what the one before it left: the exponents between them
+        cancel.
+        """
+        if falls == self.falls:
+            return
+        before = sum(sums[self.falls] for sums in self._queue)
+        after = sum(sums[falls] for sums in self._queue)
         if before > 0 and after > 0:  # nothing fired: nothing to match
             self.multiplier *= before / after
-        # Of a second fall at once, the sums would be those of another exponent.
-        self._queue.clear()
-        self.falls += 1
+        self.falls = falls
 
     @override
     def weight(self, step: int) -> float:
@@ -83,13 +98,13 @@ class PAnneal(Penalty):
     def state(self) -> dict[str, Tensor]:
         """Return what it remembers."""
         return {
-            "queue": torch.tensor([*self._queue, (0.0, 0.0)], dtype=torch.float64)[:-1],
+            "queue": torch.tensor(self._queue, dtype=torch.float64),
             "multiplier": torch.tensor([self.multiplier], dtype=torch.float64),
             "falls": torch.tensor([self.falls]),
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Remember that again."""
-        self._queue = [(float(a), float(b)) for a, b in tensors["queue"].tolist()]
+        self._queue = tensors["queue"].tolist()
         self.multiplier = float(tensors["multiplier"])
         self.falls = int(tensors["falls"])

@@ -169,6 +169,57 @@ def test_c8_annealing_keeps_the_penalty_of_the_last_steps():
     assert term.exponent(term.falls) == pytest.approx(0.2)
 
 
+def annealed(settings, total, batches):
+    """Return falls, exponent and λ at each step, of one feature with f n = the batch's number."""
+    eye = torch.eye(D_IN, dtype=torch.float64)
+    dictionary = sae(Relu(), {"W_enc": eye, "W_dec": eye})
+    term, found = PAnneal(settings, total), []
+    for step, f in enumerate(batches):
+        x = torch.zeros(2, D_IN, dtype=torch.float64)
+        x[:, 0] = f
+        value = term(seen(dictionary, x, step=step)).item()
+        p = term.exponent(term.falls)
+        assert value == pytest.approx(term.weight(step) * f**p, rel=1e-12)
+        found.append((term.falls, p, term.weight(step)))
+    return found
+
+
+def test_c8_several_falls_at_one_step_by_hand():
+    """Falls by .2 at 2, 2.5, 3 and 3.5 of 4 steps: one at step 2, two at step 3, the last one never.
+
+    At step 2: λ (4 + 9) / (4^.8 + 9^.8); at step 3: that times (9^.8 + 16^.8) / (9^.4 + 16^.4).
+    """
+    settings = PAnnealSettings(coefficient=0.5, start=2, updates=4, queue=2, p_end=0.2, warmup=0)
+    found = annealed(settings, 4, [4.0, 9.0, 16.0, 25.0])
+    first = 0.5 * 13 / (4**0.8 + 9**0.8)
+    second = first * (9**0.8 + 16**0.8) / (9**0.4 + 16**0.4)
+    assert [falls for falls, _, _ in found] == [0, 0, 1, 3]
+    assert [p for _, p, _ in found] == pytest.approx([1, 1, 0.8, 0.4])
+    assert [weight for _, _, weight in found] == pytest.approx([0.5, 0.5, first, second], rel=1e-12)
+
+
+def test_c8_falls_closer_than_the_queue_reaches_by_hand():
+    """Falls at steps 2 and 3 with a queue of 3: the second compares steps 0 to 2, not step 2 alone."""
+    settings = PAnnealSettings(coefficient=0.5, start=2, updates=2, queue=3, p_end=0.2, warmup=0)
+    found = annealed(settings, 4, [4.0, 9.0, 16.0, 25.0])
+    first = 0.5 * 13 / (4**0.6 + 9**0.6)
+    second = first * (4**0.6 + 9**0.6 + 16**0.6) / (4**0.2 + 9**0.2 + 16**0.2)
+    assert [falls for falls, _, _ in found] == [0, 0, 1, 2]
+    assert [weight for _, _, weight in found] == pytest.approx([0.5, 0.5, first, second], rel=1e-12)
+
+
+def test_c8_more_falls_than_steps_lead_to_the_last_exponent_that_comes_in_time():
+    """Ten falls in 4 steps, at 0, .4, .8, 1.2 …: 1, 3, 6 and 8 of them have come."""
+    settings = PAnnealSettings(coefficient=0.5, start=0, updates=10, queue=10, p_end=0.2, warmup=0)
+    found = annealed(settings, 4, [4.0, 9.0, 16.0, 25.0])
+    assert [falls for falls, _, _ in found] == [1, 3, 6, 8]
+    weight, batches = 0.5, [4.0, 9.0, 16.0]
+    for step, (before, after) in enumerate([(1, 3), (3, 6), (6, 8)], start=1):
+        p, then = (1 - 0.08 * falls for falls in (before, after))
+        weight *= sum(f**p for f in batches[:step]) / sum(f**then for f in batches[:step])
+        assert found[step][2] == pytest.approx(weight, rel=1e-12)
+
+
 @pytest.mark.parametrize("cut", [1, 5, 9])
 def test_annealing_goes_on_where_it_was(cut):
     settings = PAnnealSettings(coefficient=0.5, start=4, updates=4, queue=3, warmup=0)
