@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float64, Int64
 from pydantic import JsonValue
 
+from saestore.activations import ActivationStore
 from saestore.evaluate.metrics import Score
 from saestore.evaluate.selection import spread
 from saestore.evaluate.splice import INTERVENTIONS, Splice, pad
@@ -52,17 +53,11 @@ def measure(
         load_model: Returns the language model of some settings.
         progress: Where to report.
     """
-    store, dictionary = subject.store, subject.dictionary
-    lm_settings = store.language_model(settings.lm, field="splice.lm")
+    lm_settings = subject.store.language_model(settings.lm, field="splice.lm")
     progress.note(f"loading {lm_settings.model}")
     model = load_model(lm_settings)
-    known = _fingerprint(subject)
-    same = None if known is None else model.fingerprint == known
-    if same is None:
-        progress.note("the store does not say which weights it was made with")
-    elif not same:
-        progress.note("its weights are not those the store was made with")
-    dictionary = dictionary.to(model.device)
+    same = _is_the_stores(model, subject, progress)
+    dictionary = subject.dictionary.to(model.device)
     splice = Splice(
         model,
         reads=dictionary.hookpoints_in,
@@ -73,21 +68,7 @@ def measure(
         },
     )
     chosen = contexts_of(subject, settings.contexts)
-    contexts = store.contexts()
-    with progress.task("cross-entropy", total=len(chosen), unit="context") as task:
-        for start in range(0, len(chosen), settings.forward_contexts):
-            stretches = [
-                (int(first), int(first + length))
-                for first, length in contexts[chosen[start : start + settings.forward_contexts]]
-            ]
-            splice.update(
-                pad(
-                    [store.tokens(*stretch) for stretch in stretches],
-                    [store.flags(*stretch) for stretch in stretches],
-                    positions=settings.replace,
-                )
-            )
-            task.advance(len(stretches))
+    _forward(splice, subject.store, chosen, settings, progress)
     facts: dict[str, JsonValue] = {
         "model": model.name,
         "model_fingerprint": model.fingerprint,
@@ -103,6 +84,43 @@ def measure(
         "interventions": list(INTERVENTIONS),
     }
     return CrossEntropyScores(splice.scores(), facts)
+
+
+def _is_the_stores(model: LanguageModel, subject: Subject, progress: Progress) -> bool | None:
+    """Return whether a model has the weights that made the store, None if it is not recorded."""
+    known = _fingerprint(subject)
+    if known is None:
+        progress.note("the store does not say which weights it was made with")
+        return None
+    same = model.fingerprint == known
+    if not same:
+        progress.note("its weights are not those the store was made with")
+    return same
+
+
+def _forward(
+    splice: Splice,
+    store: ActivationStore,
+    chosen: Int64[np.ndarray, " context"],
+    settings: SpliceSettings,
+    progress: Progress,
+) -> None:
+    """Run the chosen contexts, a few at a time."""
+    contexts = store.contexts()
+    with progress.task("cross-entropy", total=len(chosen), unit="context") as task:
+        for start in range(0, len(chosen), settings.forward_contexts):
+            stretches = [
+                (int(first), int(first + length))
+                for first, length in contexts[chosen[start : start + settings.forward_contexts]]
+            ]
+            splice.update(
+                pad(
+                    [store.tokens(*stretch) for stretch in stretches],
+                    [store.flags(*stretch) for stretch in stretches],
+                    positions=settings.replace,
+                )
+            )
+            task.advance(len(stretches))
 
 
 def _fingerprint(subject: Subject) -> str | None:

@@ -125,8 +125,34 @@ def finish(
         DamagedArtefactError: A file of `checksums` is missing or has another size.
         StorageError: The disk is full or read-only.
     """
+    manifest = Manifest(
+        kind=run.ref.kind,
+        name=run.ref.name,
+        fingerprint=run.fingerprint,
+        settings=run.settings,
+        parents=run.parents,
+        versions=library_versions(),
+        created=datetime.now(UTC),
+        arrays=dict(arrays),
+        counts=dict(counts),
+        facts=dict(facts),
+        payload=_listed(artefact, checksums or {}),
+    )
+    if measure is not None:
+        manifest = manifest.model_copy(update={"facts": {**manifest.facts, **measure(manifest)}})
+    manifest = manifest.model_copy(update={"digest": digest_of(_text(manifest))})
+    artefact.write(layout.MANIFEST, _text(manifest))
+    drop_progress(artefact)
+    return manifest
+
+
+def _listed(artefact: Storage, known: Mapping[str, tuple[int, str]]) -> Payload:
+    """Write the list of the payload's files; return what stands for it in the manifest.
+
+    Raises:
+        DamagedArtefactError: A file whose checksum is known is missing or has another size.
+    """
     there = artefact.sizes()
-    known = checksums or {}
     wrong = [
         line
         for path, (size, _) in known.items()
@@ -140,36 +166,11 @@ def finish(
         if not path.startswith(f"{layout.PROGRESS}/") and path != layout.FILES
     ]
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
-    listing = pa.table(
-        [pa.array(column, type=field.type) for column, field in
-         zip(columns, tables.FILES.schema(), strict=True)],
-        schema=tables.FILES.schema(),
-    )  # fmt: skip
-    listed = table_file.to_bytes(listing)
-    artefact.write(layout.FILES, listed)
-    manifest = Manifest(
-        kind=run.ref.kind,
-        name=run.ref.name,
-        fingerprint=run.fingerprint,
-        settings=run.settings,
-        parents=run.parents,
-        versions=library_versions(),
-        created=datetime.now(UTC),
-        arrays=dict(arrays),
-        counts=dict(counts),
-        facts=dict(facts),
-        payload=Payload(
-            digest=digest_of(listed),
-            files=len(rows),
-            bytes=sum(row[1] for row in rows),
-        ),
-    )
-    if measure is not None:
-        manifest = manifest.model_copy(update={"facts": {**manifest.facts, **measure(manifest)}})
-    manifest = manifest.model_copy(update={"digest": digest_of(_text(manifest))})
-    artefact.write(layout.MANIFEST, _text(manifest))
-    drop_progress(artefact)
-    return manifest
+    schema = tables.FILES.schema()
+    arrays = [pa.array(each, type=field.type) for each, field in zip(columns, schema, strict=True)]
+    data = table_file.to_bytes(pa.table(arrays, schema=schema))
+    artefact.write(layout.FILES, data)
+    return Payload(digest=digest_of(data), files=len(rows), bytes=sum(row[1] for row in rows))
 
 
 def started(artefact: Storage, ref: layout.Ref) -> Run:

@@ -52,13 +52,7 @@ def run(
         StoppedError: The time is up or SIGTERM came; a checkpoint was written.
         MissingExtraError: `log.wandb` is set and wandb is not installed.
     """
-    if settings.sweep is not None:
-        raise ConfigError(
-            field="sweep",
-            found=settings.sweep.name,
-            expected="settings of one dictionary",
-            hint="train.sweep, `OpenLake.sweep` and `saestore train` train all of them",
-        )
+    _one(settings)
     watch, reporter = Watch(time_limit_s), progress or Silent()
     ref = Ref("dictionary", f"{settings.series}/{settings.name}")
     rows = TrainingRows.open(settings.activations, lake, hookpoints=hookpoints(settings))
@@ -77,12 +71,33 @@ def run(
     training.evaluate, training.calibrate = evaluate, calibrate
     with lock.writing(artefact, name=ref.name):
         if manifests.begin(artefact, described) is None:
-            resume(training, reporter)
-            if training.position is not None:
-                stream.load_state_dict(training.position)
-            _announce(training, stream, reporter)
-            one_pass.train([training], stream, watch, reporter, label=f"training {ref.name}")
+            _train(training, stream, watch, reporter)
     return dictionaries.load(lake, ref.name)
+
+
+def _one(settings: TrainSettings) -> None:
+    """Refuse settings of several dictionaries.
+
+    Raises:
+        ConfigError: They have a sweep.
+    """
+    if settings.sweep is not None:
+        raise ConfigError(
+            field="sweep",
+            found=settings.sweep.name,
+            expected="settings of one dictionary",
+            hint="train.sweep, `OpenLake.sweep` and `saestore train` train all of them",
+        )
+
+
+def _train(training: Training, stream: Stream, watch: Watch, progress: Progress) -> None:
+    """Take all steps from the newest checkpoint on, and write the dictionary."""
+    resume(training, progress)
+    if training.position is not None:
+        stream.load_state_dict(training.position)
+    _announce(training, stream, progress)
+    label = f"training {training.run.ref.name}"
+    one_pass.train([training], stream, watch, progress, label=label)
 
 
 def planned(

@@ -39,20 +39,15 @@ def assemble(
     hook = _hookpoint(foreign, settings.hookpoint)
     d_in, d_sae = foreign.tensors["W_enc"].shape
     meaning = foreign.meaning
-    kind = ACTIVATION_FUNCTIONS[meaning.activation["kind"]]
     k = meaning.activation.get("k", 0)
     if k > d_sae:
         raise ConfigError(
             file=str(foreign.files[0]), field="k", found=k, expected=f"at most {d_sae} features"
         )
-    lengths = torch.linalg.vector_norm(foreign.tensors["W_dec"].double(), dim=1)
-    versions = manifests.library_versions()
-    inference = {"kind": "same_as_training"}
-    if meaning.activation["kind"] == "batchtopk":
-        inference = {"kind": "threshold", "source": "imported"}
     record = ScaleRecord(
         kind=meaning.scale, a=meaning.a, mean=None, rows=0, excluded=(), state="external"
     )
+    versions = manifests.library_versions()
     values: Mapping[str, Any] = {
         "family": "sae",
         "d_in": (d_in,),
@@ -62,15 +57,7 @@ def assemble(
         "hookpoints_in": (hook,),
         "hookpoints_out": (hook,),
         "options": {"glu": meaning.glu},
-        "semantics": {
-            "subtract_b_dec": meaning.subtract_b_dec,
-            "gate_on_decoder_norm": meaning.gate_on_decoder_norm,
-            "decoder_norm": "unit" if (lengths - 1).abs().max() <= UNIT else "free",
-            "activation": dict(meaning.activation),
-            "inference": inference,
-            "l0_scope": "row",
-            "firing": kind.firing,
-        },
+        "semantics": _semantics(foreign),
         "scale": {hook: record},
         "model": _model(settings.model or foreign.model),
         "train": None,
@@ -84,8 +71,36 @@ def assemble(
         },
         "versions": {name: versions[name] for name in ("saestore", "torch")},
     }
+    return FAMILIES["sae"].restore(_validated(values), {hook: Scale(record, None)}, foreign.tensors)
+
+
+def _semantics(foreign: Foreign) -> Mapping[str, Any]:
+    """Return what the weights mean."""
+    meaning = foreign.meaning
+    kind = meaning.activation["kind"]
+    lengths = torch.linalg.vector_norm(foreign.tensors["W_dec"].double(), dim=1)
+    inference = {"kind": "same_as_training"}
+    if kind == "batchtopk":
+        inference = {"kind": "threshold", "source": "imported"}
+    return {
+        "subtract_b_dec": meaning.subtract_b_dec,
+        "gate_on_decoder_norm": meaning.gate_on_decoder_norm,
+        "decoder_norm": "unit" if (lengths - 1).abs().max() <= UNIT else "free",
+        "activation": dict(meaning.activation),
+        "inference": inference,
+        "l0_scope": "row",
+        "firing": ACTIVATION_FUNCTIONS[kind].firing,
+    }
+
+
+def _validated(values: Mapping[str, Any]) -> DictionaryConfig:
+    """Return the record.
+
+    Raises:
+        UnsupportedError: It says something that no dictionary here has.
+    """
     try:
-        config = DictionaryConfig.model_validate(values)
+        return DictionaryConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         raise UnsupportedError(
@@ -94,7 +109,6 @@ def assemble(
             expected="something that a dictionary here can have",
             hint="the files say it; if they are right, this release cannot import them",
         ) from error
-    return FAMILIES["sae"].restore(config, {hook: Scale(record, None)}, foreign.tensors)
 
 
 def _hookpoint(foreign: Foreign, given: str | None) -> str:

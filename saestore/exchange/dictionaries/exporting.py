@@ -16,9 +16,9 @@ from saestore.activations import ActivationStore
 from saestore.dictionaries import SparseDictionary
 from saestore.errors import ConfigError
 from saestore.exchange.dictionaries.comparing import check, measured
-from saestore.exchange.dictionaries.foreign import Asked, Context
+from saestore.exchange.dictionaries.foreign import Asked, Context, Written
 from saestore.exchange.dictionaries.formats import WRITTEN
-from saestore.exchange.dictionaries.report import ExportReport
+from saestore.exchange.dictionaries.report import Conversion, ExportReport
 from saestore.exchange.place import listed
 from saestore.fingerprint import canonical
 from saestore.lake import manifest as manifests
@@ -76,28 +76,40 @@ def export_dictionary(
             store=store,
         )
         check(conversion, allowed=approximate)
-        record = DictionaryExport(
-            tool=tool,
-            tool_version=form.version,
-            dictionary=name,
-            fingerprint=fingerprint,
-            saestore=manifests.library_versions()["saestore"],
-            hookpoint=conversion.hookpoint,
-            rewrites=conversion.steps,
-            inexact=conversion.inexact,
-            max_error_codes=conversion.max_error_codes,
-            max_error_reconstruction=conversion.max_error_reconstruction,
-            files={
-                path: manifests.checksum_text(crc32c.crc32c(data))
-                for path, data in sorted(written.files.items())
-            },
-        )
+        record = _record(tool, conversion, written, name=name, fingerprint=fingerprint)
         place.write(RECORD, (canonical(record) + "\n").encode())
         with storage_errors(f"writing {target}"):
             _appear(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return ExportReport(conversion, name, Path(folder), (*sorted(written.files), RECORD))
+
+
+def _record(
+    tool: WrittenTool,
+    conversion: Conversion,
+    written: Written,
+    *,
+    name: str,
+    fingerprint: str | None,
+) -> DictionaryExport:
+    """Return what stands beside the files: from what they were made, and how exactly."""
+    return DictionaryExport(
+        tool=tool,
+        tool_version=WRITTEN[tool].version,
+        dictionary=name,
+        fingerprint=fingerprint,
+        saestore=manifests.library_versions()["saestore"],
+        hookpoint=conversion.hookpoint,
+        rewrites=conversion.steps,
+        inexact=conversion.inexact,
+        max_error_codes=conversion.max_error_codes,
+        max_error_reconstruction=conversion.max_error_reconstruction,
+        files={
+            path: manifests.checksum_text(crc32c.crc32c(data))
+            for path, data in sorted(written.files.items())
+        },
+    )
 
 
 def _context(store: ActivationStore | None) -> Context:
