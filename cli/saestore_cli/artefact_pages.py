@@ -72,7 +72,7 @@ def _(page: DictionaryPage, console: Console) -> None:
             )
         )
     if not page.evaluations:
-        console.print("\nnot evaluated yet: saestore evaluate CONFIG.toml")
+        console.print(f"\nnot evaluated yet: saestore evaluate {page.manifest.name}")
     _children(console, page.children)
 
 

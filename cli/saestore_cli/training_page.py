@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from saestore_schemas.dictionary import DictionaryConfig
 
 CURVES = (
-    "loss", "loss_mse", "loss_sparsity", "loss_aux", "ev_batch", "l0_mean", "dead", "k",
-    "threshold_mean", "grad_norm", "dec_norm_mean", "lr",
+    "ev_batch", "l0_mean", "dead", "k", "threshold_mean", "grad_norm", "dec_norm_mean", "lr",
 )  # fmt: skip
-"""Metrics shown, where a run has them."""
+"""Metrics shown below the loss and its terms, where a run has them."""
 
 EVALUATED = (
     "explained_variance", "l0", "cosine", "ce_recovered[zero]", "delta_ce", "dead[all]",
@@ -59,7 +58,9 @@ def facts_of(config: "DictionaryConfig", found: Mapping[str, Any]) -> list[tuple
 
 def draw(curves: Mapping[str, "Curve"], densities: "Densities", console: Console) -> None:
     """Print curves over the run, and how often features fired in the end."""
-    names = [name for name in CURVES if name in curves]
+    names = [name for name in curves if name.startswith("loss") and name != "loss_scale"]
+    names.sort(key=lambda name: (name != "loss", name != "loss_mse"))
+    names += [name for name in CURVES if name in curves]
     names += [name for name in (f"evaluate/{score}" for score in EVALUATED) if name in curves]
     if not names:
         return
@@ -76,4 +77,4 @@ def draw(curves: Mapping[str, "Curve"], densities: "Densities", console: Console
         console.print()
         console.print(Text("Features by density in the end (firings a row)", style="bold"))
         wide = "".join(each * 4 for each in bars(list(reversed(firing))))
-        console.print(f"  below 1e-{len(firing) - 1} {wide} 1; never {count(never)}")
+        console.print(f"  below 1e-{len(firing) - 1} {wide} 1, and {count(never)} that never fired")

@@ -121,7 +121,7 @@ def _plots(
         _lines("Loss and its terms", curves, terms, log=True),
         _lines("Explained variance of each logged batch", curves, ["ev_batch"]),
         _bands("Firings a row: mean, 5 to 95 %", curves, {"L0": ("l0_p5", "l0_mean", "l0_p95")}),
-        _moving("Features silent for so many rows", curves, _DEAD),
+        _moving(_SILENT, curves, _DEAD),
         _density(densities),
         _bands(
             "Lengths of vectors: mean, smallest to largest",
@@ -138,12 +138,17 @@ def _plots(
         ),
         _lines("Gradient length before clipping", curves, ["grad_norm"], log=True),
         _moving("Learning rate", curves, ["lr"]),
-        _moving("Weights of the terms", curves, weights),
+        _moving(_WEIGHTS, curves, weights),
         _moving("k", curves, ["k"]),
         _lines("Scores on held-out rows, while training", curves, evaluated),
         _moving("Rows a second", timings, ["rows_per_s"]),
     ]
     return tuple(plot for plot in wanted if plot is not None)
+
+
+_SILENT, _WEIGHTS = "Features silent for so many rows", "Weights of the terms"
+_OF_SEVERAL = (_SILENT, _WEIGHTS)
+"""Titles that do not say what a curve is that is alone."""
 
 
 def _lines(
@@ -158,7 +163,8 @@ def _moving(title: str, curves: Mapping[str, Curve], names: Sequence[str]) -> Li
     found = {
         name: curves[name] for name in names if name in curves and len({*curves[name].values}) > 1
     }
-    return _of(title, found, from_zero=True)
+    alone = next(iter(found)) if len(found) == 1 and title in _OF_SEVERAL else None
+    return _of(title if alone is None else f"{title}: {alone}", found, from_zero=True)
 
 
 def _of(

@@ -20,6 +20,8 @@ COLOURS = ("#3366cc", "#d95f02", "#1b9e77", "#8856a7", "#c51b7d", "#666666")
 INK, FAINT = "#22272e", "#d8dee4"
 _SIZE = (5.2, 2.9)
 """Inches of one plot."""
+_DECADES = 3
+"""Decades of a log scale on which three numbers each have room."""
 _HEAD = 0.9
 """Inches above the plots of a picture."""
 _STYLE: Any = {
@@ -170,10 +172,12 @@ def _title(title: str, axes: "Axes") -> None:
 
 
 def _plain(axis: "Axis") -> None:
-    """Give an axis on a log scale plain numbers, at 1, 2 and 5 times powers of ten."""
+    """Give an axis on a log scale plain numbers: 1, 2 and 5 times powers of ten, as far as they fit."""
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator  # noqa: PLC0415 - optional
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_view_interval()
+    near = high <= low * 10**_DECADES
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if near else (1,)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())

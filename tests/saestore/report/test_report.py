@@ -13,9 +13,10 @@ import pytest
 import saestore
 from saestore import report
 from saestore.api import report_page
+from saestore.api.pages import Curve, Densities
 from saestore.errors import ConfigError, MissingExtraError, StoppedError, UnsupportedError
 from saestore.lake import Lake
-from saestore.report import Bands, Density, Document, Lines, Points, Sheet
+from saestore.report import Bands, Density, Document, Lines, Points, Sheet, draw
 from saestore.testing.stores import HOOKPOINT, synthetic_store
 
 
@@ -130,6 +131,20 @@ def test_without_matplotlib_the_error_says_what_to_install(lake, tmp_path, monke
 
 
 EVIL = "<script>alert('$x_1$')</script>&\"'"
+
+
+def test_numbers_of_a_log_scale_have_room_and_a_lone_curve_says_what_it_is():
+    decades = {"loss": (1e3, 500.0, 200.0), "loss_pre_activation": (1e-3, 2e-3, 1e-3)}
+    steps = dict.fromkeys(decades, (1, 2, 3))
+    words = Page(draw.svg(Lines("Terms", steps, decades, log=True))).words
+    numbers = [word for word in words if re.fullmatch(r"[0-9.]+", word) and "Terms" not in word]
+    assert {"0.001", "1000"} <= set(numbers)
+    assert not {"500", "0.002", "20"} & set(numbers)
+    near = {"loss": (100.0, 500.0, 200.0)}
+    assert "200" in Page(draw.svg(Lines("L", {"loss": (1, 2, 3)}, near, log=True))).words
+    curves = {"weight_sparsity": Curve("weight_sparsity", (1, 2), (0.0, 1.0))}
+    plots = report_page._plots(curves, Densities((), ()), {})
+    assert [plot.title for plot in plots] == ["Weights of the terms: weight_sparsity"]
 
 
 def test_every_text_is_escaped(tmp_path):
