@@ -136,7 +136,7 @@ class ArtefactExistsError(SaestoreError, FileExistsError):
             f"{kind} {name!r} exists with other settings:{lines}",
             found="other settings",
             expected="the settings it was made with",
-            hint="choose another name, or `saestore remove` the old artefact first",
+            hint="choose another name, as with --set name=..., or `saestore remove` the old artefact first",
         )
         self.differences = differences
 

@@ -125,7 +125,10 @@ def _check(names: Sequence[str], lake: Lake) -> None:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ConfigError(
-            field="--compare", found=f"{twice[0]} twice", expected="each dictionary once"
+            field="--compare",
+            found=f"{twice[0]} twice",
+            expected="each dictionary once",
+            hint="checkpoints of one are several: series/name@step",
         )
     for name in names:
         Made.of(name, lake)

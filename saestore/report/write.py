@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from saestore.errors import ConfigError
+from saestore.lake.storage import storage_errors
 from saestore.report import draw
 from saestore.report.document import Document
 from saestore.report.html import html
@@ -22,6 +23,7 @@ def write(document: Document, path: str | os.PathLike[str]) -> Path:
     Raises:
         ConfigError: The name ends in something else, or there is no such folder.
         MissingExtraError: matplotlib is not installed.
+        StorageError: The disk is full, or the folder is read-only.
     """
     target = Path(path)
     kind = target.suffix.lower()
@@ -30,7 +32,14 @@ def write(document: Document, path: str | os.PathLike[str]) -> Path:
             field="--to",
             found=str(target),
             expected=f"a name that ends in {' or '.join(KINDS)}",
-            hint=f"for example {target.with_suffix('.html')}",
+            hint=f"for example {target.with_suffix('.html') if target.name else 'report.html'}",
+        )
+    if target.is_dir():
+        raise ConfigError(
+            field="--to",
+            found=str(target),
+            expected="a file, and it is a folder",
+            hint=f"for example {target / 'report.html'}",
         )
     if not target.parent.is_dir():
         raise ConfigError(
@@ -42,8 +51,9 @@ def write(document: Document, path: str | os.PathLike[str]) -> Path:
     data = draw.png(document) if kind == ".png" else html(document).encode()
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        draft.write_bytes(data)
-        draft.replace(target)
+        with storage_errors(f"writing {target}"):
+            draft.write_bytes(data)
+            draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
     return target

@@ -92,6 +92,7 @@ MISTAKES = [
     ("query SELECT|1 --format parquet --lake LAKE", 2, "expected a file", "--out FILE.parquet"),
     ("query SELECT|1 --out no/such/folder/x.csv --lake LAKE", 1, "cannot write", "folder"),
     ("export sae-lens demo/other out --lake LAKE", 2, "demo/other", "demo/topk-32"),
+    ("export sae-lens demo/topk-32 train.toml/x --lake LAKE", 2, "train.toml is a file", "another"),
     ("train train.toml --lake EMPTY", 2, "demo", "holds no activations"),
 ]  # fmt: skip
 

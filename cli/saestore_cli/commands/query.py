@@ -84,9 +84,9 @@ def query(
 
     Every analysis of the lake is in the same tables.
 
-    Tables: features, firings, contexts, tokens, vocabulary, examples, histograms, logits, scores,
-    metrics, artefacts. All but the last three say which series, dictionary and analysis a line
-    belongs to.
+    Of analyses: features, firings, contexts, tokens, vocabulary, documents, examples, histograms,
+    logits, logit_stats; each says which series, dictionary and analysis a line belongs to. Of
+    evaluations: scores, feature_scores. Of training: metrics, timings, sweeps. Of the lake: artefacts.
     """
     from saestore_cli import answers
 

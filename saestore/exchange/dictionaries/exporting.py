@@ -140,6 +140,9 @@ def _free(target: Path, name: str) -> None:
         ConfigError: It does, or it is no folder.
     """
     if not target.exists():
+        beside = next(parent for parent in target.parents if parent.exists())
+        if not beside.is_dir():
+            raise _taken(target, f"{beside} is a file")
         return
     if not target.is_dir():
         raise _taken(target, f"{target} is a file")

@@ -1,11 +1,13 @@
 """Reports: one file that needs nothing else, says what the page says, and lets nothing in."""
 
+import errno
 import importlib
 import os
 import re
 import struct
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
@@ -14,7 +16,13 @@ import saestore
 from saestore import report
 from saestore.api import report_page
 from saestore.api.pages import Curve, Densities
-from saestore.errors import ConfigError, MissingExtraError, StoppedError, UnsupportedError
+from saestore.errors import (
+    ConfigError,
+    MissingExtraError,
+    StoppedError,
+    StorageError,
+    UnsupportedError,
+)
 from saestore.lake import Lake
 from saestore.report import Bands, Density, Document, Lines, Points, Sheet, draw
 from saestore.testing.stores import HOOKPOINT, synthetic_store
@@ -121,6 +129,25 @@ def test_what_has_no_report_says_where_to_look(lake, tmp_path):
         with pytest.raises(ConfigError, match=message):
             lake.report("dictionaries/s/one", tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_no_file_and_a_read_only_place_is_told(lake, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.html").mkdir()
+    for wrong in (".", "folder.html"):
+        with pytest.raises(ConfigError, match="--to") as caught:
+            lake.report("dictionaries/s/one", wrong)
+        assert "report.html" in caught.value.hint
+    full = OSError(errno.ENOSPC, "no space")
+
+    def fails(*_):
+        raise full
+
+    monkeypatch.setattr(Path, "write_bytes", fails)
+    with pytest.raises(StorageError, match="No space left") as stopped:
+        lake.report("dictionaries/s/one", "x.html")
+    assert "free space" in stopped.value.hint
+    assert [each.name for each in tmp_path.iterdir() if each.is_file()] == []
 
 
 def test_without_matplotlib_the_error_says_what_to_install(lake, tmp_path, monkeypatch):
