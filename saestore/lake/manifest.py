@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -22,15 +23,17 @@ import pyarrow as pa
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from saestore.errors import (
+    ArtefactBusyError,
     ArtefactExistsError,
     DamagedArtefactError,
     FormatVersionError,
     IncompleteArtefactError,
+    StorageError,
 )
 from saestore.fingerprint import differences, fingerprint
 from saestore.lake import layout, parts, table_file
 from saestore.lake.file_list import FileList
-from saestore.lake.lock import is_lock
+from saestore.lake.lock import is_lock, writing
 from saestore.lake.storage import Storage
 from saestore_schemas import tables
 from saestore_schemas.manifest import FORMAT_VERSION, ArrayInfo, Manifest, Parent, Payload
@@ -78,6 +81,7 @@ def begin(artefact: Storage, run: Run) -> Manifest | None:
         manifest = load(artefact, run.ref)
         if manifest.fingerprint != run.fingerprint:
             raise _exists(run, manifest.settings, manifest.parents)
+        _sweep_up(artefact, run.ref.name)
         return manifest
     artefact.remove_temporaries(beside=layout.PARTS)
     if artefact.exists(layout.RUN):
@@ -209,9 +213,17 @@ def _has_work(artefact: Storage) -> bool:
     )
 
 
+def _sweep_up(artefact: Storage, name: str) -> None:
+    """Remove the progress of a run that was killed behind its manifest, if nobody else does."""
+    if artefact.exists(layout.RUN):
+        with suppress(ArtefactBusyError, StorageError), writing(artefact, name=name):
+            drop_progress(artefact)
+
+
 def drop_progress(artefact: Storage) -> None:
-    """Remove what a run noted, but not the lock its process holds."""
-    for name in artefact.names(layout.PROGRESS):
+    """Remove what a run noted, its settings last, but not the lock its process holds."""
+    settings = layout.RUN.rpartition("/")[2]
+    for name in sorted(artefact.names(layout.PROGRESS), key=lambda each: each == settings):
         if not is_lock(name):
             artefact.remove(f"{layout.PROGRESS}/{name}")
     artefact.drop_scratch()

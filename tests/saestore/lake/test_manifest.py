@@ -11,7 +11,7 @@ from saestore.errors import (
     IncompleteArtefactError,
     StorageError,
 )
-from saestore.lake import Lake, Ref, Storage, layout, lineage, manifest as manifests
+from saestore.lake import Lake, Ref, Storage, layout, lineage, lock, manifest as manifests
 from saestore_schemas.lm import LmSettings
 from saestore_schemas.manifest import ArrayInfo, Parent
 from saestore_schemas.scatter import ScatterSettings
@@ -219,6 +219,23 @@ def test_leftovers_of_killed_writers_are_removed_when_a_run_begins(lake):
     leftover.write_bytes(b"half")
     make(lake)
     assert not leftover.exists()
+
+
+def test_progress_of_a_run_killed_behind_its_manifest_goes_when_it_is_run_again(lake, monkeypatch):
+    def killed(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifests, "drop_progress", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(lake)
+    run, artefact = manifests.Run.of(REF, LmSettings(model="gpt2")), lake.artefact(REF)
+    artefact.write(f"{layout.PROGRESS}/checkpoints/1/large", b"1")
+    with lock.writing(artefact, name="a"):  # another process may be just about to
+        assert manifests.begin(artefact, run) is not None
+        assert artefact.exists(f"{layout.PROGRESS}/checkpoints/1/large")
+    assert manifests.begin(artefact, run) is not None
+    assert artefact.names(layout.PROGRESS) == []
 
 
 def test_memory_and_other_file_systems_hold_a_lake_too():
