@@ -12,6 +12,7 @@ AXES = {
     "document": "one text of the corpus",
     "batch": "contexts in one forward pass",
     "hook": "one hookpoint",
+    "head": "one hookpoint of a crosscoder",
     "layer": "one block of the language model",
     "d": "width of a hookpoint",
     "d_in": "width of the input hookpoint",

@@ -171,10 +171,10 @@ def _unknown(model: type[BaseModel], data: Any, path: Path, value: Any) -> Probl
     everywhere = {} if close else _paths_named(model, name)
     if name in ELSEWHERE:
         hint = f"here it is called {ELSEWHERE[name]}"
+    elif everywhere:  # that very name, in another section
+        hint = f"did you mean {everywhere[name]}?"
     elif close:
         hint = f"did you mean {prefix}{close[0]}?"
-    elif everywhere:
-        hint = f"did you mean {everywhere[name]}?"
     else:
         shown = ", ".join(known[:_SHOWN]) + (", ..." if len(known) > _SHOWN else "")
         hint = f"{prefix.rstrip('.') or 'the file'} takes {shown}"

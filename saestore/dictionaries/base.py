@@ -29,6 +29,10 @@ from saestore_schemas.dictionary import DictionaryConfig, ThresholdInference
 from saestore_schemas.train import InitSettings
 
 
+Rows = Mapping[str, Float[Tensor, "row _"]]
+"""Rows of each hookpoint."""
+
+
 class DictionaryOutput(NamedTuple):
     """One training forward pass, in normalised units.
 
@@ -233,24 +237,28 @@ class SparseDictionary(nn.Module, ABC):
 
     @abstractmethod
     def decode_code(
-        self, code: TrainingCode, *, detached: bool = False
+        self, code: TrainingCode, inputs: Rows, *, detached: bool = False
     ) -> dict[str, Float[Tensor, "row _"]]:
         """Return the reconstructions of a training code in normalised units, differentiable.
 
         Args:
             code: The code.
+            inputs: The normalised rows that gave it.
             detached: Whether the decoder counts as a constant.
         """
 
     @abstractmethod
     def decode_between(
-        self, code: TrainingCode, start: int, stop: int
+        self, code: TrainingCode, inputs: Rows, start: int, stop: int
     ) -> dict[str, Float[Tensor, "row _"]]:
         """Return what a range of features adds to the reconstructions, differentiable; no bias."""
 
     @abstractmethod
-    def decoder_biases(self) -> dict[str, Float[Tensor, " d_out"]]:
-        """Return each output hookpoint's decoder bias, differentiable."""
+    def without_features(self, inputs: Rows) -> dict[str, Float[Tensor, "#row _"]]:
+        """Return each output hookpoint's reconstruction where no feature fires, differentiable.
+
+        The decoder bias, and what else a family writes beside its features.
+        """
 
     @abstractmethod
     def gate_scores(

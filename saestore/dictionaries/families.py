@@ -1,8 +1,12 @@
 """Families of sparse dictionaries. A new one is a file and a line here."""
 
 from saestore.dictionaries.base import SparseDictionary
+from saestore.dictionaries.crosscoder import CrossCoder
 from saestore.dictionaries.sae import Sae
+from saestore.dictionaries.transcoder import Transcoder
 
 
-FAMILIES: dict[str, type[SparseDictionary]] = {family.family: family for family in (Sae,)}
+FAMILIES: dict[str, type[SparseDictionary]] = {
+    family.family: family for family in (Sae, Transcoder, CrossCoder)
+}
 """Name in settings and `config.json` to class."""

@@ -4,6 +4,7 @@ Sizes are neither square nor powers of two, biases are not zero, decoder vectors
 the data has a mean: with unit norms and zero biases most laws pass on wrong code.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from saestore import dictionaries
 from saestore.dictionaries import SparseDictionary
 from saestore.errors import UnsupportedError
 from saestore.lake import Storage
-from saestore_schemas.dictionary import Activation, SaeSettings, ScaleKind
+from saestore_schemas.dictionary import Activation, DictionarySettings, SaeSettings, ScaleKind
 from saestore_schemas.train import InitSettings
 
 
@@ -88,10 +89,33 @@ def random_sae(
             "glu": glu,
         }
     )
+    return random_dictionary(settings, {HOOK: D_IN}, dtype=dtype, seed=seed)
+
+
+def random_dictionary(
+    settings: DictionarySettings,
+    widths: Mapping[str, int],
+    *,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 3,
+) -> SparseDictionary:
+    """Return a dictionary with random weights, biases and unequal decoder norms.
+
+    Its hookpoints are scaled unequally, each by the moments of rows of its own.
+
+    Args:
+        settings: What it is.
+        widths: Width of each hookpoint.
+        dtype: Of the weights.
+        seed: Of the weights.
+    """
     plain = dictionaries.build(
         settings,
-        widths={HOOK: D_IN},
-        moments={HOOK: ExactMoments(raw_rows(200))},
+        widths=widths,
+        moments={
+            hook: ExactMoments(raw_rows(200, width, seed=number) * (1 + number))
+            for number, (hook, width) in enumerate(widths.items())
+        },
         init=InitSettings(),
         seed=seed,
     )
@@ -102,11 +126,12 @@ def random_sae(
     }
     if "threshold" in tensors:
         tensors["threshold"] = tensors["threshold"].abs()
-    lengths = torch.linspace(0.3, 2.5, D_SAE, dtype=torch.float64)
-    if decoder_norm == "unit":
-        lengths = torch.ones_like(lengths)
-    norms = torch.linalg.vector_norm(tensors["W_dec"], dim=1)
-    tensors["W_dec"] *= (lengths / norms).unsqueeze(1)
+    unit = plain.config.semantics.decoder_norm == "unit"
+    for name in [name for name in tensors if name.startswith("W_dec")]:
+        count = len(tensors[name])
+        lengths = torch.linspace(0.3, 2.5, count, dtype=torch.float64)
+        norms = torch.linalg.vector_norm(tensors[name], dim=1)
+        tensors[name] *= ((torch.ones_like(lengths) if unit else lengths) / norms).unsqueeze(1)
     return plain.restore(
         plain.config, plain.scales, {name: each.to(dtype) for name, each in tensors.items()}
     )
@@ -172,6 +197,17 @@ class SparseDictionaryContract:
         with pytest.raises(UnsupportedError) as caught:
             folded.folded()
         assert caught.value.hint
+
+    def test_the_canonical_form_reconstructs_the_same(self) -> None:
+        """Raw units, nothing subtracted; activations differ by the factors that are returned."""
+        dictionary, inputs = self.dictionary(torch.float64), self.inputs()
+        form = dictionaries.canonical(dictionary)
+        code = dictionary.encode(inputs).to_dense() * form.factors
+        found = form.dictionary.encode(inputs).to_dense()
+        torch.testing.assert_close(found, code, rtol=1e-9, atol=1e-9)
+        wanted = dictionary.reconstruct(inputs)
+        for hook, rows in form.dictionary.reconstruct(inputs).items():
+            torch.testing.assert_close(rows, wanted[hook], rtol=1e-9, atol=1e-9)
 
     def test_saved_and_loaded_is_the_same(self, tmp_path: object) -> None:
         """Save, load, save: identical bytes; load and encode: identical numbers."""

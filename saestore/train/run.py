@@ -190,7 +190,7 @@ def schedule_of(settings: TrainSettings, rows_per_epoch: int) -> Schedule:
 
 def hookpoints(settings: TrainSettings) -> tuple[str, ...]:
     """Return what a run reads."""
-    return (settings.dictionary.hookpoint,)
+    return settings.dictionary.involved
 
 
 def _announce(training: Training, stream: Stream, progress: Progress) -> None:

@@ -4,9 +4,11 @@ The settings half is a section of `train`. The record half is `config.json` besi
 everything a reader needs to compute what training computed, with nothing implied by a default.
 """
 
-from typing import Annotated, Literal, Self, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import ConfigDict, Field, JsonValue, model_validator
+from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
+from typing_extensions import override
 
 from saestore_schemas.base import Model
 from saestore_schemas.manifest import Parent
@@ -94,21 +96,17 @@ ROW_SCALES: frozenset[str] = frozenset(get_args(RowScaleKind))
 """Kinds of normalisation of each row by itself."""
 
 
-class SaeSettings(Model):
-    """A sparse autoencoder: reconstructs the hookpoint it reads."""
+class LinearSettings(Model):
+    """What families with a linear encoder and a linear decoder have in common."""
 
-    family: Literal["sae"] = "sae"
+    family: str
     """Discriminator."""
-    hookpoint: HookpointName
-    """What it reads and reconstructs; must be in the activation store."""
     d_sae: int | None = Field(default=None, ge=1)
     """Number of features. Give this or `expansion`."""
     expansion: float | None = Field(default=None, gt=0)
-    """Number of features as a multiple of d_in. Give this or `d_sae`."""
+    """Number of features as a multiple of d_in, the widest hookpoint's. Give this or `d_sae`."""
     activation: Activation
     """Activation function with its parameters."""
-    subtract_b_dec: bool = True
-    """Subtract the decoder bias from the input before encoding."""
     decoder_bias: bool = True
     """Have a decoder bias; without one it stays zero."""
     decoder_norm: Literal["unit", "free"] = "unit"
@@ -116,12 +114,44 @@ class SaeSettings(Model):
     gate use their lengths."""
     gate_on_decoder_norm: bool = False
     """Compare pre-activation times decoder length instead of the pre-activation alone."""
-    glu: bool = False
-    """Multiply pre-activations by sigmoid(x' W_glu + b_glu): a second encoder that dims them."""
     scale: ScaleKind = "dataset_centred_rms"
-    """Normalisation of the input, measured over the whole store."""
+    """Normalisation of each hookpoint, measured over the whole store."""
     dtype: Literal["float32"] = "float32"
     """Type of the stored weights."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What encode reads."""
+        raise NotImplementedError
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """What decode reconstructs."""
+        return self.reads
+
+    @property
+    def involved(self) -> tuple[str, ...]:
+        """All hookpoints it reads or reconstructs, each once."""
+        return tuple(dict.fromkeys((*self.reads, *self.writes)))
+
+    @property
+    def subtracts(self) -> bool:
+        """Whether the decoder bias is subtracted before encoding."""
+        return False
+
+    @property
+    def ties(self) -> bool:
+        """Whether the encoder starts as the decoder transposed, where `init.tie` does not say."""
+        return self.reads == self.writes
+
+    @property
+    def norm_of_heads(self) -> Literal["l1", "l2"] | None:
+        """How decoder lengths of several heads add up; None where there is one."""
+        return None
+
+    def parts(self) -> dict[str, Any]:
+        """Return which parts it has, as `Options` names them."""
+        return {}
 
     @model_validator(mode="after")
     def _one_width(self) -> Self:
@@ -142,7 +172,7 @@ class SaeSettings(Model):
                 "decoder lengths change nothing: remove gate_on_decoder_norm"
             )
             raise ValueError(msg)
-        if isinstance(self.activation, Gated) and self.glu:
+        if isinstance(self.activation, Gated) and self.parts().get("glu"):
             msg = (
                 "glu is set, but activation.kind 'gated' has a gate of its own on the same "
                 "pre-activations: remove glu, or use another activation"
@@ -155,7 +185,109 @@ class SaeSettings(Model):
         return self.d_sae or max(1, round((self.expansion or 1.0) * width))
 
 
-DictionarySettings = SaeSettings
+class SaeSettings(LinearSettings):
+    """A sparse autoencoder: reconstructs the hookpoint it reads."""
+
+    family: Literal["sae"] = "sae"
+    """Discriminator."""
+    hookpoint: HookpointName
+    """What it reads and reconstructs; must be in the activation store."""
+    subtract_b_dec: bool = True
+    """Subtract the decoder bias from the input before encoding."""
+    glu: bool = False
+    """Multiply pre-activations by sigmoid(x' W_glu + b_glu): a second encoder that dims them."""
+
+    @property
+    @override
+    def reads(self) -> tuple[str, ...]:
+        """Its hookpoint."""
+        return (self.hookpoint,)
+
+    @property
+    @override
+    def subtracts(self) -> bool:
+        """As set."""
+        return self.subtract_b_dec
+
+    @override
+    def parts(self) -> dict[str, Any]:
+        """Return whether it has a GLU encoder."""
+        return {"glu": self.glu}
+
+
+class TranscoderSettings(LinearSettings):
+    """A transcoder: reconstructs another hookpoint than it reads, such as an MLP's output."""
+
+    family: Literal["transcoder"]
+    """Discriminator."""
+    hookpoint_in: HookpointName
+    """What it reads; must be in the activation store."""
+    hookpoint_out: HookpointName
+    """What it reconstructs; must be in the activation store."""
+    skip: bool = False
+    """Add x' W_skip to the reconstruction: a linear map beside the features."""
+    glu: bool = False
+    """Multiply pre-activations by sigmoid(x' W_glu + b_glu): a second encoder that dims them."""
+
+    @property
+    @override
+    def reads(self) -> tuple[str, ...]:
+        """The hookpoint it reads."""
+        return (self.hookpoint_in,)
+
+    @property
+    @override
+    def writes(self) -> tuple[str, ...]:
+        """The hookpoint it reconstructs."""
+        return (self.hookpoint_out,)
+
+    @override
+    def parts(self) -> dict[str, Any]:
+        """Return whether it has a skip and a GLU encoder."""
+        return {"skip": self.skip, "glu": self.glu}
+
+
+class CrossCoderSettings(LinearSettings):
+    """A crosscoder: one code for several hookpoints, with a head at each."""
+
+    family: Literal["crosscoder"]
+    """Discriminator."""
+    hookpoints: tuple[HookpointName, ...] = Field(min_length=1)
+    """One head each, in order; must be in the activation store."""
+    decoder_norm: Literal["unit", "free"] = "free"
+    """As in an SAE. `unit` holds the sum of a feature's lengths at all heads at 1."""
+    gate_on_decoder_norm: bool = True
+    """Compare pre-activation times decoder length instead of the pre-activation alone."""
+    head_norm: Literal["l1", "l2"] = "l1"
+    """A feature's decoder length: the sum of its lengths at the heads, or the length of all side by
+    side."""
+
+    @property
+    @override
+    def reads(self) -> tuple[str, ...]:
+        """All heads' hookpoints."""
+        return self.hookpoints
+
+    @property
+    @override
+    def norm_of_heads(self) -> Literal["l1", "l2"]:
+        """As set."""
+        return self.head_norm
+
+
+def _family_of(settings: Any) -> str:
+    """Return the family of settings; the SAE's where none is named."""
+    if isinstance(settings, Mapping):
+        return str(settings.get("family", "sae"))
+    return str(getattr(settings, "family", "sae"))
+
+
+DictionarySettings = Annotated[
+    Annotated[SaeSettings, Tag("sae")]
+    | Annotated[TranscoderSettings, Tag("transcoder")]
+    | Annotated[CrossCoderSettings, Tag("crosscoder")],
+    Discriminator(_family_of),
+]
 """The `[dictionary]` section of train, discriminated by `family`."""
 
 
@@ -209,8 +341,10 @@ InferenceRecord = Annotated[SameAsTraining | ThresholdInference, Field(discrimin
 class Options(Model):
     """Parts that not every dictionary of a family has."""
 
-    glu: bool
+    glu: bool = False
     """A second encoder `W_glu`, `b_glu` multiplies pre-activations by its sigmoid."""
+    skip: bool = False
+    """A linear map `W_skip` of the input is added to the reconstruction."""
 
 
 class Semantics(Model):
@@ -226,6 +360,8 @@ class Semantics(Model):
     """Activation function with its parameters."""
     inference: InferenceRecord
     """How codes are computed at inference."""
+    head_norm: Literal["l1", "l2"] | None = None
+    """How decoder lengths of several heads add up to a feature's; null where there is one."""
     l0_scope: Literal["row"]
     """What k and L0 count over."""
     firing: Literal["positive", "nonzero"]
@@ -285,7 +421,7 @@ class DictionaryConfig(Model):
     """File type."""
     format_version: Literal[1] = 1
     """Major version of this record and of the tensor names beside it."""
-    family: Literal["sae"]
+    family: Literal["sae", "transcoder", "crosscoder"]
     """Which equations apply."""
     d_in: tuple[int, ...]
     """Width of each input hookpoint."""

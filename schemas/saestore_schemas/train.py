@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from saestore_schemas.activations import RowFlag, RowRange
 from saestore_schemas.base import Model
-from saestore_schemas.dictionary import DictionarySettings
+from saestore_schemas.dictionary import DictionarySettings, LinearSettings
 from saestore_schemas.evaluate import SpliceSettings
 from saestore_schemas.names import ArtefactName, DictionaryName
 from saestore_schemas.objective import LossSettings, objections
@@ -116,8 +116,9 @@ class InitSettings(Model):
     dictionary: DictionaryName | None = None
     """Start from the weights of a dictionary of the lake, `series/name`, which must mean the same: d_sae,
     activation and all other settings of `dictionary`. Nothing else of this section applies."""
-    tie: bool = True
-    """Encoder = `tie_factor` times decoder transposed; otherwise it is drawn by itself."""
+    tie: bool | None = None
+    """Encoder = `tie_factor` times decoder transposed; otherwise it is drawn by itself. Absent, tied where
+    input and output are the same hookpoints."""
     tie_factor: float = Field(default=1.0, gt=0)
     """Encoder = factor times decoder transposed."""
     decoder_vector_norm: float = Field(default=1.0, gt=0)
@@ -132,6 +133,8 @@ class InitSettings(Model):
     """Length of a random vector added to each data point."""
     active_subspace: int | None = Field(default=None, ge=1)
     """Decoder vectors lie in the so many directions in which rows vary most."""
+    repeat_heads: bool = True
+    """Heads of equal width start from the same decoder vectors; otherwise each has its own."""
     decoder_bias: Literal["zero", "mean", "geometric_median"] = "zero"
     """`mean`: of the normalised input, from the store's moments; `geometric_median`: of the sample."""
     search_decoder_norm: bool = False
@@ -155,7 +158,11 @@ class InitSettings(Model):
         decoder = self.data_points or self.active_subspace is not None or self.search_decoder_norm
         return self.dictionary is None and (median or encoder or decoder)
 
-    def conflicts(self, dictionary: DictionarySettings) -> Iterator[str]:
+    def tied(self, dictionary: LinearSettings) -> bool:
+        """Return whether the encoder starts as the decoder transposed."""
+        return dictionary.ties if self.tie is None else self.tie
+
+    def conflicts(self, dictionary: LinearSettings) -> Iterator[str]:
         """Yield what makes no sense together, or with a dictionary, and why."""
         if self.dictionary is not None:
             plain = InitSettings(dictionary=self.dictionary)
@@ -170,10 +177,12 @@ class InitSettings(Model):
             )
         if self.decoder_bound is not None and (self.decoder_vector_norm != 1 or self.data_points):
             yield "init.decoder_bound draws weights: it excludes decoder_vector_norm and data_points"
-        if self.encoder_bound is not None and self.tie:
+        if self.encoder_bound is not None and self.tied(dictionary):
             yield "init.encoder_bound draws the encoder: it needs init.tie = false"
-        if not self.tie and self.tie_factor != 1:
-            yield "init.tie_factor scales a tied encoder: init.tie is false"
+        if not self.tied(dictionary) and self.tie_factor != 1:
+            yield "init.tie_factor scales a tied encoder: init.tie is false here"
+        if self.tied(dictionary) and not dictionary.ties:
+            yield "init.tie needs an encoder of the hookpoints that the decoder writes"
         if self.data_noise and not self.data_points:
             yield "init.data_noise is added to data points: it needs init.data_points = true"
         if self.center_encoder_bias and self.firing_rate is not None:

@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 VARIANTS = sorted(
     path
     for path in (ROOT / "configs" / "train").glob("*.toml")
-    if path.stem not in {"mix", "sweep"}  # other stores, several dictionaries: tested elsewhere
+    # Other stores, several dictionaries or hookpoints: tested elsewhere.
+    if path.stem not in {"mix", "sweep", "transcoder", "crosscoder"}
 )
 WIDTH = 576
 """Of the hookpoint that the files name: squared error is about this before training."""

@@ -24,7 +24,7 @@ class GatedAux:
     def __call__(self, seen: Pass) -> Float[Tensor, ""]:
         """Return the term."""
         gate = seen.output.code.penalised
-        reconstruction = seen.dictionary.decode_code(gate, detached=True)
+        reconstruction = seen.dictionary.decode_code(gate, seen.inputs, detached=True)
         return summed_error(reconstruction, seen.targets) * self.settings.coefficient
 
     def weight(self, step: int) -> float:

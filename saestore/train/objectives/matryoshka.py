@@ -60,9 +60,9 @@ class Matryoshka:
         """Return the term; each feature is decoded once for all prefixes but the last."""
         *inner, (_, weight) = self.prefixes(seen.step)
         total = summed_error(seen.output.reconstruction, seen.targets) * weight
-        start, partial = 0, seen.dictionary.decoder_biases()
+        start, partial = 0, seen.dictionary.without_features(seen.inputs)
         for stop, weight in inner:
-            added = seen.dictionary.decode_between(seen.output.code, start, stop)
+            added = seen.dictionary.decode_between(seen.output.code, seen.inputs, start, stop)
             partial = {hook: bias + added[hook] for hook, bias in partial.items()}
             total = total + summed_error(partial, seen.targets) * weight
             start = stop

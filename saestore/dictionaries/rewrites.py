@@ -1,15 +1,19 @@
-"""Other weights for the same sparse autoencoder: folded, with unit decoder, without subtraction.
+"""Other weights for the same linear dictionary: folded, with unit decoder, without subtraction.
 
-    folded               W_enc *= a; b_enc −= (a μ + s b_dec) W_enc; W_dec /= a; b_dec = b_dec/a + μ; s = 0
-                         W_glu *= a; b_glu −= a μ W_glu; θ on h n: θ/a
+    folded               W_enc *= a; b_enc −= (a μ + s b_dec) W_enc; W_dec /= c; b_dec = b_dec/c + ν; s = 0
+                         W_glu *= a; b_glu −= a μ W_glu; W_skip *= a/c; b_dec −= (a/c) μ W_skip
     with_unit_decoder    W_enc *= n; b_enc *= n; W_dec /= n; θ on h: θ n; the gate is on h from then on
     without_subtraction  b_enc −= s b_dec W_enc; s = 0
     as_jumprelu          another activation function, the same codes at inference
 
+Hookpoints stand side by side: a, μ, c and ν are vectors over all their dimensions, so that each
+hookpoint keeps its own scale. θ on h n follows n: in a crosscoder whose hookpoints are scaled unequally,
+folding changes it feature by feature.
+
 All are exact. They are computed in float64 and rounded once, to the type of the weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +23,7 @@ from torch import Tensor
 
 from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS, ActivationFunction
 from saestore.dictionaries.scale import Scale
+from saestore.dictionaries.sides import Sides
 from saestore.errors import UnsupportedError
 from saestore_schemas.dictionary import DictionaryConfig, JumpRelu, SameAsTraining
 
@@ -26,20 +31,25 @@ from saestore_schemas.dictionary import DictionaryConfig, JumpRelu, SameAsTraini
 EQUAL_LENGTHS = 1e-5
 """Relative spread below which decoder lengths count as one: float32 renormalising leaves 1e-7."""
 
+Lengths = Callable[[Float[Tensor, "d_sae d_out"], DictionaryConfig], Float[Tensor, " d_sae"]]
+"""Returns the decoder lengths of a family."""
+
 
 @dataclass(frozen=True)
 class Weights:
-    """All that an SAE is.
+    """All that a linear dictionary is.
 
     Attributes:
         config: What the weights mean.
         scales: Hookpoint to normalisation.
-        tensors: Weights by the names of the file.
+        tensors: Weights, hookpoints side by side.
+        lengths: How its family counts decoder lengths.
     """
 
     config: DictionaryConfig
     scales: Mapping[str, Scale]
     tensors: Mapping[str, Tensor]
+    lengths: Lengths
 
     @property
     def kind(self) -> type[ActivationFunction]:
@@ -50,6 +60,17 @@ class Weights:
     def on_lengths(self) -> bool:
         """Whether the gate is on h times decoder length."""
         return self.config.semantics.gate_on_decoder_norm
+
+    @property
+    def ranks_lengths(self) -> bool:
+        """Whether it ranks pre-activations times decoder lengths, at inference too."""
+        threshold = self.config.semantics.inference.kind == "threshold"
+        return self.kind.ranks and self.on_lengths and not threshold
+
+    @property
+    def ranks_alone(self) -> bool:
+        """Whether it ranks pre-activations without their decoder lengths."""
+        return self.kind.ranks and not self.on_lengths
 
     def exact(self) -> dict[str, Tensor]:
         """Return the tensors in float64."""
@@ -93,7 +114,19 @@ class Weights:
         rounded = {
             name: tensor.to(kinds.get(name, kinds["W_enc"])) for name, tensor in tensors.items()
         }
-        return Weights(config, scales, rounded)
+        return Weights(config, scales, rounded, self.lengths)
+
+    def spread(self, sides: Sides) -> tuple[Float[Tensor, " _"], Float[Tensor, " _"]]:
+        """Return factor and mean of each dimension of some hookpoints; 1 and 0 where folded."""
+        scales = [self.scales[hook] for hook in sides.hookpoints]
+        factor = sides.spread(s.record.a if s.external else 1.0 for s in scales)
+        means = [
+            scale.mean.double()
+            if scale.external and scale.mean is not None
+            else torch.zeros(width, dtype=torch.float64)
+            for scale, width in zip(scales, sides.widths, strict=True)
+        ]
+        return factor, torch.cat(means)
 
 
 def folded(given: Weights) -> Weights:
@@ -102,40 +135,69 @@ def folded(given: Weights) -> Weights:
     Raises:
         UnsupportedError: They are folded already, or rows are normalised one by one.
     """
-    (hookpoint,) = given.config.hookpoints_in
-    scale = given.scales[hookpoint]
-    if not scale.external:
+    _refuse_folding(given)
+    config = given.config
+    a, mean = given.spread(Sides(config.hookpoints_in, config.d_in))
+    c, centre = given.spread(Sides(config.hookpoints_out, config.d_out))
+    if given.ranks_lengths and bool((c != c[0]).any()):
         raise UnsupportedError(
-            f"the normalisation of {hookpoint} is folded into the weights already",
-            found="state folded",
-            expected="state external",
-            hint="use the dictionary as it is: folding twice would scale it twice",
+            "output hookpoints are scaled unequally, which changes decoder lengths feature by feature, "
+            f"and {config.semantics.activation.kind} ranks pre-activations times these lengths",
+            found=f"factors from {float(c.min()):.3g} to {float(c.max()):.3g}",
+            expected="equal factors, or a gate on pre-activations alone",
+            hint="with_unit_decoder() first: activations then take their decoder vector's length",
         )
-    if scale.by_row:
-        raise UnsupportedError(
-            f"rows of {hookpoint} are normalised one by one ({scale.record.kind}), and weights cannot "
-            "hold a factor that differs from row to row",
-            found=scale.record.kind,
-            expected="a normalisation of the whole data set, or none",
-            hint="use the dictionary as it is",
-        )
-    a, old = scale.record.a, given.exact()
-    mean = torch.zeros_like(old["b_dec"]) if scale.mean is None else scale.mean.to(old["b_dec"])
+    old = given.exact()
     subtracted = a * mean
-    if given.config.semantics.subtract_b_dec:
+    if config.semantics.subtract_b_dec:
         subtracted = subtracted + old["b_dec"]
+    decoder = old["W_dec"] / c
+    gate: Tensor | float = 1.0
+    if given.on_lengths:
+        lengths = given.lengths(old["W_dec"], config)
+        gate = given.lengths(decoder, config) / torch.where(lengths == 0, 1.0, lengths)
+        gate = torch.where(lengths == 0, 1.0, gate)
     tensors = {
-        **given.moved(shift=subtracted @ old["W_enc"], gate=1 / a if given.on_lengths else 1.0),
-        "W_enc": old["W_enc"] * a,
-        "W_dec": old["W_dec"] / a,
-        "b_dec": old["b_dec"] / a + mean,
+        **given.moved(shift=subtracted @ old["W_enc"], gate=gate),
+        "W_enc": old["W_enc"] * a.unsqueeze(1),
+        "W_dec": decoder,
+        "b_dec": old["b_dec"] / c + centre,
     }
-    if given.config.options.glu:
-        tensors["W_glu"] = old["W_glu"] * a
-        tensors["b_glu"] = old["b_glu"] - a * mean @ old["W_glu"]
-    record = scale.record.model_copy(update={"state": "folded"})
-    scales = {hookpoint: Scale(record, scale.mean)}
+    if config.options.glu:
+        tensors["W_glu"] = old["W_glu"] * a.unsqueeze(1)
+        tensors["b_glu"] = old["b_glu"] - (a * mean) @ old["W_glu"]
+    if config.options.skip:
+        tensors["W_skip"] = old["W_skip"] * a.unsqueeze(1) / c
+        tensors["b_dec"] = tensors["b_dec"] - mean @ tensors["W_skip"]
+    scales = {
+        hook: Scale(scale.record.model_copy(update={"state": "folded"}), scale.mean)
+        for hook, scale in given.scales.items()
+    }
     return given.rewritten(tensors, {"subtract_b_dec": False}, scales=scales)
+
+
+def _refuse_folding(given: Weights) -> None:
+    """Refuse what cannot be folded.
+
+    Raises:
+        UnsupportedError: It is folded already, or rows are normalised one by one.
+    """
+    for hookpoint, scale in given.scales.items():
+        if not scale.external:
+            raise UnsupportedError(
+                f"the normalisation of {hookpoint} is folded into the weights already",
+                found="state folded",
+                expected="state external",
+                hint="use the dictionary as it is: folding twice would scale it twice",
+            )
+        if scale.by_row:
+            raise UnsupportedError(
+                f"rows of {hookpoint} are normalised one by one ({scale.record.kind}), and weights "
+                "cannot hold a factor that differs from row to row",
+                found=scale.record.kind,
+                expected="a normalisation of the whole data set, or none",
+                hint="use the dictionary as it is",
+            )
 
 
 def with_unit_decoder(given: Weights) -> Weights:
@@ -145,10 +207,9 @@ def with_unit_decoder(given: Weights) -> Weights:
         UnsupportedError: Pre-activations of features with unequal lengths are ranked.
     """
     old = given.exact()
-    lengths = torch.linalg.vector_norm(old["W_dec"], dim=1)
+    lengths = given.lengths(old["W_dec"], given.config)
     equal = bool(lengths.max() <= lengths.min() * (1 + EQUAL_LENGTHS))
-    ranked = given.kind.ranks and not given.on_lengths
-    if ranked and not equal:
+    if given.ranks_alone and not equal:
         raise UnsupportedError(
             f"{given.config.semantics.activation.kind} ranks pre-activations, and decoder vectors "
             "of unequal length would change their order",
@@ -158,7 +219,7 @@ def with_unit_decoder(given: Weights) -> Weights:
         )
     # Where the gate is on h n, a feature with n = 0 never fires; scaled by 0 it stays silent.
     factors = lengths if given.on_lengths else torch.where(lengths == 0, 1.0, lengths)
-    if ranked:  # lengths that differ by rounding must not change the order
+    if given.ranks_alone:  # lengths that differ by rounding must not change the order
         factors = torch.full_like(lengths, float(factors.mean()))
     tensors = {
         **old,

@@ -1,0 +1,296 @@
+"""Starting weights of linear dictionaries.
+
+In this order: decoder vectors (random, or data points), active subspace, decoder bias, their length,
+tie, encoder bias. A GLU gate starts at W_glu = b_glu = 0, which halves all pre-activations, a skip at 0;
+what the activation function owns starts as that says.
+
+Of several output hookpoints each gets directions of its own length; those of equal width the same ones,
+where `init.repeat_heads` says so.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from saestore.dictionaries import initial
+from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS
+from saestore.dictionaries.base import Beginning, SparseDictionary
+from saestore.dictionaries.scale import Scale, measured
+from saestore.dictionaries.sides import Sides
+from saestore.errors import ConfigError
+from saestore.lake import manifest as manifests
+from saestore_schemas.dictionary import DictionaryConfig, LinearSettings, Options, Semantics
+
+
+Tensors = dict[str, Tensor]
+"""Weights, hookpoints side by side."""
+SEARCH_ROWS = 4096
+"""Rows of the sample on which lengths of decoder vectors are tried."""
+
+
+def record(
+    settings: LinearSettings, beginning: Beginning
+) -> tuple[DictionaryConfig, dict[str, Scale]]:
+    """Return the record of an untrained dictionary, and how each hookpoint is normalised.
+
+    Raises:
+        ConfigError: A setting contradicts the widths or the moments.
+        HookpointNotFoundError: The store has no such hookpoint.
+    """
+    reads, writes = settings.reads, settings.writes
+    d_in, d_out = (tuple(map(beginning.width, hooks)) for hooks in (reads, writes))
+    d_sae = settings.features(max(d_in))
+    k = getattr(settings.activation, "k", 0)
+    if k > d_sae:  # with `expansion`, known only now
+        raise ConfigError(
+            field="dictionary.activation.k", found=k, expected=f"at most d_sae = {d_sae}"
+        )
+    scales = {
+        hook: measured(hook, settings.scale, beginning.moments[hook], beginning.excluded)
+        for hook in dict.fromkeys((*reads, *writes))
+    }
+    versions = manifests.library_versions()
+    kind = ACTIVATION_FUNCTIONS[settings.activation.kind]
+    config = DictionaryConfig(
+        family=settings.family,
+        d_in=d_in,
+        d_out=d_out,
+        d_sae=d_sae,
+        dtype=settings.dtype,
+        hookpoints_in=reads,
+        hookpoints_out=writes,
+        options=Options(**settings.parts()),
+        semantics=Semantics(
+            subtract_b_dec=settings.subtracts,
+            gate_on_decoder_norm=settings.gate_on_decoder_norm,
+            decoder_norm=settings.decoder_norm,
+            activation=settings.activation,
+            inference=kind.inference(),
+            head_norm=settings.norm_of_heads,
+            l0_scope="row",
+            firing=kind.firing,
+        ),
+        scale={hook: scale.record for hook, scale in scales.items()},
+        model=None,
+        train=None,
+        parents=(),
+        versions={name: versions[name] for name in ("saestore", "torch")},
+    )
+    return config, scales
+
+
+class Start:
+    """The weights that one dictionary starts from, but for the length of its decoder vectors."""
+
+    def __init__(
+        self,
+        settings: LinearSettings,
+        beginning: Beginning,
+        config: DictionaryConfig,
+        scales: dict[str, Scale],
+    ) -> None:
+        """Draw what is random, and measure what is measured.
+
+        Raises:
+            ConfigError: An option asks for more than the sample holds.
+        """
+        self.settings, self.init = settings, beginning.init
+        self.tied = self.init.tied(settings)
+        self.d_sae = config.d_sae
+        self.reads = Sides(config.hookpoints_in, config.d_in)
+        self.writes = Sides(config.hookpoints_out, config.d_out)
+        self._rows: dict[str, Tensor] | None = None
+        if beginning.sample is not None:
+            self._rows = {
+                hook: scale.normalise(beginning.sample[hook].double())
+                for hook, scale in scales.items()
+            }
+        self._decoder = self._vectors(beginning)
+        self._bias = np.concatenate(
+            [self._decoder_bias(beginning, hook, scales[hook]) for hook in self.writes.hookpoints]
+        )
+        self._encoder = None if self.tied else self._drawn(beginning)
+
+    def rows(self, sides: Sides) -> Float64[np.ndarray, "row d"]:
+        """Return the sample at some hookpoints, normalised, side by side."""
+        if self._rows is None:
+            raise ConfigError(
+                field="init",
+                found="no sample of rows",
+                expected="one: these options measure something",
+                hint="give build() a sample, or train on a store",
+            )
+        return sides.joined(self._rows).numpy()
+
+    def tensors(self, length: float) -> Tensors:
+        """Return all weights, with decoder vectors times a length."""
+        init, settings = self.init, self.settings
+        decoder = _times(self._decoder, length)
+        encoder = _times(decoder, init.tie_factor) if self._encoder is None else self._encoder
+        kind = ACTIVATION_FUNCTIONS[settings.activation.kind]
+        own = {
+            kind.bias_name: torch.zeros(self.d_sae, dtype=torch.float64),
+            **kind.start(settings.activation, self.d_sae, init),
+        }
+        shift = self._shift(encoder)
+        if shift is not None:
+            ones = torch.ones(self.d_sae, dtype=torch.float64)
+            moved = torch.from_numpy(shift)
+            own = kind.rewritten(own, shift=moved, values=ones, gate=ones)
+        found = {"W_enc": torch.from_numpy(encoder.T), "W_dec": torch.from_numpy(decoder)}
+        found |= {"b_dec": torch.from_numpy(self._bias), **own}
+        if settings.parts().get("glu"):
+            found["W_glu"] = torch.zeros(found["W_enc"].shape)
+            found["b_glu"] = torch.zeros(self.d_sae)
+        if settings.parts().get("skip"):
+            found["W_skip"] = torch.zeros(self.reads.width, self.writes.width)
+        return {name: tensor.float().contiguous() for name, tensor in found.items()}
+
+    def length(self, made: Callable[[Tensors], SparseDictionary]) -> float:
+        """Return how long decoder vectors shall be.
+
+        Args:
+            made: Makes the dictionary of some weights.
+        """
+        init = self.init
+        if not init.search_decoder_norm:
+            return 1.0 if init.decoder_bound is not None else init.decoder_vector_norm
+        read, wanted = (
+            torch.from_numpy(self.rows(sides)[:SEARCH_ROWS]).float()
+            for sides in (self.reads, self.writes)
+        )
+
+        def error(length: float) -> float:
+            with torch.no_grad():
+                output = made(self.tensors(length))(self.reads.split(read))
+                found = self.writes.joined(output.reconstruction)
+                return float((found - wanted).double().square().sum())
+
+        return initial.best_length(error)
+
+    def _vectors(self, beginning: Beginning) -> Float64[np.ndarray, "feature d"]:
+        """Return decoder vectors of length 1 at each hookpoint, or of data or bounds.
+
+        Data points have length 1 at all hookpoints together.
+        """
+        init, rng, writes = self.init, beginning.rng, self.writes
+        if init.decoder_bound is not None:
+            shape = (self.d_sae, writes.width)
+            vectors = rng.uniform(-init.decoder_bound, init.decoder_bound, shape)
+        elif init.data_points:
+            rows = self.rows(writes)
+            vectors = initial.data_points(rows, self.d_sae, noise=init.data_noise, rng=rng)
+        else:
+            vectors = self._directions(beginning)
+        if init.active_subspace is None:
+            return vectors
+        parts = [
+            self._in_subspace(part.numpy(), hook)
+            for hook, part in writes.split(torch.from_numpy(vectors)).items()
+        ]
+        vectors = np.concatenate(parts, axis=1)
+        return initial.unit(vectors) if init.data_points else vectors
+
+    def _directions(self, beginning: Beginning) -> Float64[np.ndarray, "feature d"]:
+        """Return random directions at each hookpoint; the same ones, if heads are to start equal."""
+        widths = self.writes.widths
+        if self.init.repeat_heads and len(set(widths)) == 1:
+            return np.tile(beginning.directions(self.d_sae, widths[0], 1.0), len(widths))
+        return np.concatenate([beginning.directions(self.d_sae, w, 1.0) for w in widths], axis=1)
+
+    def _in_subspace(
+        self, vectors: Float64[np.ndarray, "feature d"], hookpoint: str
+    ) -> Float64[np.ndarray, "feature d"]:
+        """Return vectors in the directions in which a hookpoint's rows vary most."""
+        init = self.init
+        rank = init.active_subspace or 1
+        rows = self.rows(Sides((hookpoint,), (vectors.shape[1],)))
+        directions = initial.active_subspace(rows, rank)
+        if init.data_points:  # they say where in the subspace they lie
+            return np.asarray(vectors @ directions @ directions.T)
+        vectors = vectors[:, :rank] @ directions.T
+        return vectors if init.decoder_bound is not None else initial.unit(vectors)
+
+    def _drawn(self, beginning: Beginning) -> Float64[np.ndarray, "feature d"]:
+        """Return encoder vectors that have nothing to do with the decoder's."""
+        bound, width = self.init.encoder_bound, self.reads.width
+        if bound is None:
+            return beginning.directions(self.d_sae, width, 1.0)
+        return beginning.rng.uniform(-bound, bound, (self.d_sae, width))
+
+    def _decoder_bias(
+        self, beginning: Beginning, hookpoint: str, scale: Scale
+    ) -> Float64[np.ndarray, " d"]:
+        """Return where a hookpoint's reconstructions start from."""
+        kind, moments = self.init.decoder_bias, beginning.moments[hookpoint]
+        if kind == "geometric_median":
+            return initial.geometric_median(self.rows(Sides((hookpoint,), (len(moments.mean),))))
+        if kind == "mean" and scale.mean is None:
+            return np.asarray(moments.mean * scale.record.a, np.float64)
+        return np.zeros(len(moments.mean))
+
+    def _shift(
+        self, encoder: Float64[np.ndarray, "feature d"]
+    ) -> Float64[np.ndarray, " feature"] | None:
+        """Return what is to be taken off the encoder bias."""
+        init = self.init
+        if not init.center_encoder_bias and init.firing_rate is None:
+            return None
+        rows = self.rows(self.reads)
+        read = rows - self._bias if self.settings.subtracts else rows
+        if init.firing_rate is None:
+            return np.asarray(encoder @ read.mean(axis=0), np.float64)
+        found = np.empty(self.d_sae)
+        step = max(1, (1 << 24) // len(read))
+        for start in range(0, self.d_sae, step):  # all at once may be more than memory holds
+            scores = read @ encoder[start : start + step].T
+            found[start : start + step] = np.quantile(scores, 1 - init.firing_rate, axis=0)
+        return found
+
+
+def _times(
+    vectors: Float64[np.ndarray, "feature d"], factor: float
+) -> Float64[np.ndarray, "feature d"]:
+    """Return vectors times a factor; no copy of the largest arrays there are where it is 1."""
+    return vectors if factor == 1 else vectors * factor
+
+
+def weights_of(
+    source: SparseDictionary, expected: DictionaryConfig, *, named: str
+) -> tuple[dict[str, Scale], Tensors]:
+    """Return scales and weights of a dictionary that means what another will mean.
+
+    Args:
+        source: Where they come from.
+        expected: The record of the dictionary that starts from them.
+        named: What the source is called.
+
+    Raises:
+        ConfigError: It means something else; with what differs.
+    """
+    ours, theirs = _meaning(expected), _meaning(source.config)
+    differ = {key: theirs[key] for key in ours if ours[key] != theirs[key]}
+    if differ:
+        raise ConfigError(
+            field="init.dictionary",
+            found=f"{named} with {', '.join(f'{k} = {v}' for k, v in differ.items())}",
+            expected=", ".join(f"{key} = {ours[key]}" for key in differ),
+            hint="the settings under dictionary must say what its weights mean",
+        )
+    return dict(source.scales), source.tensors()
+
+
+def _meaning(config: DictionaryConfig) -> dict[str, object]:
+    """Return what must be equal for weights to be taken over."""
+    found: dict[str, object] = {"d_sae": config.d_sae, "dtype": config.dtype}
+    found |= {"hookpoint": config.hookpoints_in, "d_in": config.d_in}
+    found |= {"options": config.options.model_dump()}
+    semantics = config.semantics.model_dump(exclude={"inference"})
+    found |= {f"semantics.{key}": value for key, value in semantics.items()}
+    for hook, record in config.scale.items():
+        folded = record.state == "folded"
+        found[f"scale of {hook}"] = "none" if folded else record.kind
+    return found

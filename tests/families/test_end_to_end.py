@@ -1,0 +1,150 @@
+"""Every family by the same verbs: text to store, to dictionary, to scores, to features."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from saestore import analyze, evaluate, features, generate, train
+from saestore.activations import ActivationStore, held_out
+from saestore.dictionaries import load
+from saestore.lake import Lake, Ref
+from saestore_schemas.analyze import AnalyzeSettings
+from saestore_schemas.corpus import CorpusSettings, JsonlSource
+from saestore_schemas.evaluate import EvaluateSettings, SpliceSettings
+from saestore_schemas.generate import GenerateSettings
+from saestore_schemas.lm import LmSettings
+from saestore_schemas.train import TrainSettings
+
+
+MLP_IN, MLP_OUT = "blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out"
+HEADS = tuple(f"blocks.{layer}.hook_resid_post" for layer in (0, 1))
+SHARE = 0.3
+TOPK = {"kind": "topk", "k": 5}
+FAMILIES: dict[str, dict[str, object]] = {
+    "transcoder": {
+        "family": "transcoder", "hookpoint_in": MLP_IN, "hookpoint_out": MLP_OUT, "activation": TOPK,
+    },
+    "skip": {
+        "family": "transcoder", "hookpoint_in": MLP_IN, "hookpoint_out": MLP_OUT, "skip": True,
+        "activation": {"kind": "batchtopk", "k": 5},
+    },
+    "crosscoder": {
+        "family": "crosscoder", "hookpoints": HEADS, "activation": {"kind": "batchtopk", "k": 5},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lake(tiny_gpt2, tiny_jsonl, tmp_path_factory):
+    made = Lake.at(tmp_path_factory.mktemp("families") / "lake")
+    generate.run(
+        GenerateSettings(
+            name="store",
+            lm=LmSettings(model=str(tiny_gpt2)),
+            corpus=CorpusSettings(sources=(JsonlSource(path=str(tiny_jsonl)),), context_size=24),
+            hookpoints=(MLP_IN, MLP_OUT, *HEADS),
+            dtype="float32",
+            tokens=1500,
+        ),
+        made,
+        device="cpu",
+    )
+    return made
+
+
+def settings(name):
+    return TrainSettings.model_validate(
+        {
+            "series": "s",
+            "name": name,
+            "activations": {"name": "store", "batch_rows": 128, "held_out": SHARE},
+            "dictionary": {"d_sae": 53, **FAMILIES[name]},
+            "budget": {"epochs": 6.0},
+            "optimizer": {"lr": 3e-3},
+            "log": {"every": 5},
+        }
+    )
+
+
+def held_out_rows(lake, hookpoints):
+    """The kept rows of held-out contexts, found without the code under test."""
+    store = ActivationStore.open(lake, "store")
+    contexts = store.contexts()[held_out(store.n_contexts, SHARE)].tolist()
+    return {
+        hook: np.concatenate([
+            store.read(hook, first, first + length)[store.flags(first, first + length) == 0]
+            for first, length in contexts
+        ])
+        for hook in hookpoints
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_trains_and_its_scores_are_those_of_a_direct_computation(lake, name):
+    dictionary = train.run(settings(name), lake, device="cpu")
+    assert dictionary.family == FAMILIES[name]["family"]
+    splice = SpliceSettings(contexts=7, forward_contexts=3)
+    wanted = EvaluateSettings(dictionary=f"s/{name}", splice=splice)
+    values = evaluate.run(wanted, lake, device="cpu").values
+    reads, writes = dictionary.hookpoints_in, dictionary.hookpoints_out
+    rows = held_out_rows(lake, dict.fromkeys((*reads, *writes)))
+    given = {hook: torch.from_numpy(rows[hook]) for hook in reads}
+    errors, spreads = [], []
+    for hook, found in dictionary.reconstruct(given).items():
+        y, a = rows[hook].astype(np.float64), dictionary.scales[hook].record.a
+        error = ((y - found.numpy().astype(np.float64)) ** 2).sum()
+        spread = ((y - y.mean(axis=0)) ** 2).sum()
+        own = "explained_variance" if len(writes) == 1 else f"explained_variance@{hook}"
+        assert values[own] == pytest.approx(1 - error / spread, rel=1e-6)
+        assert values[own] > 0.15
+        errors.append(a**2 * error)
+        spreads.append(a**2 * spread)
+    if len(writes) > 1:
+        pooled = 1 - sum(errors) / sum(spreads)
+        assert values["explained_variance_pooled"] == pytest.approx(pooled, rel=1e-6)
+    code = dictionary.encode(given)
+    assert values["l0"] == pytest.approx(code.l0().double().mean().item(), rel=1e-9)
+    assert values["delta_ce"] is not None
+    assert values["ce_recovered[mean]"] is not None
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_its_firings_are_those_of_its_code(lake, name):
+    train.run(settings(name), lake, device="cpu")
+    analyze.run(AnalyzeSettings(dictionary=f"s/{name}"), lake, device="cpu")
+    dictionary = load(lake, f"s/{name}")
+    store = ActivationStore.open(lake, "store")
+    kept = store.flags(0, store.n_rows) == 0
+    code = dictionary.encode({
+        hook: torch.from_numpy(store.read(hook, 0, store.n_rows)[kept])
+        for hook in dictionary.hookpoints_in
+    })  # fmt: skip
+    found = features.query(
+        lake, f"SELECT feature, n_firings FROM features WHERE dictionary = '{name}' ORDER BY 1"
+    )
+    wanted = (code.to_dense() != 0).sum(dim=0)
+    assert found["n_firings"].to_pylist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_interrupted_it_ends_with_the_same_bytes(lake, name, tmp_path):
+    whole = train.run(settings(name), lake, device="cpu")
+    again = Lake.at(tmp_path)
+    store = Ref("activations", "store")
+    shutil.copytree(lake.artefact(store).local, again.artefact(store).local)
+    seen = []
+
+    def stop(_, step):
+        seen.append(step)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        train.run(settings(name), again, device="cpu", evaluate=stop)
+    resumed = train.run(settings(name), again, device="cpu")
+    assert 0 < seen[1] < seen[2]
+    for key, tensor in whole.tensors().items():
+        assert torch.equal(resumed.tensors()[key], tensor), key

@@ -1,0 +1,155 @@
+"""Oracles of transcoders: the laws of every family, and equality with an SAE where they meet."""
+
+import pytest
+import torch
+
+from saestore import dictionaries
+from saestore.dictionaries.families import FAMILIES
+from saestore.errors import UnsupportedError
+from saestore.testing.dictionaries import (
+    ExactMoments,
+    SparseDictionaryContract,
+    random_dictionary,
+    random_sae,
+    raw_rows,
+)
+from saestore_schemas.dictionary import (
+    AbsTopK,
+    BatchTopK,
+    Gated,
+    JumpRelu,
+    Relu,
+    SaeSettings,
+    TopK,
+    TranscoderSettings,
+)
+from saestore_schemas.train import InitSettings, TrainSettings
+
+
+READS, WRITES = "blocks.1.hook_mlp_in", "blocks.1.hook_mlp_out"
+WIDTHS = {READS: 7, WRITES: 5}
+ACTIVATIONS = [
+    TopK(k=4), BatchTopK(k=3.5), JumpRelu(bandwidth=0.5), Relu(), Gated(), AbsTopK(k=4),
+]  # fmt: skip
+
+
+def settings(activation, **more):
+    free = {"decoder_norm": "free", "d_sae": 11, "activation": activation}
+    return TranscoderSettings.model_validate(
+        {"family": "transcoder", "hookpoint_in": READS, "hookpoint_out": WRITES, **free, **more}
+    )
+
+
+def inputs(rows=13):
+    return {READS: torch.from_numpy(raw_rows(rows))}
+
+
+def variants():
+    for activation in ACTIVATIONS:
+        gated = isinstance(activation, Gated)
+        yield {"activation": activation, "gate_on_decoder_norm": not gated, "glu": not gated}
+        yield {"activation": activation, "skip": True}
+
+
+def named(options):
+    return "-".join(
+        [options["activation"].kind, *(name for name in ("skip", "glu") if options.get(name))]
+    )
+
+
+@pytest.mark.parametrize("options", list(variants()), ids=named)
+class TestTranscoderContract(SparseDictionaryContract):
+    @pytest.fixture(autouse=True)
+    def _choose(self, options):
+        self.options = options
+
+    def dictionary(self, dtype):
+        return random_dictionary(settings(**self.options), WIDTHS, dtype=dtype)
+
+    def inputs(self, rows=13):
+        return inputs(rows)
+
+
+def test_d8_of_one_hookpoint_it_is_an_sae():
+    sae = random_sae(TopK(k=3), subtract_b_dec=False)
+    (hook,) = sae.hookpoints_in
+    config = sae.config.model_copy(update={"family": "transcoder"})
+    twin = FAMILIES["transcoder"].restore(config, sae.scales, sae.tensors())
+    rows = torch.from_numpy(raw_rows())
+    assert torch.equal(twin.encode(rows).to_dense(), sae.encode(rows).to_dense())
+    assert torch.equal(twin.reconstruct(rows)[hook], sae.reconstruct(rows)[hook])
+
+
+def test_d8_a_skip_of_zero_adds_nothing_and_another_adds_its_map():
+    with_skip = random_dictionary(settings(TopK(k=3), skip=True), WIDTHS)
+    plain = {n: t for n, t in with_skip.tensors().items() if n != "W_skip"}
+    options = with_skip.config.options.model_copy(update={"skip": False})
+    config = with_skip.config.model_copy(update={"options": options})
+    without = with_skip.restore(config, with_skip.scales, plain)
+    zero = {**with_skip.tensors(), "W_skip": torch.zeros(7, 5, dtype=torch.float64)}
+    silent = with_skip.restore(with_skip.config, with_skip.scales, zero)
+    wanted = without.reconstruct(inputs())[WRITES]
+    torch.testing.assert_close(silent.reconstruct(inputs())[WRITES], wanted, rtol=1e-12, atol=1e-12)
+    read = with_skip.normalise(inputs())[READS]
+    added = read @ with_skip.tensors()["W_skip"] / with_skip.scales[WRITES].record.a
+    found = with_skip.reconstruct(inputs())[WRITES]
+    torch.testing.assert_close(found, wanted + added, rtol=1e-9, atol=1e-9)
+
+
+def test_a_code_alone_cannot_be_decoded_where_the_input_is_added():
+    dictionary = random_dictionary(settings(TopK(k=3), skip=True), WIDTHS)
+    with pytest.raises(UnsupportedError, match="linear map of its input") as caught:
+        dictionary.decode(dictionary.encode(inputs()))
+    assert "inputs" in caught.value.hint
+
+
+def test_skip_decoder_and_encoder_all_get_their_gradient():
+    dictionary = random_dictionary(settings(Relu(), skip=True), WIDTHS)
+    rows = dictionary.normalise(inputs())
+    dictionary(rows).reconstruction[WRITES].square().sum().backward()
+    x = rows[READS].clone()
+    tensors = {n: t.clone().requires_grad_() for n, t in dictionary.tensors().items()}
+    f = torch.relu(x @ tensors["W_enc"] + tensors["b_enc"])
+    out = f @ tensors["W_dec"] + tensors["b_dec"] + x @ tensors["W_skip"]
+    out.square().sum().backward()
+    for found, name in (
+        (dictionary.encoder.grad.T, "W_enc"),
+        (dictionary.W_dec.grad, "W_dec"),
+        (dictionary.skip.grad, "W_skip"),
+        (dictionary.b_dec.grad, "b_dec"),
+    ):
+        torch.testing.assert_close(found, tensors[name].grad, rtol=1e-9, atol=1e-9)
+
+
+def test_it_starts_untied_with_a_silent_skip():
+    plain = dictionaries.build(
+        settings(TopK(k=3), skip=True, decoder_norm="unit"),
+        widths=WIDTHS,
+        moments={h: ExactMoments(raw_rows(200, w)) for h, w in WIDTHS.items()},
+        init=InitSettings(),
+        seed=0,
+    )
+    tensors = plain.tensors()
+    assert tensors["W_enc"].shape == (7, 11)
+    assert tensors["W_dec"].shape == (11, 5)
+    assert (tensors["W_skip"] == 0).all()
+    torch.testing.assert_close(plain.decoder_norms(), torch.ones(11))
+    assert torch.isnan(plain.enc_dec_cosine()).all()
+
+
+def test_tying_it_is_refused_with_the_reason():
+    with pytest.raises(ValueError, match="needs an encoder of the hookpoints"):
+        TrainSettings.model_validate(
+            {
+                "series": "s", "name": "n", "activations": {"name": "a"}, "budget": {"rows": 9000},
+                "dictionary": settings(TopK(k=3)).model_dump(), "init": {"tie": True},
+            }
+        )  # fmt: skip
+
+
+def test_settings_without_a_family_are_an_sae():
+    run = {"series": "s", "name": "n", "activations": {"name": "a"}, "budget": {"rows": 9000}}
+    sae = {"hookpoint": READS, "d_sae": 9, "activation": {"kind": "topk", "k": 2}}
+    assert isinstance(
+        TrainSettings.model_validate({**run, "dictionary": sae}).dictionary, SaeSettings
+    )
