@@ -168,7 +168,7 @@ def _unknown(model: type[BaseModel], data: Any, path: Path, value: Any) -> Probl
     name = str(path[-1])
     close = nearest(name, known, n=1)
     prefix = f"{dotted(path[:-1])}." if path[:-1] else ""
-    everywhere = {} if close else _paths_named(model, name)
+    everywhere = _paths_named(model, name)
     if name in ELSEWHERE:
         hint = f"here it is called {ELSEWHERE[name]}"
     elif everywhere:  # that very name, in another section

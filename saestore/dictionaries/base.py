@@ -20,6 +20,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
+from saestore.dictionaries import precision
 from saestore.dictionaries.activation_functions import ActivationFunction
 from saestore.dictionaries.code import SparseCode, TrainingCode
 from saestore.dictionaries.pre_activation import PreActivation
@@ -173,7 +174,7 @@ class SparseDictionary(nn.Module, ABC):
     def as_inputs(
         self, inputs: Mapping[str, Float[Tensor, "row _"]] | Float[Tensor, "row _"]
     ) -> dict[str, Float[Tensor, "row _"]]:
-        """Return the rows by input hookpoint, in the weights' type and on their device.
+        """Return the rows by input hookpoint, in the weights' type, float32 at least, and on their device.
 
         Raises:
             ConfigError: A width is not the dictionary's.
@@ -181,6 +182,7 @@ class SparseDictionary(nn.Module, ABC):
         """
         given = {self.hookpoints_in[0]: inputs} if isinstance(inputs, Tensor) else dict(inputs)
         like = next(self.parameters())
+        kind = precision.wide(like.dtype)
         rows: dict[str, Tensor] = {}
         for hook, width in zip(self.hookpoints_in, self.config.d_in, strict=True):
             if hook not in given:
@@ -192,7 +194,7 @@ class SparseDictionary(nn.Module, ABC):
                     expected=f"rows of width {width}",
                     hint="this dictionary was trained on another hookpoint or model",
                 )
-            rows[hook] = given[hook].to(device=like.device, dtype=like.dtype)
+            rows[hook] = given[hook].to(device=like.device, dtype=kind)
         return rows
 
     @classmethod
@@ -389,12 +391,21 @@ class SparseDictionary(nn.Module, ABC):
         return self.activation.scalars()
 
     @abstractmethod
-    def project_gradient_(self) -> None:
-        """Remove the part of the gradient that a constraint on the weights forbids."""
+    def project_gradient_(self, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Remove the part of the gradient that a constraint on the weights forbids.
+
+        Args:
+            weights: What is trained, by the names of `named_parameters`, where it is not the
+                parameters themselves.
+        """
 
     @abstractmethod
-    def renormalise_(self) -> None:
-        """Bring the weights back onto their constraint after a step."""
+    def renormalise_(self, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Bring the weights back onto their constraint after a step.
+
+        Args:
+            weights: As above.
+        """
 
     def with_threshold(self, threshold: float, record: ThresholdInference) -> "SparseDictionary":
         """Return the same dictionary, firing at inference where gate scores exceed a threshold.

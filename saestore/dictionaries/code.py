@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
+from saestore.dictionaries import products
 from saestore.dictionaries.kernels import Pairs, decoded
 
 
@@ -196,7 +197,7 @@ class DenseCode:
 
     def decoded(self, decoder: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "row d_out"]:
         """Return each row's decoder vectors weighted and summed."""
-        return self.activations @ decoder
+        return products.mixed(self.activations, decoder)
 
     def between(self, start: int, stop: int) -> "DenseCode":
         """Return the code of a range of features alone."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from typing_extensions import override
 
-from saestore.dictionaries import kernels, linear_start, products, rewrites, selection
+from saestore.dictionaries import kernels, linear_start, precision, products, rewrites, selection
 from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS, activation_function
 from saestore.dictionaries.base import Beginning, DictionaryOutput, Rows, SparseDictionary
 from saestore.dictionaries.code import SparseCode, TrainingCode
@@ -220,7 +220,9 @@ class LinearDictionary(SparseDictionary):
     @override
     def forward(self, inputs: Rows) -> DictionaryOutput:
         """Return code and reconstruction of normalised rows, with training semantics."""
-        pre = self._pre_activation(self.reads.joined(inputs), given=None)
+        pre = self._pre_activation(
+            self.reads.joined(inputs), self.encoder, self.glu, given=None
+        )
         code = self.activation.code(pre)
         return DictionaryOutput(code, self.decode_code(code, inputs), pre)
 
@@ -250,7 +252,7 @@ class LinearDictionary(SparseDictionary):
         if self.skip is None:
             return bias
         skip: Tensor = self.skip.detach() if detached else self.skip
-        return self.reads.joined(inputs) @ skip + bias
+        return products.mixed(self.reads.joined(inputs), skip) + bias
 
     @override
     def encode_normalised(self, inputs: Rows) -> SparseCode:
@@ -270,12 +272,15 @@ class LinearDictionary(SparseDictionary):
     def _blocks(self, inputs: Rows) -> Iterator[PreActivation]:
         """Yield pre-activations of fixed blocks of rows; each is overwritten by the next."""
         rows = self.reads.joined(inputs).contiguous()
+        # Once for all blocks: a product with narrow vectors would widen them each time.
+        encoder = self._wide(self.encoder)
+        glu = None if self.glu is None else self._wide(self.glu)
         for start in range(0, max(len(rows), 1), ENCODE_ROWS):
             block = rows[start : start + ENCODE_ROWS]
             given = len(block)
             if given < ENCODE_ROWS:
                 block = pad(block, (0, 0, 0, ENCODE_ROWS - given))
-            yield self._pre_activation(block, given=given)
+            yield self._pre_activation(block, encoder, glu, given=given)
 
     @override
     def decode_normalised(
@@ -306,7 +311,8 @@ class LinearDictionary(SparseDictionary):
         Scores are ranked some rows at a time, and everything after that touches the chosen pairs only.
         """
         if k >= len(features):
-            return self.writes.split(output.pre.of(features).dense() @ self.W_dec[features])
+            pre = output.pre.of(features)
+            return self.writes.split(products.mixed(pre.dense(), self.W_dec[features]))
         gate = output.pre.gate
         step = max(1, RANKED_BYTES // (len(features) * gate.element_size()))
         largest = [
@@ -339,12 +345,12 @@ class LinearDictionary(SparseDictionary):
     @override
     def decoder_norms(self) -> Float[Tensor, " d_sae"]:
         """Return the length of each feature's decoder vector, in the weights' units."""
-        return self.lengths(self.W_dec, self.config)
+        return self.lengths(self._wide(self.W_dec), self.config)
 
     @override
     def encoder_norms(self) -> Float[Tensor, " d_sae"]:
         """Return the length of each feature's encoder vector."""
-        norms: Tensor = torch.linalg.vector_norm(self.encoder.detach(), dim=1)
+        norms: Tensor = torch.linalg.vector_norm(self.encoder_vectors(), dim=1)
         return norms
 
     @override
@@ -360,12 +366,12 @@ class LinearDictionary(SparseDictionary):
     @override
     def encoder_vectors(self) -> Float[Tensor, "d_sae _"]:
         """Return each feature's encoder vector."""
-        return self.encoder.detach()
+        return self._wide(self.encoder.detach())
 
     @override
     def decoder_vectors(self) -> Float[Tensor, "d_sae _"]:
         """Return each feature's decoder vector."""
-        return self.W_dec.detach()
+        return self._wide(self.W_dec.detach())
 
     @override
     def enc_dec_cosine(self) -> Float[Tensor, " d_sae"]:
@@ -373,7 +379,7 @@ class LinearDictionary(SparseDictionary):
 
         NaN where one is zero, and where input and output have different widths.
         """
-        encoder, decoder = self.encoder.detach(), self.W_dec.detach()
+        encoder, decoder = self.encoder_vectors(), self.decoder_vectors()
         if self.reads.widths != self.writes.widths:
             return torch.full_like(self.b_enc.detach(), torch.nan)
         lengths = self.encoder_norms() * torch.linalg.vector_norm(decoder, dim=1)
@@ -388,21 +394,28 @@ class LinearDictionary(SparseDictionary):
     @override
     def logit_directions(self) -> Float[Tensor, "d_sae d_model"]:
         """Return what each feature writes at the last output hookpoint."""
-        return self.writes.split(self.W_dec.detach())[self.writes.hookpoints[-1]]
+        return self.writes.split(self.decoder_vectors())[self.writes.hookpoints[-1]]
 
     @override
-    def project_gradient_(self) -> None:
+    def project_gradient_(self, weights: Mapping[str, Tensor] | None = None) -> None:
         """Remove what of each decoder vector's gradient points along it, for unit decoders."""
-        if self.config.semantics.decoder_norm == "unit" and self.W_dec.grad is not None:
-            along = torch.linalg.vecdot(self.W_dec.grad, self.W_dec.detach())
-            self.W_dec.grad.addcmul_(self.W_dec.detach(), along.unsqueeze(1), value=-1)
+        W_dec = self.W_dec if weights is None else weights["W_dec"]
+        if self.config.semantics.decoder_norm == "unit" and W_dec.grad is not None:
+            along = torch.linalg.vecdot(W_dec.grad, W_dec.detach())
+            W_dec.grad.addcmul_(W_dec.detach(), along.unsqueeze(1), value=-1)
 
     @override
-    def renormalise_(self) -> None:
+    def renormalise_(self, weights: Mapping[str, Tensor] | None = None) -> None:
         """Bring each decoder vector back to length 1, for unit decoders."""
+        W_dec = self.W_dec if weights is None else weights["W_dec"]
         if self.config.semantics.decoder_norm == "unit":
             with torch.no_grad():
-                self.W_dec.div_(self.decoder_norms().unsqueeze(1))
+                W_dec.div_(self.lengths(W_dec, self.config).unsqueeze(1))
+
+    @staticmethod
+    def _wide(vectors: Tensor) -> Tensor:
+        """Return vectors in the type in which one computes with them."""
+        return vectors.to(precision.wide(vectors.dtype))
 
     def _weights(self) -> Weights:
         """Return all that it is."""
@@ -413,21 +426,23 @@ class LinearDictionary(SparseDictionary):
         separate = self._separate(weights.config, weights.tensors)
         return type(self)(weights.config, weights.scales, separate)
 
-    def _pre_activation(self, rows: Tensor, *, given: int | None) -> PreActivation:
+    def _pre_activation(
+        self, rows: Tensor, encoder: Tensor, glu: Tensor | None, *, given: int | None
+    ) -> PreActivation:
         """Return h and g of normalised rows, in kept memory; of the first `given` rows only."""
         read = rows - self.b_dec if self.config.semantics.subtract_b_dec else rows
         first = slice(given)
-        linear = self._projection("z", read, self.encoder, self.b_enc, first)
+        linear = self._projection("z", read, encoder, self.b_enc, first)
         values, dimmer = linear.values, None
         lengths = self.decoder_norms()
         on_lengths = self.config.semantics.gate_on_decoder_norm
         with torch.no_grad():
-            if self.glu is not None and self.b_glu is not None:
-                dimmer = self._projection("t", rows, self.glu, self.b_glu, first)
+            if glu is not None and self.b_glu is not None:
+                dimmer = self._projection("t", rows, glu, self.b_glu, first)
                 values = torch.sigmoid(dimmer.values).mul_(linear.values)
             gate = values
             if on_lengths:
-                gate = self._scratch.take("g", len(values), self.d_sae, self.encoder)
+                gate = self._scratch.take("g", len(values), self.d_sae, values)
                 torch.mul(values, lengths, out=gate)
         return PreActivation(values, gate, linear, dimmer, lengths, on_lengths)
 
@@ -438,10 +453,10 @@ class LinearDictionary(SparseDictionary):
         with torch.no_grad():
             missing = PRODUCT_FEATURES - self.d_sae
             wide: Tensor = vectors
-            wide_bias: Tensor = bias
+            wide_bias = self._wide(bias)
             if missing > 0:
-                wide, wide_bias = pad(vectors, (0, 0, 0, missing)), pad(bias, (0, missing))
-            values = self._scratch.take(name, len(rows), len(wide), wide)
+                wide, wide_bias = pad(vectors, (0, 0, 0, missing)), pad(wide_bias, (0, missing))
+            values = self._scratch.take(name, len(rows), len(wide), wide_bias)
             values = products.biased(rows, wide, wide_bias, values)[first, : self.d_sae]
         return Projection(values, rows[first], vectors, bias)
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from saestore.dictionaries import initial
+from saestore.dictionaries import initial, precision
 from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS
 from saestore.dictionaries.base import Beginning, SparseDictionary
 from saestore.dictionaries.scale import Scale, measured
@@ -147,7 +147,8 @@ class Start:
             found["b_glu"] = torch.zeros(self.d_sae)
         if settings.parts().get("skip"):
             found["W_skip"] = torch.zeros(self.reads.width, self.writes.width)
-        return {name: tensor.float().contiguous() for name, tensor in found.items()}
+        found = {name: tensor.contiguous() for name, tensor in found.items()}
+        return precision.rounded(found, settings.dtype)
 
     def length(self, made: Callable[[Tensors], SparseDictionary]) -> float:
         """Return how long decoder vectors shall be.
@@ -158,8 +159,9 @@ class Start:
         init = self.init
         if not init.search_decoder_norm:
             return 1.0 if init.decoder_bound is not None else init.decoder_vector_norm
+        kind = precision.wide(getattr(torch, self.settings.dtype))
         read, wanted = (
-            torch.from_numpy(self.rows(sides)[:SEARCH_ROWS]).float()
+            torch.from_numpy(self.rows(sides)[:SEARCH_ROWS]).to(kind)
             for sides in (self.reads, self.writes)
         )
 
@@ -280,12 +282,12 @@ def weights_of(
             expected=", ".join(f"{key} = {ours[key]}" for key in differ),
             hint="the settings under dictionary must say what its weights mean",
         )
-    return dict(source.scales), source.tensors()
+    return dict(source.scales), precision.rounded(source.tensors(), expected.dtype)
 
 
 def _meaning(config: DictionaryConfig) -> dict[str, object]:
     """Return what must be equal for weights to be taken over."""
-    found: dict[str, object] = {"d_sae": config.d_sae, "dtype": config.dtype}
+    found: dict[str, object] = {"d_sae": config.d_sae}
     found |= {"hookpoint": config.hookpoints_in, "d_in": config.d_in}
     found |= {"options": config.options.model_dump()}
     semantics = config.semantics.model_dump(exclude={"inference"})

@@ -22,12 +22,20 @@ def asked(device: torch.device) -> torch.dtype | None:
 def product(
     left: Float[Tensor, "row _"], right: Float[Tensor, "_ _"], dtype: torch.dtype | None
 ) -> Float[Tensor, "row _"]:
-    """Return left @ right in the type of `left`, its factors rounded to `dtype`."""
+    """Return left @ right in the type of `left`, its factors rounded to `dtype`.
+
+    Without one, a narrower right factor is widened.
+    """
     if dtype is None:
-        return left @ right
+        return left @ right.to(left.dtype)
     with torch.autocast(left.device.type, enabled=False):
         backend = backends.of(left.device)
         return backend.product(left.to(dtype), right.to(dtype), left.dtype)
+
+
+def mixed(left: Float[Tensor, "row _"], right: Float[Tensor, "_ _"]) -> Float[Tensor, "row _"]:
+    """Return left @ right as torch differentiates it, a narrower right factor widened."""
+    return left @ (right if asked(left.device) else right.to(left.dtype))
 
 
 def biased(
@@ -39,5 +47,5 @@ def biased(
     """Write read @ encoder.T + bias into `out`, and return it."""
     dtype = asked(read.device)
     if dtype is None:
-        return torch.addmm(bias, read, encoder.T, out=out)
+        return torch.addmm(bias, read, encoder.T.to(read.dtype), out=out)
     return torch.add(product(read, encoder.T, dtype), bias, out=out)

@@ -10,7 +10,8 @@ Hookpoints stand side by side: a, μ, c and ν are vectors over all their dimens
 hookpoint keeps its own scale. θ on h n follows n: in a crosscoder whose hookpoints are scaled unequally,
 folding changes it feature by feature.
 
-All are exact. They are computed in float64 and rounded once, to the type of the weights.
+All are exact. They are computed in float64 and rounded once, to the type of the weights; narrow ones
+become float32, where rounding does not show.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saestore.dictionaries import precision
 from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS, ActivationFunction
 from saestore.dictionaries.scale import Scale
 from saestore.dictionaries.sides import Sides
@@ -102,15 +104,16 @@ class Weights:
         *,
         scales: Mapping[str, Scale] | None = None,
     ) -> "Weights":
-        """Return other tensors, rounded to the types of these, and what they mean."""
+        """Return other tensors, rounded to the types of these, float32 at least, and what they mean."""
         scales = self.scales if scales is None else scales
         config = self.config.model_copy(
             update={
+                "dtype": "float64" if self.config.dtype == "float64" else "float32",
                 "scale": {hook: scale.record for hook, scale in scales.items()},
                 "semantics": self.config.semantics.model_copy(update=dict(semantics)),
             }
         )
-        kinds = {name: tensor.dtype for name, tensor in self.tensors.items()}
+        kinds = {name: precision.wide(tensor.dtype) for name, tensor in self.tensors.items()}
         rounded = {
             name: tensor.to(kinds.get(name, kinds["W_enc"])) for name, tensor in tensors.items()
         }

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from saestore.dictionaries import tensor_file
+from saestore.dictionaries import precision, tensor_file
 from saestore.dictionaries.base import SparseDictionary
 from saestore.dictionaries.families import FAMILIES
 from saestore.dictionaries.scale import Scale
@@ -35,12 +35,13 @@ def save(dictionary: SparseDictionary, folder: Storage) -> None:
     """
     tensors = dictionary.tensors()
     for name, tensor in tensors.items():
-        if str(tensor.dtype) != f"torch.{dictionary.config.dtype}":
+        kind = precision.of_tensor(dictionary.config.dtype, tuple(tensor.shape))
+        if tensor.dtype != kind:
             raise UnsupportedError(
                 f"{name} is {tensor.dtype}; the config says {dictionary.config.dtype}",
                 found=str(tensor.dtype),
-                expected=dictionary.config.dtype,
-                hint="convert the dictionary back with .float() before saving it",
+                expected=str(kind),
+                hint="convert the dictionary back before saving it, float32 with .float()",
             )
     for scale in dictionary.scales.values():
         if scale.record.mean is not None and scale.mean is not None:
@@ -141,7 +142,8 @@ def _assemble(config_bytes: bytes, weights: bytes, name: str) -> SparseDictionar
         if record.mean is not None
     }
     weights_like = {
-        each: (shape, getattr(torch, config.dtype)) for each, shape in family.shapes(config).items()
+        each: (shape, precision.of_tensor(config.dtype, shape))
+        for each, shape in family.shapes(config).items()
     }
     means_like = {each: (shape, torch.float64) for each, shape in means.items()}
     _check(tensors, {**weights_like, **means_like}, name)

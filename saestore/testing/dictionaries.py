@@ -14,7 +14,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from saestore import dictionaries
-from saestore.dictionaries import SparseDictionary
+from saestore.dictionaries import SparseDictionary, precision
 from saestore.errors import UnsupportedError
 from saestore.lake import Storage
 from saestore_schemas.dictionary import Activation, DictionarySettings, SaeSettings, ScaleKind
@@ -132,9 +132,12 @@ def random_dictionary(
         lengths = torch.linspace(0.3, 2.5, count, dtype=torch.float64)
         norms = torch.linalg.vector_norm(tensors[name], dim=1)
         tensors[name] *= ((torch.ones_like(lengths) if unit else lengths) / norms).unsqueeze(1)
-    return plain.restore(
-        plain.config, plain.scales, {name: each.to(dtype) for name, each in tensors.items()}
-    )
+    if dtype.itemsize >= torch.float32.itemsize:
+        rounded = {name: each.to(dtype) for name, each in tensors.items()}
+        return plain.restore(plain.config, plain.scales, rounded)
+    kind = str(dtype).removeprefix("torch.")
+    config = plain.config.model_copy(update={"dtype": kind})
+    return plain.restore(config, plain.scales, precision.rounded(tensors, config.dtype))
 
 
 class SparseDictionaryContract:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from saestore.train.trainer import Trainer
 
 
@@ -11,11 +13,18 @@ _MIB = 2**20
 def weights(trainer: Trainer) -> int:
     """Return the bytes of a trainer's weights, gradients and moments.
 
-    Four floats a weight; with `optimizer.states = "lean"` the moments are half a float.
+    Four floats a weight; with `optimizer.states = "lean"` the moments are half a float. Weights and
+    gradients of narrow parameters are half as large, and a float of each is kept beside them.
     """
     parameters = [p for p in trainer.dictionary.parameters() if p.requires_grad]
     each = 2 if trainer.settings.optimizer.states == "lean" else 8
-    return sum(p.numel() * (2 * p.element_size() + each) for p in parameters)
+    return sum(p.numel() * (_weight_and_gradient(p.element_size()) + each) for p in parameters)
+
+
+def _weight_and_gradient(size: int) -> int:
+    """Return the bytes of a weight and its gradient, and of both in float32 where they are narrow."""
+    wide = torch.float32.itemsize
+    return 2 * size + (2 * wide if size < wide else 0)
 
 
 def activations(trainer: Trainer) -> int:

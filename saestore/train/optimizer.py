@@ -24,8 +24,15 @@ FUSED = frozenset({"cpu", "cuda"})
 class Optimizer:
     """Adam, its variants, and what surrounds a step.
 
+    A bfloat16 weight has 8 bits: a step of less than 1/512 of it would be lost in rounding, and
+    training would stand still. Narrow parameters are therefore copies, rounded from float32 weights
+    that live here: `collect_` takes their gradients over, `publish_` gives them the result.
+
     Attributes:
         lr: Base learning rate.
+        weights: What is updated, by name: parameters, or the float32 weights of narrow ones.
+
+    Source: Micikevicius et al. 2018 (arXiv:1710.03740), section 3.1.
     """
 
     def __init__(
@@ -46,9 +53,10 @@ class Optimizer:
         """
         self.lr = lr
         self._named = dict(named)
+        self.weights = {name: _master(parameter) for name, parameter in named.items()}
         self._settings = settings
-        self._weights = [p for name, p in named.items() if name not in thresholds]
-        self._thresholds = [p for name, p in named.items() if name in thresholds]
+        self._weights = [p for name, p in self.weights.items() if name not in thresholds]
+        self._thresholds = [p for name, p in self.weights.items() if name in thresholds]
         groups: list[dict[str, Any]] = [{"params": self._weights, "factor": 1.0}]
         if self._thresholds:
             own = {"params": self._thresholds, "factor": settings.threshold_lr_factor}
@@ -60,6 +68,11 @@ class Optimizer:
         """Where the weights are."""
         return next(iter(self._named.values())).device
 
+    @property
+    def masters(self) -> dict[str, Tensor]:
+        """The float32 weights that narrow parameters are rounded from, by name."""
+        return {n: w.detach() for n, w in self.weights.items() if w is not self._named[n]}
+
     def zero_grad(self) -> None:
         """Forget all gradients."""
         self._inner.zero_grad(set_to_none=True)
@@ -69,10 +82,30 @@ class Optimizer:
         self.zero_grad()
         self._inner.state.clear()
 
+    def collect_(self) -> None:
+        """Add the gradients of narrow parameters to those of their float32 weights."""
+        for name in self.masters:
+            parameter, weight = self._named[name], self.weights[name]
+            if parameter.grad is not None:
+                found = parameter.grad.to(weight.dtype)
+                weight.grad = found if weight.grad is None else weight.grad.add_(found)
+                parameter.grad = None
+
+    @torch.no_grad()
+    def publish_(self) -> None:
+        """Round the float32 weights of narrow parameters into these."""
+        for name, weight in self.masters.items():
+            self._named[name].copy_(weight)
+
+    def load_masters(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over float32 weights as `masters` returned them."""
+        for name, weight in self.masters.items():
+            weight.copy_(tensors[name])
+
     def unscale_(self, factor: float) -> None:
         """Divide all gradients by what the loss was multiplied with."""
         if factor != 1.0:
-            torch._foreach_mul_(_gradients(self._named.values()), 1 / factor)
+            torch._foreach_mul_(_gradients(self.weights.values()), 1 / factor)
 
     def clip_(self) -> float:
         """Scale the weights' gradients together to the length allowed; return the length before.
@@ -101,13 +134,13 @@ class Optimizer:
         """Return the moments, by parameter and kind."""
         return {
             f"{name}.{key}": value
-            for name, parameter in self._named.items()
+            for name, parameter in self.weights.items()
             for key, value in self._inner.state.get(parameter, {}).items()
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over moments as `state` returned them."""
-        for name, parameter in self._named.items():
+        for name, parameter in self.weights.items():
             prefix = f"{name}."
             moments = {
                 key.removeprefix(prefix): value
@@ -176,6 +209,13 @@ def _made(
         fused=fused or None,
         foreach=None if fused else True,
     )
+
+
+def _master(parameter: nn.Parameter) -> nn.Parameter:
+    """Return what is updated of a parameter: itself, or a float32 copy of a narrow one."""
+    if parameter.dtype.itemsize >= torch.float32.itemsize:
+        return parameter
+    return nn.Parameter(parameter.detach().float())
 
 
 def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:

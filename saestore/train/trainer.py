@@ -1,6 +1,6 @@
 """One optimiser step at a time, for every family. No file is touched here.
 
-    normalise → forward → counters → loss → backward → project → clip → Adam → renormalise
+    normalise → forward → counters → loss → backward → project → clip → Adam → renormalise → round
 
 The order is part of the law "resumed = uninterrupted"; so is `state`, which holds everything a
 step reads and no step can compute again. A trainer draws from random numbers of its own, so that
@@ -112,7 +112,8 @@ class Trainer:
         self.counters = FiringCounters(
             dictionary.d_sae, self.device, -(-window // schedule.batch_rows)
         )
-        self._scale = LossScale(used=settings.precision.autocast == "float16")
+        kinds = {settings.precision.autocast, settings.dictionary.dtype}
+        self._scale = LossScale(used="float16" in kinds)
         self._rng = torch.Generator().manual_seed(settings.seed.init).get_state()
         self._device_rng: Tensor | None = None
         if self.device.type == "cuda":
@@ -144,7 +145,7 @@ class Trainer:
         """
         with self._own_random_numbers():
             parts, sums = self._gradients(batch, log=log)
-            self.dictionary.project_gradient_()
+            self.dictionary.project_gradient_(self.optimizer.weights)
             norm = self.optimizer.clip_()
             value = float(torch.stack(list(parts.values())).sum())
             skipped = math.isfinite(value) and not math.isfinite(norm) and not self._scale.exhausted
@@ -159,7 +160,8 @@ class Trainer:
             else:
                 self.optimizer.step(factor)
                 self._scale.grow()
-                self.dictionary.renormalise_()
+                self.dictionary.renormalise_(self.optimizer.weights)
+                self.optimizer.publish_()
             self.optimizer.zero_grad()  # as large as the weights: nothing needs them between steps
         self.step += 1
         if sums is None:
@@ -196,6 +198,7 @@ class Trainer:
             terms = {term.name: term(seen) for term in self.terms}
             loss = torch.stack(list(terms.values())).sum()
             (loss * (share * self._scale.value)).backward()  # type: ignore[no-untyped-call]
+            self.optimizer.collect_()
             for name, term in terms.items():
                 found[name] = found.get(name, 0.0) + share * term.detach()
             if sums is not None:
@@ -258,6 +261,7 @@ class Trainer:
             "rng.torch": self._rng,
             **{f"counters.{name}": each for name, each in self.counters.tensors().items()},
             **{f"adam.{name}": each for name, each in self.optimizer.state().items()},
+            **{f"master.{name}": each for name, each in self.optimizer.masters.items()},
             **{f"buffer.{name}": each for name, each in self.dictionary.named_buffers()},
         }
         if self._device_rng is not None:
@@ -286,6 +290,7 @@ class Trainer:
         if "rng.cuda" in tensors:
             self._device_rng = tensors["rng.cuda"]
         self.optimizer.load_state(_below("adam.", tensors))
+        self.optimizer.load_masters(_below("master.", tensors))
         for term in self.terms:
             if isinstance(term, Remembering):
                 term.load_state(_below(f"loss.{term.name}.", tensors))

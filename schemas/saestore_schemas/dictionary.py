@@ -96,6 +96,11 @@ ROW_SCALES: frozenset[str] = frozenset(get_args(RowScaleKind))
 """Kinds of normalisation of each row by itself."""
 
 
+WeightType = Literal["float32", "bfloat16", "float16", "float64"]
+"""Type of matrices of weights. Vectors, such as biases and thresholds, are float32, or float64 with
+float64: they cost nothing, and a bias that was rounded changes which features fire."""
+
+
 class LinearSettings(Model):
     """What families with a linear encoder and a linear decoder have in common."""
 
@@ -116,8 +121,9 @@ class LinearSettings(Model):
     """Compare pre-activation times decoder length instead of the pre-activation alone."""
     scale: ScaleKind = "dataset_centred_rms"
     """Normalisation of each hookpoint, measured over the whole store."""
-    dtype: Literal["float32"] = "float32"
-    """Type of the stored weights."""
+    dtype: WeightType = "float32"
+    """Type of matrices of weights, in training and in the artefact; biases and thresholds stay float32.
+    Narrow ones are rounded from float32 copies that the optimiser keeps and updates."""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -429,8 +435,8 @@ class DictionaryConfig(Model):
     """Width of each output hookpoint."""
     d_sae: int
     """Number of features."""
-    dtype: Literal["float32"]
-    """Type of the weights."""
+    dtype: WeightType
+    """Type of matrices of weights; biases and thresholds are float32, or float64 with float64."""
     hookpoints_in: tuple[HookpointName, ...]
     """What encode reads, in the order of d_in."""
     hookpoints_out: tuple[HookpointName, ...]

@@ -165,7 +165,18 @@ def test_a_second_run_is_a_no_op_and_other_settings_are_refused(lake):
         train.run(TrainSettings.model_validate(other), lake)
 
 
-@pytest.mark.parametrize("changes", [{}, RELU], ids=["topk", "relu"])
+NARROW = {
+    "dictionary": {
+        "family": "sae",
+        "hookpoint": HOOKPOINT,
+        "d_sae": 23,
+        "activation": {"kind": "batchtopk", "k": 2},
+        "dtype": "bfloat16",
+    },
+}
+
+
+@pytest.mark.parametrize("changes", [{}, RELU, NARROW], ids=["topk", "relu", "bfloat16"])
 def test_resumed_is_uninterrupted_bit_for_bit(lake, tmp_path, changes):
     train.run(settings(**changes), lake)
     wanted = payload(lake)

@@ -14,6 +14,7 @@ from saestore.testing.dictionaries import D_IN, HOOK, ExactMoments, raw_rows
 from saestore.train import objectives
 from saestore.train.counters import FiringCounters
 from saestore.train.metrics import MetricsTable
+from saestore.train.optimizer import Optimizer
 from saestore.train.trainer import Schedule, Trainer
 from saestore_schemas.dictionary import Relu, SaeSettings, TopK
 from saestore_schemas.objective import AuxSettings, L1Settings, LossSettings
@@ -64,6 +65,86 @@ def test_steps_with_the_kernels_for_cuda_are_those_without(with_triton):
                 one.advance(batch(5, seed=number), log=number == 1)
         found[backend] = one.dictionary.tensors()
     torch.testing.assert_close(found["triton"], found["loops"], rtol=1e-5, atol=1e-6)
+
+
+NARROW = ["bfloat16", "float16"]
+
+
+def of_type(dtype, **changes):
+    sae = SaeSettings(hookpoint=HOOK, d_sae=23, activation=TopK(k=2), dtype=dtype)
+    return trainer(steps=200, dictionary=sae, **changes)
+
+
+@pytest.mark.parametrize("dtype", [*NARROW, "float64"])
+def test_weights_of_any_type_learn_as_float32_ones_do(dtype):
+    found = {}
+    for each in ("float32", dtype):
+        one = of_type(each)
+        logged = [one.advance(batch(seed=i), log=True)["ev_batch"] for i in range(60)]
+        found[each] = sum(logged[-20:]) / 20
+        assert found[each] > sum(logged[:5]) / 5 + 0.05
+    assert found[dtype] == pytest.approx(found["float32"], abs=0.02)
+    assert str(one.dictionary.W_dec.dtype) == f"torch.{dtype}"
+
+
+def test_steps_smaller_than_the_rounding_of_weights_add_up():
+    parameter = torch.nn.Parameter(torch.ones(3, 2, dtype=torch.bfloat16))
+    optimizer = Optimizer({"w": parameter}, OptimizerSettings(), lr=1e-4)
+    for _ in range(200):
+        optimizer.zero_grad()
+        parameter.grad = torch.ones_like(parameter)
+        optimizer.collect_()
+        optimizer.step(1.0)
+        optimizer.publish_()
+    # Of 1 the next smaller bfloat16 is 0.996: rounded step by step, it would still be 1.
+    assert parameter.tolist() == [[pytest.approx(0.98, abs=2**-8)] * 2] * 3
+    torch.testing.assert_close(optimizer.masters["w"], torch.full((3, 2), 0.98), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_narrow_decoders_stay_on_their_constraint(dtype):
+    one = of_type(dtype)
+    for i in range(5):
+        one.advance(batch(seed=i), log=False)
+    lengths = torch.linalg.vector_norm(one.optimizer.masters["W_dec"], dim=1)
+    torch.testing.assert_close(lengths, torch.ones(23))
+    assert torch.equal(
+        one.optimizer.masters["W_dec"].to(one.dictionary.W_dec), one.dictionary.W_dec
+    )
+
+
+def test_parts_of_a_batch_are_added_up_in_float32():
+    loss = LossSettings(aux=AuxSettings(coefficient=0))
+    whole, parts = (
+        of_type("bfloat16", loss=loss, optimizer=OptimizerSettings(accumulate=n)) for n in (1, 8)
+    )
+    for one in (whole, parts):
+        one.advance(batch(seed=3), log=False)
+    for name in whole.optimizer.masters:
+        moved = [one.optimizer.state()[f"{name}.exp_avg"] for one in (whole, parts)]
+        assert moved[1].dtype == torch.float32
+        torch.testing.assert_close(*moved, rtol=2**-5, atol=2**-5 * float(moved[0].abs().max()))
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_a_state_with_narrow_weights_goes_on_bit_for_bit(dtype):
+    straight = of_type(dtype)
+    for i in range(6):
+        straight.advance(batch(seed=i), log=False)
+        if i == 2:
+            tensors, values = straight.state()
+            tensors = {name: each.clone() for name, each in tensors.items()}
+            weights = [p.detach().clone() for p in straight.dictionary.parameters()]
+    resumed = of_type(dtype)
+    for mine, saved in zip(resumed.dictionary.parameters(), weights, strict=True):
+        mine.data.copy_(saved)
+    resumed.load_state(tensors, values)
+    for i in range(3, 6):
+        resumed.advance(batch(seed=i), log=False)
+    ours, theirs = resumed.dictionary.tensors(), straight.dictionary.tensors()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    masters = resumed.optimizer.masters
+    assert all(torch.equal(masters[n], each) for n, each in straight.optimizer.masters.items())
 
 
 @pytest.mark.parametrize("size", [4, 8, 16])
