@@ -195,7 +195,7 @@ def measure(
     rates: dict[str, list[float]] = {c.name: [] for c in contenders}
     failures: dict[str, str] = {}
     for number in range(-1, rounds):
-        turn = max(number, 0) % len(contenders)
+        turn = max(number, 0) % max(len(contenders), 1)
         for contender in (*contenders[turn:], *contenders[:turn]):
             if contender.name in failures:
                 continue
@@ -270,7 +270,7 @@ def verdict(name: str, setup: Setup, result: Result) -> dict[str, object]:
 def table(bench: Bench, setup: Setup, result: Result, seconds: float) -> list[str]:
     """Return the lines of the table."""
     names = [c.name for c in setup.contenders] + list(setup.absent)
-    width = max(len(name) for name in names)
+    width = max((len(name) for name in names), default=0)
     lines = [f"{bench.name}: {bench.doc}", f"  {machine()}"]
     lines += [f"  {key}: {value}" for key, value in setup.sizes.items()]
     lines.append("")
