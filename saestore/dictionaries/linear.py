@@ -220,9 +220,7 @@ class LinearDictionary(SparseDictionary):
     @override
     def forward(self, inputs: Rows) -> DictionaryOutput:
         """Return code and reconstruction of normalised rows, with training semantics."""
-        pre = self._pre_activation(
-            self.reads.joined(inputs), self.encoder, self.glu, given=None
-        )
+        pre = self._pre_activation(self.reads.joined(inputs), self.encoder, self.glu, given=None)
         code = self.activation.code(pre)
         return DictionaryOutput(code, self.decode_code(code, inputs), pre)
 

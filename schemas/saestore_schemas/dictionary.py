@@ -260,8 +260,8 @@ class CrossCoderSettings(LinearSettings):
     """Discriminator."""
     hookpoints: tuple[HookpointName, ...] = Field(min_length=1)
     """One head each, in order; must be in the activation store."""
-    decoder_norm: Literal["unit", "free"] = "free"
-    """As in an SAE. `unit` holds the sum of a feature's lengths at all heads at 1."""
+    decoder_norm: Literal["free"] = "free"
+    """A feature may be long at one head and short at another."""
     gate_on_decoder_norm: bool = True
     """Compare pre-activation times decoder length instead of the pre-activation alone."""
     head_norm: Literal["l1", "l2"] = "l1"
