@@ -256,7 +256,7 @@ class SparseDictionary(nn.Module, ABC):
         """Return what a range of features adds to the reconstructions, differentiable; no bias."""
 
     @abstractmethod
-    def without_features(self, inputs: Rows) -> dict[str, Float[Tensor, "#row _"]]:
+    def without_features(self, inputs: Rows) -> dict[str, Float[Tensor, "... _"]]:
         """Return each output hookpoint's reconstruction where no feature fires, differentiable.
 
         The decoder bias, and what else a family writes beside its features.

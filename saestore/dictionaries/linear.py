@@ -240,7 +240,7 @@ class LinearDictionary(SparseDictionary):
         return self.writes.split(code.between(start, stop).decoded(self.W_dec[start:stop]))
 
     @override
-    def without_features(self, inputs: Rows) -> dict[str, Float[Tensor, "#row _"]]:
+    def without_features(self, inputs: Rows) -> dict[str, Float[Tensor, "... _"]]:
         """Return the decoder bias, and what the skip adds, differentiable."""
         return self.writes.split(self._rest(inputs))
 
