@@ -179,6 +179,11 @@ def scratch_lake() -> Iterator[Lake]:
 
 
 def payload_bytes(lake: Lake, ref: Ref) -> dict[str, bytes]:
-    """Return every file of a finished artefact but the manifest, which has a date."""
+    """Return every file of a finished artefact but the manifest, which has a date.
+
+    The lock of a process that was killed with nothing left to do is left out too: the next writer
+    takes it over.
+    """
     artefact = lake.artefact(ref)
-    return {path: artefact.read(path) for path in artefact.files() if path != layout.MANIFEST}
+    left_out = {layout.MANIFEST, layout.LOCK}
+    return {path: artefact.read(path) for path in artefact.files() if path not in left_out}

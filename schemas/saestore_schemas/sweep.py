@@ -82,7 +82,7 @@ def changed(settings: Mapping[str, Any], changes: Mapping[str, JsonValue]) -> di
 def _word(value: JsonValue) -> str:
     """Return a value as part of a name."""
     if isinstance(value, float):
-        value = f"{value:g}"
+        value = f"{value:g}".replace("e+", "e")  # 1e+30 would be called as 1e-30 is
     if isinstance(value, dict):
         value = "-".join(_word(each) for each in value.values())
     return re.sub(r"[^A-Za-z0-9._]+", "-", str(value)).strip("-") or "x"

@@ -299,7 +299,10 @@ class TrainSettings(Model):
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(str(part) for part in first["loc"])
-                msg = f"sweep: {name}: {where}: {first['msg'].removeprefix('Value error, ')}"
+                what = first["msg"].removeprefix("Value error, ")
+                if first["type"] == "extra_forbidden":
+                    what = "unknown setting"
+                msg = f"sweep: {name}: {where}: {what}"
                 raise ValueError(msg) from error
         return tuple(found.values())
 

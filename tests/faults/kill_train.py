@@ -109,7 +109,6 @@ def compared(lake: Lake) -> dict[str, bytes]:
         for path, data in found.items()
         if not path.endswith((layout.TIMINGS, layout.FILES, layout.MANIFEST))
         and not path.endswith(layout.CHECKPOINT_STATE)  # holds its timings' checksum
-        and path != layout.LOCK  # killed with nothing left to do: the next writer takes it over
     }
 
 

@@ -255,3 +255,15 @@ def test_the_front_is_what_nothing_beats():
         item("h", None, 0.99), item("i", 9.0, 0.9),
     ]  # fmt: skip
     assert pages.front(items, "explained_variance") == ("a", "c", "f", "i")
+
+
+def test_names_of_a_grid_tell_large_numbers_from_small_ones():
+    given = SweepSettings(name="s", grid={"optimizer.lr": [1e30, 1e-30, 3e-4]})
+    assert [name for name, _ in given.changes("t")] == ["t-lr1e30", "t-lr1e-30", "t-lr0.0003"]
+
+
+def test_an_unknown_setting_of_a_grid_is_called_one():
+    with pytest.raises(
+        ValueError, match=r"t-kk1: dictionary\.activation\.\w+\.kk: unknown setting"
+    ):
+        settings({"name": "s", "grid": {"dictionary.activation.kk": [1]}})
