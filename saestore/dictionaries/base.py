@@ -366,7 +366,7 @@ class SparseDictionary(nn.Module, ABC):
         """Return each feature's threshold, or None for activation functions without one."""
 
     def threshold_names(self) -> frozenset[str]:
-        """Return which of `named_parameters` are thresholds: their own learning rate, no clipping."""
+        """Return which of `named_parameters` are thresholds: they have a learning rate of their own."""
         return frozenset(f"activation.{name}" for name in self.activation.learned_thresholds)
 
     @abstractmethod

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
-from saestore.dictionaries import products
+from saestore.dictionaries import products, selection
 from saestore.dictionaries.kernels import Pairs, decoded
 
 
@@ -173,7 +173,7 @@ class DenseCode:
 
     def firings(self) -> Int64[Tensor, " d_sae"]:
         """Return how many rows each feature fired on."""
-        return torch.count_nonzero(self.activations.detach(), dim=0)
+        return selection.firings(self.activations.detach())
 
     def l0(self) -> Int64[Tensor, " row"]:
         """Return the number of firings of each row."""

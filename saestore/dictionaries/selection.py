@@ -3,6 +3,7 @@
     largest          the k largest positive scores of each row
     largest_in_all   the n largest positive scores of all rows together
     above            what exceeds a threshold of its feature
+    firings          on how many rows each feature is not zero
     by_feature       pairs by row, then feature, brought into order by feature, then row
 
 Pairs come sorted by row, then feature. Equal scores go to the lowest row, then the lowest feature, so
@@ -42,6 +43,11 @@ def of_indices(indices: Int64[Tensor, "row k"]) -> Chosen:
     return starts_of(counts), indices.sort(dim=1).values.reshape(-1)
 
 
+def firings(activations: Float[Tensor, "row d_sae"]) -> Int64[Tensor, " d_sae"]:
+    """Return on how many rows each feature is not zero."""
+    return backends.of(activations.device).firings(activations)
+
+
 def by_feature(
     indices: Int64[Tensor, " firing"], rows: Int64[Tensor, " firing"], d_sae: int
 ) -> tuple[Int64[Tensor, " firing"], Int64[Tensor, " firing"], Int64[Tensor, " _"]]:
@@ -63,6 +69,7 @@ __all__ = [
     "above",
     "by_feature",
     "exactly_largest",
+    "firings",
     "largest",
     "largest_in_all",
     "of_indices",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
 from saestore.compiled import compiled
@@ -24,6 +24,9 @@ SAMPLE = 1 << 15
 
 ROWS_A_THREAD = 64
 """Fewer rows than this are not worth another thread."""
+
+STRETCH = 256
+"""Rows that one thread counts or sums at least."""
 
 LARGEST_K = 64
 """Up to here the largest of a row are found by putting each in its place among those before."""
@@ -36,7 +39,7 @@ def largest(scores: Float[Tensor, "row d_sae"], k: int) -> Found:
     given = _array(scores)
     indices = np.empty((len(given), k), dtype=np.int64)
     counts = np.empty(len(given), dtype=np.int64)
-    _on_threads(_largest, len(given), given, indices, counts)
+    on_threads(_largest, len(given), given, indices, counts)
     if (counts == k).all():
         return _tensors(np.arange(0, indices.size + 1, k), indices.reshape(-1))
     places = np.arange(k) < counts[:, None]
@@ -75,6 +78,14 @@ def above(
     return None if found is None else _tensors(*found)
 
 
+def firings(activations: Float[Tensor, "row d_sae"]) -> Int64[Tensor, " d_sae"]:
+    """Return on how many rows each feature is not zero."""
+    given = _array(activations)
+    counts = np.zeros((-(-len(given) // STRETCH), given.shape[1]), dtype=np.int32)
+    on_threads(_firings, len(counts), given, counts, least=1)
+    return torch.from_numpy(counts.sum(axis=0, dtype=np.int64))
+
+
 def by_feature(
     indices: Int64[Tensor, " firing"], rows: Int64[Tensor, " firing"], d_sae: int
 ) -> tuple[Int64[Tensor, " firing"], Int64[Tensor, " firing"], Int64[Tensor, " _"]]:
@@ -106,9 +117,11 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="selection")
 
 
-def _on_threads(work: Callable[..., None], rows: int, *arguments: Any) -> None:
+def on_threads(
+    work: Callable[..., None], rows: int, *arguments: Any, least: int = ROWS_A_THREAD
+) -> None:
     """Call work(first row, row after the last, *arguments) for stretches of rows, side by side."""
-    threads = max(1, min(torch.get_num_threads(), rows // ROWS_A_THREAD))
+    threads = max(1, min(torch.get_num_threads(), rows // least))
     if threads == 1:
         work(0, rows, *arguments)
         return
@@ -133,12 +146,12 @@ def _above(
     scores: Float[np.ndarray, "row d_sae"], limits: Float[np.ndarray, " d_sae"], most: int = -1
 ) -> Any:
     counts = np.empty(len(scores), dtype=np.int64)
-    _on_threads(_count_above, len(scores), scores, limits, counts)
+    on_threads(_count_above, len(scores), scores, limits, counts)
     starts = _starts(counts)
     if 0 <= most < starts[-1]:
         return None
     indices = np.empty(starts[-1], dtype=np.int64)
-    _on_threads(_fill_above, len(scores), scores, limits, starts, indices)
+    on_threads(_fill_above, len(scores), scores, limits, starts, indices)
     return starts, indices
 
 
@@ -249,6 +262,19 @@ def _cut(
                 kept[count] = indices[at]
                 count += 1
         offsets[row + 1] = count
+
+
+@compiled
+def _firings(
+    first: int,
+    stop: int,
+    activations: Float[np.ndarray, "row d_sae"],
+    counts: Int32[np.ndarray, "_ d_sae"],
+) -> None:
+    for stretch in range(first, stop):
+        for row in range(stretch * STRETCH, min((stretch + 1) * STRETCH, len(activations))):
+            for feature in range(activations.shape[1]):
+                counts[stretch, feature] += activations[row, feature] != 0
 
 
 @compiled

@@ -43,7 +43,7 @@ class ActivationFunction(nn.Module, ABC):
     has_gate: ClassVar[bool] = False
     """Whether penalties act on a gate of its own, which must learn to reconstruct."""
     learned_thresholds: ClassVar[tuple[str, ...]] = ()
-    """Parameters that are thresholds: a learning rate of their own, and no clipping."""
+    """Parameters that are thresholds: they have a learning rate of their own."""
     bias_name: ClassVar[str] = "b_enc"
     """Name of the encoder bias in the file: the one in the gate score."""
 

@@ -32,6 +32,7 @@ from saestore.dictionaries import selection
 from saestore.dictionaries.activation_functions import base
 from saestore.dictionaries.activation_functions.base import Thresholded
 from saestore.dictionaries.code import DenseCode, Entries, RaggedCode, TrainingCode
+from saestore.dictionaries.jump_loops import DenseWindow
 from saestore.dictionaries.kernels import Pairs
 from saestore.dictionaries.pre_activation import PreActivation
 from saestore_schemas.dictionary import JumpRelu as JumpReluSettings, Semantics
@@ -84,11 +85,22 @@ class JumpRelu(Thresholded):
         if chosen is None:
             lengths = pre.lengths if pre.on_lengths else None
             inputs = (pre.dense(), threshold, pre.gate, lengths)
+            if DenseWindow.knows(pre.gate, pre.dense(), threshold):
+                return self._by_loops(*inputs)
             return DenseCode(window.jump(*inputs), steps=window.steps(*inputs))
         pairs = Pairs(*chosen, pre.d_sae)
         spread = pairs.spread(pre.lengths) if pre.on_lengths else None
         inputs = (pre.at(pairs), pairs.spread(threshold), pairs.of(pre.gate), spread)
         return RaggedCode(pairs, window.jump(*inputs), steps=window.steps(*inputs))
+
+    def _by_loops(
+        self, h: Entries, threshold: Tensor, gate: Entries, lengths: Tensor | None
+    ) -> DenseCode:
+        """Return the code of all entries, computed by compiled loops."""
+        known = DenseWindow(
+            h, gate, threshold, lengths, width=self.bandwidth, to_input=self.ste_to_input
+        )
+        return DenseCode(known.jump(), steps=known.steps)
 
     @override
     def below(self, pre: PreActivation, features: Tensor | None) -> Float[Tensor, " row"]:

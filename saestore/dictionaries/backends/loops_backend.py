@@ -38,6 +38,13 @@ class Loops(Torch):
         return super().above(scores, limits, most=most)
 
     @override
+    def firings(self, activations: Float[Tensor, "row d_sae"]) -> Int64[Tensor, " d_sae"]:
+        """Return on how many rows each feature is not zero."""
+        if _known(activations):
+            return selection_loops.firings(activations)
+        return super().firings(activations)
+
+    @override
     def by_feature(
         self, indices: Int64[Tensor, " firing"], rows: Int64[Tensor, " firing"], d_sae: int
     ) -> tuple[Int64[Tensor, " firing"], Int64[Tensor, " firing"], Int64[Tensor, " _"]]:

@@ -101,6 +101,10 @@ class Torch:
         mask = scores > limits
         return of_mask(mask) if int(mask.sum()) <= most else None
 
+    def firings(self, activations: Float[Tensor, "row d_sae"]) -> Int64[Tensor, " d_sae"]:
+        """Return on how many rows each feature is not zero."""
+        return torch.count_nonzero(activations, dim=0)
+
     def by_feature(
         self, indices: Int64[Tensor, " firing"], rows: Int64[Tensor, " firing"], d_sae: int
     ) -> tuple[Int64[Tensor, " firing"], Int64[Tensor, " firing"], Int64[Tensor, " _"]]:

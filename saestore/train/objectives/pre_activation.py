@@ -6,6 +6,7 @@ that no firing reaches, all of them or those of dead features alone.
 Source: Anthropic, "Circuits updates, January 2025" (all features); SAELens applies it to dead ones.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,6 +25,8 @@ class PreActivationLoss:
     def __call__(self, seen: Pass) -> Float[Tensor, ""]:
         """Return the term."""
         features = seen.dead if self.settings.on == "dead" else None
+        if features is not None and len(features) == 0:
+            return torch.zeros_like(next(iter(seen.targets.values()))[0, 0])
         missing = seen.dictionary.activation.below(seen.output.pre, features)
         return missing.mean() * self.settings.coefficient
 

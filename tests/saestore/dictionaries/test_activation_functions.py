@@ -2,14 +2,16 @@
 
 import copy
 import math
+import weakref
 
 import pytest
 import torch
 
 from saestore import dictionaries
 from saestore.dictionaries import DenseCode
-from saestore.dictionaries.activation_functions import base
+from saestore.dictionaries.activation_functions import base, jumprelu
 from saestore.dictionaries.activation_functions.batchtopk import in_all
+from saestore.dictionaries.jump_loops import DenseWindow
 from saestore.errors import UnsupportedError
 from saestore.testing.dictionaries import D_IN, D_SAE, HOOK, random_sae, raw_rows
 from saestore_schemas.dictionary import (
@@ -233,6 +235,53 @@ def test_jumprelu_gradients_are_those_of_its_definition(share, gated, to_input, 
     wanted = torch.autograd.grad(((f @ one.W_dec + one.b_dec) * upstream).sum(), parameters)
     for name, a, b in zip(names, found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("shape", [(13, 11), (700, 11)], ids=str)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("to_input", [False, True])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_jumprelu_loops_are_its_tensor_operations(shape, gated, to_input, threads):
+    """Values and slopes to the bit, sums over rows to rounding; gradients of step and jump."""
+    draw = torch.Generator().manual_seed(0)
+    h = torch.randn(shape, generator=draw, dtype=torch.float64, requires_grad=True)
+    threshold = torch.rand(shape[1], generator=draw, dtype=torch.float64).requires_grad_()
+    lengths = None
+    if gated:
+        lengths = torch.rand(shape[1], generator=draw, dtype=torch.float64)
+        lengths[3] = 0
+        lengths.requires_grad_()
+    gate = (h if lengths is None else h * lengths).detach()
+    upstream = torch.randn(shape, generator=draw, dtype=torch.float64)
+    wanted = jumprelu._Window(0.7, to_input=to_input)
+    inputs = [each for each in (h, threshold, lengths) if each is not None]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    loops = DenseWindow(h, gate, threshold, lengths, width=0.7, to_input=to_input)
+    jumped, steps = loops.jump(), loops.steps()
+    pairs = [
+        (jumped, wanted.jump(h, threshold, gate, lengths)),
+        (steps, wanted.steps(h, threshold, gate, lengths)()),
+    ]
+    for mine, theirs in pairs:
+        assert torch.equal(mine, theirs)
+        found = torch.autograd.grad(mine, inputs, upstream, allow_unused=True)
+        other = torch.autograd.grad(theirs, inputs, upstream, allow_unused=True)
+        for a, b in zip(found, other, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    torch.set_num_threads(before)
+
+
+def test_jumprelu_loops_leave_no_memory_behind():
+    """What is returned refers to the window; the window must not refer to it."""
+    h = torch.randn(5, 7, requires_grad=True)
+    window = DenseWindow(h, h.detach(), torch.ones(7), None, width=1.0, to_input=True)
+    gone = weakref.ref(window)
+    window.jump().sum().backward()
+    del window
+    assert gone() is None
 
 
 @pytest.mark.parametrize("to_input", [False, True])
