@@ -65,7 +65,7 @@ def record(
         options=Options(**settings.parts()),
         semantics=Semantics(
             subtract_b_dec=settings.subtracts,
-            gate_on_decoder_norm=settings.gate_on_decoder_norm,
+            gate_on_decoder_norm=settings.gated_on_lengths,
             decoder_norm=settings.decoder_norm,
             activation=settings.activation,
             inference=kind.inference(),

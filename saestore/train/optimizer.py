@@ -1,16 +1,17 @@
 """Gradients to weights: clipping, two groups of parameters, moments that can be saved by name.
 
-Thresholds are a group of their own. Their gradients are pseudo-derivatives of a size that has
-nothing to do with that of the weights', so they take no part in clipping, and their learning rate
-has a factor.
+Thresholds are a group of their own, whose learning rate has a factor. They are clipped with all
+others: left out, their gradients would keep the size they have at first, far above all later ones, by
+which Adam goes on dividing for a thousand steps, while the weights, clipped to one length, are under
+way.
 """
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from saestore.train.lean_adam import LeanAdam
 from saestore.train.sparse_adam import SparseAdam
@@ -55,12 +56,11 @@ class Optimizer:
         self._named = dict(named)
         self.weights = {name: _master(parameter) for name, parameter in named.items()}
         self._settings = settings
-        self._weights = [p for name, p in self.weights.items() if name not in thresholds]
-        self._thresholds = [p for name, p in self.weights.items() if name in thresholds]
-        groups: list[dict[str, Any]] = [{"params": self._weights, "factor": 1.0}]
-        if self._thresholds:
-            own = {"params": self._thresholds, "factor": settings.threshold_lr_factor}
-            groups.append(own)
+        weights = [p for name, p in self.weights.items() if name not in thresholds]
+        apart = [p for name, p in self.weights.items() if name in thresholds]
+        groups: list[dict[str, Any]] = [{"params": weights, "factor": 1.0}]
+        if apart:
+            groups.append({"params": apart, "factor": settings.threshold_lr_factor})
         self._inner = _made(groups, settings, self.device)
 
     @property
@@ -108,16 +108,13 @@ class Optimizer:
             torch._foreach_mul_(_gradients(self.weights.values()), 1 / factor)
 
     def clip_(self) -> float:
-        """Scale the weights' gradients together to the length allowed; return the length before.
-
-        The length is NaN or infinite, too, when a threshold's gradient is.
-        """
-        gradients = _gradients(self._weights)
-        norm = _length(gradients)
+        """Scale all gradients together to the length allowed; return the length before."""
+        gradients = _gradients(self.weights.values())
+        norm = float(get_total_norm(gradients))
         limit = self._settings.clip_norm
         if limit is not None and norm > limit:
             torch._foreach_mul_(gradients, limit / norm)
-        return norm if math.isfinite(_length(_gradients(self._thresholds))) else math.nan
+        return norm
 
     def step(self, factor: float) -> float:
         """Take one step; return its learning rate.
@@ -220,10 +217,3 @@ def _master(parameter: nn.Parameter) -> nn.Parameter:
 
 def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
     return [p.grad for p in parameters if p.grad is not None]
-
-
-def _length(gradients: list[Tensor]) -> float:
-    if not gradients:
-        return 0.0
-    lengths = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
-    return float(torch.linalg.vector_norm(lengths))

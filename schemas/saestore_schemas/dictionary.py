@@ -114,11 +114,12 @@ class LinearSettings(Model):
     """Activation function with its parameters."""
     decoder_bias: bool = True
     """Have a decoder bias; without one it stays zero."""
-    decoder_norm: Literal["unit", "free"] = "unit"
-    """`unit`: decoder vectors are held at length 1; `free`: they are not, and penalties and the
-    gate use their lengths."""
-    gate_on_decoder_norm: bool = False
-    """Compare pre-activation times decoder length instead of the pre-activation alone."""
+    decoder_norm: Literal["unit", "free"] = "free"
+    """`unit`: decoder vectors are held at length 1; `free`: they are not, and penalties and what
+    is ranked use their lengths."""
+    gate_on_decoder_norm: bool | None = None
+    """Compare pre-activation times decoder length instead of the pre-activation alone. Absent: where
+    decoder lengths are free and features are compared with each other, which is with top-k."""
     scale: ScaleKind = "dataset_centred_rms"
     """Normalisation of each hookpoint, measured over the whole store."""
     dtype: WeightType = "float32"
@@ -185,6 +186,14 @@ class LinearSettings(Model):
             )
             raise ValueError(msg)
         return self
+
+    @property
+    def gated_on_lengths(self) -> bool:
+        """Whether the gate compares pre-activation times decoder length."""
+        if self.gate_on_decoder_norm is None:
+            ranks = isinstance(self.activation, TopK | BatchTopK | AbsTopK)
+            return ranks and self.decoder_norm == "free"
+        return self.gate_on_decoder_norm
 
     def features(self, width: int) -> int:
         """Return the number of features for an input of some width."""

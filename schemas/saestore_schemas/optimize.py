@@ -36,7 +36,7 @@ class OptimizerSettings(Model):
     """`full`: 8 bytes of moments a weight. `lean`: 2, with first moments in bfloat16 and second
     moments of matrices as one number a row and one a column (arXiv:1804.04235)."""
     clip_norm: float | None = Field(default=1.0, gt=0)
-    """L2 norm to which all gradients together are clipped, thresholds apart; null, no clipping."""
+    """L2 norm to which all gradients together are clipped; null, no clipping."""
     accumulate: int = Field(default=1, ge=1)
     """Parts into which a batch is cut, to need less memory. The step is that of the whole batch, so
     it is refused with losses that are no means over rows."""

@@ -13,6 +13,8 @@ import warnings
 import pytest
 import torch
 
+from saestore.activations import Moments
+from saestore.dictionaries import build
 from saestore.testing.dictionaries import D_IN, D_SAE, HOOK, random_sae, raw_rows
 from saestore.train.objectives import (
     L0,
@@ -26,6 +28,7 @@ from saestore.train.objectives import (
     Tanh,
     TargetL0Row,
 )
+from saestore.train.trainer import Schedule, Trainer
 from saestore_schemas.dictionary import BatchTopK, Gated, JumpRelu, Relu, TopK
 from saestore_schemas.objective import (
     AuxSettings,
@@ -37,6 +40,7 @@ from saestore_schemas.objective import (
     TanhSettings,
     TargetL0RowSettings,
 )
+from saestore_schemas.train import TrainSettings
 
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -281,3 +285,51 @@ def test_other_kinds_encode_and_decode_alike(sae_lens, activation, name):
         torch.testing.assert_close(
             ours.reconstruct(rows())[HOOK], theirs.decode(codes), rtol=1e-12, atol=1e-12
         )
+
+
+@pytest.mark.parametrize("kind", ["jumprelu", "topk"])
+def test_thirty_steps_of_both_trainers_leave_the_same_weights(sae_lens, kind):
+    """With our defaults: free decoders, lengths ranked, all gradients clipped together, Adam, warm-up."""
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    steps, batch, width, d_sae = 30, 64, 16, 24
+    activation = {"kind": "topk", "k": 3} if kind == "topk" else {"kind": "jumprelu"}
+    loss = {} if kind == "topk" else {"sparsity": {"kind": "tanh", "coefficient": 0.5, "warmup": 0}}
+    settings = TrainSettings.model_validate({
+        "series": "s", "name": "n", "activations": {"name": "a", "batch_rows": batch},
+        "dictionary": {"hookpoint": HOOK, "d_sae": d_sae, "activation": activation, "scale": "none"},
+        "budget": {"rows": steps * batch}, "loss": loss, "optimizer": {"lr": 3e-3},
+        "schedule": {"warmup": 5, "cooldown": 6},
+    })  # fmt: skip
+    draw = torch.Generator().manual_seed(0)
+    given = torch.randn(steps, batch, width, generator=draw) * 3
+    moments = {HOOK: Moments.of(given.reshape(-1, width).numpy())}
+    ours = build(
+        settings.dictionary, widths={HOOK: width}, moments=moments, init=settings.init, seed=0
+    )
+    common = {"d_in": width, "d_sae": d_sae, "apply_b_dec_to_input": True}
+    if kind == "topk":
+        config = sae_lens.TopKTrainingSAEConfig(**common, k=3)
+        theirs = like(ours, sae_lens.TopKTrainingSAE, config)
+    else:
+        config = sae_lens.JumpReLUTrainingSAEConfig(
+            **common, jumprelu_init_threshold=0.1, jumprelu_bandwidth=2.0, l0_coefficient=0.5,
+            jumprelu_sparsity_loss_mode="tanh", jumprelu_tanh_scale=4.0, jumprelu_ste_to_input=True,
+        )  # fmt: skip
+        theirs = like(ours, sae_lens.JumpReLUTrainingSAE, config)
+    mine = Trainer(ours, settings, Schedule(steps, batch, steps * batch), variance=1.0)
+    logger = LoggingConfig(log_to_wandb=False)
+    peer = SAETrainer(
+        SAETrainerConfig(
+            total_training_samples=steps * batch, train_batch_size_samples=batch, lr=3e-3,
+            lr_end=3e-4, lr_warm_up_steps=5, lr_decay_steps=6, device="cpu", logger=logger,
+        ),
+        theirs, data_provider=iter(()),
+    )  # fmt: skip
+    for each in given:
+        mine.advance({HOOK: each}, log=False)
+        peer.step(each)
+    for name, tensor in ours.tensors().items():
+        wanted = getattr(theirs, name).detach()
+        torch.testing.assert_close(tensor, wanted, rtol=1e-4, atol=1e-5, msg=name)

@@ -183,23 +183,22 @@ def test_saved_moments_go_on_bit_for_bit(changes):
     assert all(torch.equal(named[name], each) for name, each in wanted.items())
 
 
-def test_clipping_is_by_the_plain_l2_norm_of_everything_but_thresholds():
+def test_clipping_is_by_the_plain_l2_norm_of_everything():
     ones = {str(i): nn.Parameter(torch.zeros(100)) for i in range(100)}
     ones["threshold"] = nn.Parameter(torch.zeros(3))
     one = made(ones, clip_norm=7.3)
     for p in ones.values():
         p.grad = torch.ones_like(p)
-    ones["threshold"].grad.fill_(1e6)
-    assert one.clip_() == 100.0
-    clipped = torch.cat([p.grad for name, p in ones.items() if name != "threshold"])
+    ones["threshold"].grad.fill_(100.0)
+    assert one.clip_() == pytest.approx(200.0)
+    clipped = torch.cat([p.grad for p in ones.values()])
     assert math.isclose(float(clipped.norm()), 7.3, rel_tol=1e-5)
-    assert (ones["threshold"].grad == 1e6).all()
     for p in ones.values():
         p.grad = torch.full_like(p, 0.01)
-    assert one.clip_() == pytest.approx(1.0)
+    assert one.clip_() == pytest.approx(1.0, rel=1e-3)
     assert float(ones["0"].grad[0]) == pytest.approx(0.01)
     ones["threshold"].grad[1] = math.inf
-    assert math.isnan(one.clip_())
+    assert one.clip_() == math.inf
 
 
 def test_the_loss_scale_doubles_halves_and_gives_up():

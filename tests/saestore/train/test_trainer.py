@@ -52,6 +52,9 @@ def trainer(batch=16, steps=20, **changes):
     return Trainer(dictionary, settings, Schedule(steps, batch, 64), variance=float(D_IN))
 
 
+UNIT = SaeSettings(hookpoint=HOOK, d_sae=23, activation=TopK(k=2), decoder_norm="unit")
+
+
 def batch(n=16, seed=0):
     return {HOOK: torch.from_numpy(raw_rows(n, seed=seed)).float()}
 
@@ -173,10 +176,11 @@ def test_dead_is_known_with_the_current_batch_counted():
 
 def test_a_step_is_adam_on_the_projected_gradient():
     one = trainer(
+        dictionary=UNIT,
         optimizer=OptimizerSettings(lr=0.01, clip_norm=None),
         schedule=ScheduleSettings(warmup=0, cooldown=0),
     )
-    twin = trainer(optimizer=OptimizerSettings(lr=0.01, clip_norm=None))
+    twin = trainer(dictionary=UNIT, optimizer=OptimizerSettings(lr=0.01, clip_norm=None))
     seen = twin._forward(batch(), torch.zeros(23, dtype=torch.int64), whole=True)
     torch.stack([term(seen) for term in twin.terms]).sum().backward()
     twin.dictionary.project_gradient_()
@@ -201,8 +205,22 @@ def test_no_decoder_bias_stays_zero():
     assert (one.dictionary.b_dec == 0).all()
 
 
-def test_metrics_are_what_they_are_called():
+def test_lengths_are_free_and_ranked_unless_asked_otherwise():
     one = trainer()
+    semantics = one.dictionary.config.semantics
+    assert (semantics.decoder_norm, semantics.gate_on_decoder_norm) == ("free", True)
+    one.advance(batch(), log=False)
+    assert (one.dictionary.decoder_norms() - 1).abs().max() > 1e-3
+    semantics = trainer(dictionary=UNIT).dictionary.config.semantics
+    assert (semantics.decoder_norm, semantics.gate_on_decoder_norm) == ("unit", False)
+    alone = SaeSettings(hookpoint=HOOK, d_sae=23, activation=Relu())
+    assert (alone.decoder_norm, alone.gated_on_lengths) == ("free", False)
+    kept = UNIT.model_copy(update={"decoder_norm": "free", "gate_on_decoder_norm": False})
+    assert not kept.gated_on_lengths
+
+
+def test_metrics_are_what_they_are_called():
+    one = trainer(dictionary=UNIT)
     weights = {n: t.clone() for n, t in one.dictionary.tensors().items()}
     rows = batch()
     found = one.advance(rows, log=True)
