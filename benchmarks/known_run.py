@@ -6,9 +6,9 @@ A process of its own, because peak memory is a process's. Both libraries read th
 same order, start from the same matrices and are measured by the same code.
 """
 
-import importlib
+import ctypes
+import gc
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import saestore
 from saestore import dictionaries
 from saestore.activations import Moments
 from saestore.dictionaries import Calibration, SparseCode, SparseDictionary
@@ -49,6 +51,10 @@ DEAD_AFTER = 1000 * BATCH
 """Rows after which a feature is dead: sae-lens' default number of steps."""
 LAST = 200
 """Steps over which L0 in training is averaged."""
+WARM = 300
+"""Steps of a first, discarded run in the same process: more than the schedules' shortest parts."""
+MIB = 2**20
+PEER = "sae-lens"
 PENALTY = 0.78
 """lambda of JumpReLU, found so that L0 comes near k; the same for both libraries."""
 
@@ -136,11 +142,12 @@ def start(seed: int) -> dict[str, Tensor]:
     }
 
 
-def ours(variant: str, seed: int, array: Array, *, free: bool = False) -> Trained:
+def ours(variant: str, seed: int, array: Array, *, unit: bool = False) -> Trained:
     """Train our dictionary by our trainer."""
-    settings = settings_of(variant, array.steps, free=free)
-    measured = Array(array.path, min(MEASURED // BATCH, array.steps))
-    moments = Moments.of(torch.cat(list(measured)).numpy())
+    settings = settings_of(variant, array.steps, unit=unit)
+    moments = Moments.none(WIDTH)
+    for batch in Array(array.path, min(MEASURED // BATCH, array.steps)):
+        moments = moments.merge(Moments.of(batch.numpy()))
     built = dictionaries.build(
         settings.dictionary,
         widths={HOOK: WIDTH},
@@ -169,13 +176,13 @@ def ours(variant: str, seed: int, array: Array, *, free: bool = False) -> Traine
     )
 
 
-def settings_of(variant: str, steps: int, *, free: bool) -> TrainSettings:
+def settings_of(variant: str, steps: int, *, unit: bool) -> TrainSettings:
     """Return our settings of a variant.
 
     Args:
         variant: Its name.
         steps: Of the run.
-        free: Whether decoder lengths are free, and the gate of top-k is on them, as in sae-lens.
+        unit: Whether decoder vectors are held at length 1, which is not the default.
     """
     data: dict[str, Any] = {
         "series": "known",
@@ -188,11 +195,8 @@ def settings_of(variant: str, steps: int, *, free: bool) -> TrainSettings:
         "schedule": {"warmup": WARMUP, "cooldown": DECAY},
         "log": {"density_window": None},
     }
-    if free:
-        data["dictionary"] |= {
-            "decoder_norm": "free",
-            "gate_on_decoder_norm": variant != "jumprelu",
-        }
+    if unit:
+        data["dictionary"] |= {"decoder_norm": "unit"}
     for path, value in OURS[variant].items():
         section, _, name = path.partition(".")
         data[section] = {**data[section], name: value}
@@ -291,10 +295,10 @@ def _sae_lens_model(library: Any, variant: str) -> Any:
 
 LIBRARIES: dict[str, Callable[[str, int, Array], Trained]] = {
     "saestore": ours,
-    "saestore-free": partial(ours, free=True),
-    "sae-lens": sae_lens,
+    "saestore-unit": partial(ours, unit=True),
+    PEER: sae_lens,
 }
-"""Who trains: ours with decoder vectors of length 1, which is the default, and with free ones."""
+"""Who trains: ours with its defaults, ours with decoder vectors of length 1, and the peer."""
 
 
 def scores(trained: Trained, seed: int) -> dict[str, float]:
@@ -328,19 +332,44 @@ def scores(trained: Trained, seed: int) -> dict[str, float]:
     }
 
 
+def memory(field: str) -> int:
+    """Return a line of this process's status, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{field}:")[1].split()[0]) * 1024
+
+
+def forget_peak() -> int:
+    """Let the peak of memory begin anew from what is held now; return that.
+
+    `getrusage` has a peak too, but that of a process begins with that of the one that started it.
+    """
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what a warm-up freed counts as free
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory("VmRSS")
+
+
+def versions(library: str) -> dict[str, str]:
+    """Return the versions that made a result."""
+    if library == PEER:
+        return {"torch": torch.__version__, PEER: metadata.version(PEER)}
+    return {"torch": torch.__version__, "saestore": saestore.__version__}
+
+
 def main(library: str, variant: str, seed: int, array: Path) -> dict[str, object]:
     """Train and score once."""
     torch.set_num_threads(1)
-    if library == "sae-lens":  # what a library's import takes is no part of training
-        importlib.import_module("sae_lens")
     steps = array.stat().st_size // (4 * BATCH * WIDTH)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Importing libraries and loading compiled loops is no part of training.
+    LIBRARIES[library](variant, seed, Array(array, min(WARM, steps)))
+    before = forget_peak()
     trained = LIBRARIES[library](variant, seed, Array(array, steps))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = memory("VmHWM")
     found = scores(trained, seed)
     return {
         "library": library, "variant": variant, "seed": seed, "steps": steps,
-        "scores": {**found, "peak MiB": peak / 1024, "over start MiB": (peak - before) / 1024},
+        "versions": versions(library),
+        "scores": {**found, "process MiB": peak / MIB, "peak MiB": (peak - before) / MIB},
     }  # fmt: skip
 
 

@@ -44,9 +44,9 @@ def test_no_start_is_nearer_to_the_truth_than_chance(monkeypatch):
 
 @pytest.mark.parametrize("variant", OURS)
 def test_settings_of_every_variant_are_valid(variant):
-    for free in (False, True):
-        settings = settings_of(variant, 100, free=free)
-        assert settings.dictionary.decoder_norm == ("free" if free else "unit")
+    for unit in (False, True):
+        settings = settings_of(variant, 100, unit=unit)
+        assert settings.dictionary.decoder_norm == ("unit" if unit else "free")
         assert settings.budget.rows == 100 * BATCH
 
 
@@ -58,28 +58,55 @@ def made_up(library, variant, seed, **scores):
 
 
 def test_goals_compare_with_one_deviation_of_the_peer(tmp_path):
-    peers = [made_up("sae-lens", "topk", seed, EV=0.70 + 0.01 * seed) for seed in (1, 2, 3)]
-    near = [made_up("saestore", "topk", seed, EV=0.711) for seed in (1, 2, 3)]
-    far = [made_up("saestore-free", "topk", seed, EV=0.709) for seed in (1, 2, 3)]
+    seeds = (1, 2, 3)
+    peers = [
+        made_up("sae-lens", "topk", seed, EV=0.70 + 0.01 * seed, F1=0.6 + 0.01 * seed)
+        for seed in seeds
+    ]
+    ours = [made_up("saestore", "topk", seed, EV=0.711, F1=0.609, seconds=0.4) for seed in seeds]
+    peers += [made_up("sae-lens", "jumprelu", seed, L0=7.2) for seed in seeds]
+    ours += [made_up("saestore", "jumprelu", seed, L0=7.3) for seed in seeds]
     wrong = [made_up("saestore", "batchtopk", seed, L0=8.09) for seed in (1, 2)]
-    for each in (*peers, *near, *far, *wrong):
+    other = [made_up("saestore-unit", "topk", seed, EV=0.3) for seed in seeds]
+    for each in (*peers, *ours, *wrong, *other):
         path = tmp_path / f"{each['variant']}-{each['library']}-{each['seed']}-9.json"
         path.write_text(json.dumps(each))
-    broken = {"library": "sae-lens", "variant": "jumprelu", "seed": 1, "error": "ValueError: no"}
-    (tmp_path / "jumprelu-sae-lens-1-9.json").write_text(json.dumps(broken))
+    broken = {"library": "sae-lens", "variant": "matryoshka", "seed": 1, "error": "ValueError: no"}
+    (tmp_path / "matryoshka-sae-lens-1-9.json").write_text(json.dumps(broken))
     results = known_dictionary._read(tmp_path, 9)
-    goals = known_dictionary.judged(results)
-    assert goals["topk, saestore: EV within one std of sae-lens or better"]
-    assert not goals["topk, saestore-free: EV within one std of sae-lens or better"]
-    assert not goals["batchtopk, saestore: L0 within 1 % of k on fresh rows"]
+    goals = {goal.text: goal.holds for goal in known_dictionary.judged(results)}
+    assert goals["topk: EV within one std of sae-lens or better"]
+    assert not goals["topk: F1 within one std of sae-lens or better"]
+    assert goals["topk: seconds at most sae-lens's"]
+    assert not goals["batchtopk: L0 on fresh rows within 1 % of k"]
+    assert not goals["jumprelu: L0 within 1 % of sae-lens's"]  # 1.4 %
     lines = "\n".join(known_dictionary.tables(results, 9))
-    assert "jumprelu sae-lens seed 1: ValueError: no" in lines
-    assert "random dictionary: MCC 0.36" in lines
+    assert "matryoshka sae-lens seed 1: ValueError: no" in lines
+    assert "random dictionary (floor)" in lines
+    assert "0.36" in lines
+    assert (
+        "holds  topk: EV within one std of sae-lens or better: 0.7110, theirs 0.7200 ± 0.0100"
+        in lines
+    )
+    assert "FAILS  topk: F1" in lines
     mean, low, high = known_dictionary.difference(
         known_dictionary.paired(results, "saestore", "topk"), "EV"
     )
     assert mean == pytest.approx(0.711 - 0.72)
     assert low < mean < high < 0.005
+
+
+def test_seeds_that_decided_something_are_not_judged():
+    assert not set(known_dictionary.SEEDS) & {*range(1, 6), *range(101, 106)}
+
+
+def test_peak_memory_is_counted_from_when_it_was_forgotten():
+    held = np.ones(8_000_000)
+    del held
+    before = known_run.forget_peak()
+    held = np.ones(4_000_000)
+    peak = known_run.memory("VmHWM") - before
+    assert held.nbytes <= peak < held.nbytes + 8 * 2**20
 
 
 @pytest.mark.slow
