@@ -24,7 +24,11 @@ from saestore_schemas.train import InitSettings
 
 
 DENSE_SHARE = 1 / 8
-"""Above this share of pairs among all entries, dense products are faster than sparse ones."""
+"""Above this share of pairs among all entries, dense products are faster than sparse ones.
+
+Measured on the CPU by `python -m benchmarks train_paths`: at this share a sparse pass takes .92 to 1.15 of a
+dense one. On CUDA it is not measured.
+"""
 
 
 class ActivationFunction(nn.Module, ABC):
