@@ -16,6 +16,10 @@ from saestore.lake import layout, lease, owners
 from saestore.lake.storage import Storage, storage_errors
 
 
+_WRITING_S = 60.0
+"""A process has written its name into a file by then, or was killed."""
+
+
 @contextmanager
 def writing(artefact: Storage, *, name: str) -> Iterator[None]:
     """Hold the artefact's lock while the block runs.
@@ -33,10 +37,24 @@ def writing(artefact: Storage, *, name: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         while not _create(path):
             _take_over(path, name=name)
+        _sweep(path)
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes left that were killed while they took the lock."""
+    for left in path.parent.glob(f"{path.name}.*"):
+        try:
+            dead = owners.alive(json.loads(left.read_text())) is False
+        except FileNotFoundError:
+            continue  # its owner removed it
+        except ValueError:  # killed while it wrote its name, or about to go on
+            dead = time.time() - left.stat().st_mtime > _WRITING_S
+        if dead:
+            left.unlink(missing_ok=True)
 
 
 def is_lock(name: str) -> bool:

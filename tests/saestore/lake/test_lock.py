@@ -2,11 +2,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from saestore.errors import ArtefactBusyError
-from saestore.lake import Storage, layout
+from saestore.lake import Storage, layout, owners
 from saestore.lake.lock import writing
 
 
@@ -69,3 +70,23 @@ def test_another_machines_lock_is_respected(artefact):
     artefact.write(layout.LOCK, json.dumps(owner | {"host": "elsewhere"}).encode())
     with pytest.raises(ArtefactBusyError, match="elsewhere"), writing(artefact, name="a"):
         pass
+
+
+def test_what_killed_processes_left_while_locking_goes_with_the_next_lock(artefact):
+    path = artefact.path(layout.LOCK)
+    path.parent.mkdir(parents=True)
+    dead = {**owners.me(), "pid": 2**22 + 1}
+    drafts = {
+        "4194305": json.dumps(dead),  # between writing its name and linking it into place
+        "dead.4194305": json.dumps(dead),  # between taking over and removing the old lock
+        "4194306": '{"host"',  # while writing its name
+        "4194307": '{"host"',
+        "1": json.dumps(owners.me()),  # alive: about to find the lock taken
+    }
+    for name, content in drafts.items():
+        path.with_name(f"{path.name}.{name}").write_text(content)
+    old = time.time() - 3600
+    os.utime(path.with_name(f"{path.name}.4194306"), (old, old))
+    with writing(artefact, name="a"):
+        left = {each.name.removeprefix(f"{path.name}.") for each in path.parent.iterdir()}
+        assert left == {path.name, "4194307", "1"}
