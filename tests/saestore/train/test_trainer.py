@@ -106,7 +106,8 @@ def test_steps_smaller_than_the_rounding_of_weights_add_up():
 
 @pytest.mark.parametrize("dtype", NARROW)
 def test_narrow_decoders_stay_on_their_constraint(dtype):
-    one = of_type(dtype)
+    sae = UNIT.model_copy(update={"dtype": dtype})
+    one = trainer(steps=200, dictionary=sae)
     for i in range(5):
         one.advance(batch(seed=i), log=False)
     lengths = torch.linalg.vector_norm(one.optimizer.masters["W_dec"], dim=1)
