@@ -1,8 +1,8 @@
 """Settings of `saestore train`: an activation store to a sparse dictionary."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -292,13 +292,12 @@ class TrainSettings(Model):
             if name in found:
                 msg = f"sweep: two dictionaries are called {name!r}"
                 raise ValueError(msg)
+            given = {**changed(plain, changes), "name": name}
             try:
-                found[name] = TrainSettings.model_validate(
-                    {**changed(plain, changes), "name": name}
-                )
+                found[name] = TrainSettings.model_validate(given)
             except ValidationError as error:
                 first = error.errors()[0]
-                where = ".".join(str(part) for part in first["loc"])
+                where = _written(first["loc"], given)
                 what = first["msg"].removeprefix("Value error, ")
                 if first["type"] == "extra_forbidden":
                     what = "unknown setting"
@@ -361,3 +360,14 @@ def _over_whole_batches(settings: TrainSettings) -> list[str]:
     if loss.pre_activation is not None and loss.pre_activation.on == "dead":
         found.append("loss.pre_activation.on 'dead'")
     return found
+
+
+def _written(place: Sequence[int | str], settings: Any) -> str:
+    """Return a place in settings as people write it: without the names of a union's members."""
+    parts, here = [], settings
+    for number, part in enumerate(place):
+        inside = isinstance(here, Mapping) and part in here
+        if inside or number == len(place) - 1:
+            parts.append(str(part))
+            here = here[part] if inside else None
+    return ".".join(parts)

@@ -172,8 +172,8 @@ def test_what_diverges_ends_alone(lake, tmp_path):
     good, bad = results(lake, "wild")
     assert (good["status"], bad["status"]) == ("trained", "diverged")
     assert "training diverged at step" in bad["message"]
-    assert not lake.storage.exists("dictionaries/s/t-lr1e-30/manifest.json")
-    assert any("t-lr1e-30: training diverged" in note for note in progress.notes)
+    assert not lake.storage.exists("dictionaries/s/t-lr1e30/manifest.json")
+    assert any("t-lr1e30: training diverged" in note for note in progress.notes)
     alone = filled(tmp_path / "alone")
     one = settings(wild, **loose).runs()[0]
     train.run(one, alone)
@@ -225,7 +225,10 @@ def test_thresholds_of_inference_are_calibrated_in_sweeps_too(lake):
     [
         ({"name": "x"}, "give grid, or items"),
         ({"name": "x", "grid": {"optimizer.lr": []}}, "has no value"),
-        ({"name": "x", "grid": {"optimizer.lrr": [1.0]}}, r"t-lrr1: optimizer\.lrr: Extra"),
+        (
+            {"name": "x", "grid": {"optimizer.lrr": [1.0]}},
+            r"t-lrr1: optimizer\.lrr: unknown setting",
+        ),
         ({"name": "x", "grid": {"dictionary.activation.k": [99]}}, "k = 99 is more than d_sae"),
         ({"name": "x", "grid": {"name": ["a"]}}, "which names it"),
         ({"name": "x", "items": [{"name": "a"}, {"name": "a"}]}, "two dictionaries are called 'a'"),
@@ -263,7 +266,5 @@ def test_names_of_a_grid_tell_large_numbers_from_small_ones():
 
 
 def test_an_unknown_setting_of_a_grid_is_called_one():
-    with pytest.raises(
-        ValueError, match=r"t-kk1: dictionary\.activation\.\w+\.kk: unknown setting"
-    ):
+    with pytest.raises(ValueError, match=r"t-kk1: dictionary\.activation\.kk: unknown setting"):
         settings({"name": "s", "grid": {"dictionary.activation.kk": [1]}})
