@@ -179,7 +179,7 @@ def test_what_diverges_ends_alone(lake, tmp_path):
     train.run(one, alone)
     assert payload(lake, one.name) == payload(alone, one.name)
     page = pages.page(lake, "sweeps/wild")
-    assert [item.status for item in page.items if item.name == "s/t-lr1e-30"] == ["diverged"]
+    assert [item.status for item in page.items if item.name == "s/t-lr1e30"] == ["diverged"]
     assert page.fronts["explained_variance"] == ("s/t-lr0.003",)
 
 
