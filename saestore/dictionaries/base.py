@@ -309,10 +309,15 @@ class SparseDictionary(nn.Module, ABC):
         """Return the dictionary with its normalisation in the weights.
 
         Itself where it is there already, and where rows are normalised one by one: then its weights
-        are in raw units up to a positive factor of each row.
+        are in raw units up to a positive factor of each row. Where folding would change the order of
+        a top-k, decoder lengths go into the activations first.
         """
-        outside = any(scale.external and not scale.by_row for scale in self.scales.values())
-        return self.folded() if outside else self
+        if not any(scale.external and not scale.by_row for scale in self.scales.values()):
+            return self
+        try:
+            return self.folded()
+        except UnsupportedError:
+            return self.with_unit_decoder().folded()
 
     @abstractmethod
     def with_unit_decoder(self) -> "SparseDictionary":

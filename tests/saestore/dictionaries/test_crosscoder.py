@@ -172,8 +172,9 @@ def test_a_top_k_on_lengths_that_folding_would_change_is_refused():
     assert "with_unit_decoder" in caught.value.hint
     unit = dictionary.with_unit_decoder()
     inputs, wanted = rows_of(WIDTHS), dictionary.reconstruct(rows_of(WIDTHS))
-    for hook, rows in unit.folded().reconstruct(inputs).items():
-        torch.testing.assert_close(rows, wanted[hook], rtol=1e-9, atol=1e-9)
+    for raw in (unit.folded(), dictionary.in_raw_units()):
+        for hook, rows in raw.reconstruct(inputs).items():
+            torch.testing.assert_close(rows, wanted[hook], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("repeat", [True, False])
