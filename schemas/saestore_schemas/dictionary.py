@@ -4,6 +4,7 @@ The settings half is a section of `train`. The record half is `config.json` besi
 everything a reader needs to compute what training computed, with nothing implied by a default.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -127,9 +128,9 @@ class LinearSettings(Model):
     Narrow ones are rounded from float32 copies that the optimiser keeps and updates."""
 
     @property
+    @abstractmethod
     def reads(self) -> tuple[str, ...]:
         """What encode reads."""
-        raise NotImplementedError
 
     @property
     def writes(self) -> tuple[str, ...]:
