@@ -187,7 +187,7 @@ class Ring(Window):
     @override
     def hold(self, start: int, stop: int, *, keep: int) -> None:
         while True:
-            while self._next is not None and self._next.stop <= keep + self._length:
+            while self._next is not None and self._has_room(self._next, keep):
                 reading = self._pool.submit(self._read, self._next)
                 self._under_way.append((self._next, reading))
                 self._next = next(self._coming, None)
@@ -197,6 +197,15 @@ class Ring(Window):
             self._under_way.popleft()
         if self._next is not None and self._next.start < stop:
             raise RuntimeError(f"rows {start} to {stop} do not fit into {self._length}")
+
+    def _has_room(self, fill: Fill, keep: int) -> bool:
+        """Return whether a fill may be read while rows from `keep` on stay.
+
+        A place shares its memory with the one a length after it. Where batches of other ranks lie
+        before `keep`, a fill that is under way may still write to them.
+        """
+        writing = self._under_way[0][0] if self._under_way else fill
+        return fill.stop <= min(keep, writing.start) + self._length
 
     @override
     def rows(
