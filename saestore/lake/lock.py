@@ -13,7 +13,7 @@ from pathlib import Path
 
 from saestore.errors import ArtefactBusyError
 from saestore.lake import layout, lease, owners
-from saestore.lake.storage import Storage, storage_errors
+from saestore.lake.storage import Storage, make_folder, storage_errors
 
 
 _WRITING_S = 60.0
@@ -34,7 +34,7 @@ def writing(artefact: Storage, *, name: str) -> Iterator[None]:
         return
     path = artefact.path(layout.LOCK)
     with storage_errors(f"locking {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         while not _create(path):
             _take_over(path, name=name)
         _sweep(path)

@@ -32,9 +32,10 @@ _HINTS = {
     errno.ENOSPC: "the disk is full: free space and run the same command again; what was finished "
     "stays",
     errno.EDQUOT: "the quota is used up: free space and run the same command again",
-    errno.EROFS: "the file system is read-only: choose another --lake",
-    errno.EACCES: "permission was refused: check the owner of the folder, or choose another --lake",
-    errno.EPERM: "permission was refused: check the owner of the folder, or choose another --lake",
+    errno.EROFS: "the file system is read-only: choose another --lake or folder",
+    errno.EACCES: "permission was refused: check its owner, or choose another --lake or folder",
+    errno.EPERM: "permission was refused: check its owner, or choose another --lake or folder",
+    errno.ENAMETOOLONG: "the file system takes no name so long: choose a shorter one",
 }
 
 
@@ -43,7 +44,7 @@ def storage_errors(what: str) -> Iterator[None]:
     """Turn the operating system's errors into ours, naming what was being done.
 
     Raises:
-        StorageError: Disk full, read-only, quota or permission.
+        StorageError: Disk full, read-only, quota, permission or a name that is too long.
     """
     try:
         yield
@@ -52,6 +53,25 @@ def storage_errors(what: str) -> Iterator[None]:
             raise
         message = f"{what}: {os.strerror(error.errno)}"
         raise StorageError(message, found=error.errno, hint=_HINTS[error.errno]) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where it is not there.
+
+    Raises:
+        StorageError: It cannot be made, for whatever reason.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        # no such file, where all folders above are: a file system that takes none, such as /proc
+        raise StorageError(
+            f"making the folder {folder}: {os.strerror(error.errno or errno.EIO)}",
+            found=error.errno,
+            hint=_HINTS.get(
+                error.errno or errno.EIO, "no folder can be made there: choose another"
+            ),
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -254,7 +274,7 @@ class Storage:
         target = self.local / path
         draft = target.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{target.name}")
         with storage_errors(f"writing {target}"):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             try:
                 with draft.open("wb") as file:
                     file.write(data)
@@ -278,7 +298,7 @@ class Storage:
         place = self.local if self.local is not None else self.scratch()
         target = place / path
         with storage_errors(f"writing {target}"):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{target.name}")
             try:
                 yield temporary
@@ -302,7 +322,7 @@ class Storage:
         """Give a folder another name, where nothing is; on an object store its files one by one."""
         if self.local is not None:
             with storage_errors(f"writing {self.join(target)}"):
-                (self.local / target).parent.mkdir(parents=True, exist_ok=True)
+                make_folder((self.local / target).parent)
                 (self.local / source).rename(self.local / target)
                 sync_folder((self.local / target).parent)
             return

@@ -93,6 +93,8 @@ MISTAKES = [
     ("query SELECT|1 --out no/such/folder/x.csv --lake LAKE", 1, "cannot write", "folder"),
     ("export sae-lens demo/other out --lake LAKE", 2, "demo/other", "demo/topk-32"),
     ("export sae-lens demo/topk-32 train.toml/x --lake LAKE", 2, "train.toml is a file", "another"),
+    ("export sae-lens demo/topk-32 /proc/x --lake LAKE", 1, "making the folder /proc/", "choose"),
+    ("export activations demo /proc/x --lake LAKE", 1, "making the folder /proc/x", "choose"),
     ("train train.toml --lake EMPTY", 2, "demo", "holds no activations"),
 ]  # fmt: skip
 
