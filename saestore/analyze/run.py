@@ -16,6 +16,7 @@ from saestore.lm import LanguageModel
 from saestore.progress import Progress, Silent
 from saestore_schemas import tables
 from saestore_schemas.analyze import AnalyzeSettings, LogitSettings
+from saestore_schemas.lm import LmSettings
 
 
 _SILENT = Silent()
@@ -44,8 +45,8 @@ def run(
     Raises:
         ArtefactNotFoundError: No such dictionary or store.
         ArtefactExistsError: The name is taken by an analysis with other settings.
-        ConfigError: The store has fewer rows than asked for, or none is named and the dictionary
-            was not trained on one.
+        ConfigError: The store has fewer rows than asked for, none is named and the dictionary was
+            not trained on one, or there is no such language model.
         OverflowRowError: A value does not fit `value_dtype`.
     """
     ref = Ref("features", f"{settings.dictionary}/{settings.name}")
@@ -57,6 +58,8 @@ def run(
     if artefact.exists(layout.MANIFEST):  # nothing to write: the lake may be read-only
         begin(artefact, job)
         return ref
+    if settings.logits is not None:  # before the rows, which may take long
+        LanguageModel.check(_model(store, settings.logits))
     with writing(artefact, name=ref.name):
         if begin(artefact, job) is not None:
             return ref
@@ -123,8 +126,7 @@ class _Analysis:
         }
 
     def _logits(self, wanted: LogitSettings) -> None:
-        lm = self.store.language_model(wanted.lm, field="logits.lm")
-        unembedding = LanguageModel.load(lm, device="cpu").unembedding()
+        unembedding = LanguageModel.load(_model(self.store, wanted), device="cpu").unembedding()
         vectors = self.folded.logit_directions().detach()
         # columns beyond the vocabulary pad the matrix: no text can say them
         known = self.store.vocabulary().num_rows
@@ -144,6 +146,10 @@ class _Analysis:
                 task.advance(statistics.num_rows)
         output.wrote("logits", ends)
         output.wrote("logit_stats", distribution)
+
+
+def _model(store: ActivationStore, wanted: LogitSettings) -> LmSettings:
+    return store.language_model(wanted.lm, field="logits.lm")
 
 
 def _clear(artefact: Storage) -> None:

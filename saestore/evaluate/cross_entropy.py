@@ -53,7 +53,7 @@ def measure(
         load_model: Returns the language model of some settings.
         progress: Where to report.
     """
-    lm_settings = subject.store.language_model(settings.lm, field="splice.lm")
+    lm_settings = model_of(subject.store, settings)
     progress.note(f"loading {lm_settings.model}")
     model = load_model(lm_settings)
     same = _is_the_stores(model, subject, progress)
@@ -84,6 +84,15 @@ def measure(
         "interventions": list(INTERVENTIONS),
     }
     return CrossEntropyScores(splice.scores(), facts)
+
+
+def model_of(store: ActivationStore, settings: SpliceSettings) -> LmSettings:
+    """Return how to load the language model that is asked.
+
+    Raises:
+        ConfigError: The store does not say which one it is of, and no other is named.
+    """
+    return store.language_model(settings.lm, field="splice.lm")
 
 
 def _is_the_stores(model: LanguageModel, subject: Subject, progress: Progress) -> bool | None:

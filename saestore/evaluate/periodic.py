@@ -16,7 +16,7 @@ from saestore.dictionaries import SparseDictionary
 from saestore.errors import ConfigError
 from saestore.evaluate import cross_entropy, rows
 from saestore.evaluate.subject import Subject
-from saestore.lake import Lake
+from saestore.lake import Lake, Ref, layout
 from saestore.lm import LanguageModel
 from saestore.progress import Silent
 from saestore_schemas.lm import LmSettings
@@ -47,7 +47,8 @@ class Periodic:
 
         Raises:
             ArtefactNotFoundError: A store is not there.
-            ConfigError: The store has no context that training holds out.
+            ConfigError: The store has no context that training holds out, or there is no such
+                language model.
         """
         wanted, chosen = settings.evaluate_every, settings.activations
         if wanted is None:
@@ -62,6 +63,9 @@ class Periodic:
                 expected="at least one: it measures rows that training never sees",
                 hint="hold out more with activations.held_out, or remove evaluate_every",
             )
+        trained = lake.artefact(Ref("dictionary", f"{settings.series}/{settings.name}"))
+        if wanted.splice is not None and not trained.exists(layout.MANIFEST):
+            LanguageModel.check(cross_entropy.model_of(store, wanted.splice))
         return cls(wanted, store, chosen.held_out, split, device)
 
     def __call__(self, dictionary: SparseDictionary, step: int) -> dict[str, float]:

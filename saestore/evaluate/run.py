@@ -58,7 +58,8 @@ def run(
     Raises:
         ArtefactNotFoundError: No such dictionary or store.
         ArtefactExistsError: The name is taken by an evaluation with other settings.
-        ConfigError: The split is empty, or unknown for this dictionary.
+        ConfigError: The split is empty, or unknown for this dictionary; or there is no such language
+            model.
         HookpointNotFoundError: The store lacks a hookpoint of the dictionary.
     """
     named = checkpoint.numbered(lake, settings.dictionary)
@@ -72,6 +73,8 @@ def run(
         manifests.begin(artefact, work)  # same settings, or an error
         progress.note(f"evaluation {ref.name}: finished already")
         return Evaluation.open(lake, ref.name)
+    if settings.splice is not None:  # before the rows, which may take long
+        LanguageModel.check(cross_entropy.model_of(subject.store, settings.splice))
     with writing(artefact, name=ref.name):
         if manifests.begin(artefact, work) is None:
             table, features, facts = _measure(

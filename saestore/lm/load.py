@@ -74,20 +74,35 @@ def load(settings: LmSettings, *, device: str) -> Loaded:
     return Loaded(bridge, plain, tokenizer, source.fingerprint, source.revision)
 
 
+def check(settings: LmSettings) -> None:
+    """Find a model and what runs it, for work that needs it only later: weights are not read.
+
+    Raises:
+        ConfigError: There is no such model.
+        MissingExtraError: TransformerLens is not installed.
+    """
+    _bridge_class()
+    _configuration(settings)
+
+
 def layer_count(model: str, *, revision: str | None = None) -> int:
     """Return how many blocks a model has, from its configuration alone.
 
     Raises:
         ConfigError: There is no such model.
     """
+    config = _configuration(LmSettings(model=model, revision=revision))
+    return int(config.get_text_config().num_hidden_layers)
+
+
+def _configuration(settings: LmSettings) -> Any:
     from transformers import AutoConfig  # noqa: PLC0415 - seconds
 
-    place = Place.of(LmSettings(model=model, revision=revision))
+    place = Place.of(settings)
     with loading(place, "config.json"):
-        config = AutoConfig.from_pretrained(
+        return AutoConfig.from_pretrained(
             place.name, revision=place.revision, local_files_only=place.here_only
         )
-    return int(config.get_text_config().num_hidden_layers)
 
 
 class _Source:

@@ -70,6 +70,16 @@ class LanguageModel:
         """
         return cls(load.load(settings, device=device), settings)
 
+    @staticmethod
+    def check(settings: LmSettings) -> None:
+        """Find a model for work that needs it only later, without reading its weights.
+
+        Raises:
+            ConfigError: There is no such model.
+            MissingExtraError: TransformerLens is not installed.
+        """
+        load.check(settings)
+
     @cached_property
     def _hookpoints(self) -> Hookpoints:
         return survey(self._bridge, model=self.name, n_vocab=self.n_vocab)

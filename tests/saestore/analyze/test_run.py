@@ -15,7 +15,7 @@ from saestore.lake.lock import writing
 from saestore.progress import Recorder
 from saestore.testing.analyses import DICTIONARY, plant, planted_analysis, synthetic_dictionary
 from saestore.testing.stores import synthetic_store
-from saestore_schemas.analyze import AnalyzeSettings, TopSubsample
+from saestore_schemas.analyze import AnalyzeSettings, LogitSettings, TopSubsample
 from saestore_schemas.dictionary import TopK
 
 
@@ -96,6 +96,7 @@ def test_progress_counts_rows_and_firings(tmp_path):
         ({"dictionary": "planted/rely"}, ArtefactNotFoundError, "planted/rely"),
         ({"activations": "nothing"}, ArtefactNotFoundError, "nothing"),
         ({"rows": 10**6, "name": "new"}, ConfigError, "rows: found 1000000; expected at most 270"),
+        ({"logits": LogitSettings(lm="./gone"), "name": "new"}, ConfigError, "found './gone'"),
     ],
 )
 def test_mistakes_are_named(lake, change, error, message):

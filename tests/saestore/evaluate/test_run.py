@@ -1,5 +1,7 @@
 """Evaluate end to end on a tiny random model, held against numbers computed by hand."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from saestore.dictionaries import load
 from saestore.errors import ArtefactExistsError, ConfigError, HookpointNotFoundError
 from saestore.evaluate import Evaluation, selection
 from saestore.evaluate.splice import Splice, pad
-from saestore.lake import Lake
+from saestore.lake import Lake, Ref, checkpoint, layout, table_file
 from saestore.lm import LanguageModel
 from saestore.progress import Recorder
 from saestore_schemas import tables
@@ -20,7 +22,13 @@ from saestore_schemas.evaluate import EvaluateSettings, SpliceSettings
 from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.lm import LmSettings
 from saestore_schemas.metrics import METRICS, POOLED
-from saestore_schemas.train import ActivationsSettings, BudgetSettings, TrainSettings
+from saestore_schemas.optimize import CheckpointSettings
+from saestore_schemas.train import (
+    ActivationsSettings,
+    BudgetSettings,
+    EvaluateEverySettings,
+    TrainSettings,
+)
 
 
 HOOK = "blocks.1.hook_resid_post"
@@ -227,6 +235,74 @@ def test_another_model_is_noted(lake, tiny_llama):
     )  # fmt: skip
     assert other.manifest.facts["splice"]["model_is_the_stores"] is False
     assert any("not those the store was made with" in note for note in progress.notes)
+
+
+def test_a_missing_model_is_told_before_a_row_is_read(lake, tmp_path):
+    progress = Recorder()
+    wanted = settings(name="lost", splice=SpliceSettings(lm=str(tmp_path / "nothing")))
+    with pytest.raises(ConfigError, match=re.escape(str(tmp_path))):
+        evaluate.run(wanted, lake, device="cpu", progress=progress)
+    assert progress.tasks == []
+    assert not lake.storage.exists("evaluations/s/d/lost")
+
+
+def spliced_run(name, model=None):
+    return TrainSettings(
+        series="s",
+        name=name,
+        activations=ActivationsSettings(name="store", batch_rows=128, held_out=SHARE),
+        dictionary=SaeSettings(hookpoint=HOOK, d_sae=53, activation=TopK(k=5)),
+        budget=BudgetSettings(epochs=2.0),
+        checkpoints=CheckpointSettings(count=2, keep="all"),
+        evaluate_every=EvaluateEverySettings(
+            steps=5, rows=100, splice=SpliceSettings(contexts=5, forward_contexts=2, lm=model)
+        ),
+    )
+
+
+def trained(wanted, lake):
+    measure = evaluate.Periodic.of(wanted, lake, device="cpu")
+    train.run(wanted, lake, device="cpu", evaluate=measure)
+    artefact = lake.artefact(Ref("dictionary", f"{wanted.series}/{wanted.name}"))
+    found = {}
+    for row in table_file.from_bytes(artefact.read(layout.METRICS)).to_pylist():
+        if row["name"].startswith("evaluate/"):
+            scores = found.setdefault(row["step"], {})
+            scores[row["name"].removeprefix("evaluate/")] = row["value"]
+    return artefact, found
+
+
+def test_the_model_is_asked_while_training_as_evaluate_asks_it(lake):
+    artefact, found = trained(spliced_run("spliced"), lake)
+    step = min(set(found) & set(checkpoint.steps(artefact)))
+    splice = SpliceSettings(contexts=5, forward_contexts=2)
+    for at, name in ((step, f"s/spliced@{step}"), (max(found), "s/spliced")):
+        wanted = EvaluateSettings(dictionary=name, rows=100, splice=splice, cosines=False)
+        scores = evaluate.run(wanted, lake, device="cpu").values
+        assert found[at] == {metric: scores[metric] for metric in found[at]}
+        assert {"delta_ce", "kl[dict]", "ce_recovered[zero]", "ce_recovered[mean]"} <= set(
+            found[at]
+        )
+    assert found[step]["delta_ce"] != found[max(found)]["delta_ce"]
+    assert found[step]["ce[clean]"] == found[max(found)]["ce[clean]"]
+    plain = spliced_run("plain").model_copy(update={"evaluate_every": None})
+    train.run(plain, lake, device="cpu")
+    without = lake.artefact(Ref("dictionary", "s/plain"))
+    assert artefact.read(layout.WEIGHTS) == without.read(layout.WEIGHTS)
+
+
+def test_a_model_that_goes_missing_stops_training_before_it_begins_and_nothing_after(
+    lake, tiny_gpt2, tmp_path
+):
+    here = tmp_path / "model"
+    wanted = spliced_run("moved", str(here))
+    with pytest.raises(ConfigError, match=re.escape(str(here))):
+        trained(wanted, lake)
+    assert not lake.storage.exists("dictionaries/s/moved")
+    here.symlink_to(tiny_gpt2)
+    _, found = trained(wanted, lake)
+    here.unlink()
+    assert trained(wanted, lake)[1] == found  # finished: nothing is asked
 
 
 def test_bars_end_where_they_say(lake):
