@@ -6,7 +6,7 @@ everything a reader needs to compute what training computed, with nothing implie
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 from typing_extensions import override
@@ -16,8 +16,23 @@ from saestore_schemas.manifest import Parent
 from saestore_schemas.names import HookpointName
 
 
-class TopK(Model):
+class ActivationSettings(Model):
+    """Parameters of an activation function, and what all of its kind have in common."""
+
+    ranks: ClassVar[bool] = False
+    """It compares features with each other, and so fixes L0 by itself."""
+    row_wise: ClassVar[bool] = True
+    """A row's code in training depends on that row alone."""
+    has_gate: ClassVar[bool] = False
+    """It has a gate of its own on the same pre-activations, which must learn to reconstruct."""
+    learns_thresholds: ClassVar[bool] = False
+    """It compares with thresholds that training moves."""
+
+
+class TopK(ActivationSettings):
     """Keep the k largest positive pre-activations of each row (arXiv:2406.04093)."""
+
+    ranks: ClassVar[bool] = True
 
     kind: Literal["topk"] = "topk"
     """Discriminator."""
@@ -25,8 +40,10 @@ class TopK(Model):
     """Features that may fire on one row."""
 
 
-class AbsTopK(Model):
+class AbsTopK(ActivationSettings):
     """Keep the k pre-activations of each row that are furthest from zero, with their signs."""
+
+    ranks: ClassVar[bool] = True
 
     kind: Literal["abstopk"] = "abstopk"
     """Discriminator."""
@@ -34,11 +51,14 @@ class AbsTopK(Model):
     """Features that may fire on one row."""
 
 
-class BatchTopK(Model):
+class BatchTopK(ActivationSettings):
     """Keep the k * rows largest positive pre-activations of a batch (arXiv:2412.06410).
 
     At inference, keep what exceeds a threshold.
     """
+
+    ranks: ClassVar[bool] = True
+    row_wise: ClassVar[bool] = False
 
     kind: Literal["batchtopk"] = "batchtopk"
     """Discriminator."""
@@ -46,8 +66,10 @@ class BatchTopK(Model):
     """Features that fire on one row on average; may be fractional."""
 
 
-class JumpRelu(Model):
+class JumpRelu(ActivationSettings):
     """Keep what exceeds a threshold that each feature learns (arXiv:2407.14435)."""
+
+    learns_thresholds: ClassVar[bool] = True
 
     kind: Literal["jumprelu"] = "jumprelu"
     """Discriminator."""
@@ -59,14 +81,16 @@ class JumpRelu(Model):
     (DeepMind)."""
 
 
-class Gated(Model):
+class Gated(ActivationSettings):
     """One bias decides which features fire, another how strongly (arXiv:2404.16014)."""
+
+    has_gate: ClassVar[bool] = True
 
     kind: Literal["gated"] = "gated"
     """Discriminator."""
 
 
-class Relu(Model):
+class Relu(ActivationSettings):
     """Keep every positive pre-activation; sparsity comes from a penalty."""
 
     kind: Literal["relu"] = "relu"
@@ -174,15 +198,16 @@ class LinearSettings(Model):
 
     @model_validator(mode="after")
     def _one_gate(self) -> Self:
-        if isinstance(self.activation, Gated) and self.gate_on_decoder_norm:
+        kind = self.activation.kind
+        if self.activation.has_gate and self.gate_on_decoder_norm:
             msg = (
-                "gate_on_decoder_norm is set, but activation.kind 'gated' compares with zero, where "
+                f"gate_on_decoder_norm is set, but activation.kind {kind!r} compares with zero, where "
                 "decoder lengths change nothing: remove gate_on_decoder_norm"
             )
             raise ValueError(msg)
-        if isinstance(self.activation, Gated) and self.parts().get("glu"):
+        if self.activation.has_gate and self.parts().get("glu"):
             msg = (
-                "glu is set, but activation.kind 'gated' has a gate of its own on the same "
+                f"glu is set, but activation.kind {kind!r} has a gate of its own on the same "
                 "pre-activations: remove glu, or use another activation"
             )
             raise ValueError(msg)
@@ -192,8 +217,7 @@ class LinearSettings(Model):
     def gated_on_lengths(self) -> bool:
         """Whether the gate compares pre-activation times decoder length."""
         if self.gate_on_decoder_norm is None:
-            ranks = isinstance(self.activation, TopK | BatchTopK | AbsTopK)
-            return ranks and self.decoder_norm == "free"
+            return self.activation.ranks and self.decoder_norm == "free"
         return self.gate_on_decoder_norm
 
     def features(self, width: int) -> int:

@@ -256,9 +256,6 @@ class LossSettings(Model):
     """k falls in the course of the run; absent, it is the same throughout."""
 
 
-FIXED_L0 = ("topk", "batchtopk", "abstopk")
-"""Activation functions that set L0 by themselves."""
-
 COUNTED = ("l0", "target_l0_batch", "target_l0_row")
 """Penalties on the number of firings."""
 
@@ -272,12 +269,12 @@ def objections(activation: Activation, loss: LossSettings, d_sae: int | None) ->
         d_sae: Features, if known.
     """
     kind, sparsity = activation.kind, loss.sparsity
-    if sparsity is not None and kind in FIXED_L0:
+    if sparsity is not None and activation.ranks:
         yield (
             f"loss.sparsity is set, but activation.kind {kind!r} fixes L0 by itself: "
             "remove loss.sparsity, or use activation.kind = 'relu'"
         )
-    elif sparsity is not None and sparsity.kind in COUNTED and kind != "jumprelu":
+    elif sparsity is not None and sparsity.kind in COUNTED and not activation.learns_thresholds:
         yield (
             f"loss.sparsity.kind {sparsity.kind!r} counts firings, which has a gradient through "
             f"learnt thresholds only, and activation.kind {kind!r} has none: use 'l1' or 'tanh', or "
@@ -286,12 +283,12 @@ def objections(activation: Activation, loss: LossSettings, d_sae: int | None) ->
     target = getattr(sparsity, "target", None)
     if target is not None and d_sae is not None and target > d_sae:
         yield f"loss.sparsity.target = {target:g} is more than d_sae = {d_sae}"
-    if loss.pre_activation is not None and kind != "jumprelu":
+    if loss.pre_activation is not None and not activation.learns_thresholds:
         yield (
             "loss.pre_activation measures what is missing to learnt thresholds, and activation.kind "
             f"{kind!r} has none: remove it, or use activation.kind = 'jumprelu'"
         )
-    if loss.gated_aux is not None and kind != "gated":
+    if loss.gated_aux is not None and not activation.has_gate:
         yield (
             f"loss.gated_aux reconstructs from a gate, and activation.kind {kind!r} has none of its "
             "own: remove it, or use activation.kind = 'gated'"

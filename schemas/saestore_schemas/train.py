@@ -341,21 +341,21 @@ class TrainSettings(Model):
         return self
 
 
-_WHOLE_BATCH = frozenset({"batchtopk", "tanh_quad", "target_l0_batch", "p_anneal"})
-"""Kinds of activation functions and penalties that look at all rows of a batch together."""
+_WHOLE_BATCH = frozenset({"tanh_quad", "target_l0_batch", "p_anneal"})
+"""Kinds of penalties that look at all rows of a batch together."""
 
 
 def _over_whole_batches(settings: TrainSettings) -> list[str]:
     """Return what of a run is computed from whole batches, row by row it would be something else."""
     found = []
-    activation, loss = settings.dictionary.activation.kind, settings.loss
-    if activation in _WHOLE_BATCH:
-        found.append(f"activation.kind {activation!r}")
+    activation, loss = settings.dictionary.activation, settings.loss
+    if not activation.row_wise:
+        found.append(f"activation.kind {activation.kind!r}")
     if loss.sparsity is not None and loss.sparsity.kind in _WHOLE_BATCH:
         found.append(f"loss.sparsity.kind {loss.sparsity.kind!r}")
     if loss.aux is not None and loss.aux.coefficient > 0:
         found.append("loss.aux")
-    if loss.aux is None and activation.endswith("topk"):
+    if loss.aux is None and activation.ranks:
         found.append("loss.aux (on with top-k; loss.aux.coefficient = 0 switches it off)")
     if loss.pre_activation is not None and loss.pre_activation.on == "dead":
         found.append("loss.pre_activation.on 'dead'")

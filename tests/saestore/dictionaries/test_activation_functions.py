@@ -9,13 +9,14 @@ import torch
 
 from saestore import dictionaries
 from saestore.dictionaries import DenseCode
-from saestore.dictionaries.activation_functions import base, jumprelu
+from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS, base, jumprelu
 from saestore.dictionaries.activation_functions.batchtopk import in_all
 from saestore.dictionaries.jump_loops import DenseWindow
 from saestore.errors import UnsupportedError
 from saestore.testing.dictionaries import D_IN, D_SAE, HOOK, random_sae, raw_rows
 from saestore_schemas.dictionary import (
     AbsTopK,
+    ActivationSettings,
     BatchTopK,
     Gated,
     JumpRelu,
@@ -42,6 +43,18 @@ def on_scores(activation, scores, **tensors):
     eye = torch.eye(width, dtype=torch.float64)
     one = sae(activation, {"W_enc": eye, "W_dec": eye, **tensors})
     return one, torch.tensor(scores, dtype=torch.float64)
+
+
+def test_settings_say_the_same_of_a_kind_as_what_computes_it():
+    settings = {
+        each.model_fields["kind"].default: each for each in ActivationSettings.__subclasses__()
+    }
+    assert settings.keys() == ACTIVATION_FUNCTIONS.keys()
+    for kind, function in ACTIVATION_FUNCTIONS.items():
+        said = settings[kind]
+        assert (said.ranks, said.ranks) == (function.ranks, function.fixes_l0), kind
+        assert (said.row_wise, said.has_gate) == (function.row_wise, function.has_gate), kind
+        assert said.learns_thresholds == bool(function.learned_thresholds), kind
 
 
 @pytest.mark.parametrize("gated", [False, True])
