@@ -1,8 +1,9 @@
-"""Starting weights of linear dictionaries.
+"""Starting weights of dictionaries with a linear encoder.
 
-In this order: decoder vectors (random, or data points), active subspace, decoder bias, their length,
-tie, encoder bias. A GLU gate starts at W_glu = b_glu = 0, which halves all pre-activations, a skip at 0;
-what the activation function owns starts as that says.
+`Start` has what does not depend on the decoder, `DecoderStart` the rest for linear ones, in this order:
+decoder vectors (random, or data points), active subspace, decoder bias, their length, tie, encoder bias.
+A GLU gate starts at W_glu = b_glu = 0, which halves all pre-activations, a skip at 0; what the activation
+function owns starts as that says.
 
 Of several output hookpoints each gets directions of its own length; those of equal width the same ones,
 where `init.repeat_heads` says so.
@@ -19,7 +20,7 @@ from saestore.dictionaries import initial, precision
 from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS
 from saestore.dictionaries.base import Beginning, SparseDictionary
 from saestore.dictionaries.scale import Scale, measured
-from saestore.dictionaries.sides import Sides
+from saestore.dictionaries.sides import Sides, sides_of
 from saestore.errors import ConfigError
 from saestore.lake import manifest as manifests
 from saestore_schemas.dictionary import DictionaryConfig, LinearSettings, Options, Semantics
@@ -49,7 +50,7 @@ def record(
             field="dictionary.activation.k", found=k, expected=f"at most d_sae = {d_sae}"
         )
     scales = {
-        hook: measured(hook, settings.scale, beginning.moments[hook], beginning.excluded)
+        hook: measured(hook, settings.scale_of(hook), beginning.moments[hook], beginning.excluded)
         for hook in dict.fromkeys((*reads, *writes))
     }
     versions = manifests.library_versions()
@@ -83,7 +84,94 @@ def record(
 
 
 class Start:
-    """The weights that one dictionary starts from, but for the length of its decoder vectors."""
+    """What one dictionary starts from, whatever its decoder is.
+
+    Attributes:
+        bias: Decoder bias, hookpoints side by side.
+    """
+
+    def __init__(
+        self,
+        settings: LinearSettings,
+        beginning: Beginning,
+        config: DictionaryConfig,
+        scales: dict[str, Scale],
+    ) -> None:
+        """Measure what is measured.
+
+        Raises:
+            ConfigError: An option asks for more than the sample holds.
+        """
+        self.settings, self.init = settings, beginning.init
+        self.d_sae = config.d_sae
+        self.reads, self.writes = sides_of(config)
+        self._rows: dict[str, Tensor] | None = None
+        if beginning.sample is not None:
+            self._rows = {
+                hook: scale.normalise(beginning.sample[hook].double())
+                for hook, scale in scales.items()
+            }
+        self.bias = np.concatenate(
+            [self._decoder_bias(beginning, hook, scales[hook]) for hook in self.writes.hookpoints]
+        )
+
+    def rows(self, sides: Sides) -> Float64[np.ndarray, "row d"]:
+        """Return the sample at some hookpoints, normalised, side by side."""
+        if self._rows is None:
+            raise ConfigError(
+                field="init",
+                found="no sample of rows",
+                expected="one: these options measure something",
+                hint="give build() a sample, or train on a store",
+            )
+        return sides.joined(self._rows).numpy()
+
+    def owned(self, encoder: Float64[np.ndarray, "feature d"]) -> Tensors:
+        """Return encoder bias and parameters of the activation function for an encoder."""
+        settings = self.settings
+        kind = ACTIVATION_FUNCTIONS[settings.activation.kind]
+        own = {
+            kind.bias_name: torch.zeros(self.d_sae, dtype=torch.float64),
+            **kind.start(settings.activation, self.d_sae, self.init),
+        }
+        shift = self._shift(encoder)
+        if shift is None:
+            return own
+        ones = torch.ones(self.d_sae, dtype=torch.float64)
+        return kind.rewritten(own, shift=torch.from_numpy(shift), values=ones, gate=ones)
+
+    def _decoder_bias(
+        self, beginning: Beginning, hookpoint: str, scale: Scale
+    ) -> Float64[np.ndarray, " d"]:
+        """Return where a hookpoint's reconstructions start from."""
+        kind, moments = self.init.decoder_bias, beginning.moments[hookpoint]
+        if kind == "geometric_median":
+            return initial.geometric_median(self.rows(Sides((hookpoint,), (len(moments.mean),))))
+        if kind == "mean" and scale.mean is None:
+            return np.asarray(moments.mean * scale.record.a, np.float64)
+        return np.zeros(len(moments.mean))
+
+    def _shift(
+        self, encoder: Float64[np.ndarray, "feature d"]
+    ) -> Float64[np.ndarray, " feature"] | None:
+        """Return what is to be taken off the encoder bias."""
+        init = self.init
+        if not init.center_encoder_bias and init.firing_rate is None:
+            return None
+        rows = self.rows(self.reads)
+        read = rows - self.bias if self.settings.subtracts else rows
+        if init.firing_rate is None:
+            return np.asarray(encoder @ read.mean(axis=0), np.float64)
+        found = np.empty(self.d_sae)
+        step = max(1, (1 << 24) // len(read))
+        for start in range(0, self.d_sae, step):  # all at once may be more than memory holds
+            scores = read @ encoder[start : start + step].T
+            found[start : start + step] = np.quantile(scores, 1 - init.firing_rate, axis=0)
+        return found
+
+
+class DecoderStart(Start):
+    """The weights that a linear dictionary starts from, but for the length of its decoder vectors."""
 
     def __init__(
         self,
@@ -97,51 +185,18 @@ class Start:
         Raises:
             ConfigError: An option asks for more than the sample holds.
         """
-        self.settings, self.init = settings, beginning.init
+        super().__init__(settings, beginning, config, scales)
         self.tied = self.init.tied(settings)
-        self.d_sae = config.d_sae
-        self.reads = Sides(config.hookpoints_in, config.d_in)
-        self.writes = Sides(config.hookpoints_out, config.d_out)
-        self._rows: dict[str, Tensor] | None = None
-        if beginning.sample is not None:
-            self._rows = {
-                hook: scale.normalise(beginning.sample[hook].double())
-                for hook, scale in scales.items()
-            }
         self._decoder = self._vectors(beginning)
-        self._bias = np.concatenate(
-            [self._decoder_bias(beginning, hook, scales[hook]) for hook in self.writes.hookpoints]
-        )
         self._encoder = None if self.tied else self._drawn(beginning)
-
-    def rows(self, sides: Sides) -> Float64[np.ndarray, "row d"]:
-        """Return the sample at some hookpoints, normalised, side by side."""
-        if self._rows is None:
-            raise ConfigError(
-                field="init",
-                found="no sample of rows",
-                expected="one: these options measure something",
-                hint="give build() a sample, or train on a store",
-            )
-        return sides.joined(self._rows).numpy()
 
     def tensors(self, length: float) -> Tensors:
         """Return all weights, with decoder vectors times a length."""
         init, settings = self.init, self.settings
         decoder = _times(self._decoder, length)
         encoder = _times(decoder, init.tie_factor) if self._encoder is None else self._encoder
-        kind = ACTIVATION_FUNCTIONS[settings.activation.kind]
-        own = {
-            kind.bias_name: torch.zeros(self.d_sae, dtype=torch.float64),
-            **kind.start(settings.activation, self.d_sae, init),
-        }
-        shift = self._shift(encoder)
-        if shift is not None:
-            ones = torch.ones(self.d_sae, dtype=torch.float64)
-            moved = torch.from_numpy(shift)
-            own = kind.rewritten(own, shift=moved, values=ones, gate=ones)
         found = {"W_enc": torch.from_numpy(encoder.T), "W_dec": torch.from_numpy(decoder)}
-        found |= {"b_dec": torch.from_numpy(self._bias), **own}
+        found |= {"b_dec": torch.from_numpy(self.bias), **self.owned(encoder)}
         if settings.parts().get("glu"):
             found["W_glu"] = torch.zeros(found["W_enc"].shape)
             found["b_glu"] = torch.zeros(self.d_sae)
@@ -222,35 +277,6 @@ class Start:
         if bound is None:
             return beginning.directions(self.d_sae, width, 1.0)
         return beginning.rng.uniform(-bound, bound, (self.d_sae, width))
-
-    def _decoder_bias(
-        self, beginning: Beginning, hookpoint: str, scale: Scale
-    ) -> Float64[np.ndarray, " d"]:
-        """Return where a hookpoint's reconstructions start from."""
-        kind, moments = self.init.decoder_bias, beginning.moments[hookpoint]
-        if kind == "geometric_median":
-            return initial.geometric_median(self.rows(Sides((hookpoint,), (len(moments.mean),))))
-        if kind == "mean" and scale.mean is None:
-            return np.asarray(moments.mean * scale.record.a, np.float64)
-        return np.zeros(len(moments.mean))
-
-    def _shift(
-        self, encoder: Float64[np.ndarray, "feature d"]
-    ) -> Float64[np.ndarray, " feature"] | None:
-        """Return what is to be taken off the encoder bias."""
-        init = self.init
-        if not init.center_encoder_bias and init.firing_rate is None:
-            return None
-        rows = self.rows(self.reads)
-        read = rows - self._bias if self.settings.subtracts else rows
-        if init.firing_rate is None:
-            return np.asarray(encoder @ read.mean(axis=0), np.float64)
-        found = np.empty(self.d_sae)
-        step = max(1, (1 << 24) // len(read))
-        for start in range(0, self.d_sae, step):  # all at once may be more than memory holds
-            scores = read @ encoder[start : start + step].T
-            found[start : start + step] = np.quantile(scores, 1 - init.firing_rate, axis=0)
-        return found
 
 
 def _times(

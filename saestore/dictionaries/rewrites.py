@@ -1,4 +1,4 @@
-"""Other weights for the same linear dictionary: folded, with unit decoder, without subtraction.
+"""Other weights for the same dictionary with a linear encoder: folded, with unit decoder, without subtraction.
 
     folded               W_enc *= a; b_enc −= (a μ + s b_dec) W_enc; W_dec /= c; b_dec = b_dec/c + ν; s = 0
                          W_glu *= a; b_glu −= a μ W_glu; W_skip *= a/c; b_dec −= (a/c) μ W_skip
@@ -33,25 +33,31 @@ from saestore_schemas.dictionary import DictionaryConfig, JumpRelu, SameAsTraini
 EQUAL_LENGTHS = 1e-5
 """Relative spread below which decoder lengths count as one: float32 renormalising leaves 1e-7."""
 
-Lengths = Callable[[Float[Tensor, "d_sae d_out"], DictionaryConfig], Float[Tensor, " d_sae"]]
-"""Returns the decoder lengths of a family."""
+Tensors = Mapping[str, Tensor]
+"""Weights by the names of the file."""
+Lengths = Callable[[Tensors], Float[Tensor, " d_sae"]]
+"""Returns the decoder lengths of a family's tensors."""
+Divided = Callable[[Tensors, Float[Tensor, " d_sae"]], dict[str, Tensor]]
+"""Returns a family's decoder, each feature's divided by a number."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """All that a linear dictionary is.
+    """All that a dictionary with a linear encoder is.
 
     Attributes:
         config: What the weights mean.
         scales: Hookpoint to normalisation.
         tensors: Weights, hookpoints side by side.
         lengths: How its family counts decoder lengths.
+        divided: How its family divides decoders.
     """
 
     config: DictionaryConfig
     scales: Mapping[str, Scale]
     tensors: Mapping[str, Tensor]
     lengths: Lengths
+    divided: Divided
 
     @property
     def kind(self) -> type[ActivationFunction]:
@@ -117,7 +123,14 @@ class Weights:
         rounded = {
             name: tensor.to(kinds.get(name, kinds["W_enc"])) for name, tensor in tensors.items()
         }
-        return Weights(config, scales, rounded, self.lengths)
+        return Weights(config, scales, rounded, self.lengths, self.divided)
+
+    def contained(self) -> dict[str, Scale]:
+        """Return the normalisations as they are once the weights contain them."""
+        return {
+            hook: Scale(scale.record.model_copy(update={"state": "folded"}), scale.mean)
+            for hook, scale in self.scales.items()
+        }
 
     def spread(self, sides: Sides) -> tuple[Float[Tensor, " _"], Float[Tensor, " _"]]:
         """Return factor and mean of each dimension of some hookpoints; 1 and 0 where folded."""
@@ -138,7 +151,7 @@ def folded(given: Weights) -> Weights:
     Raises:
         UnsupportedError: They are folded already, or rows are normalised one by one.
     """
-    _refuse_folding(given)
+    refuse_folding(given)
     config = given.config
     a, mean = given.spread(Sides(config.hookpoints_in, config.d_in))
     c, centre = given.spread(Sides(config.hookpoints_out, config.d_out))
@@ -157,8 +170,8 @@ def folded(given: Weights) -> Weights:
     decoder = old["W_dec"] / c
     gate: Tensor | float = 1.0
     if given.on_lengths:
-        lengths = given.lengths(old["W_dec"], config)
-        gate = given.lengths(decoder, config) / torch.where(lengths == 0, 1.0, lengths)
+        lengths = given.lengths(old)
+        gate = given.lengths({"W_dec": decoder}) / torch.where(lengths == 0, 1.0, lengths)
         gate = torch.where(lengths == 0, 1.0, gate)
     tensors = {
         **given.moved(shift=subtracted @ old["W_enc"], gate=gate),
@@ -172,14 +185,10 @@ def folded(given: Weights) -> Weights:
     if config.options.skip:
         tensors["W_skip"] = old["W_skip"] * a.unsqueeze(1) / c
         tensors["b_dec"] = tensors["b_dec"] - mean @ tensors["W_skip"]
-    scales = {
-        hook: Scale(scale.record.model_copy(update={"state": "folded"}), scale.mean)
-        for hook, scale in given.scales.items()
-    }
-    return given.rewritten(tensors, {"subtract_b_dec": False}, scales=scales)
+    return given.rewritten(tensors, {"subtract_b_dec": False}, scales=given.contained())
 
 
-def _refuse_folding(given: Weights) -> None:
+def refuse_folding(given: Weights) -> None:
     """Refuse what cannot be folded.
 
     Raises:
@@ -210,7 +219,7 @@ def with_unit_decoder(given: Weights) -> Weights:
         UnsupportedError: Pre-activations of features with unequal lengths are ranked.
     """
     old = given.exact()
-    lengths = given.lengths(old["W_dec"], given.config)
+    lengths = given.lengths(old)
     equal = bool(lengths.max() <= lengths.min() * (1 + EQUAL_LENGTHS))
     if given.ranks_alone and not equal:
         raise UnsupportedError(
@@ -228,7 +237,7 @@ def with_unit_decoder(given: Weights) -> Weights:
         **old,
         **given.moved(values=factors, gate=1.0 if given.on_lengths else factors),
         "W_enc": old["W_enc"] * factors,
-        "W_dec": old["W_dec"] / torch.where(factors == 0, 1.0, factors).unsqueeze(1),
+        **given.divided(old, torch.where(factors == 0, 1.0, factors)),
     }
     unit = "unit" if (lengths > 0).all() else given.config.semantics.decoder_norm
     return given.rewritten(tensors, {"gate_on_decoder_norm": False, "decoder_norm": unit})

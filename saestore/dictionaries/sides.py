@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saestore_schemas.dictionary import DictionaryConfig
+
 
 @dataclass(frozen=True)
 class Sides:
@@ -43,3 +45,8 @@ class Sides:
         """Return a number of each, repeated over its dimensions, in float64."""
         each = torch.tensor(list(values), dtype=torch.float64)
         return each.repeat_interleave(torch.tensor(self.widths))
+
+
+def sides_of(config: DictionaryConfig) -> tuple[Sides, Sides]:
+    """Return what a dictionary reads and what it writes."""
+    return Sides(config.hookpoints_in, config.d_in), Sides(config.hookpoints_out, config.d_out)

@@ -181,6 +181,11 @@ class LinearSettings(Model):
         """How decoder lengths of several heads add up; None where there is one."""
         return None
 
+    def scale_of(self, hookpoint: str) -> ScaleKind:
+        """Return how a hookpoint is normalised."""
+        del hookpoint
+        return self.scale
+
     def parts(self) -> dict[str, Any]:
         """Return which parts it has, as `Options` names them."""
         return {}

@@ -1,0 +1,321 @@
+"""Families whose encoder is a linear map, whatever their decoder is.
+
+    h = (x' − s b_dec) W_enc + b_enc
+    h = h * sigmoid(x' W_glu + b_glu)                 with a GLU encoder
+    f = activation function of h, gated on h or on h * n
+
+x' holds the normalised rows of all input hookpoints side by side. How a code is decoded, and what a
+decoder's length n is, stands with the families.
+
+Encoders are kept transposed in memory, one feature a row, because the sparse gradients, the dead
+features and the fold all work on features.
+"""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from typing_extensions import override
+
+from saestore.dictionaries import (
+    kernels,
+    linear_start,
+    precision,
+    products,
+    rewrites,
+    selection,
+)
+from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS, activation_function
+from saestore.dictionaries.base import Beginning, Rows, SparseDictionary
+from saestore.dictionaries.code import SparseCode
+from saestore.dictionaries.pre_activation import PreActivation, Projection, Scratch
+from saestore.dictionaries.rewrites import Weights
+from saestore.dictionaries.scale import Scale
+from saestore.dictionaries.sides import sides_of
+from saestore_schemas.dictionary import DictionaryConfig, LinearSettings
+
+
+ENCODE_ROWS = 256
+"""Rows of one encoder product at inference. Always this many, the last ones filled up with zeros:
+libraries choose their arithmetic by the shape, and a row's code must not depend on its mates."""
+
+PRODUCT_FEATURES = 16
+"""Narrower encoder products are filled up to this width: below it MKL sums a row differently from
+place to place in the block (seen at up to 11 columns, never from 13 on)."""
+
+RANKED_BYTES = 8 << 20
+"""Gate scores of some features are copied so many bytes at a time to be ranked: all of them at once
+may be as large as all pre-activations."""
+
+
+class LinearEncoder(SparseDictionary):
+    """Linear encoder and activation function.
+
+    Attributes:
+        reads: Input hookpoints.
+        writes: Output hookpoints.
+        encoder: Encoder vectors, one a row: W_enc transposed.
+        b_enc: Encoder bias.
+        b_dec: Decoder bias.
+        glu: Vectors of the second encoder, one a row, with a GLU encoder.
+        b_glu: Its bias.
+        activation: Activation function with its parameters.
+    """
+
+    b_dec: nn.Parameter
+
+    def __init__(
+        self,
+        config: DictionaryConfig,
+        scales: Mapping[str, Scale],
+        tensors: Mapping[str, Tensor],
+    ) -> None:
+        """Take weights by the names of the file, hookpoints side by side."""
+        super().__init__()
+        self.config = config
+        self.scales = dict(scales)
+        self.reads, self.writes = sides_of(config)
+        self.encoder = nn.Parameter(tensors["W_enc"].T.contiguous())
+        kind = ACTIVATION_FUNCTIONS[config.semantics.activation.kind]
+        self.b_enc = nn.Parameter(tensors[kind.bias_name].clone())
+        self.glu: nn.Parameter | None = None
+        self.b_glu: nn.Parameter | None = None
+        if config.options.glu:
+            self.glu = nn.Parameter(tensors["W_glu"].T.contiguous())
+            self.b_glu = nn.Parameter(tensors["b_glu"].clone())
+        self.activation = activation_function(config.semantics, tensors)
+        self._scratch = Scratch()
+
+    @classmethod
+    @override
+    def begin(cls, settings: LinearSettings, beginning: Beginning) -> "LinearEncoder":
+        """Return an untrained dictionary: see `linear_start`.
+
+        Raises:
+            ConfigError: A setting contradicts the widths, the moments, the sample or the dictionary
+                that weights are taken from.
+            HookpointNotFoundError: The store has no such hookpoint.
+        """
+        config, scales = linear_start.record(settings, beginning)
+        if beginning.source is not None:
+            named = str(beginning.init.dictionary)
+            theirs, tensors = linear_start.weights_of(beginning.source, config, named=named)
+            if any(scale.external for scale in theirs.values()):
+                # The same numbers go on meaning the same.
+                scales = theirs
+                records = {hook: scale.record for hook, scale in scales.items()}
+                config = config.model_copy(update={"scale": records})
+            result = cls(config, scales, tensors)
+        else:
+            result = cls._started(settings, beginning, config, scales)
+        result.b_dec.requires_grad_(settings.decoder_bias)
+        return result
+
+    @classmethod
+    @abstractmethod
+    def _started(
+        cls,
+        settings: Any,
+        beginning: Beginning,
+        config: DictionaryConfig,
+        scales: Mapping[str, Scale],
+    ) -> "LinearEncoder":
+        """Return the dictionary that has a record, with starting weights of its own."""
+
+    @classmethod
+    @override
+    def restore(
+        cls,
+        config: DictionaryConfig,
+        scales: Mapping[str, Scale],
+        tensors: Mapping[str, Tensor],
+    ) -> "LinearEncoder":
+        """Return the dictionary with these weights."""
+        return cls(config, scales, tensors)
+
+    @property
+    def W_enc(self) -> Float[Tensor, "d_in d_sae"]:  # noqa: N802 - the field's name
+        """Encoder, a view."""
+        return self.encoder.T
+
+    def _tensors_with(self, decoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights of encoder, decoder and activation function by the names of the file."""
+        tensors = {
+            "W_enc": self.W_enc.detach().contiguous(),
+            self.activation.bias_name: self.b_enc.detach(),
+            **decoder,
+            **self.activation.tensors(),
+        }
+        if self.glu is not None and self.b_glu is not None:
+            tensors |= {"W_glu": self.glu.T.detach().contiguous(), "b_glu": self.b_glu.detach()}
+        return tensors
+
+    @classmethod
+    def _encoder_shapes(cls, config: DictionaryConfig) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of what does not depend on how it decodes; not of W_enc."""
+        d_sae, width = config.d_sae, sum(config.d_in)
+        kind = ACTIVATION_FUNCTIONS[config.semantics.activation.kind]
+        found: dict[str, tuple[int, ...]] = {kind.bias_name: (d_sae,), **kind.shapes(d_sae)}
+        if config.options.glu:
+            found |= {"W_glu": (width, d_sae), "b_glu": (d_sae,)}
+        return found
+
+    @override
+    def encode_normalised(self, inputs: Rows) -> SparseCode:
+        """Return the firings of normalised rows, in fixed blocks of rows."""
+        parts = [self.activation.firings(pre) for pre in self._blocks(inputs)]
+        return SparseCode.concatenated(parts)
+
+    @override
+    def gate_scores(
+        self, inputs: Rows | Float[Tensor, "row _"]
+    ) -> Iterator[Float[Tensor, "row d_sae"]]:
+        """Yield the gate scores of rows in raw units, block by block, by the arithmetic of encode."""
+        with torch.no_grad():
+            for pre in self._blocks(self.normalise(self.as_inputs(inputs))):
+                yield pre.gate
+
+    def _blocks(self, inputs: Rows) -> Iterator[PreActivation]:
+        """Yield pre-activations of fixed blocks of rows; each is overwritten by the next."""
+        rows = self.reads.joined(inputs).contiguous()
+        # Once for all blocks: a product with narrow vectors would widen them each time.
+        encoder = self._wide(self.encoder)
+        glu = None if self.glu is None else self._wide(self.glu)
+        lengths = self.decoder_norms()
+        for start in range(0, max(len(rows), 1), ENCODE_ROWS):
+            block = rows[start : start + ENCODE_ROWS]
+            given = len(block)
+            if given < ENCODE_ROWS:
+                block = pad(block, (0, 0, 0, ENCODE_ROWS - given))
+            yield self._pre_activation(block, encoder, glu, lengths, given=given)
+
+    @staticmethod
+    def _strongest(
+        gate: Float[Tensor, "row d_sae"], features: Int64[Tensor, " feature"], k: int
+    ) -> kernels.Pairs:
+        """Return each row's `k` of some features with the largest gate scores.
+
+        Scores are ranked some rows at a time, and everything after that touches the chosen pairs only.
+        """
+        step = max(1, RANKED_BYTES // (len(features) * gate.element_size()))
+        largest = [
+            torch.topk(gate[start : start + step, features], k, dim=1, sorted=False).indices
+            for start in range(0, len(gate), step)
+        ]
+        return kernels.Pairs(*selection.of_indices(features[torch.cat(largest)]), gate.shape[1])
+
+    @override
+    def with_unit_decoder(self) -> "LinearEncoder":
+        """Return the same dictionary with decoders of length 1 and the gate on h."""
+        return self._restored(rewrites.with_unit_decoder(self._weights()))
+
+    @override
+    def without_subtraction(self) -> "LinearEncoder":
+        """Return the same dictionary, its encoder reading rows as they are."""
+        return self._restored(rewrites.without_subtraction(self._weights()))
+
+    @override
+    def as_jumprelu(self) -> "LinearEncoder":
+        """Return a JumpReLU dictionary with the same codes at inference."""
+        return self._restored(rewrites.as_jumprelu(self._weights()))
+
+    @abstractmethod
+    def _weights(self) -> Weights:
+        """Return all that it is."""
+
+    @abstractmethod
+    def _restored(self, weights: Weights) -> "LinearEncoder":
+        """Return the dictionary with these weights."""
+
+    @override
+    def encoder_norms(self) -> Float[Tensor, " d_sae"]:
+        """Return the length of each feature's encoder vector."""
+        norms: Tensor = torch.linalg.vector_norm(self.encoder_vectors(), dim=1)
+        return norms
+
+    @override
+    def encoder_bias(self) -> Float[Tensor, " d_sae"]:
+        """Return each feature's encoder bias."""
+        return self.b_enc.detach()
+
+    @override
+    def decoder_bias_norm(self) -> float:
+        """Return the length of the decoder bias."""
+        return float(torch.linalg.vector_norm(self.b_dec.detach()))
+
+    @override
+    def encoder_vectors(self) -> Float[Tensor, "d_sae _"]:
+        """Return each feature's encoder vector."""
+        return self._wide(self.encoder.detach())
+
+    @override
+    def thresholds(self) -> Float[Tensor, " d_sae"] | None:
+        """Return what gate scores must exceed at inference; None where that is no fixed number."""
+        return self.activation.thresholds()
+
+    @staticmethod
+    def _wide(vectors: Tensor) -> Tensor:
+        """Return vectors in the type in which one computes with them."""
+        return vectors.to(precision.wide(vectors.dtype))
+
+    def _pre_activations(self, inputs: Rows) -> PreActivation:
+        """Return pre-activations of normalised rows in training."""
+        rows, lengths = self.reads.joined(inputs), self.decoder_norms()
+        return self._pre_activation(rows, self.encoder, self.glu, lengths, given=None)
+
+    def _pre_activation(
+        self,
+        rows: Tensor,
+        encoder: Tensor,
+        glu: Tensor | None,
+        lengths: Tensor,
+        *,
+        given: int | None,
+    ) -> PreActivation:
+        """Return h and g of normalised rows, in kept memory; of the first `given` rows only."""
+        read = rows - self.b_dec if self.config.semantics.subtract_b_dec else rows
+        first = slice(given)
+        linear = self._projection("z", read, encoder, self.b_enc, first)
+        values, dimmer = linear.values, None
+        on_lengths = self.config.semantics.gate_on_decoder_norm
+        with torch.no_grad():
+            if glu is not None and self.b_glu is not None:
+                dimmer = self._projection("t", rows, glu, self.b_glu, first)
+                values = torch.sigmoid(dimmer.values).mul_(linear.values)
+            gate = values
+            if on_lengths:
+                gate = self._scratch.take("g", len(values), self.d_sae, values)
+                torch.mul(values, lengths, out=gate)
+        return PreActivation(values, gate, linear, dimmer, lengths, on_lengths)
+
+    def _projection(
+        self, name: str, rows: Tensor, vectors: Tensor, bias: Tensor, first: slice
+    ) -> Projection:
+        """Return rows times vectors plus a bias, in kept memory."""
+        with torch.no_grad():
+            missing = PRODUCT_FEATURES - self.d_sae
+            wide: Tensor = vectors
+            wide_bias = self._wide(bias)
+            if missing > 0:
+                wide, wide_bias = pad(vectors, (0, 0, 0, missing)), pad(wide_bias, (0, missing))
+            values = self._scratch.take(name, len(rows), len(wide), wide_bias)
+            values = products.biased(rows, wide, wide_bias, values)[first, : self.d_sae]
+        return Projection(values, rows[first], vectors, bias)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "LinearEncoder":
+        """Copy weights; kept memory starts anew."""
+        result = type(self)(
+            copy.deepcopy(self.config, memo),
+            self.scales,
+            {name: tensor.clone() for name, tensor in self.tensors().items()},
+        )
+        for mine, theirs in zip(self.parameters(), result.parameters(), strict=True):
+            theirs.requires_grad_(mine.requires_grad)
+        for name, buffer in result.named_buffers():
+            buffer.copy_(self.get_buffer(name))
+        return result
