@@ -20,6 +20,7 @@ from saestore.dictionaries import kernels, linear_start, products, rewrites
 from saestore.dictionaries.base import Beginning, DictionaryOutput, Rows
 from saestore.dictionaries.code import SparseCode, TrainingCode
 from saestore.dictionaries.linear_encoder import LinearEncoder
+from saestore.dictionaries.revival import revived
 from saestore.dictionaries.rewrites import Weights
 from saestore.dictionaries.scale import Scale
 from saestore.dictionaries.sides import Sides, sides_of
@@ -195,11 +196,7 @@ class LinearDictionary(LinearEncoder):
         self, inputs: Rows, output: DictionaryOutput, features: Int64[Tensor, " feature"], k: int
     ) -> dict[str, Float[Tensor, "row _"]]:
         """Return what some features alone would add, from raw pre-activations, without b_dec."""
-        if k >= len(features):
-            pre = output.pre.of(features)
-            return self.writes.split(products.mixed(pre.dense(), self.W_dec[features]))
-        pairs = self._strongest(output.pre.gate, features, k)
-        return self.writes.split(kernels.decoded(output.pre.at(pairs), self.W_dec, pairs))
+        return self.writes.split(revived(output.pre, self.W_dec, features, k))
 
     @override
     def folded(self) -> "LinearDictionary":

@@ -1,11 +1,12 @@
-"""Families whose encoder is a linear map, whatever their decoder is.
+"""Families whose encoders are linear maps, whatever their decoder is.
 
     h = (x' − s b_dec) W_enc + b_enc
     h = h * sigmoid(x' W_glu + b_glu)                 with a GLU encoder
     f = activation function of h, gated on h or on h * n
 
-x' holds the normalised rows of all input hookpoints side by side. How a code is decoded, and what a
-decoder's length n is, stands with the families.
+`LinearEncoder` has one, and x' holds the normalised rows of all input hookpoints side by side;
+`LinearlyEncoded` has what families of several share with it. How a code is decoded, and what a decoder's
+length n is, stands with the families.
 
 Encoders are kept transposed in memory, one feature a row, because the sparse gradients, the dead
 features and the fold all work on features.
@@ -17,19 +18,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from typing_extensions import override
 
-from saestore.dictionaries import (
-    kernels,
-    linear_start,
-    precision,
-    products,
-    rewrites,
-    selection,
-)
+from saestore.dictionaries import encoding, linear_start, precision, rewrites
 from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS, activation_function
 from saestore.dictionaries.base import Beginning, Rows, SparseDictionary
 from saestore.dictionaries.code import SparseCode
@@ -40,33 +33,18 @@ from saestore.dictionaries.sides import sides_of
 from saestore_schemas.dictionary import DictionaryConfig, LinearSettings
 
 
-ENCODE_ROWS = 256
-"""Rows of one encoder product at inference. Always this many, the last ones filled up with zeros:
-libraries choose their arithmetic by the shape, and a row's code must not depend on its mates."""
-
-PRODUCT_FEATURES = 16
-"""Narrower encoder products are filled up to this width: below it MKL sums a row differently from
-place to place in the block (seen at up to 11 columns, never from 13 on)."""
-
-RANKED_BYTES = 8 << 20
-"""Gate scores of some features are copied so many bytes at a time to be ranked: all of them at once
-may be as large as all pre-activations."""
-
-
-class LinearEncoder(SparseDictionary):
-    """Linear encoder and activation function.
+class LinearlyEncoded(SparseDictionary):
+    """Linear encoders and an activation function.
 
     Attributes:
         reads: Input hookpoints.
         writes: Output hookpoints.
-        encoder: Encoder vectors, one a row: W_enc transposed.
-        b_enc: Encoder bias.
-        b_dec: Decoder bias.
-        glu: Vectors of the second encoder, one a row, with a GLU encoder.
-        b_glu: Its bias.
+        b_enc: Encoder bias of each feature.
+        b_dec: Decoder bias, output hookpoints side by side.
         activation: Activation function with its parameters.
     """
 
+    b_enc: nn.Parameter
     b_dec: nn.Parameter
 
     def __init__(
@@ -75,25 +53,17 @@ class LinearEncoder(SparseDictionary):
         scales: Mapping[str, Scale],
         tensors: Mapping[str, Tensor],
     ) -> None:
-        """Take weights by the names of the file, hookpoints side by side."""
+        """Take what every such family has; `tensors` with what is one number of each feature flat."""
         super().__init__()
         self.config = config
         self.scales = dict(scales)
         self.reads, self.writes = sides_of(config)
-        self.encoder = nn.Parameter(tensors["W_enc"].T.contiguous())
-        kind = ACTIVATION_FUNCTIONS[config.semantics.activation.kind]
-        self.b_enc = nn.Parameter(tensors[kind.bias_name].clone())
-        self.glu: nn.Parameter | None = None
-        self.b_glu: nn.Parameter | None = None
-        if config.options.glu:
-            self.glu = nn.Parameter(tensors["W_glu"].T.contiguous())
-            self.b_glu = nn.Parameter(tensors["b_glu"].clone())
         self.activation = activation_function(config.semantics, tensors)
         self._scratch = Scratch()
 
     @classmethod
     @override
-    def begin(cls, settings: LinearSettings, beginning: Beginning) -> "LinearEncoder":
+    def begin(cls, settings: LinearSettings, beginning: Beginning) -> "LinearlyEncoded":
         """Return an untrained dictionary: see `linear_start`.
 
         Raises:
@@ -124,7 +94,7 @@ class LinearEncoder(SparseDictionary):
         beginning: Beginning,
         config: DictionaryConfig,
         scales: Mapping[str, Scale],
-    ) -> "LinearEncoder":
+    ) -> "LinearlyEncoded":
         """Return the dictionary that has a record, with starting weights of its own."""
 
     @classmethod
@@ -134,9 +104,123 @@ class LinearEncoder(SparseDictionary):
         config: DictionaryConfig,
         scales: Mapping[str, Scale],
         tensors: Mapping[str, Tensor],
-    ) -> "LinearEncoder":
+    ) -> "LinearlyEncoded":
         """Return the dictionary with these weights."""
         return cls(config, scales, tensors)
+
+    @override
+    def encode_normalised(self, inputs: Rows) -> SparseCode:
+        """Return the firings of normalised rows, in fixed blocks of rows."""
+        parts = [self.activation.firings(pre) for pre in self._blocks(inputs)]
+        return SparseCode.concatenated(parts)
+
+    @override
+    def gate_scores(
+        self, inputs: Rows | Float[Tensor, "row _"]
+    ) -> Iterator[Float[Tensor, "row d_sae"]]:
+        """Yield the gate scores of rows in raw units, block by block, by the arithmetic of encode."""
+        with torch.no_grad():
+            for pre in self._blocks(self.normalise(self.as_inputs(inputs))):
+                yield pre.gate
+
+    @abstractmethod
+    def _blocks(self, inputs: Rows) -> Iterator[PreActivation]:
+        """Yield pre-activations of fixed blocks of rows; each is overwritten by the next."""
+
+    @override
+    def with_unit_decoder(self) -> "LinearlyEncoded":
+        """Return the same dictionary with decoders of length 1 and the gate on h."""
+        return self._restored(rewrites.with_unit_decoder(self._weights()))
+
+    @override
+    def without_subtraction(self) -> "LinearlyEncoded":
+        """Return the same dictionary, its encoder reading rows as they are."""
+        return self._restored(rewrites.without_subtraction(self._weights()))
+
+    @override
+    def as_jumprelu(self) -> "LinearlyEncoded":
+        """Return a JumpReLU dictionary with the same codes at inference."""
+        return self._restored(rewrites.as_jumprelu(self._weights()))
+
+    @abstractmethod
+    def _weights(self) -> Weights:
+        """Return all that it is."""
+
+    @abstractmethod
+    def _restored(self, weights: Weights) -> "LinearlyEncoded":
+        """Return the dictionary with these weights."""
+
+    @override
+    def encoder_norms(self) -> Float[Tensor, " d_sae"]:
+        """Return the length of each feature's encoder vector."""
+        norms: Tensor = torch.linalg.vector_norm(self.encoder_vectors(), dim=1)
+        return norms
+
+    @override
+    def encoder_bias(self) -> Float[Tensor, " d_sae"]:
+        """Return each feature's encoder bias."""
+        return self.b_enc.detach()
+
+    @override
+    def decoder_bias_norm(self) -> float:
+        """Return the length of the decoder bias."""
+        return float(torch.linalg.vector_norm(self.b_dec.detach()))
+
+    @override
+    def thresholds(self) -> Float[Tensor, " d_sae"] | None:
+        """Return what gate scores must exceed at inference; None where that is no fixed number."""
+        return self.activation.thresholds()
+
+    @staticmethod
+    def _wide(vectors: Tensor) -> Tensor:
+        """Return vectors in the type in which one computes with them."""
+        return vectors.to(precision.wide(vectors.dtype))
+
+    def _gate(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """Return the gate scores of pre-activations, without gradient: them, or kept memory."""
+        if not self.config.semantics.gate_on_decoder_norm:
+            return values
+        gate = self._scratch.take("g", len(values), self.d_sae, values)
+        return torch.mul(values, lengths, out=gate)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "LinearlyEncoded":
+        """Copy weights; kept memory starts anew."""
+        result = type(self)(
+            copy.deepcopy(self.config, memo),
+            self.scales,
+            {name: tensor.clone() for name, tensor in self.tensors().items()},
+        )
+        for mine, theirs in zip(self.parameters(), result.parameters(), strict=True):
+            theirs.requires_grad_(mine.requires_grad)
+        for name, buffer in result.named_buffers():
+            buffer.copy_(self.get_buffer(name))
+        return result
+
+
+class LinearEncoder(LinearlyEncoded):
+    """One linear encoder, over input hookpoints side by side.
+
+    Attributes:
+        encoder: Encoder vectors, one a row: W_enc transposed.
+        glu: Vectors of the second encoder, one a row, with a GLU encoder.
+        b_glu: Its bias.
+    """
+
+    def __init__(
+        self,
+        config: DictionaryConfig,
+        scales: Mapping[str, Scale],
+        tensors: Mapping[str, Tensor],
+    ) -> None:
+        """Take weights by the names of the file, hookpoints side by side."""
+        super().__init__(config, scales, tensors)
+        self.encoder = nn.Parameter(tensors["W_enc"].T.contiguous())
+        self.b_enc = nn.Parameter(tensors[self.activation.bias_name].clone())
+        self.glu: nn.Parameter | None = None
+        self.b_glu: nn.Parameter | None = None
+        if config.options.glu:
+            self.glu = nn.Parameter(tensors["W_glu"].T.contiguous())
+            self.b_glu = nn.Parameter(tensors["b_glu"].clone())
 
     @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:  # noqa: N802 - the field's name
@@ -166,20 +250,6 @@ class LinearEncoder(SparseDictionary):
         return found
 
     @override
-    def encode_normalised(self, inputs: Rows) -> SparseCode:
-        """Return the firings of normalised rows, in fixed blocks of rows."""
-        parts = [self.activation.firings(pre) for pre in self._blocks(inputs)]
-        return SparseCode.concatenated(parts)
-
-    @override
-    def gate_scores(
-        self, inputs: Rows | Float[Tensor, "row _"]
-    ) -> Iterator[Float[Tensor, "row d_sae"]]:
-        """Yield the gate scores of rows in raw units, block by block, by the arithmetic of encode."""
-        with torch.no_grad():
-            for pre in self._blocks(self.normalise(self.as_inputs(inputs))):
-                yield pre.gate
-
     def _blocks(self, inputs: Rows) -> Iterator[PreActivation]:
         """Yield pre-activations of fixed blocks of rows; each is overwritten by the next."""
         rows = self.reads.joined(inputs).contiguous()
@@ -187,81 +257,13 @@ class LinearEncoder(SparseDictionary):
         encoder = self._wide(self.encoder)
         glu = None if self.glu is None else self._wide(self.glu)
         lengths = self.decoder_norms()
-        for start in range(0, max(len(rows), 1), ENCODE_ROWS):
-            block = rows[start : start + ENCODE_ROWS]
-            given = len(block)
-            if given < ENCODE_ROWS:
-                block = pad(block, (0, 0, 0, ENCODE_ROWS - given))
+        for block, given in encoding.blocks(rows):
             yield self._pre_activation(block, encoder, glu, lengths, given=given)
-
-    @staticmethod
-    def _strongest(
-        gate: Float[Tensor, "row d_sae"], features: Int64[Tensor, " feature"], k: int
-    ) -> kernels.Pairs:
-        """Return each row's `k` of some features with the largest gate scores.
-
-        Scores are ranked some rows at a time, and everything after that touches the chosen pairs only.
-        """
-        step = max(1, RANKED_BYTES // (len(features) * gate.element_size()))
-        largest = [
-            torch.topk(gate[start : start + step, features], k, dim=1, sorted=False).indices
-            for start in range(0, len(gate), step)
-        ]
-        return kernels.Pairs(*selection.of_indices(features[torch.cat(largest)]), gate.shape[1])
-
-    @override
-    def with_unit_decoder(self) -> "LinearEncoder":
-        """Return the same dictionary with decoders of length 1 and the gate on h."""
-        return self._restored(rewrites.with_unit_decoder(self._weights()))
-
-    @override
-    def without_subtraction(self) -> "LinearEncoder":
-        """Return the same dictionary, its encoder reading rows as they are."""
-        return self._restored(rewrites.without_subtraction(self._weights()))
-
-    @override
-    def as_jumprelu(self) -> "LinearEncoder":
-        """Return a JumpReLU dictionary with the same codes at inference."""
-        return self._restored(rewrites.as_jumprelu(self._weights()))
-
-    @abstractmethod
-    def _weights(self) -> Weights:
-        """Return all that it is."""
-
-    @abstractmethod
-    def _restored(self, weights: Weights) -> "LinearEncoder":
-        """Return the dictionary with these weights."""
-
-    @override
-    def encoder_norms(self) -> Float[Tensor, " d_sae"]:
-        """Return the length of each feature's encoder vector."""
-        norms: Tensor = torch.linalg.vector_norm(self.encoder_vectors(), dim=1)
-        return norms
-
-    @override
-    def encoder_bias(self) -> Float[Tensor, " d_sae"]:
-        """Return each feature's encoder bias."""
-        return self.b_enc.detach()
-
-    @override
-    def decoder_bias_norm(self) -> float:
-        """Return the length of the decoder bias."""
-        return float(torch.linalg.vector_norm(self.b_dec.detach()))
 
     @override
     def encoder_vectors(self) -> Float[Tensor, "d_sae _"]:
         """Return each feature's encoder vector."""
         return self._wide(self.encoder.detach())
-
-    @override
-    def thresholds(self) -> Float[Tensor, " d_sae"] | None:
-        """Return what gate scores must exceed at inference; None where that is no fixed number."""
-        return self.activation.thresholds()
-
-    @staticmethod
-    def _wide(vectors: Tensor) -> Tensor:
-        """Return vectors in the type in which one computes with them."""
-        return vectors.to(precision.wide(vectors.dtype))
 
     def _pre_activations(self, inputs: Rows) -> PreActivation:
         """Return pre-activations of normalised rows in training."""
@@ -282,15 +284,12 @@ class LinearEncoder(SparseDictionary):
         first = slice(given)
         linear = self._projection("z", read, encoder, self.b_enc, first)
         values, dimmer = linear.values, None
-        on_lengths = self.config.semantics.gate_on_decoder_norm
         with torch.no_grad():
             if glu is not None and self.b_glu is not None:
                 dimmer = self._projection("t", rows, glu, self.b_glu, first)
                 values = torch.sigmoid(dimmer.values).mul_(linear.values)
-            gate = values
-            if on_lengths:
-                gate = self._scratch.take("g", len(values), self.d_sae, values)
-                torch.mul(values, lengths, out=gate)
+            gate = self._gate(values, lengths)
+        on_lengths = self.config.semantics.gate_on_decoder_norm
         return PreActivation(values, gate, linear, dimmer, lengths, on_lengths)
 
     def _projection(
@@ -298,24 +297,6 @@ class LinearEncoder(SparseDictionary):
     ) -> Projection:
         """Return rows times vectors plus a bias, in kept memory."""
         with torch.no_grad():
-            missing = PRODUCT_FEATURES - self.d_sae
-            wide: Tensor = vectors
-            wide_bias = self._wide(bias)
-            if missing > 0:
-                wide, wide_bias = pad(vectors, (0, 0, 0, missing)), pad(wide_bias, (0, missing))
-            values = self._scratch.take(name, len(rows), len(wide), wide_bias)
-            values = products.biased(rows, wide, wide_bias, values)[first, : self.d_sae]
-        return Projection(values, rows[first], vectors, bias)
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "LinearEncoder":
-        """Copy weights; kept memory starts anew."""
-        result = type(self)(
-            copy.deepcopy(self.config, memo),
-            self.scales,
-            {name: tensor.clone() for name, tensor in self.tensors().items()},
-        )
-        for mine, theirs in zip(self.parameters(), result.parameters(), strict=True):
-            theirs.requires_grad_(mine.requires_grad)
-        for name, buffer in result.named_buffers():
-            buffer.copy_(self.get_buffer(name))
-        return result
+            values = self._scratch.take(name, len(rows), self.d_sae, self._wide(bias))
+            encoding.encoded(rows, vectors, bias, values, self._scratch)
+        return Projection(values[first], rows[first], vectors, bias)

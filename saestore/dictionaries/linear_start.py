@@ -128,13 +128,16 @@ class Start:
 
     def owned(self, encoder: Float64[np.ndarray, "feature d"]) -> Tensors:
         """Return encoder bias and parameters of the activation function for an encoder."""
+        return self.moved(self.shift(encoder, self.reads))
+
+    def moved(self, shift: Float64[np.ndarray, " feature"] | None) -> Tensors:
+        """Return encoder bias and parameters of the activation function, with what `shift` found."""
         settings = self.settings
         kind = ACTIVATION_FUNCTIONS[settings.activation.kind]
         own = {
             kind.bias_name: torch.zeros(self.d_sae, dtype=torch.float64),
             **kind.start(settings.activation, self.d_sae, self.init),
         }
-        shift = self._shift(encoder)
         if shift is None:
             return own
         ones = torch.ones(self.d_sae, dtype=torch.float64)
@@ -151,20 +154,20 @@ class Start:
             return np.asarray(moments.mean * scale.record.a, np.float64)
         return np.zeros(len(moments.mean))
 
-    def _shift(
-        self, encoder: Float64[np.ndarray, "feature d"]
+    def shift(
+        self, encoder: Float64[np.ndarray, "feature d"], reads: Sides
     ) -> Float64[np.ndarray, " feature"] | None:
-        """Return what is to be taken off the encoder bias."""
+        """Return what is to be taken off the bias of an encoder that reads some hookpoints."""
         init = self.init
         if not init.center_encoder_bias and init.firing_rate is None:
             return None
-        rows = self.rows(self.reads)
+        rows = self.rows(reads)
         read = rows - self.bias if self.settings.subtracts else rows
         if init.firing_rate is None:
             return np.asarray(encoder @ read.mean(axis=0), np.float64)
-        found = np.empty(self.d_sae)
+        found = np.empty(len(encoder))
         step = max(1, (1 << 24) // len(read))
-        for start in range(0, self.d_sae, step):  # all at once may be more than memory holds
+        for start in range(0, len(encoder), step):  # all at once may be more than memory holds
             scores = read @ encoder[start : start + step].T
             found[start : start + step] = np.quantile(scores, 1 - init.firing_rate, axis=0)
         return found

@@ -15,7 +15,7 @@ become float32, where rounding does not show.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,11 +39,18 @@ Lengths = Callable[[Tensors], Float[Tensor, " d_sae"]]
 """Returns the decoder lengths of a family's tensors."""
 Divided = Callable[[Tensors, Float[Tensor, " d_sae"]], dict[str, Tensor]]
 """Returns a family's decoder, each feature's divided by a number."""
+Multiplied = Callable[[Tensors, Float[Tensor, " d_sae"]], dict[str, Tensor]]
+"""Returns a family's encoder, each feature's multiplied by a number."""
+
+
+def _one_encoder(tensors: Tensors, by: Float[Tensor, " d_sae"]) -> dict[str, Tensor]:
+    """Return the encoder of a family that has one, each feature's multiplied by a number."""
+    return {"W_enc": tensors["W_enc"] * by}
 
 
 @dataclass(frozen=True)
 class Weights:
-    """All that a dictionary with a linear encoder is.
+    """All that a dictionary with linear encoders is.
 
     Attributes:
         config: What the weights mean.
@@ -51,6 +58,7 @@ class Weights:
         tensors: Weights, hookpoints side by side.
         lengths: How its family counts decoder lengths.
         divided: How its family divides decoders.
+        multiplied: How its family multiplies encoders.
     """
 
     config: DictionaryConfig
@@ -58,6 +66,7 @@ class Weights:
     tensors: Mapping[str, Tensor]
     lengths: Lengths
     divided: Divided
+    multiplied: Multiplied = _one_encoder
 
     @property
     def kind(self) -> type[ActivationFunction]:
@@ -120,10 +129,9 @@ class Weights:
             }
         )
         kinds = {name: precision.wide(tensor.dtype) for name, tensor in self.tensors.items()}
-        rounded = {
-            name: tensor.to(kinds.get(name, kinds["W_enc"])) for name, tensor in tensors.items()
-        }
-        return Weights(config, scales, rounded, self.lengths, self.divided)
+        other = next(iter(kinds.values()))
+        rounded = {name: tensor.to(kinds.get(name, other)) for name, tensor in tensors.items()}
+        return replace(self, config=config, scales=scales, tensors=rounded)
 
     def contained(self) -> dict[str, Scale]:
         """Return the normalisations as they are once the weights contain them."""
@@ -155,14 +163,7 @@ def folded(given: Weights) -> Weights:
     config = given.config
     a, mean = given.spread(Sides(config.hookpoints_in, config.d_in))
     c, centre = given.spread(Sides(config.hookpoints_out, config.d_out))
-    if given.ranks_lengths and bool((c != c[0]).any()):
-        raise UnsupportedError(
-            "output hookpoints are scaled unequally, which changes decoder lengths feature by feature, "
-            f"and {config.semantics.activation.kind} ranks pre-activations times these lengths",
-            found=f"factors from {float(c.min()):.3g} to {float(c.max()):.3g}",
-            expected="equal factors, or a gate on pre-activations alone",
-            hint="with_unit_decoder() first: activations then take their decoder vector's length",
-        )
+    refuse_unequal(given, c)
     old = given.exact()
     subtracted = a * mean
     if config.semantics.subtract_b_dec:
@@ -170,9 +171,7 @@ def folded(given: Weights) -> Weights:
     decoder = old["W_dec"] / c
     gate: Tensor | float = 1.0
     if given.on_lengths:
-        lengths = given.lengths(old)
-        gate = given.lengths({"W_dec": decoder}) / torch.where(lengths == 0, 1.0, lengths)
-        gate = torch.where(lengths == 0, 1.0, gate)
+        gate = ratio(given.lengths({"W_dec": decoder}), given.lengths(old))
     tensors = {
         **given.moved(shift=subtracted @ old["W_enc"], gate=gate),
         "W_enc": old["W_enc"] * a.unsqueeze(1),
@@ -212,6 +211,33 @@ def refuse_folding(given: Weights) -> None:
             )
 
 
+def refuse_unequal(given: Weights, factors: Float[Tensor, " _"]) -> None:
+    """Refuse to change decoder lengths feature by feature where they decide what a top-k keeps.
+
+    Args:
+        given: The weights.
+        factors: Of each output dimension.
+
+    Raises:
+        UnsupportedError: It ranks pre-activations times these lengths, and the factors differ.
+    """
+    if given.ranks_lengths and bool((factors != factors[0]).any()):
+        raise UnsupportedError(
+            "output hookpoints are scaled unequally, which changes decoder lengths feature by feature, "
+            f"and {given.config.semantics.activation.kind} ranks pre-activations times these lengths",
+            found=f"factors from {float(factors.min()):.3g} to {float(factors.max()):.3g}",
+            expected="equal factors, or a gate on pre-activations alone",
+            hint="with_unit_decoder() first: activations then take their decoder vector's length",
+        )
+
+
+def ratio(
+    after: Float[Tensor, " d_sae"], before: Float[Tensor, " d_sae"]
+) -> Float[Tensor, " d_sae"]:
+    """Return by which factor decoder lengths changed; 1 where there was none."""
+    return torch.where(before == 0, 1.0, after / torch.where(before == 0, 1.0, before))
+
+
 def with_unit_decoder(given: Weights) -> Weights:
     """Return weights with decoder vectors of length 1; activations take their lengths.
 
@@ -236,7 +262,7 @@ def with_unit_decoder(given: Weights) -> Weights:
     tensors = {
         **old,
         **given.moved(values=factors, gate=1.0 if given.on_lengths else factors),
-        "W_enc": old["W_enc"] * factors,
+        **given.multiplied(old, factors),
         **given.divided(old, torch.where(factors == 0, 1.0, factors)),
     }
     unit = "unit" if (lengths > 0).all() else given.config.semantics.decoder_norm
@@ -265,6 +291,6 @@ def as_jumprelu(given: Weights) -> Weights:
     factors, own = given.kind.as_jumprelu(owned)
     others = {name: tensor for name, tensor in old.items() if name not in owned}
     return given.rewritten(
-        {**others, "W_enc": old["W_enc"] * factors, **own},
-        {"activation": JumpRelu(), "inference": SameAsTraining()},
+        {**others, **given.multiplied(old, factors), **own},
+        {"activation": JumpRelu(), "inference": SameAsTraining(), "l0_scope": "row"},
     )

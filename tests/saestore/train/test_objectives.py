@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saestore.dictionaries import DenseCode, linear_encoder
+from saestore.dictionaries import DenseCode, revival
 from saestore.testing.dictionaries import D_IN, D_SAE, HOOK, random_sae, raw_rows
 from saestore.train import metrics
 from saestore.train.objectives import AuxK, DecoderWeightedL1, Pass, SquaredError, terms
@@ -96,7 +96,7 @@ def test_aux_is_its_definition_in_value_and_gradient(subtract, gated, k):
 def test_ranking_some_rows_at_a_time_changes_no_bit_of_aux(monkeypatch):
     found = []
     for at_once in (1 << 30, 8 * len(DEAD) * 5):  # 13 rows: all, and 5, 5, 3
-        monkeypatch.setattr(linear_encoder, "RANKED_BYTES", at_once)
+        monkeypatch.setattr(revival, "RANKED_BYTES", at_once)
         dictionary = mostly_dead(subtract=True, gated=True)
         value = AuxK(AuxSettings(k=2), k=3, variance=7.0)(seen(dictionary, rows()))
         found.append([value, *torch.autograd.grad(value, list(dictionary.parameters()))])
