@@ -11,10 +11,14 @@ from torch import Tensor
 from saestore_schemas.dictionary import WeightType
 
 
-def of_tensor(kind: WeightType, shape: tuple[int, ...]) -> torch.dtype:
-    """Return the type of a tensor of some shape in a dictionary whose matrices have a type."""
+VECTORS = ("b_", "threshold")
+"""How names of biases and thresholds begin: they are vectors, whatever shape a file gives them."""
+
+
+def of_tensor(kind: WeightType, name: str, shape: tuple[int, ...]) -> torch.dtype:
+    """Return the type of a tensor of the file in a dictionary whose matrices have a type."""
     matrices: torch.dtype = getattr(torch, kind)
-    return matrices if len(shape) > 1 else wide(matrices)
+    return wide(matrices) if len(shape) == 1 or name.startswith(VECTORS) else matrices
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -25,5 +29,6 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 def rounded(tensors: dict[str, Tensor], kind: WeightType) -> dict[str, Tensor]:
     """Return tensors in the types in which a dictionary keeps them."""
     return {
-        name: tensor.to(of_tensor(kind, tuple(tensor.shape))) for name, tensor in tensors.items()
+        name: tensor.to(of_tensor(kind, name, tuple(tensor.shape)))
+        for name, tensor in tensors.items()
     }

@@ -35,7 +35,7 @@ def save(dictionary: SparseDictionary, folder: Storage) -> None:
     """
     tensors = dictionary.tensors()
     for name, tensor in tensors.items():
-        kind = precision.of_tensor(dictionary.config.dtype, tuple(tensor.shape))
+        kind = precision.of_tensor(dictionary.config.dtype, name, tuple(tensor.shape))
         if tensor.dtype != kind:
             raise UnsupportedError(
                 f"{name} is {tensor.dtype}; the config says {dictionary.config.dtype}",
@@ -142,7 +142,7 @@ def _assemble(config_bytes: bytes, weights: bytes, name: str) -> SparseDictionar
         if record.mean is not None
     }
     weights_like = {
-        each: (shape, precision.of_tensor(config.dtype, shape))
+        each: (shape, precision.of_tensor(config.dtype, each, shape))
         for each, shape in family.shapes(config).items()
     }
     means_like = {each: (shape, torch.float64) for each, shape in means.items()}
