@@ -6,8 +6,9 @@ forward pass keeps the form in which it computed the code, because losses differ
 same questions, so that no loss or metric asks which one it has.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,7 +16,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from saestore.dictionaries import products, selection
-from saestore.dictionaries.kernels import Pairs, decoded
+from saestore.dictionaries.kernels import Pairs, decoded, parted, placed
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,19 @@ class SparseCode:
             d_sae=parts[0].d_sae,
         )
 
+    @classmethod
+    def side_by_side(cls, parts: "Sequence[SparseCode]") -> "SparseCode":
+        """Return the code of stretches of features that follow each other, for the same rows."""
+        each = [Pairs(part.offsets, part.indices, part.d_sae) for part in parts]
+        pairs = Pairs.side_by_side(each)
+        values = placed([part.values for part in parts], _places(pairs, [p.d_sae for p in parts]))
+        return cls(pairs.offsets, pairs.indices, values, pairs.d_sae)
+
+
+def _places(pairs: Pairs, sizes: Sequence[int]) -> list[Int64[Tensor, " _"]]:
+    """Return where the pairs of stretches of features stand among all."""
+    return [pairs.between(start, stop)[1] for start, stop in pairwise(accumulate(sizes, initial=0))]
+
 
 def _offsets(counts: Int64[Tensor, " row"]) -> Int64[Tensor, " _"]:
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
@@ -143,6 +157,14 @@ class TrainingCode(Protocol):
         """Return the code of a range of features alone, counted from its start."""
         ...
 
+    def split(self, sizes: Sequence[int]) -> "Sequence[TrainingCode]":
+        """Return the codes of stretches of features that follow each other; together they are all."""
+        ...
+
+    def to_dense(self) -> Float[Tensor, "row d_sae"]:
+        """Return the activations with their zeros, differentiable."""
+        ...
+
     def to_sparse(self) -> SparseCode:
         """Return the firings, without gradient."""
         ...
@@ -202,6 +224,14 @@ class DenseCode:
     def between(self, start: int, stop: int) -> "DenseCode":
         """Return the code of a range of features alone."""
         return DenseCode(self.activations[:, start:stop])
+
+    def split(self, sizes: Sequence[int]) -> "list[DenseCode]":
+        """Return the codes of stretches of features."""
+        return [DenseCode(part) for part in torch.split(self.activations, list(sizes), dim=1)]
+
+    def to_dense(self) -> Float[Tensor, "row d_sae"]:
+        """Return the activations with their zeros."""
+        return self.activations
 
     def to_sparse(self) -> SparseCode:
         """Return the firings, without gradient."""
@@ -268,6 +298,20 @@ class RaggedCode:
         pairs, places = self.pairs.between(start, stop)
         return RaggedCode(pairs, self.values[places])
 
+    def split(self, sizes: Sequence[int]) -> "list[RaggedCode]":
+        """Return the codes of stretches of features."""
+        spans = list(pairwise(accumulate(sizes, initial=0)))
+        values = parted(self.values, _places(self.pairs, sizes))
+        return [
+            RaggedCode(self.pairs.between(*span)[0], part)
+            for span, part in zip(spans, values, strict=True)
+        ]
+
+    def to_dense(self) -> Float[Tensor, "row d_sae"]:
+        """Return the activations with their zeros."""
+        zeros = self.values.new_zeros(self.pairs.n_rows, self.pairs.d_sae)
+        return zeros.index_put((self.pairs.row_ids, self.pairs.indices), self.values)
+
     def to_sparse(self) -> SparseCode:
         """Return the firings, without gradient."""
         values = self.values.detach()
@@ -279,3 +323,13 @@ class RaggedCode:
             values=values[fired],
             d_sae=self.pairs.d_sae,
         )
+
+
+def side_by_side(codes: Sequence[TrainingCode]) -> TrainingCode:
+    """Return the code of stretches of features that follow each other, for the same rows."""
+    ragged = [code for code in codes if isinstance(code, RaggedCode)]
+    if len(ragged) < len(codes):
+        return DenseCode(torch.cat([code.to_dense() for code in codes], dim=1))
+    pairs = Pairs.side_by_side([code.pairs for code in ragged])
+    places = _places(pairs, [code.pairs.d_sae for code in ragged])
+    return RaggedCode(pairs, placed([code.values for code in ragged], places))

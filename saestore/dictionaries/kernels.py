@@ -15,6 +15,7 @@ Dense autograd needs five products of the encoder's size; `python -m benchmarks 
 Do not use it when pairs are a large share of all: the bags gather rows one by one.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ class Pairs:
         self.backend = backends.of(indices.device)
         self._rows: Tensor | None = None
         self._by_feature: tuple[Tensor, Tensor, Tensor] | None = None
+        self._between: dict[tuple[int, int], tuple[Pairs, Tensor]] = {}
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -113,12 +115,113 @@ class Pairs:
         return result
 
     def between(self, start: int, stop: int) -> tuple["Pairs", Int64[Tensor, " firing"]]:
-        """Return the pairs of a range of features, counted from its start, and their places."""
-        inside = (self.indices >= start) & (self.indices < stop)
-        places = inside.nonzero()[:, 0]
-        counted = pad(inside.cumsum(0), (1, 0))
-        chosen = Pairs(counted[self.offsets], self.indices[places] - start, stop - start)
-        return chosen, places
+        """Return the pairs of a range of features, counted from its start, and their places.
+
+        Found once: encoder and decoder of a layer ask for the same ones.
+        """
+        if (start, stop) not in self._between:
+            inside = (self.indices >= start) & (self.indices < stop)
+            places = inside.nonzero()[:, 0]
+            counted = pad(inside.cumsum(0), (1, 0))
+            chosen = Pairs(counted[self.offsets], self.indices[places] - start, stop - start)
+            self._between[start, stop] = chosen, places
+        return self._between[start, stop]
+
+    @classmethod
+    def side_by_side(cls, parts: "Sequence[Pairs]") -> "Pairs":
+        """Return the pairs of stretches of features that follow each other, for the same rows."""
+        counts = torch.stack([part.offsets.diff() for part in parts], dim=1)
+        starts = pad(counts.reshape(-1).cumsum(0), (1, 0))
+        cells = starts[:-1].view(counts.shape)
+        indices = parts[0].indices.new_empty(sum(map(len, parts)))
+        found = cls(starts[:: len(parts)], indices, sum(part.d_sae for part in parts))
+        first = 0
+        for number, part in enumerate(parts):
+            shift = cells[:, number] - part.offsets[:-1]
+            places = torch.arange(len(part), device=indices.device) + shift[part.row_ids]
+            indices[places] = part.indices + first
+            found._between[first, first + part.d_sae] = part, places
+            first += part.d_sae
+        return found
+
+
+class _Placed(torch.autograd.Function):
+    @staticmethod
+    @override
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        places, *parts = inputs
+        ctx.places = places
+        whole: Tensor = parts[0].new_empty(sum(map(len, parts)))
+        for where, part in zip(places, parts, strict=True):
+            whole[where] = part
+        return whole
+
+    @staticmethod
+    @once_differentiable
+    @override
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(gradients[0][where] for where in ctx.places)
+
+
+class _Parted(torch.autograd.Function):
+    @staticmethod
+    @override
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        places, whole = inputs
+        ctx.places, ctx.length = places, len(whole)
+        return tuple(whole[where] for where in places)
+
+    @staticmethod
+    @once_differentiable
+    @override
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        whole = gradients[0].new_zeros(ctx.length)
+        for where, gradient in zip(ctx.places, gradients, strict=True):
+            whole[where] = gradient
+        return None, whole
+
+
+class _Added(torch.autograd.Function):
+    @staticmethod
+    @override
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        total, part = inputs
+        ctx.width = part.shape[1]
+        total[:, -ctx.width :] += part
+        ctx.mark_dirty(total)
+        result: Tensor = total
+        return result
+
+    @staticmethod
+    @once_differentiable
+    @override
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0], gradients[0][:, -ctx.width :]
+
+
+def added(total: Float[Tensor, "row _"], part: Float[Tensor, "row _"]) -> Float[Tensor, "row _"]:
+    """Add a part to the last columns of a total, in its memory, and return it; differentiable.
+
+    Autograd's own sum of slices would keep all parts, or copy the total for each.
+    """
+    result: Tensor = _Added.apply(total, part)  # type: ignore[no-untyped-call]
+    return result
+
+
+Places = Sequence[Int64[Tensor, " _"]]
+"""Where in a whole the entries of each of its parts stand; no place twice."""
+
+
+def placed(parts: Sequence[Float[Tensor, " _"]], places: Places) -> Float[Tensor, " firing"]:
+    """Return the whole whose parts stand at some places, differentiable."""
+    whole: Tensor = _Placed.apply(places, *parts)  # type: ignore[no-untyped-call]
+    return whole
+
+
+def parted(whole: Float[Tensor, " firing"], places: Places) -> tuple[Float[Tensor, " _"], ...]:
+    """Return the parts of a whole, differentiable; cheaper than an index for each."""
+    parts: tuple[Tensor, ...] = _Parted.apply(places, whole)  # type: ignore[no-untyped-call]
+    return parts
 
 
 class _RowSums(torch.autograd.Function):
