@@ -10,7 +10,7 @@ live; the losses themselves are outside, in the trainer.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -46,6 +46,21 @@ class DictionaryOutput(NamedTuple):
     code: TrainingCode
     reconstruction: dict[str, Float[Tensor, "row d_out"]]
     pre: PreActivation
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Features that belong together: those of one layer, or all where there are no layers.
+
+    Attributes:
+        name: The hookpoint that they read; empty where they read several.
+        features: Which they are.
+        writes: The hookpoints where dead ones among them take over what is missing.
+    """
+
+    name: str
+    features: slice
+    writes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -121,6 +136,19 @@ class SparseDictionary(nn.Module, ABC):
     def d_sae(self) -> int:
         """Number of features."""
         return self.config.d_sae
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Its features by layer, first layer first; as one where there are no layers."""
+        name = self.hookpoints_in[0] if len(self.hookpoints_in) == 1 else ""
+        return (Layer(name, slice(0, self.d_sae), self.hookpoints_out),)
+
+    @property
+    def ranked(self) -> tuple[slice, ...]:
+        """Features among which k chooses: all, or those of each layer."""
+        if self.config.semantics.l0_scope == "layer":
+            return tuple(layer.features for layer in self.layers)
+        return (slice(0, self.d_sae),)
 
     def normalise(
         self, inputs: Mapping[str, Float[Tensor, "row _"]]
@@ -412,8 +440,14 @@ class SparseDictionary(nn.Module, ABC):
             weights: As above.
         """
 
-    def with_threshold(self, threshold: float, record: ThresholdInference) -> "SparseDictionary":
+    def with_threshold(
+        self, threshold: float | Sequence[float], record: ThresholdInference
+    ) -> "SparseDictionary":
         """Return the same dictionary, firing at inference where gate scores exceed a threshold.
+
+        Args:
+            threshold: One, or one of each of `ranked`.
+            record: How it was found.
 
         Raises:
             UnsupportedError: Its activation function uses no threshold that is calibrated.
@@ -427,7 +461,10 @@ class SparseDictionary(nn.Module, ABC):
                 hint="use the dictionary as it is",
             )
         tensors = self.tensors()
-        tensors["threshold"] = torch.full_like(tensors["threshold"], threshold)
+        given = tensors["threshold"]
+        each = given.new_tensor(threshold).reshape(-1, 1)
+        spread = each.expand(len(each), given.numel() // len(each))
+        tensors["threshold"] = spread.reshape(given.shape).clone()
         changed = semantics.model_copy(update={"inference": record})
         config = self.config.model_copy(update={"semantics": changed})
         return self.restore(config, self.scales, tensors)

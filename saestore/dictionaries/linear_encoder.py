@@ -58,7 +58,7 @@ class LinearlyEncoded(SparseDictionary):
         self.config = config
         self.scales = dict(scales)
         self.reads, self.writes = sides_of(config)
-        self.activation = activation_function(config.semantics, tensors)
+        self.activation = activation_function(config.semantics, tensors, layers=config.layers)
         self._scratch = Scratch()
 
     @classmethod

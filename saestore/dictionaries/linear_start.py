@@ -44,10 +44,10 @@ def record(
     reads, writes = settings.reads, settings.writes
     d_in, d_out = (tuple(map(beginning.width, hooks)) for hooks in (reads, writes))
     d_sae = settings.features(max(d_in))
-    k = getattr(settings.activation, "k", 0)
-    if k > d_sae:  # with `expansion`, known only now
+    k, among = getattr(settings.activation, "k", 0), settings.counted(d_sae)
+    if k > among:  # with `expansion`, known only now
         raise ConfigError(
-            field="dictionary.activation.k", found=k, expected=f"at most d_sae = {d_sae}"
+            field="dictionary.activation.k", found=k, expected=f"at most d_sae = {among}"
         )
     scales = {
         hook: measured(hook, settings.scale_of(hook), beginning.moments[hook], beginning.excluded)
@@ -71,7 +71,7 @@ def record(
             activation=settings.activation,
             inference=kind.inference(),
             head_norm=settings.norm_of_heads,
-            l0_scope="row",
+            l0_scope=settings.l0_scope,
             firing=kind.firing,
         ),
         scale={hook: scale.record for hook, scale in scales.items()},
@@ -103,7 +103,7 @@ class Start:
             ConfigError: An option asks for more than the sample holds.
         """
         self.settings, self.init = settings, beginning.init
-        self.d_sae = config.d_sae
+        self.d_sae = config.features
         self.reads, self.writes = sides_of(config)
         self._rows: dict[str, Tensor] | None = None
         if beginning.sample is not None:

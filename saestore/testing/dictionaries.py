@@ -130,8 +130,9 @@ def random_dictionary(
     for name in [name for name in tensors if name.startswith("W_dec")]:
         count = len(tensors[name])
         lengths = torch.linspace(0.3, 2.5, count, dtype=torch.float64)
-        norms = torch.linalg.vector_norm(tensors[name], dim=1)
-        tensors[name] *= ((torch.ones_like(lengths) if unit else lengths) / norms).unsqueeze(1)
+        vectors = tensors[name].view(count, -1)  # of several targets, if it has them, together
+        norms = torch.linalg.vector_norm(vectors, dim=1)
+        vectors *= ((torch.ones_like(lengths) if unit else lengths) / norms).unsqueeze(1)
     if dtype.itemsize >= torch.float32.itemsize:
         rounded = {name: each.to(dtype) for name, each in tensors.items()}
         return plain.restore(plain.config, plain.scales, rounded)

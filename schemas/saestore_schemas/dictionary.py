@@ -27,6 +27,9 @@ class ActivationSettings(Model):
     """It has a gate of its own on the same pre-activations, which must learn to reconstruct."""
     learns_thresholds: ClassVar[bool] = False
     """It compares with thresholds that training moves."""
+    of_one_layer: ClassVar[str | None] = None
+    """The kind that ranks features of one layer as it ranks those of all; None where it ranks no
+    layers together."""
 
 
 class TopK(ActivationSettings):
@@ -97,10 +100,42 @@ class Relu(ActivationSettings):
     """Discriminator."""
 
 
+class LayerTopK(ActivationSettings):
+    """Keep the k largest positive pre-activations of each row, of all layers together."""
+
+    ranks: ClassVar[bool] = True
+    of_one_layer: ClassVar[str | None] = "topk"
+
+    kind: Literal["layertopk"] = "layertopk"
+    """Discriminator."""
+    k: int = Field(ge=1)
+    """Features that may fire on one row, of all layers together."""
+
+
+class BatchLayerTopK(ActivationSettings):
+    """Keep the k * rows largest positive pre-activations of a batch, of all layers together.
+
+    At inference, keep what exceeds a threshold.
+    """
+
+    ranks: ClassVar[bool] = True
+    row_wise: ClassVar[bool] = False
+    of_one_layer: ClassVar[str | None] = "batchtopk"
+
+    kind: Literal["batchlayertopk"] = "batchlayertopk"
+    """Discriminator."""
+    k: float = Field(gt=0)
+    """Features of all layers together that fire on one row on average; may be fractional."""
+
+
 Activation = Annotated[
-    TopK | BatchTopK | JumpRelu | Relu | Gated | AbsTopK, Field(discriminator="kind")
+    TopK | BatchTopK | JumpRelu | Relu | Gated | AbsTopK | LayerTopK | BatchLayerTopK,
+    Field(discriminator="kind"),
 ]
 """Activation functions, one class each."""
+
+L0Scope = Literal["row", "layer"]
+"""What k counts over: all features of a row, or those of a row in each layer."""
 
 ScaleKind = Literal["none", "dataset_mean_norm", "dataset_rms", "dataset_centred_rms"]
 """Normalisation x' = a(x - mu) from the store's moments.
@@ -190,14 +225,44 @@ class LinearSettings(Model):
         """Return which parts it has, as `Options` names them."""
         return {}
 
+    @property
+    def layers(self) -> int:
+        """How many layers have `d_sae` features each; 1 where there are none."""
+        return 1
+
+    @property
+    def l0_scope(self) -> L0Scope:
+        """What k counts over."""
+        return "row"
+
+    @property
+    def other_init(self) -> frozenset[str]:
+        """Options of `init` that say nothing about how its weights start."""
+        return frozenset({"zero_cross_layer"})
+
+    def counted(self, d_sae: int) -> int:
+        """Return among how many features k chooses, with `d_sae` of them in a layer."""
+        return d_sae if self.l0_scope == "layer" else d_sae * self.layers
+
     @model_validator(mode="after")
     def _one_width(self) -> Self:
         if (self.d_sae is None) == (self.expansion is None):
             msg = "give exactly one of d_sae and expansion"
             raise ValueError(msg)
         k = getattr(self.activation, "k", 0)
-        if self.d_sae is not None and k > self.d_sae:
-            msg = f"activation.k = {k:g} is more than d_sae = {self.d_sae}"
+        if self.d_sae is not None and k > self.counted(self.d_sae):
+            msg = f"activation.k = {k:g} is more than d_sae = {self.counted(self.d_sae)}"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _one_layer(self) -> Self:
+        kind = self.activation.kind
+        if isinstance(self.activation, LayerTopK | BatchLayerTopK) and self.family != "clt":
+            msg = (
+                f"activation.kind {kind!r} ranks features of several layers, and a {self.family} has "
+                f"one: use {kind.replace('layer', '')!r}"
+            )
             raise ValueError(msg)
         return self
 
@@ -320,6 +385,82 @@ class CrossCoderSettings(LinearSettings):
         return self.head_norm
 
 
+class CltSettings(LinearSettings):
+    """A cross-layer transcoder: features of each layer write to that layer and to all later ones."""
+
+    family: Literal["clt"]
+    """Discriminator."""
+    hookpoints_in: tuple[HookpointName, ...] = Field(min_length=1)
+    """What each layer's features read, first layer first, such as MLP inputs; must be in the activation
+    store."""
+    hookpoints_out: tuple[HookpointName, ...] = Field(min_length=1)
+    """What each layer reconstructs, as many as `hookpoints_in` and in their order, such as MLP outputs."""
+    d_sae: int | None = Field(default=None, ge=1)
+    """Number of features of each layer. Give this or `expansion`."""
+    decoder_norm: Literal["free"] = "free"
+    """A feature may write much to one layer and little to another."""
+    gate_on_decoder_norm: bool = True
+    """Compare pre-activation times decoder length, over all layers that a feature writes to."""
+
+    @property
+    @override
+    def reads(self) -> tuple[str, ...]:
+        """What its layers read."""
+        return self.hookpoints_in
+
+    @property
+    @override
+    def writes(self) -> tuple[str, ...]:
+        """What its layers reconstruct."""
+        return self.hookpoints_out
+
+    @property
+    @override
+    def ties(self) -> bool:
+        """Never: a feature has a decoder vector at each later layer."""
+        return False
+
+    @property
+    @override
+    def layers(self) -> int:
+        """How many layers have features."""
+        return len(self.hookpoints_in)
+
+    @property
+    @override
+    def l0_scope(self) -> L0Scope:
+        """Each layer, where k counts in each; penalties and the kinds named after layers see all."""
+        return "layer" if self.activation.kind in ("topk", "abstopk", "batchtopk") else "row"
+
+    @property
+    @override
+    def other_init(self) -> frozenset[str]:
+        """Weights are drawn between bounds of the family's own, and no encoder is tied."""
+        bounds = {"decoder_bound", "encoder_bound", "decoder_vector_norm", "search_decoder_norm"}
+        vectors = {"data_points", "data_noise", "active_subspace", "repeat_heads"}
+        return frozenset({"tie", "tie_factor"} | bounds | vectors)
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        found = len(self.hookpoints_in), len(self.hookpoints_out)
+        if found[0] != found[1]:
+            msg = f"{found[0]} hookpoints_in and {found[1]} hookpoints_out: give one pair of each layer"
+            raise ValueError(msg)
+        for name in ("hookpoints_in", "hookpoints_out"):
+            hooks = getattr(self, name)
+            twice = sorted({hook for hook in hooks if hooks.count(hook) > 1})
+            if twice:
+                msg = f"{name} has {twice[0]!r} twice: each layer has a hookpoint of its own"
+                raise ValueError(msg)
+        if isinstance(self.activation, Gated):
+            msg = (
+                "activation.kind 'gated' is not offered for cross-layer transcoders: its auxiliary "
+                "reconstruction would have to be one of each layer; use 'jumprelu'"
+            )
+            raise ValueError(msg)  # noqa: TRY004 - a combination, not a type
+        return self
+
+
 def _family_of(settings: Any) -> str:
     """Return the family of settings; the SAE's where none is named."""
     if isinstance(settings, Mapping):
@@ -330,7 +471,8 @@ def _family_of(settings: Any) -> str:
 DictionarySettings = Annotated[
     Annotated[SaeSettings, Tag("sae")]
     | Annotated[TranscoderSettings, Tag("transcoder")]
-    | Annotated[CrossCoderSettings, Tag("crosscoder")],
+    | Annotated[CrossCoderSettings, Tag("crosscoder")]
+    | Annotated[CltSettings, Tag("clt")],
     Discriminator(_family_of),
 ]
 """The `[dictionary]` section of train, discriminated by `family`."""
@@ -407,8 +549,8 @@ class Semantics(Model):
     """How codes are computed at inference."""
     head_norm: Literal["l1", "l2"] | None = None
     """How decoder lengths of several heads add up to a feature's; null where there is one."""
-    l0_scope: Literal["row"]
-    """What k and L0 count over."""
+    l0_scope: L0Scope
+    """What k counts over: all features of a row, or those of a row in each layer."""
     firing: Literal["positive", "nonzero"]
     """Which entries count as firings: strictly positive ones, or all that are not zero."""
 
@@ -466,14 +608,14 @@ class DictionaryConfig(Model):
     """File type."""
     format_version: Literal[1] = 1
     """Major version of this record and of the tensor names beside it."""
-    family: Literal["sae", "transcoder", "crosscoder"]
+    family: Literal["sae", "transcoder", "crosscoder", "clt"]
     """Which equations apply."""
     d_in: tuple[int, ...]
     """Width of each input hookpoint."""
     d_out: tuple[int, ...]
     """Width of each output hookpoint."""
     d_sae: int
-    """Number of features."""
+    """Number of features; of a cross-layer transcoder, of each layer."""
     dtype: WeightType
     """Type of matrices of weights; biases and thresholds are float32, or float64 with float64."""
     hookpoints_in: tuple[HookpointName, ...]

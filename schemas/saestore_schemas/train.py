@@ -149,6 +149,8 @@ class InitSettings(Model):
     least."""
     threshold: float | None = Field(default=None, ge=0)
     """JumpReLU thresholds, in normalised units; absent, 0.1 with `ste_to_input` and 0.001 without."""
+    zero_cross_layer: bool = False
+    """Of a cross-layer transcoder, let features write to their own layer only at the start."""
 
     @property
     def sampled(self) -> bool:
@@ -169,6 +171,7 @@ class InitSettings(Model):
             other = [n for n in type(self).model_fields if getattr(self, n) != getattr(plain, n)]
             if other:
                 yield f"init.dictionary takes all weights from there: remove {', '.join(other)}"
+        yield from self._others(dictionary)
         unit = dictionary.decoder_norm == "unit"
         if unit and (self.search_decoder_norm or self.decoder_bound is not None):
             yield (
@@ -187,6 +190,12 @@ class InitSettings(Model):
             yield "init.data_noise is added to data points: it needs init.data_points = true"
         if self.center_encoder_bias and self.firing_rate is not None:
             yield "init.center_encoder_bias and init.firing_rate both set the encoder bias: give one"
+
+    def _others(self, dictionary: LinearSettings) -> Iterator[str]:
+        """Yield what other families start from."""
+        for name in sorted(dictionary.other_init):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                yield f"init.{name} says nothing about how weights of family {dictionary.family!r} start"
 
 
 EVALUATED = "evaluate/"
@@ -312,8 +321,16 @@ class TrainSettings(Model):
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
-        for objection in objections(self.dictionary.activation, self.loss, self.dictionary.d_sae):
+        given = self.dictionary.d_sae
+        features = None if given is None else given * self.dictionary.layers
+        for objection in objections(self.dictionary.activation, self.loss, features):
             raise ValueError(objection)
+        if self.loss.matryoshka is not None and self.dictionary.layers > 1:
+            msg = (
+                "loss.matryoshka lets prefixes of the features reconstruct, and these would be whole "
+                f"layers of a {self.dictionary.family}: remove loss.matryoshka"
+            )
+            raise ValueError(msg)
         if self.dictionary.decoder_norm == "unit" and self.init.decoder_vector_norm != 1.0:
             msg = (
                 "init.decoder_vector_norm applies to decoder_norm = 'free' only: "

@@ -7,8 +7,10 @@ from torch import Tensor
 from saestore.dictionaries.activation_functions.abstopk import AbsTopK
 from saestore.dictionaries.activation_functions.base import ActivationFunction
 from saestore.dictionaries.activation_functions.batchtopk import BatchTopK
+from saestore.dictionaries.activation_functions.by_layer import ByLayer
 from saestore.dictionaries.activation_functions.gated import Gated
 from saestore.dictionaries.activation_functions.jumprelu import JumpRelu
+from saestore.dictionaries.activation_functions.layertopk import BatchLayerTopK, LayerTopK
 from saestore.dictionaries.activation_functions.relu import Relu
 from saestore.dictionaries.activation_functions.topk import TopK
 from saestore_schemas.dictionary import Semantics
@@ -21,13 +23,26 @@ ACTIVATION_FUNCTIONS: dict[str, type[ActivationFunction]] = {
     "relu": Relu,
     "gated": Gated,
     "abstopk": AbsTopK,
+    "layertopk": LayerTopK,
+    "batchlayertopk": BatchLayerTopK,
 }
 """Kind in settings and `config.json` to class."""
 
 
-def activation_function(semantics: Semantics, tensors: Mapping[str, Tensor]) -> ActivationFunction:
-    """Return the activation function that the record describes, with its tensors of the file."""
-    return ACTIVATION_FUNCTIONS[semantics.activation.kind](semantics, tensors)
+def activation_function(
+    semantics: Semantics, tensors: Mapping[str, Tensor], *, layers: int = 1
+) -> ActivationFunction:
+    """Return the activation function that the record describes, with its tensors of the file.
+
+    Args:
+        semantics: The record.
+        tensors: By the names of the file, one number of each feature.
+        layers: How many layers the features belong to, one after the other.
+    """
+    kind = ACTIVATION_FUNCTIONS[semantics.activation.kind]
+    if semantics.l0_scope == "layer":
+        return ByLayer(kind, semantics, tensors, layers)
+    return kind(semantics, tensors)
 
 
 __all__ = ["ACTIVATION_FUNCTIONS", "ActivationFunction", "activation_function"]
