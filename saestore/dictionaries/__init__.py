@@ -1,6 +1,6 @@
 """Sparse dictionaries: one family per file, one activation function per file."""
 
-from saestore.dictionaries.base import DictionaryOutput, SparseDictionary
+from saestore.dictionaries.base import DictionaryOutput, Layer, SparseDictionary
 from saestore.dictionaries.calibration import Calibrated, Calibration
 from saestore.dictionaries.canonical import Canonical, canonical
 from saestore.dictionaries.code import DenseCode, RaggedCode, SparseCode, TrainingCode
@@ -15,6 +15,7 @@ __all__ = [
     "Canonical",
     "DenseCode",
     "DictionaryOutput",
+    "Layer",
     "MomentsLike",
     "RaggedCode",
     "Scale",

@@ -139,11 +139,11 @@ def planned(
         source=source,
     )
     schedule = schedule_of(settings, stream.rows_per_epoch)
-    variance = sum(
-        dictionary.scales[hook].record.a ** 2 * float(moments[hook].m2.sum())
+    variance = {
+        hook: dictionary.scales[hook].record.a ** 2 * float(moments[hook].m2.sum())
         / moments[hook].count
         for hook in dictionary.hookpoints_out
-    )  # fmt: skip
+    }  # fmt: skip
     return Training(
         settings,
         rows,

@@ -75,7 +75,7 @@ class Trainer:
         settings: TrainSettings,
         schedule: Schedule,
         *,
-        variance: float,
+        variance: float | Mapping[str, float],
     ) -> None:
         """Prepare training from step 0.
 
@@ -83,7 +83,8 @@ class Trainer:
             dictionary: On its device.
             settings: The run's settings.
             schedule: How long the run is.
-            variance: tr Cov of the normalised targets over the store.
+            variance: tr Cov of the normalised targets over the store, of each hookpoint, or of all
+                together.
         """
         self.dictionary = dictionary
         self.settings = settings
@@ -104,7 +105,8 @@ class Trainer:
         }
         self.device = next(iter(self._named.values())).device
         chosen = settings.optimizer
-        lr = chosen.lr or LEARNING_RATE / math.sqrt(dictionary.d_sae / LEARNING_RATE_WIDTH)
+        width = dictionary.layers[0].features.stop / LEARNING_RATE_WIDTH  # of one layer
+        lr = chosen.lr or LEARNING_RATE / math.sqrt(width)
         self.optimizer = Optimizer(
             self._named, chosen, lr=lr, thresholds=dictionary.threshold_names()
         )
@@ -174,7 +176,7 @@ class Trainer:
             "grad_norm": norm,
             **self._scale.metrics(),
             **sums.metrics(),
-            **metrics.of_counters(self.counters, self.schedule.dead_after),
+            **metrics.of_counters(self.counters, self.schedule.dead_after, self.dictionary.layers),
             **metrics.of_weights(self.dictionary),
         }
 

@@ -9,7 +9,7 @@
 Everything is in normalised units, summed over output hookpoints.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from saestore.dictionaries import SparseDictionary
@@ -56,7 +56,7 @@ def terms(
     settings: LossSettings,
     dictionary: SparseDictionary,
     *,
-    variance: float,
+    variance: float | Mapping[str, float],
     total_steps: int,
     seed: int = 0,
 ) -> tuple[LossTerm, ...]:
@@ -65,7 +65,7 @@ def terms(
     Args:
         settings: Which terms, with their weights.
         dictionary: What is trained.
-        variance: tr Cov of the normalised targets over the store, summed over hookpoints.
+        variance: tr Cov of the normalised targets over the store, of each hookpoint, or of all together.
         total_steps: Steps of the whole run.
         seed: Of what the terms draw.
 
@@ -89,7 +89,9 @@ def terms(
     if aux is None and dictionary.fixes_l0:
         aux = AuxSettings()
     if aux is not None and aux.coefficient > 0:
-        found.append(AuxK(aux, max(1, sum(dictionary.config.d_out) // 2), variance))
+        widths = dict(zip(dictionary.hookpoints_out, dictionary.config.d_out, strict=True))
+        width = sum(widths[hook] for hook in dictionary.layers[0].writes)
+        found.append(AuxK(aux, max(1, width // 2), variance))
     return tuple(found)
 
 
