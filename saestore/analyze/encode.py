@@ -97,12 +97,14 @@ def weight_facts(folded: SparseDictionary) -> WeightFacts:
     norms = _numpy(folded.encoder_norms()), _numpy(folded.decoder_norms())
     cosine = _numpy(folded.enc_dec_cosine()).astype(np.float32)
     cosine[(norms[0] == 0) | (norms[1] == 0)] = np.nan
+    layers = folded.layers
     return WeightFacts(
         enc_norm=norms[0].astype(np.float32),
         dec_norm=norms[1].astype(np.float32),
         enc_dec_cos=cosine,
         b_enc=_numpy(folded.encoder_bias()).astype(np.float32),
         threshold=None if thresholds is None else _numpy(thresholds).astype(np.float32),
+        layer_features=layers[0].features.stop if len(layers) > 1 else None,
     )
 
 

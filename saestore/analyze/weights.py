@@ -20,6 +20,7 @@ class WeightFacts:
         enc_dec_cos: Their cosine; NaN where shapes differ or one is zero.
         b_enc: Encoder bias.
         threshold: Threshold of the activation; None if it has none.
+        layer_features: Features of each layer, one after the other; None where there are no layers.
     """
 
     enc_norm: Float32[np.ndarray, " d_sae"]
@@ -27,12 +28,16 @@ class WeightFacts:
     enc_dec_cos: Float32[np.ndarray, " d_sae"]
     b_enc: Float32[np.ndarray, " d_sae"]
     threshold: Float32[np.ndarray, " d_sae"] | None = None
+    layer_features: int | None = None
 
     def columns(self, first: int, n: int) -> dict[str, Any]:
         """Return the columns of features `first` to `first + n - 1`, nulls where undefined."""
         part = slice(first, first + n)
         nothing = np.ones(n, dtype=bool)
+        layer, index = divmod(np.arange(first, first + n), self.layer_features or first + n + 1)
         columns = {
+            "layer": (layer, None),
+            "index": (index, None),
             "enc_norm": (self.enc_norm[part], None),
             "dec_norm": (self.dec_norm[part], None),
             "enc_dec_cos": (self.enc_dec_cos[part], np.isnan(self.enc_dec_cos[part])),

@@ -3,14 +3,14 @@
 Training keeps the k largest a row over a batch; afterwards a row's code must not depend on its mates,
 so features fire where their gate score exceeds one threshold. It is exact on the calibration rows,
 two passes over up to `ROWS` rows of the contexts that trained, spread evenly over them, of each
-source by its weight. How well it carries over is measured on contexts that training held out.
+source by its weight. Where k counts in each layer, each has a threshold of its own. How well it carries over is measured on contexts that training held out.
 
 Source: Bussmann et al. 2024 (arXiv:2412.06410) for the threshold; the exact order statistic is
 `dictionaries.calibration`.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,34 +99,44 @@ def calibrate(
     before = dictionary.thresholds()
     tracked = None if before is None else float(before.mean())
     parts = _parts(settings, lake, "train", rows)
-    found = exact_threshold(dictionary, parts, progress)
+    found = exact_thresholds(dictionary, parts, progress)
     record = ThresholdInference(
-        source="exact", rows=found.rows, l0=found.l0, l0_heldout=None, threshold_ema=tracked
+        source="exact",
+        rows=found[0].rows,
+        l0=sum(each.l0 for each in found),
+        l0_heldout=None,
+        threshold_ema=tracked,
     )
-    finished = dictionary.with_threshold(found.threshold, record)
+    thresholds = [each.threshold for each in found]
+    finished = dictionary.with_threshold(thresholds, record)
     unseen = held_out_l0(finished, _parts(settings, lake, "held_out", HELD_OUT_ROWS))
     progress.note(_said(found, tracked, unseen))
     if unseen is None:
         return finished
     measured = record.model_copy(update={"l0_heldout": unseen.l0})
-    return finished.with_threshold(found.threshold, measured)
+    return finished.with_threshold(thresholds, measured)
 
 
-def exact_threshold(
+def exact_thresholds(
     dictionary: SparseDictionary, parts: "list[_Part]", progress: Progress
-) -> Calibrated:
-    """Return the threshold at which k features a row fire on the rows of some contexts."""
+) -> list[Calibrated]:
+    """Return the thresholds at which k features a row fire on the rows of some contexts.
+
+    One of each of `SparseDictionary.ranked`.
+    """
     k = float(dictionary.config.semantics.activation.model_dump()["k"])
-    calibration = Calibration(k)
+    calibrations = [(features, Calibration(k)) for features in dictionary.ranked]
     total = sum(len(block.rows) for part in parts for block in part.blocks())
     with progress.task("calibrate", total=total * Calibration.PASSES, unit="row") as task:
         for _ in range(Calibration.PASSES):
             for block, inputs in _read(parts, dictionary):
                 for scores in dictionary.gate_scores(inputs):
-                    calibration.add(scores)
+                    for features, calibration in calibrations:
+                        calibration.add(scores[:, features])
                 task.advance(len(block.rows))
-            calibration.end_pass()
-    return calibration.found()
+            for _, calibration in calibrations:
+                calibration.end_pass()
+    return [calibration.found() for _, calibration in calibrations]
 
 
 def held_out_l0(dictionary: SparseDictionary, parts: "list[_Part]") -> HeldOut | None:
@@ -180,12 +190,16 @@ def _read(
             yield block, {hook: kept_rows(each, block) for hook, each in rows.items()}
 
 
-def _said(found: Calibrated, tracked: float | None, unseen: HeldOut | None) -> str:
+def _said(found: Sequence[Calibrated], tracked: float | None, unseen: HeldOut | None) -> str:
     """Return what calibration found, in a sentence."""
     running = "" if tracked is None else f" (running mean {tracked:.4g})"
+    low, high = (pick(each.threshold for each in found) for pick in (min, max))
+    what, where = f"threshold {low:.4g}", ""
+    if len(found) > 1:
+        what, where = f"thresholds {low:.4g} to {high:.4g}", f" in each of {len(found)} layers"
     said = (
-        f"threshold {found.threshold:.4g}{running}: L0 {found.l0:.4g} for k {found.wanted:g} on "
-        f"{found.rows} rows"
+        f"{what}{running}: L0 {sum(each.l0 for each in found):.4g} for k {found[0].wanted:g}{where} on "
+        f"{found[0].rows} rows"
     )
     if unseen is None:
         return f"{said}; no context was held out"

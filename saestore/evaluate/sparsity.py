@@ -7,6 +7,7 @@ context are not independent; the same bound with contexts for rows is the cautio
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
@@ -31,9 +32,15 @@ class Sparsity:
 
     Args:
         decoder_norms: Length of each decoder vector in raw units, the weights of `l1`.
+        layers: Name of each layer, and its features; scored one by one where there are several.
     """
 
-    def __init__(self, decoder_norms: Float[np.ndarray, " d_sae"]) -> None:
+    def __init__(
+        self,
+        decoder_norms: Float[np.ndarray, " d_sae"],
+        layers: Sequence[tuple[str, slice]] = (),
+    ) -> None:
+        self._layers = layers if len(layers) > 1 else ()
         self._norms = decoder_norms.astype(np.float64)
         self._firings = np.zeros(len(decoder_norms), np.int64)
         self._sums = np.zeros(len(decoder_norms), np.float64)
@@ -118,6 +125,10 @@ class Sparsity:
         }
         return [
             *(Score(name, total / rows if rows else None, rows) for name, total in per_row.items()),
+            *(
+                Score(f"l0@{name}", float(self._firings[own].sum()) / rows if rows else None, rows)
+                for name, own in self._layers
+            ),
             self._mean_activation(),
             *self._l0(),
             *self._dead(),

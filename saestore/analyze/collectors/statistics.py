@@ -33,8 +33,6 @@ class Statistics:
         dead = block.counts == 0
         columns = {
             "feature": block.features,
-            "layer": np.zeros(block.n, np.uint16),
-            "index": block.features,
             "n_rows": np.full(block.n, self._scope.n_rows, np.uint64),
             "n_firings": block.counts.astype(np.uint64),
             "density": block.counts / np.float64(max(self._scope.n_rows, 1)),
