@@ -240,6 +240,14 @@ class LinearSettings(Model):
         """Options of `init` that say nothing about how its weights start."""
         return frozenset({"zero_cross_layer"})
 
+    @property
+    def other_kinds(self) -> dict[str, str]:
+        """Kinds of activation functions that it cannot have, and why."""
+        return {
+            kind: f"ranks features of several layers, and this family has one: use {plain!r}"
+            for kind, plain in (("layertopk", "topk"), ("batchlayertopk", "batchtopk"))
+        }
+
     def counted(self, d_sae: int) -> int:
         """Return among how many features k chooses, with `d_sae` of them in a layer."""
         return d_sae if self.l0_scope == "layer" else d_sae * self.layers
@@ -256,13 +264,10 @@ class LinearSettings(Model):
         return self
 
     @model_validator(mode="after")
-    def _one_layer(self) -> Self:
+    def _offered(self) -> Self:
         kind = self.activation.kind
-        if isinstance(self.activation, LayerTopK | BatchLayerTopK) and self.family != "clt":
-            msg = (
-                f"activation.kind {kind!r} ranks features of several layers, and a {self.family} has "
-                f"one: use {kind.replace('layer', '')!r}"
-            )
+        if kind in self.other_kinds:
+            msg = f"activation.kind {kind!r} {self.other_kinds[kind]}"
             raise ValueError(msg)
         return self
 
@@ -440,6 +445,15 @@ class CltSettings(LinearSettings):
         vectors = {"data_points", "data_noise", "active_subspace", "repeat_heads"}
         return frozenset({"tie", "tie_factor"} | bounds | vectors)
 
+    @property
+    @override
+    def other_kinds(self) -> dict[str, str]:
+        """None of those over layers; but a gate would need an auxiliary reconstruction of each layer."""
+        return {
+            "gated": "is not offered for cross-layer transcoders, where its gate would have to "
+            "reconstruct each layer by itself: use 'jumprelu'"
+        }
+
     @model_validator(mode="after")
     def _pairs(self) -> Self:
         found = len(self.hookpoints_in), len(self.hookpoints_out)
@@ -452,12 +466,6 @@ class CltSettings(LinearSettings):
             if twice:
                 msg = f"{name} has {twice[0]!r} twice: each layer has a hookpoint of its own"
                 raise ValueError(msg)
-        if isinstance(self.activation, Gated):
-            msg = (
-                "activation.kind 'gated' is not offered for cross-layer transcoders: its auxiliary "
-                "reconstruction would have to be one of each layer; use 'jumprelu'"
-            )
-            raise ValueError(msg)  # noqa: TRY004 - a combination, not a type
         return self
 
 

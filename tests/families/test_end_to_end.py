@@ -20,6 +20,8 @@ from saestore_schemas.train import TrainSettings
 
 MLP_IN, MLP_OUT = "blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out"
 HEADS = tuple(f"blocks.{layer}.hook_resid_post" for layer in (0, 1))
+CLT_IN = tuple(f"blocks.{layer}.ln2.hook_normalized" for layer in (0, 1))
+CLT_OUT = tuple(f"blocks.{layer}.hook_mlp_out" for layer in (0, 1))
 SHARE = 0.3
 TOPK = {"kind": "topk", "k": 5}
 FAMILIES: dict[str, dict[str, object]] = {
@@ -33,6 +35,10 @@ FAMILIES: dict[str, dict[str, object]] = {
     "crosscoder": {
         "family": "crosscoder", "hookpoints": HEADS, "activation": {"kind": "batchtopk", "k": 5},
     },
+    "clt": {
+        "family": "clt", "hookpoints_in": CLT_IN, "hookpoints_out": CLT_OUT,
+        "activation": {"kind": "batchtopk", "k": 5},
+    },
 }  # fmt: skip
 
 
@@ -44,7 +50,7 @@ def lake(tiny_gpt2, tiny_jsonl, tmp_path_factory):
             name="store",
             lm=LmSettings(model=str(tiny_gpt2)),
             corpus=CorpusSettings(sources=(JsonlSource(path=str(tiny_jsonl)),), context_size=24),
-            hookpoints=(MLP_IN, MLP_OUT, *HEADS),
+            hookpoints=(*CLT_IN, *CLT_OUT, *HEADS),
             dtype="float32",
             tokens=1500,
         ),
@@ -106,6 +112,9 @@ def test_a_family_trains_and_its_scores_are_those_of_a_direct_computation(lake, 
         assert values["explained_variance_pooled"] == pytest.approx(pooled, rel=1e-6)
     code = dictionary.encode(given)
     assert values["l0"] == pytest.approx(code.l0().double().mean().item(), rel=1e-9)
+    for layer in dictionary.layers if len(dictionary.layers) > 1 else ():
+        own = (code.to_dense()[:, layer.features] != 0).sum(dim=1)
+        assert values[f"l0@{layer.name}"] == pytest.approx(own.double().mean().item(), rel=1e-9)
     assert values["delta_ce"] is not None
     assert values["ce_recovered[mean]"] is not None
 
@@ -122,10 +131,16 @@ def test_its_firings_are_those_of_its_code(lake, name):
         for hook in dictionary.hookpoints_in
     })  # fmt: skip
     found = features.query(
-        lake, f"SELECT feature, n_firings FROM features WHERE dictionary = '{name}' ORDER BY 1"
+        lake,
+        'SELECT feature, n_firings, layer, "index" FROM features '
+        f"WHERE dictionary = '{name}' ORDER BY 1",
     )
     wanted = (code.to_dense() != 0).sum(dim=0)
     assert found["n_firings"].to_pylist() == wanted.tolist()
+    for layer, own in enumerate(dictionary.layers):
+        within = found.slice(own.features.start, own.features.stop - own.features.start)
+        assert set(within["layer"].to_pylist()) == {layer}
+        assert within["index"].to_pylist() == list(range(len(within)))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from saestore import dictionaries
 from saestore.dictionaries import DenseCode, RaggedCode
@@ -15,7 +16,8 @@ from saestore.testing.dictionaries import (
     random_dictionary,
     raw_rows,
 )
-from saestore.train import objectives
+from saestore.train import metrics, objectives
+from saestore.train.counters import FiringCounters
 from saestore_schemas.dictionary import (
     AbsTopK,
     BatchLayerTopK,
@@ -24,12 +26,13 @@ from saestore_schemas.dictionary import (
     JumpRelu,
     LayerTopK,
     Relu,
+    SaeSettings,
     ThresholdInference,
     TopK,
     TranscoderSettings,
 )
-from saestore_schemas.objective import LossSettings, TanhSettings
-from saestore_schemas.train import InitSettings
+from saestore_schemas.objective import AuxSettings, LossSettings, TanhSettings
+from saestore_schemas.train import InitSettings, TrainSettings
 
 
 L, F, D_IN, D_OUT = 3, 11, 7, 5
@@ -478,3 +481,104 @@ def test_layers_of_unequal_width_are_refused():
             init=InitSettings(),
             seed=0,
         )
+
+
+@pytest.mark.parametrize("k", [2, 50], ids=["chosen", "all"])
+def test_dead_features_take_over_what_is_missing_at_their_own_layer(k):
+    dictionary = clt(TopK(k=1), gate_on_decoder_norm=False)
+    with torch.no_grad():
+        dictionary.b_enc[[1, 3, 4, F + 2, F + 5, F + 9]] -= 100  # far from firing: none in layer 2
+    rows, targets = (dictionary.normalise(rows_of(hooks)) for hooks in (INS, OUTS))
+    dead = torch.tensor([1, 3, 4, F + 2, F + 5, F + 9])
+    output = dictionary(rows)
+    seen = objectives.Pass(dictionary, rows, targets, output, dead, 0)
+    variance = {hook: 1.5 + t for t, hook in enumerate(OUTS)}
+    found = objectives.AuxK(AuxSettings(k=k), k=1, variance=variance)(seen)
+    tensors, wanted = dictionary.tensors(), 0.0
+    for s in range(2):
+        own = dead[(dead >= s * F) & (dead < (s + 1) * F)] - s * F
+        h = (rows[INS[s]] @ tensors[f"W_enc.{s}"] + tensors[f"b_enc.{s}"])[:, own]
+        rank = h.argsort(dim=1, descending=True).argsort(dim=1)
+        revived = torch.where(rank < k, h, 0) @ tensors[f"W_dec.{s}"][own, 0]
+        left = (targets[OUTS[s]] - output.reconstruction[OUTS[s]]).detach()
+        share = (left - revived).square().sum() / (left - left.mean(dim=0)).square().sum()
+        wanted = wanted + min(len(own) / k, 1) * variance[OUTS[s]] / 32 * share
+    torch.testing.assert_close(found.detach(), wanted, rtol=1e-12, atol=0)
+    found.backward()
+    reached = torch.cat(
+        [
+            e.grad.abs().sum(dim=1) if e.grad is not None else torch.zeros(F)
+            for e in dictionary.encoders
+        ]
+    )
+    assert set(reached.nonzero()[:, 0].tolist()) <= set(dead.tolist())
+    assert (reached[dead] > 0).any()
+    for s, decoder in enumerate(dictionary.decoders[:2]):
+        assert decoder.grad[:, D_OUT:].abs().sum() == 0, s
+    assert dictionary.decoders[2].grad is None
+    assert dictionary.b_dec.grad is None
+
+
+def test_nothing_dead_is_exactly_nothing():
+    dictionary = clt(TopK(k=1))
+    rows, targets = (dictionary.normalise(rows_of(hooks)) for hooks in (INS, OUTS))
+    nobody = torch.zeros(0, dtype=torch.int64)
+    seen = objectives.Pass(dictionary, rows, targets, dictionary(rows), nobody, 0)
+    assert float(objectives.AuxK(AuxSettings(), k=2, variance=1.0)(seen)) == 0
+
+
+def test_l0_and_the_dead_are_told_layer_by_layer():
+    dictionary = clt(LayerTopK(k=5))
+    rows, targets = (dictionary.normalise(rows_of(hooks)) for hooks in (INS, OUTS))
+    output = dictionary(rows)
+    sums = metrics.PassSums()
+    dead = torch.zeros(0, dtype=torch.int64)
+    sums.add(objectives.Pass(dictionary, rows, targets, output, dead, 0))
+    found = sums.metrics()
+    each = (output.code.to_dense() != 0).split(F, dim=1)
+    assert found["l0_layer"] == pytest.approx([float(part.sum()) / 13 for part in each])
+    assert sum(found["l0_layer"]) == pytest.approx(found["l0_mean"])
+    counters = FiringCounters(L * F, torch.device("cpu"))
+    counters.update(output.code.firings(), 13)
+    silent = metrics.of_counters(counters, 13, dictionary.layers)
+    assert silent["dead_layer"] == tuple(float((~part.any(dim=0)).sum()) for part in each)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"dictionary.hookpoints_out": OUTS[:2]}, "one pair of each layer"),
+        ({"dictionary.hookpoints_in": (INS[0], INS[0], INS[1])}, "twice"),
+        ({"dictionary.activation": {"kind": "gated"}}, "'gated' is not offered"),
+        ({"dictionary.activation": {"kind": "topk", "k": 12}}, "more than d_sae = 11"),
+        ({"dictionary.activation": {"kind": "layertopk", "k": 34}}, "more than d_sae = 33"),
+        ({"init.tie": True}, "init.tie says nothing"),
+        ({"init.decoder_bound": 0.5}, "init.decoder_bound says nothing"),
+        ({"loss.matryoshka": {"sampled": 3}}, "whole layers"),
+        ({"dictionary.decoder_norm": "unit"}, "free"),
+        ({"loss.sparsity": {"kind": "tanh", "coefficient": 1.0}}, "fixes L0 by itself"),
+        ({"optimizer.accumulate": 2}, "batchlayertopk"),
+    ],
+)
+def test_settings_that_make_no_sense_say_why(changes, match):
+    plain = {"kind": "batchlayertopk", "k": 5}
+    sections = {
+        "dictionary": {"family": "clt", "hookpoints_in": INS, "hookpoints_out": OUTS, "d_sae": F, "activation": plain},
+        "init": {},
+        "loss": {},
+        "optimizer": {},
+    }  # fmt: skip
+    for path, value in changes.items():
+        section, name = path.split(".")
+        sections[section][name] = value
+    given = {"series": "s", "name": "n", "activations": {"name": "a"}, "budget": {"epochs": 1.0}}
+    with pytest.raises(ValidationError, match=match):
+        TrainSettings.model_validate(given | sections)
+
+
+def test_only_layers_have_kinds_over_layers():
+    with pytest.raises(ValidationError, match="use 'batchtopk'"):
+        SaeSettings(hookpoint=INS[0], d_sae=F, activation=BatchLayerTopK(k=3))
+    sae = SaeSettings(hookpoint=INS[0], d_sae=F, activation=TopK(k=3))
+    (wrong,) = InitSettings(zero_cross_layer=True).conflicts(sae)
+    assert "zero_cross_layer" in wrong
