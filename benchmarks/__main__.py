@@ -12,6 +12,8 @@ from saestore.errors import nearest
 BENCHES = {
     "capture": "benchmarks.capture",
     "capture_small": "benchmarks.capture_small",
+    "clt_memory": "benchmarks.clt",
+    "clt_step": "benchmarks.clt",
     "remote": "benchmarks.remote",
     "stream": "benchmarks.stream",
     "train_paths": "benchmarks.train_paths",
