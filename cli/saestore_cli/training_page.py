@@ -44,7 +44,7 @@ def facts_of(config: "DictionaryConfig", found: Mapping[str, Any]) -> list[tuple
             "reads",
             f"{', '.join(config.hookpoints_in)}, {' + '.join(count(d) for d in config.d_in)} wide",
         ),
-        ("features", count(config.d_sae)),
+        ("features", count(config.features)),
         ("scale", ", ".join(sorted({f"{s.kind} ({s.state})" for s in config.scale.values()}))),
     ]
     if trained is not None:

@@ -91,7 +91,7 @@ def _summary(config: DictionaryConfig) -> str:
     trained = config.train
     rows = f"; {trained.rows:,} rows in {trained.steps:,} steps" if trained is not None else ""
     return (
-        f"{config.family} with {f'{kind} {options}'.strip()}: {config.d_sae:,} features of {reads}, "
+        f"{config.family} with {f'{kind} {options}'.strip()}: {config.features:,} features of {reads}, "
         f"{' + '.join(map(str, config.d_in))} wide{rows}"
     )
 

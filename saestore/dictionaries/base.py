@@ -134,8 +134,8 @@ class SparseDictionary(nn.Module, ABC):
 
     @property
     def d_sae(self) -> int:
-        """Number of features."""
-        return self.config.d_sae
+        """Number of features; of all layers, where there are layers."""
+        return self.config.features
 
     @property
     def layers(self) -> tuple[Layer, ...]:

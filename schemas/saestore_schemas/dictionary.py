@@ -646,3 +646,13 @@ class DictionaryConfig(Model):
     """Which tool's files it was made from; null for dictionaries that were trained here."""
     versions: dict[str, str]
     """Library versions at training."""
+
+    @property
+    def layers(self) -> int:
+        """How many layers have `d_sae` features each; 1 where there are none."""
+        return len(self.d_in) if self.family == "clt" else 1
+
+    @property
+    def features(self) -> int:
+        """Number of features, of all layers together."""
+        return self.d_sae * self.layers

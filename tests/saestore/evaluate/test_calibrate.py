@@ -13,7 +13,7 @@ from saestore.evaluate import calibrate, intervals
 from saestore.lake import Lake
 from saestore.progress import Recorder
 from saestore.testing.stores import HOOKPOINT, synthetic_store
-from saestore_schemas.dictionary import BatchTopK, SaeSettings, TopK
+from saestore_schemas.dictionary import BatchTopK, CltSettings, SaeSettings, TopK
 from saestore_schemas.scatter import ScatterSettings
 from saestore_schemas.train import (
     ActivationsSettings,
@@ -153,3 +153,33 @@ def test_what_works_row_by_row_needs_no_threshold(lake):
 
 def test_an_interval_needs_two_contexts():
     assert intervals.context_interval(np.array([3]), np.array([2])) is None
+
+
+def test_where_k_counts_in_each_layer_each_has_its_own_threshold(tmp_path):
+    rng = np.random.default_rng(7)
+    reads, writes = (
+        tuple(f"blocks.{n}.hook_{kind}" for n in (0, 1)) for kind in ("mlp_in", "mlp_out")
+    )
+    values = {hook: rng.standard_normal((900, 6)).astype(np.float32) for hook in (*reads, *writes)}
+    made = Lake.at(tmp_path / "lake")
+    synthetic_store(made, name="store", values=values)
+    family = CltSettings(
+        family="clt",
+        hookpoints_in=reads,
+        hookpoints_out=writes,
+        d_sae=19,
+        activation=BatchTopK(k=K),
+    )
+    given = settings("clt", BatchTopK(k=K)).model_copy(update={"dictionary": family})
+    trained, progress = train.run(given, made, device="cpu"), Recorder()
+    finished = calibrate(trained, given.activations, made, progress=progress)
+    record, (low, high) = finished.config.semantics.inference, finished.tensors()["threshold"][:, 0]
+    assert low != high
+    assert "in each of 2 layers" in progress.notes[-1]
+    store = ActivationStore.open(made, "store")
+    marks = np.concatenate([m for _, m in RowChoice("train", 0.05, None, 0).wanted(store)])
+    rows = {h: torch.from_numpy(store.read(h, 0, store.n_rows)[marks]) for h in reads}
+    code = finished.encode(rows).to_dense() != 0
+    for layer in finished.layers:
+        assert int(code[:, layer.features].sum()) == int(K * record.rows)
+    assert record.l0 == pytest.approx(2 * int(K * record.rows) / record.rows)
