@@ -43,7 +43,10 @@ def described(trainers: Sequence[Trainer], window_rows: int) -> str:
     """
     if not trainers:
         return "nothing is left to train"
-    rows = window_rows * sum(trainers[0].dictionary.config.d_in) * 4
+    config = trainers[0].dictionary.config
+    widths = dict(zip(config.hookpoints_in, config.d_in, strict=True))
+    widths |= dict(zip(config.hookpoints_out, config.d_out, strict=True))
+    rows = window_rows * sum(widths.values()) * 4
     return (
         f"{len(trainers)} dictionaries need about "
         f"{sum(map(weights, trainers)) / _MIB:,.0f} MiB of weights, gradients and moments, "

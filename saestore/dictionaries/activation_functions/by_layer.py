@@ -8,6 +8,7 @@ Where k counts features of all layers together, use the kind itself on the whole
 """
 
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -44,20 +45,22 @@ class ByLayer(ActivationFunction):
         # What is a fact of the kind is a fact of this: the registry says it, no subclass could.
         for fact in ("fixes_l0", "ranks", "row_wise", "firing", "has_gate", "bias_name"):
             setattr(self, fact, getattr(kind, fact))
-        self.learned_thresholds = tuple(
-            f"parts.{layer}.{name}" for layer in range(layers) for name in kind.learned_thresholds
-        )
+
+    @property
+    def _of_layers(self) -> list[ActivationFunction]:
+        """The parts, first layer first."""
+        return [cast("ActivationFunction", part) for part in self.parts]
 
     def _each(self, pre: PreActivation) -> Iterator[tuple[ActivationFunction, PreActivation]]:
         """Yield each layer's activation function with its pre-activations."""
         width = pre.d_sae // len(self.parts)
-        for layer, part in enumerate(self.parts):
+        for layer, part in enumerate(self._of_layers):
             yield part, pre.between(layer * width, (layer + 1) * width)
 
     @override
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of all layers, one after the other."""
-        found = [part.tensors() for part in self.parts]
+        found = [part.tensors() for part in self._of_layers]
         return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
     @override
@@ -73,17 +76,18 @@ class ByLayer(ActivationFunction):
     @override
     def thresholds(self) -> Float[Tensor, " d_sae"] | None:
         """Return what gate scores must exceed at inference; None where that is no fixed number."""
-        found = [part.thresholds() for part in self.parts]
-        return None if any(each is None for each in found) else torch.cat(found)
+        found = [part.thresholds() for part in self._of_layers]
+        known = [each for each in found if each is not None]
+        return torch.cat(known) if len(known) == len(found) else None
 
     @override
     def keep_k(self, k: float | None) -> None:
         """Keep another number of each layer's features while training."""
-        for part in self.parts:
+        for part in self._of_layers:
             part.keep_k(k)
 
     @override
     def scalars(self) -> dict[str, float]:
         """Return the mean over layers of each number."""
-        found = [part.scalars() for part in self.parts]
+        found = [part.scalars() for part in self._of_layers]
         return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
