@@ -27,7 +27,8 @@ from saestore.activations import Moments
 from saestore.dictionaries import SparseDictionary
 from saestore.train import memory
 from saestore.train.trainer import Schedule, Trainer
-from saestore_schemas.dictionary import CltSettings, TopK
+from saestore_schemas.dictionary import TopK
+from saestore_schemas.families import CltSettings
 from saestore_schemas.train import ActivationsSettings, BudgetSettings, InitSettings, TrainSettings
 
 

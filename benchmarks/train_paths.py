@@ -23,7 +23,8 @@ from saestore import dictionaries
 from saestore.activations import Moments
 from saestore.dictionaries import backends
 from saestore.dictionaries.activation_functions import base
-from saestore_schemas.dictionary import Relu, SaeSettings
+from saestore_schemas.dictionary import Relu
+from saestore_schemas.families import SaeSettings
 from saestore_schemas.train import InitSettings
 
 

@@ -22,7 +22,8 @@ from saestore import dictionaries
 from saestore.activations import Moments
 from saestore.dictionaries import Calibration, SparseDictionary
 from saestore.train.trainer import Schedule, Trainer
-from saestore_schemas.dictionary import BatchTopK, JumpRelu, Relu, SaeSettings, TopK
+from saestore_schemas.dictionary import BatchTopK, JumpRelu, Relu, TopK
+from saestore_schemas.families import SaeSettings
 from saestore_schemas.objective import L0Settings, L1Settings, LossSettings
 from saestore_schemas.train import ActivationsSettings, BudgetSettings, InitSettings, TrainSettings
 

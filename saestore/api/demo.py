@@ -25,8 +25,9 @@ from saestore_schemas.corpus import (
     StdlibSource,
     TextSource,
 )
-from saestore_schemas.dictionary import SaeSettings, TopK
+from saestore_schemas.dictionary import TopK
 from saestore_schemas.evaluate import EvaluateSettings, SpliceSettings
+from saestore_schemas.families import SaeSettings
 from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.lm import LmSettings
 from saestore_schemas.optimize import LogSettings, OptimizerSettings

@@ -49,7 +49,8 @@ from saestore.dictionaries.rewrites import Tensors, Weights
 from saestore.dictionaries.scale import Scale
 from saestore.dictionaries.sides import Sides
 from saestore.errors import ConfigError
-from saestore_schemas.dictionary import CltSettings, DictionaryConfig
+from saestore_schemas.dictionary import DictionaryConfig
+from saestore_schemas.families import CltSettings, LinearSettings
 
 
 class CrossLayerTranscoder(LinearlyEncoded):
@@ -79,7 +80,7 @@ class CrossLayerTranscoder(LinearlyEncoded):
 
     @classmethod
     @override
-    def begin(cls, settings: CltSettings, beginning: Beginning) -> LinearlyEncoded:
+    def begin(cls, settings: LinearSettings, beginning: Beginning) -> LinearlyEncoded:
         """Return an untrained dictionary.
 
         Raises:
@@ -108,7 +109,7 @@ class CrossLayerTranscoder(LinearlyEncoded):
         scales: Mapping[str, Scale],
     ) -> "CrossLayerTranscoder":
         """Return the dictionary that has a record, with starting weights of its own."""
-        start = Start(settings, beginning, config, dict(scales))
+        start = Start(settings, beginning, config, scales)
         layers, d_sae, width = config.layers, config.d_sae, config.d_out[0]
         found, shifts = {"b_dec": torch.from_numpy(start.bias)}, []
         for s, (hook, d_in) in enumerate(zip(config.hookpoints_in, config.d_in, strict=True)):

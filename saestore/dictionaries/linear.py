@@ -25,7 +25,8 @@ from saestore.dictionaries.rewrites import Weights
 from saestore.dictionaries.scale import Scale
 from saestore.dictionaries.sides import Sides, sides_of
 from saestore.errors import UnsupportedError
-from saestore_schemas.dictionary import DictionaryConfig, LinearSettings
+from saestore_schemas.dictionary import DictionaryConfig
+from saestore_schemas.families import LinearSettings
 
 
 class LinearDictionary(LinearEncoder):

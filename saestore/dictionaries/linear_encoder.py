@@ -30,7 +30,8 @@ from saestore.dictionaries.pre_activation import PreActivation, Projection, Scra
 from saestore.dictionaries.rewrites import Weights
 from saestore.dictionaries.scale import Scale
 from saestore.dictionaries.sides import sides_of
-from saestore_schemas.dictionary import DictionaryConfig, LinearSettings
+from saestore_schemas.dictionary import DictionaryConfig
+from saestore_schemas.families import LinearSettings
 
 
 class LinearlyEncoded(SparseDictionary):

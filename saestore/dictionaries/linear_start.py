@@ -9,7 +9,7 @@ Of several output hookpoints each gets directions of its own length; those of eq
 where `init.repeat_heads` says so.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from saestore.dictionaries.scale import Scale, measured
 from saestore.dictionaries.sides import Sides, sides_of
 from saestore.errors import ConfigError
 from saestore.lake import manifest as manifests
-from saestore_schemas.dictionary import DictionaryConfig, LinearSettings, Options, Semantics
+from saestore_schemas.dictionary import DictionaryConfig, Options, Semantics
+from saestore_schemas.families import LinearSettings
 
 
 Tensors = dict[str, Tensor]
@@ -95,7 +96,7 @@ class Start:
         settings: LinearSettings,
         beginning: Beginning,
         config: DictionaryConfig,
-        scales: dict[str, Scale],
+        scales: Mapping[str, Scale],
     ) -> None:
         """Measure what is measured.
 
@@ -181,7 +182,7 @@ class DecoderStart(Start):
         settings: LinearSettings,
         beginning: Beginning,
         config: DictionaryConfig,
-        scales: dict[str, Scale],
+        scales: Mapping[str, Scale],
     ) -> None:
         """Draw what is random, and measure what is measured.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from saestore.dictionaries.base import Beginning, SparseDictionary
 from saestore.dictionaries.families import FAMILIES
 from saestore.dictionaries.scale import MomentsLike
-from saestore_schemas.dictionary import DictionarySettings
+from saestore_schemas.families import DictionarySettings
 from saestore_schemas.train import InitSettings
 
 

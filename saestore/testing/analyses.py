@@ -14,7 +14,8 @@ from saestore.lake.lock import writing
 from saestore.testing.stores import HOOKPOINT, VOCABULARY, synthetic_store
 from saestore_schemas.activations import FLAG_IGNORED, FLAG_SPECIAL
 from saestore_schemas.analyze import AnalyzeSettings
-from saestore_schemas.dictionary import Activation, Relu, SaeSettings
+from saestore_schemas.dictionary import Activation, Relu
+from saestore_schemas.families import SaeSettings
 from saestore_schemas.optimize import OptimizerSettings
 from saestore_schemas.train import (
     ActivationsSettings,

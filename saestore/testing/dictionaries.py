@@ -17,7 +17,8 @@ from saestore import dictionaries
 from saestore.dictionaries import SparseDictionary, precision
 from saestore.errors import UnsupportedError
 from saestore.lake import Storage
-from saestore_schemas.dictionary import Activation, DictionarySettings, SaeSettings, ScaleKind
+from saestore_schemas.dictionary import Activation, ScaleKind
+from saestore_schemas.families import DictionarySettings, SaeSettings
 from saestore_schemas.train import InitSettings
 
 

@@ -8,8 +8,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from saestore_schemas.activations import RowFlag, RowRange
 from saestore_schemas.base import Model
-from saestore_schemas.dictionary import DictionarySettings, LinearSettings
 from saestore_schemas.evaluate import SpliceSettings
+from saestore_schemas.families import DictionarySettings, LinearSettings
 from saestore_schemas.names import ArtefactName, DictionaryName
 from saestore_schemas.objective import LossSettings, objections
 from saestore_schemas.optimize import (

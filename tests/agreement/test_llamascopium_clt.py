@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from saestore.testing.dictionaries import random_dictionary
-from saestore_schemas.dictionary import CltSettings
+from saestore_schemas.families import CltSettings
 
 
 THEIRS = load_file(Path(__file__).parent / "llamascopium_clt" / "numbers.safetensors")

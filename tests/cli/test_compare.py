@@ -8,7 +8,8 @@ import pytest
 from saestore import train
 from saestore.lake import Lake
 from saestore.testing.stores import HOOKPOINT, synthetic_store
-from saestore_schemas.dictionary import SaeSettings, TopK
+from saestore_schemas.dictionary import TopK
+from saestore_schemas.families import SaeSettings
 from saestore_schemas.train import ActivationsSettings, BudgetSettings, TrainSettings
 
 

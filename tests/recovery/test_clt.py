@@ -101,7 +101,7 @@ def cosines(chain, found):
 
 @pytest.mark.parametrize(
     ("steps", "share", "unexplained"),
-    [(250, 0.6, 0.25), pytest.param(800, 0.9, 0.05, marks=pytest.mark.slow)],
+    [(160, 0.6, 0.15), pytest.param(800, 0.9, 0.05, marks=pytest.mark.slow)],
 )
 def test_a_planted_chain_is_found_where_it_enters(steps, share, unexplained):
     chain = Chain(0)

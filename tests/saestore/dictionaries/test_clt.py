@@ -22,15 +22,13 @@ from saestore_schemas.dictionary import (
     AbsTopK,
     BatchLayerTopK,
     BatchTopK,
-    CltSettings,
     JumpRelu,
     LayerTopK,
     Relu,
-    SaeSettings,
     ThresholdInference,
     TopK,
-    TranscoderSettings,
 )
+from saestore_schemas.families import CltSettings, SaeSettings, TranscoderSettings
 from saestore_schemas.objective import AuxSettings, LossSettings, TanhSettings
 from saestore_schemas.train import InitSettings, TrainSettings
 
@@ -81,13 +79,10 @@ KINDS = {
 }
 VARIANTS = {
     "topk": {"activation": TopK(k=4), "gate_on_decoder_norm": False},
-    "topk-hn-none": {"activation": TopK(k=2), "scale": "none"},
-    "layertopk": {"activation": LayerTopK(k=8), "gate_on_decoder_norm": False},
+    "layertopk-hn-none": {"activation": LayerTopK(k=8), "scale": "none"},
     "batchtopk": {"activation": BatchTopK(k=3.5)},
-    "batchlayertopk": {"activation": BatchLayerTopK(k=7.5)},
     "jumprelu": {"activation": JumpRelu(bandwidth=0.5)},
     "jumprelu-h": {"activation": JumpRelu(bandwidth=0.5), "gate_on_decoder_norm": False},
-    "relu": {"activation": Relu()},
 }
 
 

@@ -13,14 +13,8 @@ from saestore.testing.dictionaries import (
     raw_rows,
 )
 from saestore.train import objectives
-from saestore_schemas.dictionary import (
-    BatchTopK,
-    CrossCoderSettings,
-    JumpRelu,
-    Relu,
-    SaeSettings,
-    TopK,
-)
+from saestore_schemas.dictionary import BatchTopK, JumpRelu, Relu, TopK
+from saestore_schemas.families import CrossCoderSettings, SaeSettings
 from saestore_schemas.objective import LossSettings
 from saestore_schemas.train import InitSettings
 

@@ -10,7 +10,7 @@ from saestore import dictionaries
 from saestore.dictionaries import initial
 from saestore.errors import ConfigError
 from saestore.testing.dictionaries import HOOK, ExactMoments, raw_rows
-from saestore_schemas.dictionary import SaeSettings
+from saestore_schemas.families import SaeSettings
 from saestore_schemas.train import InitSettings, TrainSettings
 
 

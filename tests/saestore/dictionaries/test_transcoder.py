@@ -13,16 +13,8 @@ from saestore.testing.dictionaries import (
     random_sae,
     raw_rows,
 )
-from saestore_schemas.dictionary import (
-    AbsTopK,
-    BatchTopK,
-    Gated,
-    JumpRelu,
-    Relu,
-    SaeSettings,
-    TopK,
-    TranscoderSettings,
-)
+from saestore_schemas.dictionary import AbsTopK, BatchTopK, Gated, JumpRelu, Relu, TopK
+from saestore_schemas.families import SaeSettings, TranscoderSettings
 from saestore_schemas.train import InitSettings, TrainSettings
 
 

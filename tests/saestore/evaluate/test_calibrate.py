@@ -13,7 +13,8 @@ from saestore.evaluate import calibrate, intervals
 from saestore.lake import Lake
 from saestore.progress import Recorder
 from saestore.testing.stores import HOOKPOINT, synthetic_store
-from saestore_schemas.dictionary import BatchTopK, CltSettings, SaeSettings, TopK
+from saestore_schemas.dictionary import BatchTopK, TopK
+from saestore_schemas.families import CltSettings, SaeSettings
 from saestore_schemas.scatter import ScatterSettings
 from saestore_schemas.train import (
     ActivationsSettings,

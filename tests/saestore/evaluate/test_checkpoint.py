@@ -8,8 +8,9 @@ from saestore.errors import ArtefactNotFoundError
 from saestore.evaluate import Evaluation, compare
 from saestore.lake import Lake, checkpoint
 from saestore.testing.stores import HOOKPOINT, synthetic_store
-from saestore_schemas.dictionary import SaeSettings, TopK
+from saestore_schemas.dictionary import TopK
 from saestore_schemas.evaluate import EvaluateSettings
+from saestore_schemas.families import SaeSettings
 from saestore_schemas.optimize import CheckpointSettings
 from saestore_schemas.train import ActivationsSettings, BudgetSettings, TrainSettings
 

@@ -11,8 +11,9 @@ from saestore.lake import Lake
 from saestore.progress import Recorder
 from saestore.testing.stores import HOOKPOINT, synthetic_store
 from saestore_schemas import tables
-from saestore_schemas.dictionary import SaeSettings, TopK
+from saestore_schemas.dictionary import TopK
 from saestore_schemas.evaluate import EvaluateSettings
+from saestore_schemas.families import SaeSettings
 from saestore_schemas.metrics import METRICS
 from saestore_schemas.train import ActivationsSettings, BudgetSettings, TrainSettings
 

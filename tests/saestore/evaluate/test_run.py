@@ -17,8 +17,9 @@ from saestore.lm import LanguageModel
 from saestore.progress import Recorder
 from saestore_schemas import tables
 from saestore_schemas.corpus import CorpusSettings, JsonlSource
-from saestore_schemas.dictionary import SaeSettings, TopK
+from saestore_schemas.dictionary import TopK
 from saestore_schemas.evaluate import EvaluateSettings, SpliceSettings
+from saestore_schemas.families import SaeSettings
 from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.lm import LmSettings
 from saestore_schemas.metrics import METRICS, POOLED

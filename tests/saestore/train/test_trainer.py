@@ -16,7 +16,8 @@ from saestore.train.counters import FiringCounters
 from saestore.train.metrics import MetricsTable
 from saestore.train.optimizer import Optimizer
 from saestore.train.trainer import Schedule, Trainer
-from saestore_schemas.dictionary import Relu, SaeSettings, TopK
+from saestore_schemas.dictionary import Relu, TopK
+from saestore_schemas.families import SaeSettings
 from saestore_schemas.objective import AuxSettings, L1Settings, LossSettings
 from saestore_schemas.optimize import (
     LogSettings,
