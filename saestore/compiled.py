@@ -43,17 +43,24 @@ class Compiled(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call it."""
-        machine = self._machine
-        if machine is None:
-            with _COMPILING:
-                machine = self._machine = self._machine or _compile(self._function)
-        return machine(*args, **kwargs)
+        return (self._machine or self._compiled())(*args, **kwargs)
+
+    @property
+    def _numba_type_(self) -> Any:
+        """How numba sees it where another compiled function calls it."""
+        return self._compiled()._numba_type_  # type: ignore[attr-defined] # numba's
+
+    def _compiled(self) -> Callable[P, R]:
+        with _COMPILING:
+            self._machine = self._machine or _compile(self._function)
+        return self._machine
 
 
 def compiled(function: Callable[P, R]) -> Compiled[P, R]:
     """Mark a function over numpy arrays and numbers to be compiled.
 
-    What it calls must be known to numba: numpy, arithmetic, and the functions of this module.
+    What it calls must be known to numba: numpy, arithmetic, the functions of this module, and compiled
+    functions of the same file, which numba looks at to know whether the code it kept is still good.
     """
     return Compiled(function)
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from saestore.activations import codecs
-from saestore.activations.moments import Moments
+from saestore.activations.moments import Moments, RunningMoments
 from saestore.lake import Storage, layout
 
 
@@ -35,18 +35,18 @@ def measure(batches: Iterable[Rows]) -> dict[str, Float32[np.ndarray, " _"]] | N
     Raises:
         OverflowRowError: A value is NaN or infinite.
     """
-    found: dict[str, Moments] = {}
+    found: dict[str, RunningMoments] = {}
     first = 0
     for hooks, flags in batches:
         kept = flags == 0
         for name, rows in hooks.items():
             codecs.refuse_strange(rows, "int8", hookpoint=name, first_row=first)
-            before = found.get(name, Moments.none(rows.shape[1]))
-            found[name] = before.merge(Moments.of(rows, kept))
+            found.setdefault(name, RunningMoments(rows.shape[1])).add(rows, kept)
         first += len(flags)
-    if not any(moments.count for moments in found.values()):
+    measured = {name: running.moments() for name, running in found.items()}
+    if not any(moments.count for moments in measured.values()):
         return None
-    return {name: _deviations(moments) for name, moments in found.items()}
+    return {name: _deviations(moments) for name, moments in measured.items()}
 
 
 def ones(widths: Mapping[str, int]) -> dict[str, Float32[np.ndarray, " _"]]:

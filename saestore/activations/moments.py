@@ -73,30 +73,9 @@ class Moments:
             rows: Contiguous, finite.
             kept: Which of them count; absent, all.
         """
-        width = rows.shape[1]
-        if kept is None:
-            kept = np.ones(len(rows), np.bool_)
-        chosen = _kept_rows(kept)
-        count = len(chosen)
-        if count == 0:
-            return cls.none(width)
-        middle = _mean_of(rows, chosen[:_FIRST])
-        first, second = np.zeros(width), np.zeros(width)
-        low, high = np.full(width, np.inf, np.float32), np.full(width, -np.inf, np.float32)
-        _measure(rows, chosen, middle, first, second, low, high)
-        squares = np.empty(count)
-        _squared_norms(rows, chosen, squares)
-        bins = np.searchsorted(_SQUARED_EDGES, squares, side="right")
-        return cls(
-            count=count,
-            mean=middle + first / count,
-            m2=np.maximum(second - first * first / count, 0.0),
-            norm_sum=float(np.sqrt(squares).sum()),
-            norm_sq_sum=float(squares.sum()),
-            min=low.astype(np.float64),
-            max=high.astype(np.float64),
-            norms=np.bincount(bins, minlength=NORM_BINS),
-        )
+        running = RunningMoments(rows.shape[1])
+        running.add(rows, np.ones(len(rows), np.bool_) if kept is None else kept)
+        return running.moments()
 
     def merge(self, other: "Moments") -> "Moments":
         """Return the moments of both sets of rows together."""
@@ -159,30 +138,106 @@ def norm_edges() -> Float64[np.ndarray, " _"]:
     return edges
 
 
+class RunningMoments:
+    """Moments of rows that come piece by piece, in memory that is kept."""
+
+    def __init__(self, width: int) -> None:
+        """Begin without rows."""
+        self._count = 0
+        self._mean, self._m2 = np.zeros((2, width))
+        self._range = np.empty((2, width), np.float32)
+        self._range[0], self._range[1] = np.inf, -np.inf
+        self._norms = np.zeros(NORM_BINS, np.int64)
+        self._norm_sums = np.zeros(2)
+        self._room = np.empty((4, width))
+
+    def add(self, rows: Float32[np.ndarray, "row d"], kept: Bool[np.ndarray, " row"]) -> None:
+        """Add the kept ones of some rows: contiguous, finite."""
+        self._count += _add(
+            rows,
+            kept,
+            self._count,
+            self._mean,
+            self._m2,
+            self._range,
+            self._norms,
+            self._norm_sums,
+            _SQUARED_EDGES,
+            self._room,
+            _FIRST,
+        )
+
+    def moments(self) -> Moments:
+        """Return the moments of all rows so far."""
+        low, high = self._range.astype(np.float64)
+        return Moments(
+            count=self._count,
+            mean=self._mean.copy(),
+            m2=self._m2.copy(),
+            norm_sum=float(self._norm_sums[0]),
+            norm_sq_sum=float(self._norm_sums[1]),
+            min=low,
+            max=high,
+            norms=self._norms.copy(),
+        )
+
+
 @compiled
-def _kept_rows(kept: Bool[np.ndarray, " row"]) -> Int64[np.ndarray, " row"]:
-    """Return which rows are kept."""
-    chosen = np.empty(len(kept), np.int64)
-    count = 0
-    for row in range(len(kept)):
-        if kept[row]:
-            chosen[count] = row
-            count += 1
-    return chosen[:count]
+def _add(  # noqa: PLR0917 - all that a pass over rows fills
+    rows: Float32[np.ndarray, "row d"],
+    kept: Bool[np.ndarray, " row"],
+    before: int,
+    mean: Float64[np.ndarray, " d"],
+    m2: Float64[np.ndarray, " d"],
+    extremes: Float32[np.ndarray, "2 d"],
+    norms: Int64[np.ndarray, " bin"],
+    norm_sums: Float64[np.ndarray, " _"],
+    edges: Float64[np.ndarray, " _"],
+    room: Float64[np.ndarray, "_ d"],
+    few: int,
+) -> int:
+    """Merge the moments of the kept rows into those of the rows before; return how many there were.
+
+    `room` is scratch memory; distances are measured from the mean of the first few.
+    """
+    chosen = np.flatnonzero(kept)
+    count = len(chosen)
+    if count == 0:
+        return 0
+    middle, first, second, square = room[0], room[1], room[2], room[3]
+    _mean_of(rows, chosen[:few], middle)
+    first[:] = 0.0
+    second[:] = 0.0
+    _measure(rows, chosen, middle, first, second, extremes[0], extremes[1])
+    total = before + count
+    share, weight = count / total, before * count / total
+    for at in range(len(mean)):
+        mine = middle[at] + first[at] / count
+        squares = max(second[at] - first[at] * first[at] / count, 0.0)
+        delta = mine - mean[at]
+        mean[at] = mean[at] + delta * share if before else mine
+        m2[at] += squares + delta * delta * weight
+    for place in range(count):
+        squared = _squared_norm(rows[chosen[place]], square)
+        norms[np.searchsorted(edges, squared, side="right")] += 1
+        norm_sums[0] += np.sqrt(squared)
+        norm_sums[1] += squared
+    return count
 
 
 @compiled
 def _mean_of(
-    rows: Float32[np.ndarray, "row d"], chosen: Int64[np.ndarray, " row"]
-) -> Float64[np.ndarray, " d"]:
-    """Return the mean of some rows."""
-    mean = np.zeros(rows.shape[1])
+    rows: Float32[np.ndarray, "row d"],
+    chosen: Int64[np.ndarray, " row"],
+    mean: Float64[np.ndarray, " d"],
+) -> None:
+    """Fill in the mean of the chosen rows."""
+    mean[:] = 0.0
     for place in range(len(chosen)):
         row = rows[chosen[place]]
         for at in range(len(mean)):
             mean[at] += row[at]
     mean /= len(chosen)
-    return mean
 
 
 @compiled
@@ -226,25 +281,26 @@ def _measure(  # noqa: PLR0917 - one pass fills all of them
 
 
 @compiled
-def _squared_norms(
-    rows: Float32[np.ndarray, "row d"],
-    chosen: Int64[np.ndarray, " row"],
-    squares: Float64[np.ndarray, " row"],
-) -> None:
-    """Fill in the squared norms of the chosen rows.
+def _squared_norm(row: Float32[np.ndarray, " d"], square: Float64[np.ndarray, " d"]) -> float:
+    """Return the squared norm of a row; `square` is scratch memory.
 
-    Halves are added, so that a sum is the same whatever the processor does at once.
+    Eighths are added, then halves of what comes of them, so that many values are added at once and the
+    sum is the same whatever the processor does at once.
     """
-    square = np.empty(rows.shape[1])
-    for place in range(len(chosen)):
-        row = rows[chosen[place]]
-        for at in range(len(square)):
-            value = np.float64(row[at])
-            square[at] = value * value
-        length = len(square)
-        while length > 1:
-            half = (length + 1) // 2
-            for at in range(length // 2):
-                square[at] += square[at + half]
-            length = half
-        squares[place] = square[0]
+    length = len(row) // 8
+    for at in range(length):
+        a, b = np.float64(row[at]), np.float64(row[at + length])
+        c, d = np.float64(row[at + 2 * length]), np.float64(row[at + 3 * length])
+        e, f = np.float64(row[at + 4 * length]), np.float64(row[at + 5 * length])
+        g, h = np.float64(row[at + 6 * length]), np.float64(row[at + 7 * length])
+        square[at] = ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h))
+    total = 0.0
+    for at in range(8 * length, len(row)):
+        value = np.float64(row[at])
+        total += value * value
+    while length > 1:
+        half = (length + 1) // 2
+        for at in range(length // 2):
+            square[at] += square[at + half]
+        length = half
+    return total + square[0] if length else total

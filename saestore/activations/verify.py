@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 
 from saestore.activations import codecs
-from saestore.activations.moments import Moments
+from saestore.activations.moments import Moments, RunningMoments
 from saestore.activations.store import ActivationStore
 from saestore.errors import DamagedArtefactError
 from saestore.lake import Lake, Ref, Storage, layout, manifest as manifests
@@ -233,9 +233,9 @@ class _Tally:
         self._hookpoint = hookpoint
         self._tokens = path == layout.TOKENS
         self._range = (0, 0)
-        self._moments: Moments | None = None
+        self._moments: RunningMoments | None = None
         if hookpoint is not None:
-            self._moments = Moments.none(store.hookpoints[hookpoint].width)
+            self._moments = RunningMoments(store.hookpoints[hookpoint].width)
         self._kept: Bool[np.ndarray, ...] = np.empty(0, np.bool_)
         self._scales: Float32[np.ndarray, ...] = np.empty(0, np.float32)
         self._wide: Float32[np.ndarray, ...] = np.empty(0, np.float32)
@@ -259,9 +259,7 @@ class _Tally:
         if self._moments is None:
             return
         kept = self._kept[start - self._first : start - self._first + len(stored)]
-        rows = self._decoded(stored, start - self._first)
-        found = Moments.of(rows, kept)
-        self._moments = self._moments.merge(found)
+        self._moments.add(self._decoded(stored, start - self._first), kept)
 
     def _decoded(
         self, stored: Shaped[np.ndarray, "row d"], at: int
@@ -282,7 +280,9 @@ class _Tally:
         low, high = self._range
         if low < 0 or high >= vocabulary:
             return [f"{name}: tokens {low} to {high}, the vocabulary has {vocabulary}"]
-        if self._moments is None or shard >= len(stated) or _agree(self._moments, stated[shard]):
+        if self._moments is None or shard >= len(stated):
+            return []
+        if _agree(self._moments.moments(), stated[shard]):
             return []
         return [f"{name}: shard {shard} has other rows than the moments of {self._hookpoint} say"]
 

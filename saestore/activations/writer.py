@@ -22,7 +22,7 @@ from saestore.activations import codecs, commits, deviations as measured, layout
 from saestore.activations.arrays import STAGING, ArrayWriter, Watch
 from saestore.activations.commits import Commit, Cursor, Totals
 from saestore.activations.deviations import Deviations
-from saestore.activations.moments import Moments
+from saestore.activations.moments import Moments, RunningMoments
 from saestore.activations.small import SmallArray
 from saestore.errors import ConfigError, UnsupportedError
 from saestore.lake import Storage, layout, manifest as manifests, table_file
@@ -82,7 +82,7 @@ class StoredBatch:
 class _Open:
     """What is known of the shard being filled, beside its arrays."""
 
-    moments: dict[str, Moments]
+    moments: dict[str, RunningMoments]
     rows: int = 0
     clipped: int = 0
     contexts: list[Int64[np.ndarray, "context 2"]] = field(default_factory=list)
@@ -272,7 +272,7 @@ class StoreWriter:
         """Return the open shard, begun now if none is."""
         if self._open is None:
             widths = self._spec.hookpoints.items()
-            self._open = _Open({name: Moments.none(width) for name, width in widths})
+            self._open = _Open({name: RunningMoments(width) for name, width in widths})
             for writer in self._arrays.values():
                 writer.open(self._shards)
         return self._open
@@ -292,9 +292,7 @@ class StoreWriter:
                 rows = chunk
             else:
                 rows = codecs.decode(chunk, self._spec.dtype, out=self._wide(chunk))
-            found = self._shard().moments
-            moments = Moments.of(rows, kept)
-            found[hookpoint] = found[hookpoint].merge(moments)
+            self._shard().moments[hookpoint].add(rows, kept)
 
         return measure
 
@@ -380,9 +378,10 @@ class StoreWriter:
             data = documents[path] = self._packed(full.documents)
             files[path] = len(data), manifests.checksum_of(data)
         contexts, segments = np.concatenate(full.contexts), np.concatenate(full.segments)
+        moments = {name: running.moments() for name, running in full.moments.items()}
         added = Totals(
             rows=full.rows,
-            kept=next(iter(full.moments.values())).count,
+            kept=next(iter(moments.values())).count,
             contexts=len(contexts),
             segments=len(segments),
             documents=len(full.documents),
@@ -394,7 +393,7 @@ class StoreWriter:
             files=files,
             contexts=contexts,
             segments=segments,
-            moments=full.moments,
+            moments=moments,
             resume=following,
             tally=self._noted,
         )

@@ -34,6 +34,12 @@ def total(values):
 
 
 @compiled
+def totals(rows):
+    """Return the sum of each row."""
+    return [total(row) for row in rows]
+
+
+@compiled
 def copy(target, source, length):
     """Copy bytes."""
     stream_copy(target.ctypes.data, source.ctypes.data, length)
@@ -88,6 +94,11 @@ def test_threads_that_call_it_first_at_once_get_the_same():
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(total, [values] * 16)) == {499_500.0}
     assert total.__doc__ == "Return their sum."
+
+
+def test_compiled_functions_call_each_other():
+    rows = np.arange(6.0).reshape(2, 3)
+    assert totals(rows) == [3.0, 12.0]
 
 
 def test_a_function_that_lies_in_no_file_is_compiled_and_not_kept():
