@@ -42,7 +42,7 @@ BATCH = 8 * CONTEXT
 """Rows handed over at once: a forward batch of eight contexts."""
 SHARD = 1 << 18
 """Rows of a shard of the default 512 MiB."""
-SHARDS, QUICK_SHARDS = 3, 1
+SHARDS, QUICK_SHARDS = 5, 1
 PIECE = 1 << 20
 
 
@@ -108,13 +108,13 @@ def files_only(folder: Path, rows: Rows, shards: int) -> None:
     """Write the array's files as the store's writer does, and nothing else."""
     artefact = Lake.at(folder).artefact(Ref("activations", "written"))
     path = f"hooks/{HOOK}"
-    with ThreadPoolExecutor(1) as disk:
+    with ThreadPoolExecutor(1) as disk, ThreadPoolExecutor(1) as naming:
         writer = ArrayWriter(artefact, path, _spec().arrays()[path], disk=disk)
         for shard in range(shards):
             writer.open(shard)
             for _ in range(SHARD // BATCH):
                 writer.append(rows.stored)
-            writer.close()
+            naming.submit(writer.seal().last.close)
 
 
 def plain(folder: Path, rows: Rows, shards: int) -> None:
@@ -223,9 +223,11 @@ class Writing:
                     for name, write, release in found
                 ),
                 goals=(
+                    # Beside what does the same work, and all that is done beside what does less.
+                    Goal("saestore, files only", "plain write", "rate", ">=", 1.0),
+                    Goal("saestore, files only", "zarr-python", "rate", ">=", 3.0),
                     Goal("saestore", "plain write", "rate", ">=", 1.0),
                     Goal("saestore", "zarr-python", "rate", ">=", 3.0),
-                    Goal("saestore, files only", "plain write", "rate", ">=", 1.0),
                 ),
                 unit="MB",
                 sizes={

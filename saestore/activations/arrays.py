@@ -2,23 +2,20 @@
 
 Rows are put where they will be written from: into the next chunk of a staging buffer of a few MiB,
 which goes to the shard's temporary file whenever it is full, by a thread, while a second buffer is
-filled. So memory is two buffers per array whatever the shard's size, and writing a shard is spread over the time in which its rows are computed. The shard
-takes its own name when it is whole and synced. Its bytes depend on its rows alone, never on how they
-came in batches.
+filled. So memory is two buffers per array whatever the shard's size. The shard takes its own name when
+it is whole and synced. Its bytes depend on its rows alone, never on how they came in batches.
 
-The disk starts on each buffer as soon as it is written, not when the kernel finds it time: syncing the
-whole shard at the end then waits for the last one only, and what was written stays in the page cache
-for who reads it next. `python -m benchmarks write` says how that compares with a plain write and fsync.
-Passing by the cache (O_DIRECT) was tried and gave half of a plain write on a virtual disk.
+What was written stays in the page cache for who reads it next. `python -m benchmarks write` compares
+with a plain write and fsync. Two ways were tried and were slower on a virtual disk: passing by the
+cache (O_DIRECT), half as fast, and having the disk begin on each buffer (sync_file_range), which costs
+a tenth where the last shard is synced while the next is filled.
 """
 
-import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
 
 import crc32c
 import numpy as np
@@ -37,8 +34,6 @@ Watch = Callable[[Shaped[np.ndarray, "..."], int], None]
 
 STAGING = 8 << 20
 """Bytes written at once, if the shard has as many."""
-_START_WRITING = 2
-"""SYNC_FILE_RANGE_WRITE of Linux."""
 
 
 @dataclass(frozen=True)
@@ -299,35 +294,13 @@ class _File:
 
     def __init__(self, path: os.PathLike[str]) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        self._written = 0
 
     def write(self, data: bytes | memoryview) -> None:
-        """Write all of it, and let the disk begin."""
+        """Write all of it."""
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
-        _start_writing(self._descriptor, self._written, len(data))
-        self._written += len(data)
 
     def close(self) -> None:
         """Close it."""
         os.close(self._descriptor)
-
-
-def _start_writing(descriptor: int, start: int, length: int) -> None:
-    """Have the kernel send some bytes of a file to the disk; where it cannot be told, it waits.
-
-    What goes wrong on the way is told by the sync that follows.
-    """
-    tell = _sync_file_range()
-    if tell is not None:
-        tell(descriptor, start, length, _START_WRITING)
-
-
-@cache
-def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    """Return the C library's function, which Python lacks; None where there is none."""
-    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if function is not None:
-        function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-    return function
