@@ -18,9 +18,10 @@ from saestore.api.pages import (
     SweepPage,
 )
 from saestore.api.store_page import ActivationsPage
+from saestore.numbers import count, value
 from saestore_cli import store_page, sweep_page, training_page
 from saestore_cli.drawing import bars, facts, pairs
-from saestore_cli.numbers import count, many, size, value
+from saestore_cli.numbers import many, size
 
 
 if TYPE_CHECKING:

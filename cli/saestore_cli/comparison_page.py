@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from saestore_cli.numbers import count, value
+from saestore.numbers import count, value
 
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from saestore.numbers import count, share, value
 from saestore_cli.drawing import facts, terminal
-from saestore_cli.numbers import count, many, size, value
+from saestore_cli.numbers import many, size
 from saestore_cli.report import Report
 from saestore_cli.tokens import visible
 
@@ -269,7 +270,7 @@ class ConsoleOutput:
     def _quality(self, scores: Mapping[str, float | None], rows: int) -> None:
         for name, says in QUALITY.items():
             if (x := scores.get(name)) is not None:
-                shown = value(x) if name == "l0" else f"{x:.1%}"
+                shown = value(x) if name == "l0" else share(x)
                 self._out.print(f"  {shown:>7}  {says.format(rows=count(rows))}")
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
 
-from saestore_cli.numbers import value
+from saestore.numbers import value
 
 
 WIDEST = 100

@@ -11,8 +11,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from saestore.numbers import count, value
 from saestore_cli.drawing import bars, coloured, facts
-from saestore_cli.numbers import count, value
 from saestore_cli.tokens import around_peak, legend, marked, visible
 
 

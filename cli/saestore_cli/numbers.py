@@ -1,20 +1,9 @@
-"""Numbers as people read them: thousands separated, units said, four significant digits."""
+"""Numbers with what they count: so many things, bytes, rates, durations."""
 
-import math
+from saestore.numbers import count
 
 
 _KIB = 1024
-_SIGNIFICANT = 4
-_LARGE = 100_000
-
-
-def count(n: int) -> str:
-    """Return a whole number with thousands separators.
-
-    >>> count(1234567)
-    '1,234,567'
-    """
-    return f"{n:,}"
 
 
 def many(n: int, things: str) -> str:
@@ -27,23 +16,6 @@ def many(n: int, things: str) -> str:
     if n == 1:
         name = f"{name[:-3]}y" if name.endswith("ies") else name.removesuffix("s")
     return f"{count(n)} {name}"
-
-
-def value(x: float | str | None) -> str:
-    """Return a measured value with four significant digits; a dash where it is undefined.
-
-    >>> value(0.123456), value(1234567.0), value(3e-07), value(None)
-    ('0.1235', '1,234,567', '3e-07', '-')
-    """
-    if x is None or isinstance(x, str):
-        return x if isinstance(x, str) else "-"
-    if isinstance(x, bool) or not isinstance(x, (int, float)):
-        return str(x)
-    if not math.isfinite(x):
-        return "-" if math.isnan(x) else str(x)
-    if isinstance(x, int) or (x.is_integer() and abs(x) < 1e15):  # noqa: PLR2004 - exact in float64
-        return count(int(x))
-    return f"{x:,.0f}" if abs(x) >= _LARGE else f"{x:.{_SIGNIFICANT}g}"
 
 
 def size(n: float) -> str:

@@ -12,8 +12,9 @@ from rich.table import Column
 from rich.text import Text
 from typing_extensions import override
 
+from saestore.numbers import count, value
 from saestore.progress import Progress, Task
-from saestore_cli.numbers import amount, count, duration, rate, value
+from saestore_cli.numbers import amount, duration, rate
 
 
 _EVERY_S = 30.0

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from saestore.numbers import count, value
 from saestore_cli.drawing import plain_table, scatter
-from saestore_cli.numbers import count, value
 
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def draw(page: "SweepPage", console: Console) -> None:
         mark = marks.get(item.name, "·")
         table.add_row(
             Text(mark, style="bold green" if item.name in best else ""),
-            item.name.rsplit("/", 1)[-1],
+            _last(item.name),
             _change(item),
             *(value(item.scores.get(name)) for name in shown),
         )
@@ -45,18 +45,19 @@ def draw(page: "SweepPage", console: Console) -> None:
             told = item.message or "ended early: nothing got better"
             console.print(f"{item.name} {item.status.replace('_', ' ')}: {told}")
     for name in list(page.fronts)[:_PLOTS]:
-        points = [
-            (l0, score, marks.get(item.name, "·"))
-            for item in page.items
-            if (l0 := item.scores.get("l0")) is not None
-            and (score := item.scores.get(name)) is not None
-        ]
+        points = [(*xy, marks.get(item, "·")) for item, xy in page.points(name).items()]
         console.print()
         console.print(Text(f"{_SHORT[name]} against L0 (log scale)", style="bold"))
         for line in scatter(points, width=min(console.width - 12, 60), height=_HEIGHT):
             console.print(Text(line), soft_wrap=True)
-        front = ", ".join(each.rsplit("/", 1)[-1] for each in page.fronts[name])
+        front = ", ".join(map(_last, page.fronts[name]))
         console.print(f"  none is both sparser and better than {front}")
+        if page.diverged:
+            console.print(f"  left out, diverged: {', '.join(map(_last, page.diverged))}")
+
+
+def _last(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
 
 
 def _change(item: "SweepItem") -> str:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from saestore.numbers import count, value
 from saestore_cli.drawing import bars, curve, pairs, plain_table
-from saestore_cli.numbers import count, value
 
 
 if TYPE_CHECKING:

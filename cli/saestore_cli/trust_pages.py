@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from saestore.numbers import count, value
 from saestore_cli.drawing import plain_table
-from saestore_cli.numbers import count, value
 from saestore_cli.tokens import visible
 
 

@@ -153,7 +153,8 @@ class SweepItem:
         change: What is its own, by dotted setting.
         status: `trained`, `stopped_early` or `diverged`.
         message: Why it diverged.
-        scores: Numbers by name: those of its newest evaluation, or of its last training batch.
+        scores: Numbers by name: those of its newest evaluation, or of its last training batch; None
+            where undefined.
         evaluation: Which evaluation; None, the last training batch.
     """
 
@@ -164,6 +165,11 @@ class SweepItem:
     scores: Mapping[str, float | None]
     evaluation: str | None
 
+    @property
+    def diverged(self) -> bool:
+        """Whether it is no dictionary: its numbers are the last ones before its loss was none."""
+        return self.status == "diverged"
+
 
 @dataclass(frozen=True)
 class SweepPage:
@@ -171,13 +177,22 @@ class SweepPage:
 
     Attributes:
         manifest: Its manifest.
-        items: Its dictionaries, by L0.
+        items: Its dictionaries, by L0, and those that diverged.
         fronts: Score to the items no other one beats: neither sparser nor better.
     """
 
     manifest: Manifest
     items: tuple[SweepItem, ...]
     fronts: Mapping[str, tuple[str, ...]]
+
+    def points(self, score: str) -> dict[str, tuple[float, float]]:
+        """Return L0 and a score of each item that can be compared: diverged ones cannot."""
+        return points(self.items, score)
+
+    @property
+    def diverged(self) -> tuple[str, ...]:
+        """Names of the items that are in no plot."""
+        return tuple(item.name for item in self.items if item.diverged)
 
 
 Page = ActivationsPage | DictionaryPage | CheckpointPage | EvaluationPage | AnalysisPage | SweepPage
@@ -243,7 +258,7 @@ def sweep(lake: Lake, ref: Ref) -> SweepPage:
     items = []
     for line in lines:
         name = f"{line['series']}/{line['dictionary']}"
-        scores = {short: line[long] for long, short in _OF_TRAINING.items()}
+        scores = {short: _finite(line[long]) for long, short in _OF_TRAINING.items()}
         mine = [
             (lake.manifest(each).created, each)
             for each in evaluations
@@ -263,7 +278,11 @@ def sweep(lake: Lake, ref: Ref) -> SweepPage:
                 None if chosen is None else chosen.name.rsplit("/", 1)[-1],
             )
         )
-    items.sort(key=lambda item: (item.scores.get("l0") is None, item.scores.get("l0"), item.name))
+    items.sort(
+        key=lambda item: (
+            item.diverged, item.scores.get("l0") is None, item.scores.get("l0"), item.name
+        )
+    )  # fmt: skip
     better = [name for name in SCORES if name != "l0" and not name.startswith("dead")]
     fronts = {name: front(items, name) for name in better}
     return SweepPage(
@@ -275,21 +294,30 @@ def front(items: Sequence[SweepItem], score: str) -> tuple[str, ...]:
     """Return the items, in their order, that no other one beats: as few firings, a score as good.
 
     Args:
-        items: Which; those without the score or without L0 are left out.
+        items: Which; those that are no `points` are left out.
         score: A score of which more is better.
     """
-    points = [
-        (l0, value, item.name)
-        for item in items
-        if item.status != "diverged"
-        and (l0 := item.scores.get("l0")) is not None
-        and (value := item.scores.get(score)) is not None
-    ]
+    found = points(items, score)
     return tuple(
         name
-        for l0, value, name in points
-        if not any(a <= l0 and b >= value and (a, b) != (l0, value) for a, b, _ in points)
+        for name, (l0, value) in found.items()
+        if not any(a <= l0 and b >= value and (a, b) != (l0, value) for a, b in found.values())
     )
+
+
+def points(items: Sequence[SweepItem], score: str) -> dict[str, tuple[float, float]]:
+    """Return L0 and a score by item, of those that have both and did not diverge."""
+    return {
+        item.name: (l0, value)
+        for item in items
+        if not item.diverged
+        and (l0 := item.scores.get("l0")) is not None
+        and (value := item.scores.get(score)) is not None
+    }
+
+
+def _finite(x: float | None) -> float | None:
+    return x if x is not None and math.isfinite(x) else None
 
 
 def _activations(lake: Lake, ref: Ref) -> ActivationsPage:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from saestore.api.pages import (
     CheckpointPage,
@@ -15,6 +14,7 @@ from saestore.api.pages import (
 )
 from saestore.errors import UnsupportedError
 from saestore.fingerprint import leaves
+from saestore.numbers import count, value
 from saestore.report import Bands, Density, Document, Lines, Plot, Points, Sheet
 from saestore_schemas.dictionary import DictionaryConfig
 from saestore_schemas.manifest import Manifest
@@ -86,7 +86,7 @@ def _dictionary(page: DictionaryPage) -> Document:
 def _summary(config: DictionaryConfig) -> str:
     activation = config.semantics.activation.model_dump()
     kind = activation.pop("kind")
-    options = " ".join(f"{name} {_number(x)}" for name, x in activation.items())
+    options = " ".join(f"{name} {value(x)}" for name, x in activation.items())
     reads = ", ".join(config.hookpoints_in)
     trained = config.train
     rows = f"; {trained.rows:,} rows in {trained.steps:,} steps" if trained is not None else ""
@@ -103,10 +103,10 @@ def _figures(
         newest = max(evaluations, key=lambda each: each.manifest.created)
         found = {score.metric: score.value for score in newest.scores}
         return tuple(
-            (short, _number(found[name])) for name, short in _HEADLINES.items() if name in found
+            (short, value(found[name])) for name, short in _HEADLINES.items() if name in found
         )
     return tuple(
-        (short, _number(curves[name].values[-1])) for name, short in _LAST.items() if name in curves
+        (short, value(curves[name].values[-1])) for name, short in _LAST.items() if name in curves
     )
 
 
@@ -209,7 +209,7 @@ def _density(densities: Densities) -> Density | None:
 def _scores(page: EvaluationPage) -> Sheet:
     name = page.manifest.name.rsplit("/", 1)[-1]
     rows = tuple(
-        (score.metric, _number(score.value), score.unit, f"{score.n:,}", score.meaning)
+        (score.metric, value(score.value), score.unit, count(score.n), score.meaning)
         for score in page.scores
     )
     return Sheet(f"Evaluation {name}", ("score", "value", "unit", "of", "meaning"), rows)
@@ -220,25 +220,22 @@ def _sweep(page: SweepPage) -> Document:
     rows = tuple(
         (
             item.name,
-            json.dumps(item.change),
-            item.status.replace("_", " "),
-            *(_number(item.scores.get(name)) for name in names),
+            json.dumps(item.change, ensure_ascii=False),
+            f"{item.status.replace('_', ' ')}{f': {item.message}' if item.message else ''}",
+            *(value(item.scores.get(name)) for name in names),
             item.evaluation or "last training batch",
         )
         for item in page.items
     )
+    beside = f"left out, diverged: {', '.join(map(_last, page.diverged))}" if page.diverged else ""
     plots = tuple(
         Points(
             f"{name} against L0",
             "L0",
             name,
-            {
-                item.name.rsplit("/", 1)[-1]: (l0, score)
-                for item in page.items
-                if (l0 := item.scores.get("l0")) is not None
-                and (score := item.scores.get(name)) is not None
-            },
-            tuple(each.rsplit("/", 1)[-1] for each in front),
+            {_last(item): point for item, point in page.points(name).items()},
+            tuple(map(_last, front)),
+            beside,
         )
         for name, front in page.fronts.items()
     )
@@ -253,18 +250,14 @@ def _sweep(page: SweepPage) -> Document:
     )
 
 
+def _last(name: str) -> str:
+    """Return the last part of a name: within a sweep, they have one series."""
+    return name.rsplit("/", 1)[-1]
+
+
 def _foot(manifest: Manifest) -> str:
     return (
         f"{manifest.kind} {manifest.name}, fingerprint {manifest.fingerprint[:16]}, "
         f"written {manifest.created:%Y-%m-%d %H:%M} UTC "
         f"by saestore {manifest.versions.get('saestore', '?')}"
     )
-
-
-def _number(x: Any) -> str:
-    """Return a number as people read it: whole ones whole, others with four digits."""
-    if x is None:
-        return "–"
-    if isinstance(x, bool) or not isinstance(x, (int, float)):
-        return str(x)
-    return f"{int(x):,}" if x == int(x) and abs(x) < 1e15 else f"{x:.4g}"  # noqa: PLR2004 - exact

@@ -69,6 +69,7 @@ class Points:
         up: Name of the vertical one.
         points: Horizontal and vertical number by name.
         front: Names that no other one beats, from left to right.
+        beside: What is not among the points, and why; empty where nothing is missing.
     """
 
     title: str
@@ -76,6 +77,7 @@ class Points:
     up: str
     points: Mapping[str, tuple[float, float]]
     front: tuple[str, ...]
+    beside: str = ""
 
 
 Plot = Lines | Bands | Density | Points

@@ -150,7 +150,7 @@ def _(plot: Density, axes: "Axes") -> None:
 @draw.register(Points)
 def _(plot: Points, axes: "Axes") -> None:
     axes.set_title(plot.title)
-    axes.set_xlabel(plot.across)
+    axes.set_xlabel(f"{plot.across}\n{plot.beside}" if plot.beside else plot.across)
     axes.set_ylabel(plot.up)
     front = [plot.points[name] for name in plot.front]
     axes.plot([x for x, _ in front], [y for _, y in front], color=COLOURS[1], alpha=0.5, zorder=1)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from saestore.errors import DivergedError, StoppedError
+from saestore.numbers import value
 from saestore.progress import Progress
 from saestore.train.metrics import Metrics
 from saestore.train.stops import Watch
@@ -77,7 +78,8 @@ def train(
             moving = active.at(here)
             for each in moving:
                 active.attempt(each, partial(each.take, batch, stream))
-            task.advance(batch_rows, **_shown([each.last for each in trainings]))
+            well = [each.last for each in trainings if not active.failed(each)]
+            task.advance(batch_rows, **_shown(well))
             here += 1
             for each in active.at(here):
                 if each.over:
@@ -105,6 +107,10 @@ class _Active:
     def at(self, step: int) -> list[Training]:
         """Return those that have taken so many steps."""
         return [each for each in self.left if each.trainer.step == step]
+
+    def failed(self, training: Training) -> bool:
+        """Return whether it diverged: its last numbers say nothing of the others."""
+        return any(failure.training is training for failure in self.failures)
 
     def attempt(self, training: Training, work: Callable[[], None]) -> None:
         """Do something that ends the training if it diverges there.
@@ -160,5 +166,6 @@ def _shown(last: Sequence[Metrics]) -> dict[str, float | str]:
         if len(values) == 1:
             shown[short] = values[0]
         elif values:
-            shown[short] = f"{min(values):.3g}–{max(values):.3g}"
+            ends = dict.fromkeys((value(min(values)), value(max(values))))
+            shown[short] = "–".join(ends)
     return shown

@@ -1,10 +1,13 @@
 """`saestore train` from the command line: time limits, sweeps, and how both are shown."""
 
 import json
+import re
 
 import pytest
 from rich.cells import cell_len
 
+from saestore import open_lake, report
+from saestore.api import report_page
 from saestore.errors import ConfigError
 from saestore.lake import Lake
 from saestore.testing.stores import HOOKPOINT, synthetic_store
@@ -35,6 +38,13 @@ grid = { "dictionary.activation.k" = [1, 2, 4] }
 [[sweep.items]]
 name = "wide"
 change = { "dictionary.d_sae" = 46 }
+"""
+
+
+WILD = """
+[[sweep.items]]
+name = "wild"
+change = { "optimizer.lr" = 1e30 }
 """
 
 
@@ -87,6 +97,26 @@ def test_a_sweep_is_trained_and_shown_as_a_table_and_a_plot(run, place):
     assert "sweeps/ks" in listed
     assert "4 dictionaries" in listed
     assert "sweeps/ks" in run("show", "dictionaries/s/t-k2", *at).out
+
+
+def test_what_diverged_is_named_beside_the_plots_and_not_in_them(run, place):
+    at = ["--lake", place / "lake"]
+    (place / "wild.toml").write_text(TOML + SWEEP + WILD)
+    done = run("train", place / "wild.toml", *at)
+    assert done.code == 0, done.err
+    assert not re.search(r"[\d,]{14}", done.err)  # no number with all its digits
+    table, plot = done.out.split("EV against L0 (log scale)")
+    assert "s/wild diverged: training diverged at step" in " ".join(table.split())
+    assert re.search(r"^e  wild +lr=1e\+30 ", table, re.MULTILINE), table
+    axes, beside = plot.split("none is both")
+    assert "e" not in axes
+    assert "left out, diverged: wild" in beside
+    assert max(map(len, axes.splitlines())) < 80
+    page = open_lake(place / "lake").show("sweeps/ks")
+    (points,) = report_page.document(page).plots
+    assert set(points.points) == {"t-k1", "t-k2", "t-k4", "wide"}
+    assert points.beside == "left out, diverged: wild"
+    assert points.beside in report.draw.svg(points)
 
 
 def test_points_stand_where_their_numbers_say():
