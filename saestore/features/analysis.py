@@ -84,7 +84,7 @@ class Analysis:
         Raises:
             QueryError: It does not only read, or DuckDB refused it.
         """
-        with connect.connect_to(self.lake, [self.ref]) as connection:
+        with connect.connect_to(self.lake, [self.ref], question=sql) as connection:
             return connect.answer(connection, sql, params or {})
 
     def feature(self, feature: int) -> FeaturePage:

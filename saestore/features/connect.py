@@ -44,20 +44,37 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     examples, histograms, logits (with `token`), logit_stats; scores and feature_scores over
     evaluations, metrics over training runs, artefacts over manifests. In a lake that holds none they are empty.
 
-    The connection is yours: close it. What it creates lives in memory and is gone with it.
+    The connection is yours: close it. What it creates lives in memory and is gone with it. Files are
+    there and of their size when it is opened; `query` compares more.
     """
     return connect_to(lake, lake.refs("features"))
 
 
-def connect_to(lake: Lake, analyses: Iterable[Ref]) -> duckdb.DuckDBPyConnection:
-    """Return a connection whose views cover the given analyses only."""
+def connect_to(
+    lake: Lake, analyses: Iterable[Ref], *, question: str | None = None
+) -> duckdb.DuckDBPyConnection:
+    """Return a connection whose views cover the given analyses only.
+
+    Args:
+        lake: The lake.
+        analyses: Which.
+        question: The SQL that will be asked, if it is known: of the views over training runs,
+            evaluations and sweeps, those that it names are compared with their checksums, not by
+            size alone, and the others are left empty.
+
+    Raises:
+        DamagedArtefactError: A table is missing, cut, or not what was written.
+    """
     connection = duckdb.connect()
     try:
         _allow_only(connection, lake)
         sources = [
             views.Source(ref, lake.manifest(ref), views.folder_of(lake, ref)) for ref in analyses
         ]
-        for name, sql in {**views.analysis_views(sources), **views.lake_views(lake)}.items():
+        for name, sql in {
+            **views.analysis_views(sources),
+            **views.lake_views(lake, question),
+        }.items():
             connection.execute(f"CREATE VIEW {name} AS {sql}")
         connection.execute(_ARTEFACTS)
         for line in _artefacts(lake):
@@ -79,8 +96,10 @@ def query(lake: Lake, sql: str, params: Mapping[str, Any] | None = None) -> pa.T
 
     Raises:
         QueryError: It does not only read, or DuckDB refused it; the message is the engine's.
+        DamagedArtefactError: A table is missing or cut; or one over training runs, evaluations or
+            sweeps, which the question names, has other bytes than were written.
     """
-    with connect(lake) as connection:
+    with connect_to(lake, lake.refs("features"), question=sql) as connection:
         return answer(connection, sql, params or {})
 
 

@@ -124,7 +124,7 @@ def run_named(
     wanted = _query(name)
     values = _values(wanted, params or {})
     ref = only_analysis(lake) if analysis is None else analysis_named(lake, analysis)
-    with connect_to(lake, [ref]) as connection:
+    with connect_to(lake, [ref], question=wanted.sql) as connection:
         return answer(connection, wanted.sql, values)
 
 

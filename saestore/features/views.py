@@ -4,6 +4,7 @@ Every view joins all analyses, with the columns `series`, `dictionary` and `anal
 a lake that holds none it is empty and has the same columns.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -209,22 +210,43 @@ def analysis_views(sources: Iterable[Source]) -> dict[str, str]:
     return found
 
 
-def lake_views(lake: Lake) -> dict[str, str]:
-    """Return the SQL of the views over evaluations, training runs and sweeps."""
+_FILES: Mapping[str, tuple[ArtefactKind, str]] = {
+    "scores": ("evaluation", layout.SCORES),
+    "feature_scores": ("evaluation", layout.FEATURE_SCORES),
+    "metrics": ("dictionary", layout.METRICS),
+    "timings": ("dictionary", layout.TIMINGS),
+    "sweeps": ("sweep", layout.RESULTS),
+}
+"""Views over evaluations, training runs and sweeps: of what, and the file that each has."""
+
+
+def lake_views(lake: Lake, question: str | None) -> dict[str, str]:
+    """Return the SQL of the views over evaluations, training runs and sweeps.
+
+    Args:
+        lake: The lake.
+        question: The SQL that is asked. Files of the views it names are compared with their
+            checksums, which is one short read each; the other views are empty, so that no damage to
+            what is not asked for stands in the way. None, if it is not known: files are compared by
+            their size.
+
+    Raises:
+        DamagedArtefactError: A file is listed, and not there as it was written.
+    """
+    words = None if question is None else set(re.findall(r"\w+", question.lower()))
     return {
-        "scores": _files(lake, "scores", "evaluation", layout.SCORES),
-        "feature_scores": _files(lake, "feature_scores", "evaluation", layout.FEATURE_SCORES),
-        "metrics": _files(lake, "metrics", "dictionary", layout.METRICS),
-        "timings": _files(lake, "timings", "dictionary", layout.TIMINGS),
-        "sweeps": _files(lake, "sweeps", "sweep", layout.RESULTS),
+        view: _files(lake, view, kind, file, whole=words is not None)
+        if words is None or view in words
+        else empty(view)
+        for view, (kind, file) in _FILES.items()
     }
 
 
-def _files(lake: Lake, view: str, kind: ArtefactKind, file: str) -> str:
+def _files(lake: Lake, view: str, kind: ArtefactKind, file: str, *, whole: bool) -> str:
     _, names = _OF_THE_LAKE[view]
     arms = []
     for ref in lake.refs(kind):
-        if _has(lake, ref, file):
+        if _has(lake, ref, file, whole=whole):
             parts = zip(names, ref.name.split("/"), strict=True)
             keys = ", ".join(f"{literal(value)} AS {name}" for name, value in parts)
             path = literal(f"{folder_of(lake, ref)}/{file}")
@@ -232,11 +254,12 @@ def _files(lake: Lake, view: str, kind: ArtefactKind, file: str) -> str:
     return _union(view, arms)
 
 
-def _has(lake: Lake, ref: Ref, file: str) -> bool:
-    """Return whether an artefact has a table, whole by its size; a dictionary may have none.
+def _has(lake: Lake, ref: Ref, file: str, *, whole: bool) -> bool:
+    """Return whether an artefact has a table, as it was written; a dictionary may have none.
 
     Raises:
-        DamagedArtefactError: The table is listed, and missing or of another size.
+        DamagedArtefactError: The table is listed, and missing or of another size; or of other bytes,
+            if the `whole` of it is compared.
     """
     artefact = lake.artefact(ref)
     try:
@@ -246,6 +269,8 @@ def _has(lake: Lake, ref: Ref, file: str) -> bool:
     listed = manifests.payload(artefact, manifest).get(file)
     if listed is not None:
         manifests.check_size(artefact, ref.name, file, listed)
+        if whole and (line := manifests.wrong_checksum(artefact, file, listed[1])) is not None:
+            raise DamagedArtefactError(name=ref.name, damage=(line,))
     return listed is not None
 
 

@@ -1,6 +1,7 @@
 """Each mistake a user can make: the exit code, one clear message, a hint, and no traceback."""
 
 import json
+from functools import partial
 
 import pytest
 
@@ -308,6 +309,37 @@ def test_a_table_that_is_gone_is_no_empty_answer(run, hurt):
     assert (
         "metrics.parquet: missing" in run("show", "dictionaries/demo/topk-32", "--lake", copy).err
     )
+
+
+@pytest.mark.parametrize(
+    ("view", "path"),
+    [
+        ("metrics", METRICS),
+        ("timings", METRICS.replace("metrics", "timings")),
+        ("scores", "evaluations/demo/topk-32/default/scores.parquet"),
+        ("feature_scores", "evaluations/demo/topk-32/default/features.parquet"),
+    ],
+)
+def test_one_bit_of_a_small_table_reaches_no_answer(run, hurt, view, path):
+    copy, change = hurt
+    asked = ("query", f"SELECT count(*) AS n FROM {view.upper()}", "--lake", copy)
+    size = (copy / path).stat().st_size
+    for place in (size // 2, size - 1):
+        harm = partial(flipped, place=place)
+        change(path, harm)
+        done = run(*asked)
+        assert done.code == 1, place
+        assert f"{path.rsplit('/', 1)[1]}: checksum" in done.err
+        assert "restore" in done.err
+        change(path, harm)
+    assert run(*asked).code == 0
+    change(path, harm)
+    other = run("query", "SELECT count(*) FROM features", "--lake", copy)
+    assert other.code == 0, "it asks nothing of that table"
+
+
+def flipped(data, *, place):
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
 
 def test_one_artefact_without_a_readable_manifest_hides_no_other_and_can_be_removed(run, hurt):
