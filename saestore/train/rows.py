@@ -68,7 +68,7 @@ class TrainingRows:
         Raises:
             ArtefactNotFoundError: No such activation store.
             HookpointNotFoundError: A store lacks one of the hookpoints.
-            ConfigError: The stores are of different language models or widths.
+            ConfigError: The stores are of different language models or widths, or have the same rows.
         """
         names = dict.fromkeys(source.name for source in settings.mixed)
         stores = {name: ActivationStore.open(lake, name) for name in names}
@@ -83,6 +83,7 @@ class TrainingRows:
                     expected=f"stores in which {hookpoint} has one width",
                 )
         _one_model(list(stores.values()))
+        _rows_once(stores)
         return cls(settings, stores)
 
     @property
@@ -205,6 +206,25 @@ def _fingerprint(store: ActivationStore) -> str | None:
     known = store.manifest.facts.get("lm")
     fingerprint = known.get("fingerprint") if isinstance(known, dict) else None
     return None if fingerprint is None else str(fingerprint)
+
+
+def _rows_once(stores: Mapping[str, ActivationStore]) -> None:
+    """Refuse a scattered copy beside its original, or another copy of it.
+
+    Raises:
+        ConfigError: There is one: its rows would come twice.
+    """
+    having: dict[str, str] = {}
+    for name, store in stores.items():
+        original = store.manifest.parents[0].name if store.record.scattered else name
+        other = having.setdefault(original, name)
+        if other != name:
+            raise ConfigError(
+                field="activations.sources",
+                found=f"{other} and {name}, which have the rows of {original}",
+                expected="stores whose rows are different",
+                hint="name one of them; a weight says how often its rows come",
+            )
 
 
 def _one_model(stores: Sequence[ActivationStore]) -> None:

@@ -248,6 +248,17 @@ def test_what_a_scattered_copy_trained_is_evaluated_on_the_original(lake):
     assert lake.manifest(Ref("features", "s/one/default")).facts["activations"] == "web"
 
 
+def test_a_scattered_copy_is_not_mixed_with_what_it_copies(lake):
+    for copy in ("copy", "second"):
+        scatter(ScatterSettings(name=copy, store="web", seed=len(copy)), lake)
+    for pair in (["copy", "web"], ["copy", "second"]):
+        with pytest.raises(
+            ConfigError, match=f"{pair[0]} and {pair[1]}, which have the rows of web"
+        ):
+            train.run(settings({"sources": [{"name": name} for name in pair]}), lake)
+    train.run(settings({"sources": [{"name": "copy"}, {"name": "code"}]}), lake)
+
+
 def test_what_training_saw_lies_in_its_ranges(lake):
     train.run(settings(MIX), lake)
     wanted = {"dictionary": "s/one", "splice": None, "activations": "code"}
