@@ -150,6 +150,15 @@ class SparseDictionary(nn.Module, ABC):
             return tuple(layer.features for layer in self.layers)
         return (slice(0, self.d_sae),)
 
+    @property
+    def groups(self) -> dict[str, dict[str, slice]]:
+        """Features that are worth numbers of their own, by what they have in common; none by default.
+
+        Such as `layer`: each layer's name and features, one after the other.
+        """
+        layers = {layer.name: layer.features for layer in self.layers}
+        return {"layer": layers} if len(layers) > 1 else {}
+
     def normalise(
         self, inputs: Mapping[str, Float[Tensor, "row _"]]
     ) -> dict[str, Float[Tensor, "row _"]]:

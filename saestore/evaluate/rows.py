@@ -62,7 +62,8 @@ def measure(
     folded = dictionary.in_raw_units()  # lengths are in raw units
     norms = folded.decoder_norms().detach().cpu().double().numpy()
     sums = {hook: Reconstruction() for hook in dictionary.hookpoints_out}
-    sparsity = Sparsity(norms, [(layer.name, layer.features) for layer in dictionary.layers])
+    groups = {name: own for each in dictionary.groups.values() for name, own in each.items()}
+    sparsity = Sparsity(norms, groups)
     _pass(subject, dictionary, limit, sums, sparsity, progress)
     means = {
         hook: np.zeros(subject.store.hookpoints[hook].width)

@@ -7,7 +7,7 @@ context are not independent; the same bound with contexts for rows is the cautio
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
@@ -32,15 +32,15 @@ class Sparsity:
 
     Args:
         decoder_norms: Length of each decoder vector in raw units, the weights of `l1`.
-        layers: Name of each layer, and its features; scored one by one where there are several.
+        groups: Name of each group of features that is scored by itself, such as those of one layer.
     """
 
     def __init__(
         self,
         decoder_norms: Float[np.ndarray, " d_sae"],
-        layers: Sequence[tuple[str, slice]] = (),
+        groups: Mapping[str, slice] | None = None,
     ) -> None:
-        self._layers = layers if len(layers) > 1 else ()
+        self._groups = groups or {}
         self._norms = decoder_norms.astype(np.float64)
         self._firings = np.zeros(len(decoder_norms), np.int64)
         self._sums = np.zeros(len(decoder_norms), np.float64)
@@ -127,7 +127,7 @@ class Sparsity:
             *(Score(name, total / rows if rows else None, rows) for name, total in per_row.items()),
             *(
                 Score(f"l0@{name}", float(self._firings[own].sum()) / rows if rows else None, rows)
-                for name, own in self._layers
+                for name, own in self._groups.items()
             ),
             self._mean_activation(),
             *self._l0(),

@@ -9,8 +9,9 @@ byte; rates stand in the manifest.
 | `loss`, `loss_mse`, `loss_sparsity`, `loss_aux` | the loss and its terms, weighted |
 | `ev_batch` | 1 − Σ(y−ŷ)² / Σ(y−ȳ)² over this batch; `evaluate` computes the real one |
 | `l0_mean`, `l0_p5`, `l0_p95` | firings on one row |
-| `l0_layer` | mean firings of each layer's features on one row, index = layer; where there are layers |
-| `dead_layer` | of these features, how many are `dead` |
+| `l0_layer`, `l0_rank` | where features have layers, or maps of some ranks: mean firings on one row of those of each layer, in order; of each rank, highest first |
+| `dead_layer`, `dead_rank` | of these features, how many are `dead` |
+| `dec_norm_layer`, `dec_norm_rank` | of these features, mean `dec_norm` |
 | `lr`, `grad_norm` | learning rate; L2 norm of all gradients before clipping |
 | `weight_sparsity`, `weight_aux` | weights of the terms at this step |
 | `k`, … | what the activation function is set to |
@@ -27,14 +28,14 @@ byte; rates stand in the manifest.
 | `l2_error`, `l2_error_ratio` | mean length of the error; the same over the targets' mean length |
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pyarrow as pa
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from saestore.dictionaries import Layer, SparseDictionary
+from saestore.dictionaries import SparseDictionary
 from saestore.lake import table_file
 from saestore.train.counters import FiringCounters
 from saestore.train.objectives import Pass
@@ -112,7 +113,7 @@ class PassSums:
         self._error = self._error_length = self._length = self._activation = 0.0
         self._targets: dict[str, tuple[Tensor, float]] = {}
         self._l0: list[Tensor] = []
-        self._layers: list[int] = []
+        self._grouped: dict[str, list[int]] = {}
 
     @torch.no_grad()
     def add(self, seen: Pass) -> None:
@@ -125,10 +126,9 @@ class PassSums:
             self._rows += min(WIDE_ROWS, rows - start)
         code = seen.output.code
         self._l0.append(code.l0().double())
-        layers = by_layer(code.firings(), seen.dictionary.layers)
-        self._layers = [
-            a + b for a, b in zip(self._layers or [0] * len(layers), layers, strict=True)
-        ]
+        for kind, own in by_group(code.firings(), seen.dictionary.groups).items():
+            before = self._grouped.get(kind, [0] * len(own))
+            self._grouped[kind] = [a + b for a, b in zip(before, own, strict=True)]
         weights = torch.ones_like(seen.dictionary.decoder_norms())
         self._activation += float(code.weighted_sum(weights).double().sum())
 
@@ -156,9 +156,10 @@ class PassSums:
         l0 = torch.cat(self._l0)
         low, high = torch.quantile(l0, l0.new_tensor([0.05, 0.95])).tolist()
         firings = float(l0.sum())
-        found: Metrics = {}
-        if len(self._layers) > 1:
-            found["l0_layer"] = tuple(count / len(l0) for count in self._layers)
+        found: Metrics = {
+            f"l0_{kind}": tuple(count / len(l0) for count in counts)
+            for kind, counts in self._grouped.items()
+        }
         return found | {
             "ev_batch": 1 - self._error / spread if spread else float("nan"),
             "l0_mean": float(l0.mean()),
@@ -170,25 +171,31 @@ class PassSums:
         }
 
 
-def by_layer(counts: Int64[Tensor, " d_sae"], layers: Sequence[Layer]) -> list[int]:
-    """Return a count of features, added up over each layer."""
-    return [int(counts[layer.features].sum()) for layer in layers]
+Groups = Mapping[str, Mapping[str, slice]]
+"""See `SparseDictionary.groups`."""
 
 
-def of_counters(counters: FiringCounters, dead_after: int, layers: Sequence[Layer] = ()) -> Metrics:
+def by_group(counts: Int64[Tensor, " d_sae"], groups: Groups) -> dict[str, list[int]]:
+    """Return a count of features, added up over each group."""
+    return {
+        kind: [int(counts[own].sum()) for own in each.values()] for kind, each in groups.items()
+    }
+
+
+def of_counters(counters: FiringCounters, dead_after: int, groups: Groups) -> Metrics:
     """Return what the counters say, and start their densities anew.
 
     Args:
         counters: They.
         dead_after: Silent rows after which a feature is dead.
-        layers: Of the features.
+        groups: Of the features.
     """
     firings, rows = counters.drain()
     density = firings.double() / max(rows, 1)
     dead = counters.silent(dead_after)
     found: Metrics = {"dead": float(dead.sum()), "density_rows": float(rows)}
-    if len(layers) > 1:
-        found["dead_layer"] = tuple(map(float, by_layer(dead.long(), layers)))
+    for kind, counts in by_group(dead.long(), groups).items():
+        found[f"dead_{kind}"] = tuple(map(float, counts))
     for name, window in DEAD_WINDOWS.items():
         found[name] = float(counters.silent(window).sum())
     for name, limit in DENSITY_ABOVE.items():
@@ -211,6 +218,9 @@ def of_weights(dictionary: SparseDictionary) -> Metrics:
             found[f"{name}_mean"] = float(values.double().mean())
             found[f"{name}_min"] = float(values.min())
             found[f"{name}_max"] = float(values.max())
+        for kind, each in dictionary.groups.items():
+            parts = [spans["dec_norm"][own] for own in each.values()]
+            found[f"dec_norm_{kind}"] = tuple(float(part.double().mean()) for part in parts)
     return found
 
 

@@ -176,7 +176,7 @@ class Trainer:
             "grad_norm": norm,
             **self._scale.metrics(),
             **sums.metrics(),
-            **metrics.of_counters(self.counters, self.schedule.dead_after, self.dictionary.layers),
+            **metrics.of_counters(self.counters, self.schedule.dead_after, self.dictionary.groups),
             **metrics.of_weights(self.dictionary),
         }
 

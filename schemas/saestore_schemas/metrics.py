@@ -82,7 +82,11 @@ POOLED = (
 """Of a dictionary that reconstructs several hookpoints."""
 
 SPARSITY = (
-    Metric("l0", "features/row", "firings per row; `l0@hookpoint`: of the layer that reads it"),
+    Metric(
+        "l0",
+        "features/row",
+        "firings per row; `l0@hookpoint`: of the layer that reads it, `l0@rank64`: of the transforms of that rank",
+    ),
     Metric("l1", _RAW, "sum of values times decoder length, mean over rows"),
     Metric("l1_raw", _RAW, "sum of values, mean over rows"),
     Metric("mean_activation", _RAW, "mean value of a firing"),

@@ -535,7 +535,7 @@ def test_l0_and_the_dead_are_told_layer_by_layer():
     assert sum(found["l0_layer"]) == pytest.approx(found["l0_mean"])
     counters = FiringCounters(L * F, torch.device("cpu"))
     counters.update(output.code.firings(), 13)
-    silent = metrics.of_counters(counters, 13, dictionary.layers)
+    silent = metrics.of_counters(counters, 13, dictionary.groups)
     assert silent["dead_layer"] == tuple(float((~part.any(dim=0)).sum()) for part in each)
 
 
