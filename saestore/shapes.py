@@ -21,6 +21,7 @@ AXES = {
     "d_sae": "features of a dictionary",
     "k": "features kept on one row",
     "feature": "one feature",
+    "rank": "rank of a linear map",
     "firing": "one non-zero (feature, context, position, value)",
     "pair": "one feature in one context where it fires",
     "example": "one context shown for one feature",

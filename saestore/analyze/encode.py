@@ -93,7 +93,7 @@ def _placed(code: SparseCode, start: int, scope: Scope, settings: AnalyzeSetting
 
 def weight_facts(folded: SparseDictionary) -> WeightFacts:
     """Return what the folded weights say about each feature."""
-    thresholds = folded.thresholds()
+    thresholds, ranks = folded.thresholds(), folded.ranks()
     norms = _numpy(folded.encoder_norms()), _numpy(folded.decoder_norms())
     cosine = _numpy(folded.enc_dec_cosine()).astype(np.float32)
     cosine[(norms[0] == 0) | (norms[1] == 0)] = np.nan
@@ -105,6 +105,7 @@ def weight_facts(folded: SparseDictionary) -> WeightFacts:
         b_enc=_numpy(folded.encoder_bias()).astype(np.float32),
         threshold=None if thresholds is None else _numpy(thresholds).astype(np.float32),
         layer_features=layers[0].features.stop if len(layers) > 1 else None,
+        rank=None if ranks is None else _numpy(ranks).astype(np.uint16),
     )
 
 

@@ -27,9 +27,6 @@ from saestore.features import arrow
 from saestore_schemas import tables
 
 
-SCORE = "direction"
-"""Name of the score in the tables."""
-
 _FEATURES = 128
 """Features in a block: enough for the matrix product; scores of 49 152 tokens are 25 MB."""
 
@@ -78,7 +75,11 @@ def projection(
 
 
 def logit_rows(
-    vectors: Float[Tensor, "d_sae d_model"], onto: Projection, *, top_k: int
+    vectors: Float[Tensor, "d_sae d_model"],
+    onto: Projection,
+    *,
+    top_k: int,
+    score: str = "direction",
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
     """Return pieces of `logits` and `logit_stats`, in order, a block of features at a time.
 
@@ -86,14 +87,18 @@ def logit_rows(
         vectors: Decoder vectors in the residual stream's basis, raw units.
         onto: The projection.
         top_k: Tokens kept at each end.
+        score: Name of the score in the tables.
     """
     for first in range(0, len(vectors), _FEATURES):
         block = vectors[first : first + _FEATURES]
         scores = block @ onto.weight
         means = block.double() @ onto.mean
         up, down = extreme(scores, top_k, largest=True), extreme(scores, top_k, largest=False)
-        spread = _distribution(scores, (down[0][:, 0], up[0][:, 0]), means, first)
-        yield _ends(up, down, first), spread
+        spread = _distribution(scores, (down[0][:, 0], up[0][:, 0]), means)
+        yield (
+            _named(tables.LOGITS.schema(), _ends(up, down), first, score),
+            _named(tables.LOGIT_STATS.schema(), spread, first, score),
+        )
 
 
 def extreme(
@@ -120,30 +125,30 @@ def extreme(
 def _ends(
     up: tuple[Float[Tensor, "feature k"], Int64[Tensor, "feature k"]],
     down: tuple[Float[Tensor, "feature k"], Int64[Tensor, "feature k"]],
-    first: int,
-) -> pa.Table:
+) -> dict[str, Any]:
+    """Return the columns of `logits` but for the score, features counted from 0."""
     n, k = up[0].shape
     # sorted by sign: suppressed first
     values, tokens = (torch.stack([b, a], dim=1).reshape(-1) for a, b in zip(up, down, strict=True))
-    columns: dict[str, Any] = {
-        "feature": np.repeat(np.arange(first, first + n, dtype=np.uint32), 2 * k),
-        "score": arrow.repeated(SCORE, 2 * n * k),
+    return {
+        "feature": np.repeat(np.arange(n, dtype=np.uint32), 2 * k),
         "head": np.zeros(2 * n * k, np.uint16),
         "sign": np.tile(np.repeat(np.array([-1, 1], np.int8), k), n),
         "rank": np.tile(np.arange(k, dtype=np.uint16), 2 * n),
         "token_id": tokens.cpu().numpy().astype(np.uint32),
         "value": values.float().cpu().numpy(),
     }
-    return arrow.rows(tables.LOGITS.schema(), columns)
 
 
 def _distribution(
     scores: Float[Tensor, "feature vocab"],
     ends: tuple[Float[Tensor, " feature"], Float[Tensor, " feature"]],
     means: Float[Tensor, " feature"],
-    first: int,
-) -> pa.Table:
-    """Return the moments around the mean, which is 0 but for rounding; sums are float64."""
+) -> dict[str, Any]:
+    """Return the columns of `logit_stats` but for the score, features counted from 0.
+
+    Moments are around the mean, which is 0 but for rounding; sums are float64.
+    """
     own: np.ndarray = scores.cpu().numpy()
     n, vocab = own.shape
     power = own * own
@@ -155,9 +160,8 @@ def _distribution(
     flat = second == 0
     safe = np.where(flat, 1.0, second)
     undefined = {"skew": third / safe**1.5, "kurtosis": fourth / safe**2}
-    columns: dict[str, Any] = {
-        "feature": np.arange(first, first + n, dtype=np.uint32),
-        "score": arrow.repeated(SCORE, n),
+    return {
+        "feature": np.arange(n, dtype=np.uint32),
         "head": np.zeros(n, np.uint16),
         "mean": _float32(means),
         "std": np.sqrt(second).astype(np.float32),
@@ -168,7 +172,13 @@ def _distribution(
         "min": _float32(ends[0]),
         "max": _float32(ends[1]),
     }
-    return arrow.rows(tables.LOGIT_STATS.schema(), columns)
+
+
+def _named(schema: pa.Schema, columns: dict[str, Any], first: int, score: str) -> pa.Table:
+    """Return the columns of some features as a table."""
+    features = columns["feature"] + np.uint32(first)
+    named = {**columns, "feature": features, "score": arrow.repeated(score, len(features))}
+    return arrow.rows(schema, named)
 
 
 def _float32(values: Float[Tensor, " feature"]) -> np.ndarray:

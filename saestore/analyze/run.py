@@ -140,7 +140,9 @@ class _Analysis:
             output.writer(tables.LOGIT_STATS) as distribution,
             self.progress.task("logits", total=len(vectors), unit="features") as task,
         ):
-            for tokens, statistics in logits.logit_rows(vectors, onto, top_k=wanted.top_k):
+            for tokens, statistics in logits.logit_rows(
+                vectors, onto, top_k=wanted.top_k, score=self.folded.logit_score
+            ):
                 ends.write(tokens)
                 distribution.write(statistics)
                 task.advance(statistics.num_rows)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt16
 
 from saestore.features import arrow
 from saestore_schemas import tables
@@ -21,6 +21,7 @@ class WeightFacts:
         b_enc: Encoder bias.
         threshold: Threshold of the activation; None if it has none.
         layer_features: Features of each layer, one after the other; None where there are no layers.
+        rank: Rank of the linear map; None where features write vectors.
     """
 
     enc_norm: Float32[np.ndarray, " d_sae"]
@@ -29,6 +30,7 @@ class WeightFacts:
     b_enc: Float32[np.ndarray, " d_sae"]
     threshold: Float32[np.ndarray, " d_sae"] | None = None
     layer_features: int | None = None
+    rank: UInt16[np.ndarray, " d_sae"] | None = None
 
     def columns(self, first: int, n: int) -> dict[str, Any]:
         """Return the columns of features `first` to `first + n - 1`, nulls where undefined."""
@@ -45,6 +47,7 @@ class WeightFacts:
             "threshold": (np.zeros(n), nothing)
             if self.threshold is None
             else (self.threshold[part], None),
+            "rank": (np.zeros(n), nothing) if self.rank is None else (self.rank[part], None),
             "logit_scale": (np.zeros(n), nothing),
         }
         schema = tables.FEATURES.schema()

@@ -4,6 +4,7 @@ from saestore.dictionaries.base import DictionaryOutput, Layer, SparseDictionary
 from saestore.dictionaries.calibration import Calibrated, Calibration
 from saestore.dictionaries.canonical import Canonical, canonical
 from saestore.dictionaries.code import DenseCode, RaggedCode, SparseCode, TrainingCode
+from saestore.dictionaries.jacobian import jacobian, jacobian_cosine
 from saestore.dictionaries.saving import load, load_folder, save
 from saestore.dictionaries.scale import MomentsLike, Scale
 from saestore.dictionaries.start import build
@@ -24,6 +25,8 @@ __all__ = [
     "TrainingCode",
     "build",
     "canonical",
+    "jacobian",
+    "jacobian_cosine",
     "load",
     "load_folder",
     "save",

@@ -117,6 +117,8 @@ class SparseDictionary(nn.Module, ABC):
 
     family: ClassVar[str]
     """Name in settings and `config.json`."""
+    logit_score: ClassVar[str] = "direction"
+    """Name in the tables of logits of what `logit_directions` says."""
 
     config: DictionaryConfig
     scales: dict[str, Scale]
@@ -158,6 +160,10 @@ class SparseDictionary(nn.Module, ABC):
         """
         layers = {layer.name: layer.features for layer in self.layers}
         return {"layer": layers} if len(layers) > 1 else {}
+
+    def ranks(self) -> Int64[Tensor, " d_sae"] | None:
+        """Return the rank of each feature's linear map; None where features write vectors."""
+        return None
 
     def normalise(
         self, inputs: Mapping[str, Float[Tensor, "row _"]]
@@ -207,6 +213,14 @@ class SparseDictionary(nn.Module, ABC):
     ) -> dict[str, Float[Tensor, "row _"]]:
         """Return decode(encode(inputs)), raw units in and out."""
         return self.decode(self.encode(inputs), inputs)
+
+    @abstractmethod
+    def reconstruct_differentiably(self, inputs: Rows) -> dict[str, Float[Tensor, "row _"]]:
+        """Return `reconstruct`, differentiable in the inputs alone: what fires is held fixed.
+
+        Args:
+            inputs: Rows of each input hookpoint, in raw units and in the type of `as_inputs`.
+        """
 
     def as_inputs(
         self, inputs: Mapping[str, Float[Tensor, "row _"]] | Float[Tensor, "row _"]

@@ -173,8 +173,7 @@ class CrossLayerTranscoder(LinearlyEncoded):
     @override
     def forward(self, inputs: Rows) -> DictionaryOutput:
         """Return code and reconstruction of normalised rows, with training semantics."""
-        rows = [inputs[hook] for hook in self.hookpoints_in]
-        pre = self._pre_activation(rows, list(self.encoders), self.decoder_norms(), given=None)
+        pre = self._pre_activations(inputs)
         code = self.activation.code(pre)
         return DictionaryOutput(code, self.decode_code(code, inputs), pre)
 
@@ -342,6 +341,13 @@ class CrossLayerTranscoder(LinearlyEncoded):
     @override
     def renormalise_(self, weights: Mapping[str, Tensor] | None = None) -> None:
         """Leave the weights as they are: decoders are free."""
+
+    @override
+    def _pre_activations(self, inputs: Rows, *, detached: bool = False) -> PreActivation:
+        """Return pre-activations of normalised rows, differentiable."""
+        rows = [inputs[hook] for hook in self.hookpoints_in]
+        encoders = [each.detach() if detached else each for each in self.encoders]
+        return self._pre_activation(rows, encoders, self.decoder_norms(), given=None)
 
     def _pre_activation(
         self,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from saestore.dictionaries import products, selection
 from saestore.dictionaries.kernels import Pairs, decoded, parted, placed
+from saestore.dictionaries.transforms import Transforms
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,17 @@ class TrainingCode(Protocol):
         """Return each row's decoder vectors weighted and summed, differentiable in both."""
         ...
 
+    def transformed(
+        self, rows: Float[Tensor, "row d_in"], transforms: Transforms
+    ) -> Float[Tensor, "row d_out"]:
+        """Return each row put through its features' transforms, weighted and summed, differentiable.
+
+        Args:
+            rows: What the transforms read.
+            transforms: One of each feature.
+        """
+        ...
+
     def between(self, start: int, stop: int) -> "TrainingCode":
         """Return the code of a range of features alone, counted from its start."""
         ...
@@ -220,6 +232,12 @@ class DenseCode:
     def decoded(self, decoder: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "row d_out"]:
         """Return each row's decoder vectors weighted and summed."""
         return products.mixed(self.activations, decoder)
+
+    def transformed(
+        self, rows: Float[Tensor, "row d_in"], transforms: Transforms
+    ) -> Float[Tensor, "row d_out"]:
+        """Return each row put through all transforms, weighted and summed."""
+        return transforms.of_all(rows, self.activations)
 
     def between(self, start: int, stop: int) -> "DenseCode":
         """Return the code of a range of features alone."""
@@ -292,6 +310,12 @@ class RaggedCode:
     def decoded(self, decoder: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "row d_out"]:
         """Return each row's decoder vectors weighted and summed."""
         return decoded(self.values, decoder, self.pairs)
+
+    def transformed(
+        self, rows: Float[Tensor, "row d_in"], transforms: Transforms
+    ) -> Float[Tensor, "row d_out"]:
+        """Return each row put through its features' transforms, weighted and summed."""
+        return transforms.of_pairs(rows, self.values, self.pairs)
 
     def between(self, start: int, stop: int) -> "RaggedCode":
         """Return the code of a range of features alone."""

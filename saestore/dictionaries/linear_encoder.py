@@ -22,10 +22,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from saestore.dictionaries import encoding, linear_start, precision, rewrites
+from saestore.dictionaries import encoding, kernels, linear_start, precision, rewrites
 from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS, activation_function
 from saestore.dictionaries.base import Beginning, Rows, SparseDictionary
-from saestore.dictionaries.code import SparseCode
+from saestore.dictionaries.code import RaggedCode, SparseCode
 from saestore.dictionaries.pre_activation import PreActivation, Projection, Scratch
 from saestore.dictionaries.rewrites import Weights
 from saestore.dictionaries.scale import Scale
@@ -127,6 +127,30 @@ class LinearlyEncoded(SparseDictionary):
     @abstractmethod
     def _blocks(self, inputs: Rows) -> Iterator[PreActivation]:
         """Yield pre-activations of fixed blocks of rows; each is overwritten by the next."""
+
+    @abstractmethod
+    def _pre_activations(self, inputs: Rows, *, detached: bool = False) -> PreActivation:
+        """Return pre-activations of normalised rows, differentiable.
+
+        Args:
+            inputs: The rows.
+            detached: Whether encoder vectors count as constants.
+        """
+
+    @override
+    def reconstruct_differentiably(self, inputs: Rows) -> dict[str, Float[Tensor, "row _"]]:
+        """Return the reconstructions, differentiable in the inputs: what fires is held fixed."""
+        if self.activation.has_gate:  # a JumpReLU's activations are its pre-activations
+            return self.as_jumprelu().reconstruct_differentiably(inputs)
+        rows = self.normalise(inputs)
+        with torch.no_grad():
+            code = self.encode_normalised(rows)
+        pairs = kernels.Pairs(code.offsets, code.indices, self.d_sae)
+        fired = RaggedCode(pairs, self._pre_activations(rows, detached=True).at(pairs))
+        return {
+            hook: self.scales[hook].denormalise(part, inputs.get(hook))
+            for hook, part in self.decode_code(fired, rows, detached=True).items()
+        }
 
     @override
     def with_unit_decoder(self) -> "LinearlyEncoded":
@@ -266,10 +290,15 @@ class LinearEncoder(LinearlyEncoded):
         """Return each feature's encoder vector."""
         return self._wide(self.encoder.detach())
 
-    def _pre_activations(self, inputs: Rows) -> PreActivation:
-        """Return pre-activations of normalised rows in training."""
+    @override
+    def _pre_activations(self, inputs: Rows, *, detached: bool = False) -> PreActivation:
+        """Return pre-activations of normalised rows, differentiable."""
         rows, lengths = self.reads.joined(inputs), self.decoder_norms()
-        return self._pre_activation(rows, self.encoder, self.glu, lengths, given=None)
+        encoder: Tensor = self.encoder.detach() if detached else self.encoder
+        glu: Tensor | None = self.glu
+        if glu is not None and detached:
+            glu = glu.detach()
+        return self._pre_activation(rows, encoder, glu, lengths, given=None)
 
     def _pre_activation(
         self,

@@ -6,7 +6,7 @@ computed, with nothing implied by a default. The settings that make a dictionary
 
 from typing import Annotated, ClassVar, Literal, get_args
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue, field_validator
 
 from saestore_schemas.base import Model
 from saestore_schemas.manifest import Parent
@@ -212,6 +212,14 @@ class Options(Model):
     """A second encoder `W_glu`, `b_glu` multiplies pre-activations by its sigmoid."""
     skip: bool = False
     """A linear map `W_skip` of the input is added to the reconstruction."""
+    ranks: dict[int, int] | None = None
+    """How many transforms of each rank, in the order of the features; null where there are none."""
+
+    @field_validator("ranks")
+    @classmethod
+    def _descending(cls, ranks: dict[int, int] | None) -> dict[int, int] | None:
+        """Return the ranks in the order of the features, whatever order a file had them in."""
+        return None if ranks is None else dict(sorted(ranks.items(), reverse=True))
 
 
 class Semantics(Model):
@@ -288,7 +296,7 @@ class DictionaryConfig(Model):
     """File type."""
     format_version: Literal[1] = 1
     """Major version of this record and of the tensor names beside it."""
-    family: Literal["sae", "transcoder", "crosscoder", "clt"]
+    family: Literal["sae", "transcoder", "crosscoder", "clt", "molt"]
     """Which equations apply."""
     d_in: tuple[int, ...]
     """Width of each input hookpoint."""

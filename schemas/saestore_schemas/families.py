@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from typing_extensions import override
 
 from saestore_schemas.base import Model
@@ -16,8 +16,15 @@ from saestore_schemas.dictionary import Activation, L0Scope, ScaleKind, WeightTy
 from saestore_schemas.names import HookpointName
 
 
+OF_VECTORS = frozenset({
+    "tie", "tie_factor", "decoder_bound", "encoder_bound", "decoder_vector_norm", "search_decoder_norm",
+    "data_points", "data_noise", "active_subspace", "repeat_heads",
+})  # fmt: skip
+"""Options of `init` that draw, choose or tie encoder and decoder vectors."""
+
+
 class LinearSettings(Model):
-    """What families with a linear encoder and a linear decoder have in common."""
+    """What families with linear encoders have in common."""
 
     family: str
     """Discriminator."""
@@ -296,9 +303,7 @@ class CltSettings(LinearSettings):
     @override
     def other_init(self) -> frozenset[str]:
         """Weights are drawn between bounds of the family's own, and no encoder is tied."""
-        bounds = {"decoder_bound", "encoder_bound", "decoder_vector_norm", "search_decoder_norm"}
-        vectors = {"data_points", "data_noise", "active_subspace", "repeat_heads"}
-        return frozenset({"tie", "tie_factor"} | bounds | vectors)
+        return OF_VECTORS
 
     @override
     def objection(self) -> str | None:
@@ -325,6 +330,103 @@ class CltSettings(LinearSettings):
         return self
 
 
+class MoltSettings(LinearSettings):
+    """A mixture of linear transforms: each feature adds a linear map of the input, of low rank."""
+
+    family: Literal["molt"]
+    """Discriminator."""
+    hookpoint_in: HookpointName
+    """What it reads; must be in the activation store."""
+    hookpoint_out: HookpointName
+    """What it reconstructs; must be in the activation store."""
+    d_sae: int | None = Field(default=None, ge=1)
+    """Number of features: the sum of the counts in `ranks`, which need not be given."""
+    expansion: None = None
+    """Not for a molt: `ranks` say how many features there are."""
+    ranks: dict[int, int] = Field(min_length=1)
+    """How many transforms of each rank, such as `{ 64 = 1, 32 = 2, 16 = 4 }`; d_sae is their sum.
+    Features are in the order of descending rank."""
+    decoder_norm: Literal["free"] = "free"
+    """Transforms may be long or short."""
+    gate_on_decoder_norm: bool = True
+    """Compare pre-activation times the transform's Frobenius norm instead of the pre-activation alone."""
+    scale: ScaleKind = "dataset_rms"
+    """Normalisation of what it reads, without a mean: no transform can contain one."""
+    scale_out: ScaleKind = "dataset_centred_rms"
+    """Normalisation of what it reconstructs."""
+
+    @property
+    @override
+    def reads(self) -> tuple[str, ...]:
+        """The hookpoint it reads."""
+        return (self.hookpoint_in,)
+
+    @property
+    @override
+    def writes(self) -> tuple[str, ...]:
+        """The hookpoint it reconstructs."""
+        return (self.hookpoint_out,)
+
+    @property
+    @override
+    def other_init(self) -> frozenset[str]:
+        """Maps are drawn between bounds of the family's own, and no encoder is tied."""
+        return super().other_init | OF_VECTORS
+
+    @override
+    def scale_of(self, hookpoint: str) -> ScaleKind:
+        """Return how a hookpoint is normalised: input and output each have a setting."""
+        return self.scale if hookpoint == self.hookpoint_in else self.scale_out
+
+    @override
+    def parts(self) -> dict[str, Any]:
+        """Return its ranks."""
+        return {"ranks": self.ranks}
+
+    @field_validator("ranks")
+    @classmethod
+    def _some_of_each(cls, ranks: dict[int, int]) -> dict[int, int]:
+        wrong = {rank: count for rank, count in ranks.items() if rank < 1 or count < 1}
+        if wrong:
+            msg = f"{wrong}: ranks and their counts are 1 or more"
+            raise ValueError(msg)
+        return ranks
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sum_of_ranks(cls, given: Any) -> Any:
+        """Fill in d_sae."""
+        if not isinstance(given, Mapping) or not isinstance(given.get("ranks"), Mapping):
+            return given
+        counts = list(given["ranks"].values())
+        if not all(isinstance(count, int) and count > 0 for count in counts):
+            return given  # which says what is wrong with them
+        if given.get("expansion") is not None or given.get("d_sae") not in {None, sum(counts)}:
+            name = "d_sae" if given.get("expansion") is None else "expansion"
+            msg = (
+                f"{name} = {given[name]} is set, but ranks say how many features there are: "
+                f"{sum(counts)}; remove {name}"
+            )
+            raise ValueError(msg)
+        return {**given, "d_sae": sum(counts)}
+
+    @model_validator(mode="after")
+    def _transforms(self) -> Self:
+        if self.hookpoint_in == self.hookpoint_out:
+            msg = (
+                f"hookpoint_in and hookpoint_out are both {self.hookpoint_in!r}, which one transform, "
+                "the identity, reconstructs: name two"
+            )
+            raise ValueError(msg)
+        if self.scale == "dataset_centred_rms":
+            msg = (
+                "scale 'dataset_centred_rms' subtracts the mean of what is read, which adds a bias to each "
+                "transform that no weights of a molt can contain: use 'dataset_rms'; scale_out may centre"
+            )
+            raise ValueError(msg)
+        return self
+
+
 def _family_of(settings: Any) -> str:
     """Return the family of settings; the SAE's where none is named."""
     if isinstance(settings, Mapping):
@@ -336,7 +438,8 @@ DictionarySettings = Annotated[
     Annotated[SaeSettings, Tag("sae")]
     | Annotated[TranscoderSettings, Tag("transcoder")]
     | Annotated[CrossCoderSettings, Tag("crosscoder")]
-    | Annotated[CltSettings, Tag("clt")],
+    | Annotated[CltSettings, Tag("clt")]
+    | Annotated[MoltSettings, Tag("molt")],
     Discriminator(_family_of),
 ]
 """The `[dictionary]` section of train, discriminated by `family`."""

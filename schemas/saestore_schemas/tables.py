@@ -239,6 +239,12 @@ FEATURES = Table(
         Column("b_enc", pa.float32(), "folded encoder bias"),
         Column("threshold", pa.float32(), "threshold, if the activation has one", nullable=True),
         Column(
+            "rank",
+            pa.uint16(),
+            "rank of its linear map, of a molt; null where features write vectors",
+            nullable=True,
+        ),
+        Column(
             "logit_scale",
             pa.float64(),
             "mean over firings of value / final-norm scale; null without captured scales",
@@ -299,7 +305,8 @@ LOGITS = Table(
         Column(
             "score",
             pa.string(),
-            "`direction`: <P d, gamma * u_t>, mean over the vocabulary subtracted",
+            "`direction`: <P d, gamma * u_t>, mean over the vocabulary subtracted; `left_singular`: the "
+            "same of the leading left singular vector of a molt's transform, times its singular value",
         ),
         Column("head", pa.uint16(), "head of a crosscoder; else 0"),
         Column("sign", pa.int8(), "+1 promoted, -1 suppressed"),

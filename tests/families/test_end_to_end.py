@@ -9,7 +9,7 @@ import torch
 from saestore import analyze, evaluate, features, generate, train
 from saestore.activations import ActivationStore, held_out
 from saestore.dictionaries import load
-from saestore.lake import Lake, Ref
+from saestore.lake import Lake, Ref, layout, table_file
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.corpus import CorpusSettings, JsonlSource
 from saestore_schemas.evaluate import EvaluateSettings, SpliceSettings
@@ -38,6 +38,10 @@ FAMILIES: dict[str, dict[str, object]] = {
     "clt": {
         "family": "clt", "hookpoints_in": CLT_IN, "hookpoints_out": CLT_OUT,
         "activation": {"kind": "batchtopk", "k": 5},
+    },
+    "molt": {
+        "family": "molt", "hookpoint_in": MLP_IN, "hookpoint_out": MLP_OUT,
+        "ranks": {8: 5, 4: 16, 2: 32}, "activation": TOPK,
     },
 }  # fmt: skip
 
@@ -112,9 +116,10 @@ def test_a_family_trains_and_its_scores_are_those_of_a_direct_computation(lake, 
         assert values["explained_variance_pooled"] == pytest.approx(pooled, rel=1e-6)
     code = dictionary.encode(given)
     assert values["l0"] == pytest.approx(code.l0().double().mean().item(), rel=1e-9)
-    for layer in dictionary.layers if len(dictionary.layers) > 1 else ():
-        own = (code.to_dense()[:, layer.features] != 0).sum(dim=1)
-        assert values[f"l0@{layer.name}"] == pytest.approx(own.double().mean().item(), rel=1e-9)
+    for groups in dictionary.groups.values():
+        for group, own in groups.items():
+            l0 = (code.to_dense()[:, own] != 0).sum(dim=1).double().mean().item()
+            assert values[f"l0@{group}"] == pytest.approx(l0, rel=1e-9)
     assert values["delta_ce"] is not None
     assert values["ce_recovered[mean]"] is not None
 
@@ -141,6 +146,28 @@ def test_its_firings_are_those_of_its_code(lake, name):
         within = found.slice(own.features.start, own.features.stop - own.features.start)
         assert set(within["layer"].to_pylist()) == {layer}
         assert within["index"].to_pylist() == list(range(len(within)))
+
+
+def test_a_molt_tells_the_ranks_of_its_features_and_what_its_logits_are_of(lake):
+    train.run(settings("molt"), lake, device="cpu")
+    analyze.run(AnalyzeSettings(dictionary="s/molt"), lake, device="cpu")
+    where = "WHERE dictionary = 'molt'"
+    ranks = features.query(lake, f"SELECT rank, count(*) AS n FROM features {where} GROUP BY rank")
+    found = zip(ranks["rank"].to_pylist(), ranks["n"].to_pylist(), strict=True)
+    assert dict(found) == FAMILIES["molt"]["ranks"]
+    scores = features.query(lake, f"SELECT DISTINCT score FROM logits {where}")
+    assert scores["score"].to_pylist() == ["left_singular"]
+    metrics = table_file.from_bytes(lake.artefact(Ref("dictionary", "s/molt")).read(layout.METRICS))
+    last = [row for row in metrics.to_pylist() if row["step"] == max(metrics["step"].to_pylist())]
+
+    def of_ranks(name):
+        return [row["value"] for row in last if row["name"] == f"{name}_rank"]
+
+    (dead,) = (row["value"] for row in last if row["name"] == "dead")
+    assert 0 < sum(of_ranks("l0")) <= TOPK["k"]
+    assert len(of_ranks("dead")) == 3
+    assert sum(of_ranks("dead")) == dead
+    assert all(length > 0 for length in of_ranks("dec_norm"))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -23,7 +23,7 @@ VARIANTS = sorted(
     path
     for path in (ROOT / "configs" / "train").glob("*.toml")
     # Other stores, several dictionaries or hookpoints: tested elsewhere.
-    if path.stem not in {"mix", "sweep", "transcoder", "crosscoder", "clt"}
+    if path.stem not in {"mix", "sweep", "transcoder", "crosscoder", "clt", "molt"}
 )
 WIDTH = 576
 """Of the hookpoint that the files name: squared error is about this before training."""
