@@ -224,7 +224,10 @@ class TranscoderSettings(LinearSettings):
 
 
 class CrossCoderSettings(LinearSettings):
-    """A crosscoder: one code for several hookpoints, with a head at each."""
+    """A crosscoder: one code for several hookpoints, with a head at each.
+
+    It is acausal: every feature reads and writes at all of them. For causal ones see `clt`.
+    """
 
     family: Literal["crosscoder"]
     """Discriminator."""
@@ -252,7 +255,11 @@ class CrossCoderSettings(LinearSettings):
 
 
 class CltSettings(LinearSettings):
-    """A cross-layer transcoder: features of each layer write to that layer and to all later ones."""
+    """A cross-layer transcoder: features of each layer write to that layer and to all later ones.
+
+    With the same hookpoints in and out it is a weakly causal crosscoder; with those of one layer less on
+    either side, reading the earlier and writing the later, a strictly causal one.
+    """
 
     family: Literal["clt"]
     """Discriminator."""

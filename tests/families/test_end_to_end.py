@@ -43,6 +43,10 @@ FAMILIES: dict[str, dict[str, object]] = {
         "family": "molt", "hookpoint_in": MLP_IN, "hookpoint_out": MLP_OUT,
         "ranks": {8: 5, 4: 16, 2: 32}, "activation": TOPK,
     },
+    "weakly-causal-crosscoder": {
+        "family": "clt", "hookpoints_in": HEADS, "hookpoints_out": HEADS,
+        "activation": {"kind": "jumprelu"},
+    },
 }  # fmt: skip
 
 
