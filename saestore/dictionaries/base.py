@@ -25,6 +25,7 @@ from saestore.dictionaries.activation_functions import ActivationFunction
 from saestore.dictionaries.code import SparseCode, TrainingCode
 from saestore.dictionaries.pre_activation import PreActivation
 from saestore.dictionaries.scale import MomentsLike, Scale
+from saestore.dictionaries.sides import Sides
 from saestore.errors import ConfigError, HookpointNotFoundError, UnsupportedError
 from saestore_schemas.dictionary import DictionaryConfig, ThresholdInference
 from saestore_schemas.train import InitSettings
@@ -412,6 +413,19 @@ class SparseDictionary(nn.Module, ABC):
     @abstractmethod
     def decoder_vectors(self) -> Float[Tensor, "d_sae _"]:
         """Return each feature's decoder vector, those of several hookpoints side by side."""
+
+    def decoder_vectors_at(self, hookpoint: str) -> Float[Tensor, "d_sae d_out"]:
+        """Return what each feature writes at one output hookpoint; zeros where it writes nothing there.
+
+        Raises:
+            HookpointNotFoundError: It reconstructs no such hookpoint.
+        """
+        writes = Sides(self.hookpoints_out, self.config.d_out)
+        if hookpoint not in writes.hookpoints:
+            raise HookpointNotFoundError(
+                pattern=hookpoint, where="what is reconstructed", known=writes.hookpoints
+            )
+        return writes.split(self.decoder_vectors())[hookpoint]
 
     @abstractmethod
     def enc_dec_cosine(self) -> Float[Tensor, " d_sae"]:

@@ -299,17 +299,16 @@ class CrossLayerTranscoder(LinearlyEncoded):
         """Return the length of all that each feature writes, in the weights' units."""
         return torch.cat([_lengths(self._wide(decoder)) for decoder in self.decoders])
 
-    def target_norms(self) -> Float[Tensor, "d_sae layer"]:
-        """Return the length of what each feature writes to each layer; 0 of earlier ones."""
-        norms: Tensor = torch.linalg.vector_norm(self._by_target(), dim=2)
-        return norms
-
-    def _by_target(self) -> Float[Tensor, "d_sae layer d_out"]:
-        """Return what each feature writes to each layer, zeros to earlier ones."""
-        d_sae, width = self.config.d_sae, self.config.d_out[0]
-        found = self.b_enc.new_zeros(self.d_sae, len(self.decoders), width)
-        for s, decoder in enumerate(self.decoders):
-            found[s * d_sae : (s + 1) * d_sae, s:] = decoder.detach().view(d_sae, -1, width)
+    @override
+    def decoder_vectors_at(self, hookpoint: str) -> Float[Tensor, "d_sae d_out"]:
+        """Return what each feature writes to one layer; zeros of later layers' features."""
+        if hookpoint not in self.hookpoints_out:
+            return super().decoder_vectors_at(hookpoint)
+        target, width = self.hookpoints_out.index(hookpoint), self.config.d_out[0]
+        found = self._wide(self.b_enc.detach()).new_zeros(self.d_sae, width)
+        for s, span in enumerate(self._spans()[: target + 1]):
+            place = (target - s) * width
+            found[slice(*span)] = self.decoders[s].detach()[:, place : place + width]
         return found
 
     @override
@@ -320,7 +319,7 @@ class CrossLayerTranscoder(LinearlyEncoded):
     @override
     def decoder_vectors(self) -> Float[Tensor, "d_sae _"]:
         """Return what each feature writes to all layers side by side, zeros to earlier ones."""
-        return self._by_target().flatten(1)
+        return torch.cat([self.decoder_vectors_at(hook) for hook in self.hookpoints_out], dim=1)
 
     @override
     def enc_dec_cosine(self) -> Float[Tensor, " d_sae"]:

@@ -4,7 +4,7 @@ A family that reads or writes several hookpoints keeps their dimensions in one a
 takes one product instead of one for each. Files hold one tensor a hookpoint: widths may differ.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +35,11 @@ class Sides:
         """Return their tensors side by side along the last axis; a single one as it is."""
         chosen = [parts[hook] for hook in self.hookpoints]
         return chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=-1)
+
+    def of(self, hookpoints: Sequence[str]) -> "Sides":
+        """Return some of them, in this order."""
+        widths = dict(zip(self.hookpoints, self.widths, strict=True))
+        return Sides(tuple(hookpoints), tuple(widths[hook] for hook in hookpoints))
 
     def split(self, joined: Float[Tensor, "... _"]) -> dict[str, Float[Tensor, "... d"]]:
         """Return each one's part of the last axis, as views."""

@@ -18,7 +18,9 @@ FilesAre = Literal["safetensors", "parquet", "llamascopium"]
 """Formats that activations are exported in."""
 
 
-WrittenTool = Literal["sae-lens", "dictionary-learning", "sparsify", "llamascopium"]
+WrittenTool = Literal[
+    "sae-lens", "dictionary-learning", "sparsify", "llamascopium", "circuit-tracer"
+]
 """Tools whose dictionaries are read and written."""
 
 DictionaryTool = WrittenTool | Literal["openai", "gemma-scope", "llama-scope"]
@@ -193,7 +195,8 @@ class ImportDictionarySettings(Model):
     revision: str | None = None
     """Revision of the repository on the hub; absent, its main one."""
     hookpoint: HookpointName | None = None
-    """What it reads, as TransformerLens spells it; absent, what the files say."""
+    """What it reads, as TransformerLens spells it, of several hookpoints the first; absent, what the
+    files say."""
     model: str | None = None
     """The language model it is of; absent, what the files say."""
     fold_state: FoldState | None = None
@@ -223,7 +226,7 @@ class DictionaryExport(Model):
     saestore: str
     """Version of saestore that wrote it."""
     hookpoint: str
-    """What it reads and reconstructs."""
+    """What it reads; several hookpoints with commas."""
     rewrites: tuple[str, ...]
     """Exact rewrites that were needed, in order."""
     inexact: tuple[str, ...]

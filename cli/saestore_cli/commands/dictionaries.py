@@ -133,6 +133,17 @@ TOOLS: Mapping[str, Tool] = {
         writes="A dictionary as llamascopium reads it, in raw units.",
         exports=("saestore export llamascopium demo/topk-32 llamascopium-demo",),
     ),
+    "circuit-tracer": Tool(
+        reads="A cross-layer transcoder of circuit-tracer: `W_enc_0.safetensors`, `W_dec_0.safetensors` and "
+        "so on, and `config.yaml`.\n\n"
+        "Its layer 0 is block 0 of the model; where it is another, --hookpoint says what layer 0 reads.",
+        imports=(
+            "saestore import circuit-tracer mntss/clt-gemma-2-2b-426k gemma/clt",
+            "saestore import circuit-tracer clt/ smol/clt --hookpoint blocks.9.hook_resid_mid",
+        ),
+        writes="A cross-layer transcoder as circuit-tracer reads it, in raw units.",
+        exports=("saestore export circuit-tracer main/clt-16 for-circuit-tracer --approximate",),
+    ),
     "openai": Tool(
         reads="A dictionary of openai/sparse_autoencoder: one `.pt` file, which does not say what it "
         "reads.",

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from saestore.dictionaries import Scale, SparseDictionary
@@ -36,8 +35,10 @@ def assemble(
         ConfigError: Nobody says what it reads, or k is more than its features.
         UnsupportedError: It has something that no dictionary here has.
     """
-    hook = _hookpoint(foreign, settings.hookpoint)
-    d_in, d_sae = foreign.tensors["W_enc"].shape
+    reads, writes = foreign.reads, foreign.writes
+    if not reads:
+        reads = writes = (_hookpoint(foreign, settings.hookpoint),)
+    d_in, d_out, d_sae = _widths(foreign)
     meaning = foreign.meaning
     k = meaning.activation.get("k", 0)
     if k > d_sae:
@@ -49,16 +50,16 @@ def assemble(
     )
     versions = manifests.library_versions()
     values: Mapping[str, Any] = {
-        "family": "sae",
-        "d_in": (d_in,),
-        "d_out": (d_in,),
+        "family": foreign.family,
+        "d_in": d_in,
+        "d_out": d_out,
         "d_sae": d_sae,
         "dtype": "float32",
-        "hookpoints_in": (hook,),
-        "hookpoints_out": (hook,),
+        "hookpoints_in": reads,
+        "hookpoints_out": writes,
         "options": {"glu": meaning.glu},
         "semantics": _semantics(foreign),
-        "scale": {hook: record},
+        "scale": dict.fromkeys((*reads, *writes), record),
         "model": _model(settings.model or foreign.model),
         "train": None,
         "parents": (),
@@ -71,21 +72,33 @@ def assemble(
         },
         "versions": {name: versions[name] for name in ("saestore", "torch")},
     }
-    return FAMILIES["sae"].restore(_validated(values), {hook: Scale(record, None)}, foreign.tensors)
+    scales = {hook: Scale(record, None) for hook in (*reads, *writes)}
+    found = FAMILIES[foreign.family].restore(_validated(values), scales, foreign.tensors)
+    if (found.decoder_norms() - 1).abs().max() > UNIT:
+        return found
+    semantics = found.config.semantics.model_copy(update={"decoder_norm": "unit"})
+    return found.with_config(found.config.model_copy(update={"semantics": semantics}))
+
+
+def _widths(foreign: Foreign) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Return widths of input and output hookpoints, and the number of features."""
+    names = [f".{place}" for place in range(len(foreign.reads))] or [""]
+    encoders = [foreign.tensors[f"W_enc{name}"].shape for name in names]
+    outputs = [len(foreign.tensors[f"b_dec{name}"]) for name in names]
+    return tuple(d_in for d_in, _ in encoders), tuple(outputs), int(encoders[0][1])
 
 
 def _semantics(foreign: Foreign) -> Mapping[str, Any]:
     """Return what the weights mean."""
     meaning = foreign.meaning
     kind = meaning.activation["kind"]
-    lengths = torch.linalg.vector_norm(foreign.tensors["W_dec"].double(), dim=1)
     inference = {"kind": "same_as_training"}
     if kind == "batchtopk":
         inference = {"kind": "threshold", "source": "imported"}
     return {
         "subtract_b_dec": meaning.subtract_b_dec,
         "gate_on_decoder_norm": meaning.gate_on_decoder_norm,
-        "decoder_norm": "unit" if (lengths - 1).abs().max() <= UNIT else "free",
+        "decoder_norm": "free",
         "activation": dict(meaning.activation),
         "inference": inference,
         "l0_scope": "row",

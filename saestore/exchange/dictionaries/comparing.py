@@ -49,18 +49,20 @@ def measured(
     rows = measure.fixed_batch(dictionary).to(kind)
     found = measure.compare(_ours(wide, rows, foreign), foreign.compute(rows), total)
     explained = l0 = None
-    hook = dictionary.hookpoints_in[0]
-    rows = torch.zeros(0) if store is None else first_rows(store, hook).to(kind)
-    if len(rows):
+    rows = torch.zeros(0)
+    if store is not None:
+        rows = _beside(store, dictionary.hookpoints_in).to(kind)
+    if store is not None and len(rows):
         ours = _ours(wide, rows, foreign)
         found = found.worse(measure.compare(ours, foreign.compute(rows), total))
-        explained = measure.explained(rows, ours.reconstruction)
+        targets = _beside(store, dictionary.hookpoints_out).to(kind)
+        explained = measure.explained(targets, ours.reconstruction)
         l0 = float((ours.codes.values != 0).sum(dim=1).double().mean())
     return Conversion(
         format=title,
         architecture=foreign.architecture,
-        hookpoint=hook,
-        d_in=dictionary.config.d_in[0],
+        hookpoint=", ".join(dictionary.hookpoints_in),
+        d_in=sum(dictionary.config.d_in),
         d_sae=dictionary.d_sae,
         steps=tuple(foreign.decided if steps is None else steps),
         inexact=tuple(foreign.inexact if inexact is None else inexact),
@@ -86,6 +88,11 @@ def _ours(
         record = ThresholdInference(source="exact")
         dictionary = dictionary.with_threshold(measure.batch_threshold(dictionary, rows), record)
     return measure.compute(dictionary, rows)
+
+
+def _beside(store: ActivationStore, hookpoints: Sequence[str]) -> Float32[Tensor, "row d"]:
+    """Return the first rows of a store at some hookpoints, side by side."""
+    return torch.cat([first_rows(store, hook) for hook in hookpoints], dim=1)
 
 
 def first_rows(store: ActivationStore, hookpoint: str) -> Float32[Tensor, "row d_in"]:

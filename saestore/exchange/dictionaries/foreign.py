@@ -65,6 +65,10 @@ class Foreign:
         inexact: Why what we compute is not exactly what the tool computes; empty where it is.
         uncalibrated: The file of a BatchTopK that holds no threshold, so that which features fire
             depends on the other rows of a batch; None where nothing is missing.
+        family: Which equations apply.
+        reads: The hookpoints of a family that reads several, as TransformerLens spells them, for which
+            `compute` takes rows side by side; empty where `hookpoint` says it.
+        writes: Those that it reconstructs, likewise.
     """
 
     architecture: str
@@ -79,6 +83,9 @@ class Foreign:
     decided: tuple[str, ...] = ()
     inexact: tuple[str, ...] = ()
     uncalibrated: Path | None = None
+    family: str = "sae"
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
 
     def by_row(self) -> "Foreign":
         """Return what stands for a BatchTopK without a threshold, and why it is not exact."""

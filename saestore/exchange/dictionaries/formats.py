@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from saestore.exchange.dictionaries.circuit_tracer import CircuitTracer
 from saestore.exchange.dictionaries.dictionary_learning import DictionaryLearning
 from saestore.exchange.dictionaries.foreign import DictionaryFormat, WrittenFormat
 from saestore.exchange.dictionaries.gemma_scope import GemmaScope
@@ -18,6 +19,7 @@ WRITTEN: Mapping[WrittenTool, WrittenFormat] = {
     "dictionary-learning": DictionaryLearning(),
     "sparsify": Sparsify(),
     "llamascopium": Llamascopium(),
+    "circuit-tracer": CircuitTracer(),
 }
 """Tool to what reads and writes its dictionaries."""
 
@@ -26,6 +28,7 @@ FORMATS: Mapping[DictionaryTool, DictionaryFormat] = {
     "dictionary-learning": WRITTEN["dictionary-learning"],
     "sparsify": WRITTEN["sparsify"],
     "llamascopium": WRITTEN["llamascopium"],
+    "circuit-tracer": WRITTEN["circuit-tracer"],
     "openai": OpenAI(),
     "gemma-scope": GemmaScope(),
     "llama-scope": LlamaScope(),

@@ -10,10 +10,11 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from saestore.dictionaries import SparseDictionary
+from saestore.dictionaries.sides import sides_of
 from saestore.exchange.dictionaries.reference import Codes, Computed
 
 
@@ -82,9 +83,11 @@ def in_precision(dictionary: SparseDictionary) -> SparseDictionary:
 
 
 def compute(dictionary: SparseDictionary, rows: Float[Tensor, "row d_in"]) -> Computed:
-    """Return what we compute."""
-    code = dictionary.encode(rows)
-    reconstruction = dictionary.decode(code, rows)[dictionary.hookpoints_out[0]]
+    """Return what we compute from rows; several hookpoints stand side by side, in and out."""
+    reads, writes = sides_of(dictionary.config)
+    inputs = reads.split(rows)
+    code = dictionary.encode(inputs)
+    reconstruction = writes.joined(dictionary.decode(code, inputs))
     return Computed(Codes(code.to_dense().cpu()), reconstruction.cpu())
 
 
@@ -100,35 +103,39 @@ def batch_threshold(dictionary: SparseDictionary, rows: Float[Tensor, "row d_in"
 
 
 def fixed_batch(dictionary: SparseDictionary) -> Float32[Tensor, "row d_in"]:
-    """Return rows in raw units, of unequal lengths, on which many features fire."""
+    """Return rows in raw units, of unequal lengths, on which many features fire.
+
+    Those of several hookpoints stand side by side.
+    """
     generator = torch.Generator().manual_seed(SEED)
-    hook = dictionary.hookpoints_in[0]
-    scale = dictionary.scales[hook]
-    width = dictionary.config.d_in[0]
-    noise = torch.randn(ROWS, width, generator=generator, dtype=torch.float64)
+    reads, writes = sides_of(dictionary.config)
+    noise = torch.randn(ROWS, reads.width, generator=generator, dtype=torch.float64)
     lengths = torch.exp(0.5 * torch.randn(ROWS, 1, generator=generator, dtype=torch.float64))
-    weights = {name: tensor.cpu() for name, tensor in dictionary.tensors().items()}
-    rows = noise * lengths + weights["b_dec"].double()
-    aimed = rows[ROWS // 2 :]
-    features = torch.randint(dictionary.d_sae, (len(aimed),), generator=generator)
-    strength = 0.5 + 3 * torch.rand(len(aimed), 1, generator=generator, dtype=torch.float64)
-    aimed += _towards(dictionary, weights, features) * strength
-    if not scale.external:
-        return rows.float()
-    rows = rows / scale.record.a
-    return (rows if scale.mean is None else rows + scale.mean.cpu()).float()
+    rows = noise * lengths
+    if reads == writes:  # rows lie around what a code of zeros gives back
+        rows += writes.joined(dictionary.without_features({})).detach().cpu().double()
+    aimed = reads.split(rows[ROWS // 2 :])
+    for layer in dictionary.layers:
+        own = reads.of((layer.name,)) if layer.name else reads
+        there = range(dictionary.d_sae)[layer.features]
+        features = torch.randint(len(there), (ROWS - ROWS // 2,), generator=generator) + there.start
+        strength = 0.5 + 3 * torch.rand(len(features), 1, generator=generator, dtype=torch.float64)
+        for hook, part in own.split(_towards(dictionary, features) * strength).items():
+            aimed[hook] += part
+    for hook, part in reads.split(rows).items():
+        scale = dictionary.scales[hook]
+        if scale.external:
+            part.div_(scale.record.a).add_(0.0 if scale.mean is None else scale.mean.cpu())
+    return rows.float()
 
 
 def _towards(
-    dictionary: SparseDictionary, weights: dict[str, Tensor], features: Tensor
-) -> Float[Tensor, "row d_in"]:
+    dictionary: SparseDictionary, features: Int64[Tensor, " row"]
+) -> Float[Tensor, "row _"]:
     """Return what brings the pre-activation of one feature a row to where it just fires."""
-    encoder = weights["W_enc"][:, features].double().T
+    encoder = dictionary.encoder_vectors().detach().cpu()[features].double()
     length = torch.linalg.vector_norm(encoder, dim=1, keepdim=True)
-    bias = weights.get("b_enc", weights.get("b_gate"))
-    needed = length.clone()
-    if bias is not None:
-        needed -= bias[features].double().unsqueeze(1)
+    needed = length - dictionary.encoder_bias().detach().cpu()[features].double().unsqueeze(1)
     threshold = dictionary.thresholds()
     if threshold is not None:
         needed += threshold.detach().cpu()[features].double().unsqueeze(1)

@@ -11,8 +11,8 @@ class Conversion:
     Attributes:
         format: Tool and version whose format was read or written.
         architecture: What that tool calls this kind of dictionary.
-        hookpoint: What it reads.
-        d_in: Width of that.
+        hookpoint: What it reads; several hookpoints with commas.
+        d_in: Width of that, of all together.
         d_sae: Features.
         steps: What was decided and rewritten, in order.
         inexact: Why the two sides differ by more than rounding; empty where they do not.

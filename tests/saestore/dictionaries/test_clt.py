@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from saestore import dictionaries
 from saestore.dictionaries import DenseCode, RaggedCode
 from saestore.dictionaries.activation_functions import base as activation_base
-from saestore.errors import ConfigError, UnsupportedError
+from saestore.errors import ConfigError, HookpointNotFoundError, UnsupportedError
 from saestore.testing.dictionaries import (
     ExactMoments,
     SparseDictionaryContract,
@@ -395,13 +395,20 @@ def test_what_a_feature_writes():
     tensors = dictionary.tensors()
     summed = torch.cat([tensors[f"W_dec.{s}"].sum(dim=1) for s in range(L)])
     torch.testing.assert_close(dictionary.logit_directions(), summed)
-    norms = dictionary.target_norms()
+    at = [dictionary.decoder_vectors_at(hook) for hook in OUTS]
+    for s in range(L):
+        for t in range(s, L):
+            assert torch.equal(at[t][s * F : (s + 1) * F], tensors[f"W_dec.{s}"][:, t - s])
+    norms = torch.stack([torch.linalg.vector_norm(each, dim=1) for each in at], dim=1)
     assert (norms[F:, 0] == 0).all()
     assert (norms[2 * F :, 1] == 0).all()
     torch.testing.assert_close(
         norms.square().sum(dim=1).sqrt(), dictionary.decoder_norms().detach()
     )
+    assert torch.equal(dictionary.decoder_vectors(), torch.cat(at, dim=1))
     lengths = torch.linalg.vector_norm(dictionary.decoder_vectors(), dim=1)
+    with pytest.raises(HookpointNotFoundError, match=r"blocks\.9"):
+        dictionary.decoder_vectors_at("blocks.9.hook_mlp_out")
     torch.testing.assert_close(lengths, dictionary.decoder_norms().detach())
     assert dictionary.enc_dec_cosine().isnan().all()
 
