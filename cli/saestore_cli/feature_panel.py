@@ -98,6 +98,9 @@ def _head(page: "FeaturePage") -> RenderableType:
     shown = "   ".join(f"{name} {value(x)}" for name, x in weights if x is not None)
     if shown:
         rows.append(("weights", shown))
+    if page.writes:
+        each = (f"{where.hookpoint} {where.share:.0%}" for where in page.writes)
+        rows.append(("writes", "   ".join(each)))
     return facts(rows)
 
 

@@ -16,6 +16,7 @@ from saestore.features.page import (
     LogitToken,
     Provenance,
     TokenPiece,
+    Written,
 )
 from saestore.features.read import TableReader
 from saestore.lake import Lake, Ref
@@ -74,6 +75,7 @@ class Assembler:
                 for line in self._rows("histograms", feature)
             },
             logits=self._logits(feature),
+            writes=self._writes(feature),
             groups=self._groups(feature),
             provenance=self._provenance(),
         )
@@ -107,6 +109,14 @@ class Assembler:
                 )
             )
         return tuple(found)
+
+    def _writes(self, feature: int) -> tuple[Written, ...]:
+        if "decoders" not in self._readers:
+            return ()
+        return tuple(
+            Written(line["hookpoint"], line["norm"], line["relative_norm"])
+            for line in self._rows("decoders", feature)
+        )
 
     def _groups(self, feature: int) -> tuple[ExampleGroup, ...]:
         lines = self._rows("examples", feature)

@@ -123,6 +123,21 @@ class LogitTable:
 
 
 @dataclass(frozen=True)
+class Written:
+    """How much a feature writes to one of several hookpoints.
+
+    Attributes:
+        hookpoint: Where.
+        norm: Length of what it writes there, in raw units.
+        share: That over the sum of its lengths.
+    """
+
+    hookpoint: str
+    norm: float
+    share: float
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where the numbers come from.
 
@@ -158,6 +173,7 @@ class FeaturePage:
         histograms: By what: `value`, `log_value`, `position`, `peak`; empty counts if it never
             fires.
         logits: One table for each score and head; none if logits were not asked for.
+        writes: How much it writes to each hookpoint; none where the dictionary writes to one.
         groups: Example groups in the order of the settings, strata lowest first.
         provenance: What was analysed.
     """
@@ -171,6 +187,7 @@ class FeaturePage:
     top_token: str | None
     histograms: Mapping[str, Histogram]
     logits: tuple[LogitTable, ...]
+    writes: tuple[Written, ...]
     groups: tuple[ExampleGroup, ...]
     provenance: Provenance
 

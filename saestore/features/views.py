@@ -34,6 +34,7 @@ VIEWS = {
     "histograms": "histograms of each feature's values",
     "logits": "tokens each feature promotes and suppresses, with their text",
     "logit_stats": "distribution of each feature's logit scores",
+    "decoders": "how much each feature writes to each hookpoint, where there are several",
     "scores": "metrics of every evaluation",
     "feature_scores": "one line per feature and evaluation: density, nearest other features",
     "metrics": "metrics of every training run, by step",
@@ -147,6 +148,7 @@ _TABLES: Mapping[str, Table] = {
     "histograms": tables.HISTOGRAMS,
     "logits": tables.LOGITS,
     "logit_stats": tables.LOGIT_STATS,
+    "decoders": tables.DECODERS,
 }
 
 

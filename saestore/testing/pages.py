@@ -75,6 +75,7 @@ def page(**changes: Any) -> FeaturePage:
                 statistics={"mean": 0.0},
             ),
         ),
+        "writes": (),
         "groups": (
             ExampleGroup("top", "top", 0, 1, 310, tuple(
                 example(WORDS, VALUES, rank=r, n_positions=256, start=12) for r in range(3))),

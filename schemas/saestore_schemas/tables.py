@@ -333,6 +333,20 @@ LOGIT_STATS = Table(
     ),
 )
 
+DECODERS = Table(
+    "decoders",
+    "How much each feature writes to each output hookpoint, of dictionaries with several; no line where "
+    "it writes nothing.",
+    ("feature", "head"),
+    (
+        Column("feature", pa.uint32(), "feature"),
+        Column("head", pa.uint16(), "place of the hookpoint among those it reconstructs"),
+        Column("hookpoint", pa.string(), "the hookpoint"),
+        Column("norm", pa.float32(), "length of what it writes there, folded, raw units"),
+        Column("relative_norm", pa.float32(), "that over the sum of the feature's lengths"),
+    ),
+)
+
 METRICS = Table(
     "metrics",
     "Metrics of a training run, long form.",
@@ -454,7 +468,7 @@ RESULTS = Table(
 
 TABLES = (
     FILES, DOCUMENTS, VOCABULARY, CONTEXTS, FIRINGS_BY_FEATURE, FIRINGS_BY_CONTEXT, FEATURES,
-    HISTOGRAMS, EXAMPLES, LOGITS, LOGIT_STATS, METRICS, SCORES, RESULTS,
+    HISTOGRAMS, EXAMPLES, LOGITS, LOGIT_STATS, DECODERS, METRICS, SCORES, RESULTS,
     FEATURE_SCORES, COMPARISON,
 )  # fmt: skip
 """Every table, for the reference pages and for readers that check what they open."""

@@ -150,6 +150,25 @@ def test_its_firings_are_those_of_its_code(lake, name):
         within = found.slice(own.features.start, own.features.stop - own.features.start)
         assert set(within["layer"].to_pylist()) == {layer}
         assert within["index"].to_pylist() == list(range(len(within)))
+    told = features.query(
+        lake, f"SELECT * FROM decoders WHERE dictionary = '{name}' ORDER BY feature, head"
+    )
+    hooks = dictionary.hookpoints_out
+    if len(hooks) == 1:
+        assert len(told) == 0
+        return
+    folded = dictionary.in_raw_units()
+    norms = torch.stack([folded.decoder_vectors_at(hook).norm(dim=1) for hook in hooks], dim=1)
+    feature, head = norms.nonzero(as_tuple=True)
+    assert told["feature"].to_pylist() == feature.tolist()
+    assert told["hookpoint"].to_pylist() == [hooks[h] for h in head.tolist()]
+    assert told["norm"].to_pylist() == pytest.approx(norms[feature, head].tolist(), rel=1e-6)
+    shares = norms / norms.sum(dim=1, keepdim=True)
+    assert told["relative_norm"].to_pylist() == pytest.approx(
+        shares[feature, head].tolist(), rel=1e-6
+    )
+    page = features.Analysis.open(lake, f"s/{name}/default").feature(0)
+    assert [written.hookpoint for written in page.writes] == [hooks[h] for h in head[feature == 0]]
 
 
 def test_a_molt_tells_the_ranks_of_its_features_and_what_its_logits_are_of(lake):
