@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from saestore import analyze, evaluate, features, generate, train
 from saestore.activations import ActivationStore, held_out
@@ -126,6 +127,45 @@ def test_a_family_trains_and_its_scores_are_those_of_a_direct_computation(lake, 
             assert values[f"l0@{group}"] == pytest.approx(l0, rel=1e-9)
     assert values["delta_ce"] is not None
     assert values["ce_recovered[mean]"] is not None
+
+
+def test_all_layers_of_a_clt_are_spliced_in_one_pass(lake, tiny_gpt2):
+    dictionary = train.run(settings("clt"), lake, device="cpu")
+    every = SpliceSettings(contexts=10_000)
+    wanted = EvaluateSettings(dictionary="s/clt", name="spliced", splice=every)
+    values = evaluate.run(wanted, lake, device="cpu").values
+    host = AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval()
+    store, nats, told = ActivationStore.open(lake, "store"), {"clean": 0.0, "dict": 0.0}, 0
+    for first, length in store.contexts()[held_out(store.n_contexts, SHARE)].tolist():
+        stretch = (first, first + length)
+        kept = torch.from_numpy(store.flags(*stretch) == 0)
+        ids = torch.from_numpy(store.tokens(*stretch).astype(np.int64))
+        rows = {hook: torch.from_numpy(store.read(hook, *stretch))[kept] for hook in CLT_IN}
+        written = dictionary.reconstruct(rows)
+
+        def put(hook, at=kept, written=written):
+            def changed(module, given, output):
+                output = output.clone()
+                output[0, at] = written[hook]
+                return output
+
+            return changed
+
+        for what in nats:
+            blocks = host.transformer.h if what == "dict" else ()
+            handles = [
+                block.mlp.register_forward_hook(put(hook))
+                for block, hook in zip(blocks, CLT_OUT, strict=False)
+            ]
+            with torch.no_grad():
+                logits = host(ids.unsqueeze(0)).logits[0, :-1]
+            for handle in handles:
+                handle.remove()
+            lost = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")
+            nats[what] += float(lost[kept[:-1]].double().sum())
+        told += int(kept[:-1].sum())
+    for what, total in nats.items():
+        assert values[f"ce[{what}]"] == pytest.approx(total / told, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
