@@ -197,6 +197,8 @@ class ImportDictionarySettings(Model):
     hookpoint: HookpointName | None = None
     """What it reads, as TransformerLens spells it, of several hookpoints the first; absent, what the
     files say."""
+    hookpoint_out: HookpointName | None = None
+    """What a transcoder reconstructs, likewise."""
     model: str | None = None
     """The language model it is of; absent, what the files say."""
     fold_state: FoldState | None = None

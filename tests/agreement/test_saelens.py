@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from saestore import dictionaries
+from saestore.errors import ConfigError, UnsupportedError
 from saestore.exchange.dictionaries import export_dictionary, import_dictionary, measure
 from saestore.lake import Lake
+from saestore.testing.dictionaries import random_dictionary
 from saestore.testing.far_sae import HOOKPOINT, awkward_sae
 from saestore_schemas.dictionary import AbsTopK, BatchTopK, Gated, JumpRelu, Relu, TopK
 from saestore_schemas.exchange import ImportDictionarySettings
+from saestore_schemas.families import TranscoderSettings
 
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -179,6 +182,59 @@ def test_a_batchtopk_is_read_from_a_checkpoint_and_as_it_is_saved_for_inference(
         theirs = loaded(rows.float()).double()
     close = (theirs - found[1]).abs().amax(dim=1) < 1e-5
     assert close.double().mean() > 0.98
+
+
+IN, OUT = "blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out"
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("kind", [Relu(), JumpRelu()], ids=["relu", "jumprelu"])
+def test_a_transcoder_goes_there_and_comes_back(sae_lens, tmp_path, kind, skip):
+    settings = TranscoderSettings(
+        family="transcoder",
+        hookpoint_in=IN,
+        hookpoint_out=OUT,
+        d_sae=11,
+        skip=skip,
+        activation=kind,
+    )
+    ours = random_dictionary(settings, {IN: 7, OUT: 5}, dtype=torch.float32)
+    report = export_dictionary(ours, "sae-lens", tmp_path / "out", name="a/b").conversion
+    assert report.max_error < 1e-6
+    assert report.firings > 300
+    theirs = sae_lens.SAE.load_from_disk(str(tmp_path / "out"))
+    name = ("jumprelu_" if kind.kind == "jumprelu" else "") + ("skip_" if skip else "")
+    assert theirs.cfg.architecture() == f"{name}transcoder" == report.architecture
+    rows = measure.fixed_batch(ours)
+    mine = measure.compute(measure.in_precision(ours), rows.double())
+    with torch.no_grad():
+        codes, reconstruction = theirs.encode(rows), theirs(rows)
+    clear = (mine.codes.values != 0).eq(codes != 0).all(dim=1)
+    assert clear.double().mean() > 0.97
+    assert apart(mine.reconstruction, reconstruction, clear) < 1e-5
+    theirs.save_model(tmp_path / "again")
+    conversion, back = imported(Lake.at(tmp_path / "lake"), tmp_path / "again")
+    assert conversion.max_error < 1e-9
+    assert (back.hookpoints_in, back.hookpoints_out) == ((IN,), (OUT,))
+    found = measure.compute(measure.in_precision(back), rows.double())
+    assert apart(mine.reconstruction, found.reconstruction, clear) < 1e-6
+    config = tmp_path / "again" / "cfg.json"
+    given = json.loads(config.read_text())
+    del given["metadata"]["hook_name_out"]
+    config.write_text(json.dumps(given))
+    with pytest.raises(ConfigError, match="do not say what it reconstructs"):
+        imported(Lake.at(tmp_path / "other"), tmp_path / "again")
+    _, named = imported(Lake.at(tmp_path / "third"), tmp_path / "again", hookpoint_out=OUT)
+    assert named.hookpoints_out == (OUT,)
+
+
+def test_a_transcoder_that_ranks_features_has_no_counterpart(tmp_path):
+    settings = TranscoderSettings(
+        family="transcoder", hookpoint_in=IN, hookpoint_out=OUT, d_sae=11, activation=TopK(k=3)
+    )
+    ours = random_dictionary(settings, {IN: 7, OUT: 5}, dtype=torch.float32)
+    with pytest.raises(UnsupportedError, match="'topk' in transcoders"):
+        export_dictionary(ours, "sae-lens", tmp_path / "out", name="a/b")
 
 
 def test_the_factor_beside_a_checkpoint_is_applied(sae_lens, tmp_path):

@@ -36,6 +36,14 @@ HookpointOption = Annotated[
         metavar="NAME", help="What it reads; absent, what its files say.", show_default=False
     ),
 ]
+HookpointOutOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What a transcoder reconstructs; absent, what its files say.",
+        show_default=False,
+    ),
+]
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -191,12 +199,18 @@ def _import(tool: str, says: str) -> Callable[..., None]:
         path: PathArgument,
         name: NameArgument,
         hookpoint: HookpointOption = None,
+        hookpoint_out: HookpointOutOption = None,
         model: ModelOption = None,
         store: StoreOption = None,
         revision: RevisionOption = None,
         approximate: ApproximateOption = False,
     ) -> None:
-        given = {"hookpoint": hookpoint, "model": model, "revision": revision}
+        given = {
+            "hookpoint": hookpoint,
+            "hookpoint_out": hookpoint_out,
+            "model": model,
+            "revision": revision,
+        }
         _read(session, tool, path, name, store, {**given, "approximate": approximate})
 
     run.__doc__ = says
@@ -211,12 +225,18 @@ def _import_folded(tool: str, says: str) -> Callable[..., None]:
         name: NameArgument,
         fold_state: FoldStateOption = None,
         hookpoint: HookpointOption = None,
+        hookpoint_out: HookpointOutOption = None,
         model: ModelOption = None,
         store: StoreOption = None,
         revision: RevisionOption = None,
         approximate: ApproximateOption = False,
     ) -> None:
-        given = {"hookpoint": hookpoint, "model": model, "revision": revision}
+        given = {
+            "hookpoint": hookpoint,
+            "hookpoint_out": hookpoint_out,
+            "model": model,
+            "revision": revision,
+        }
         state = None if fold_state is None else fold_state.value
         given |= {"fold_state": state}
         _read(session, tool, path, name, store, {**given, "approximate": approximate})

@@ -18,6 +18,8 @@ from saestore_schemas.exchange import ImportDictionarySettings
 
 UNIT = 1e-5
 """Decoder lengths this close to 1 are 1."""
+_DOES = {"hookpoint": "reads", "hookpoint_out": "reconstructs"}
+_SUCH_AS = {"hookpoint": "blocks.8.hook_resid_post", "hookpoint_out": "blocks.8.hook_mlp_out"}
 
 
 def assemble(
@@ -37,7 +39,10 @@ def assemble(
     """
     reads, writes = foreign.reads, foreign.writes
     if not reads:
-        reads = writes = (_hookpoint(foreign, settings.hookpoint),)
+        reads = writes = (_hookpoint("hookpoint", settings.hookpoint, foreign.hookpoint),)
+    if foreign.transcodes:
+        given, theirs = settings.hookpoint_out, foreign.hookpoint_out
+        writes = (_hookpoint("hookpoint_out", given, theirs),)
     d_in, d_out, d_sae = _widths(foreign)
     meaning = foreign.meaning
     k = meaning.activation.get("k", 0)
@@ -57,7 +62,7 @@ def assemble(
         "dtype": "float32",
         "hookpoints_in": reads,
         "hookpoints_out": writes,
-        "options": {"glu": meaning.glu},
+        "options": {"glu": meaning.glu, "skip": meaning.skip},
         "semantics": _semantics(foreign),
         "scale": dict.fromkeys((*reads, *writes), record),
         "model": _model(settings.model or foreign.model),
@@ -82,7 +87,8 @@ def assemble(
 
 def _widths(foreign: Foreign) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     """Return widths of input and output hookpoints, and the number of features."""
-    names = [f".{place}" for place in range(len(foreign.reads))] or [""]
+    several = "W_enc" not in foreign.tensors
+    names = [f".{place}" for place in range(len(foreign.reads))] if several else [""]
     encoders = [foreign.tensors[f"W_enc{name}"].shape for name in names]
     outputs = [len(foreign.tensors[f"b_dec{name}"]) for name in names]
     return tuple(d_in for d_in, _ in encoders), tuple(outputs), int(encoders[0][1])
@@ -124,25 +130,29 @@ def _validated(values: Mapping[str, Any]) -> DictionaryConfig:
         ) from error
 
 
-def _hookpoint(foreign: Foreign, given: str | None) -> str:
-    """Return what a dictionary reads, as TransformerLens spells it.
+def _hookpoint(field: str, given: str | None, theirs: str | None) -> str:
+    """Return what a dictionary reads, or reconstructs, as TransformerLens spells it.
+
+    Args:
+        field: The setting that says it.
+        given: What the user says.
+        theirs: What the files say.
 
     Raises:
         ConfigError: Nobody says it.
     """
     if given is not None:
         return spelling.translated(given) or given
-    theirs = foreign.hookpoint
     ours = spelling.translated(theirs) if theirs else None
     if ours is None:
         raise ConfigError(
-            field="hookpoint",
+            field=field,
             found=theirs,
             problem=f"its files call it {theirs!r}, which is no hookpoint of TransformerLens"
             if theirs
-            else "its files do not say what it reads",
-            expected="a name such as blocks.8.hook_resid_post",
-            hint="say it: --hookpoint blocks.8.hook_resid_post",
+            else f"its files do not say what it {_DOES[field]}",
+            expected=f"a name such as {_SUCH_AS[field]}",
+            hint=f"say it: --{field.replace('_', '-')} {_SUCH_AS[field]}",
         )
     return ours
 

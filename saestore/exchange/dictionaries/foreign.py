@@ -37,6 +37,7 @@ class Meaning:
         scale: Normalisation of the rows, which the weights do not contain.
         a: Its factor.
         glu: Whether the encoder is a gated linear unit.
+        skip: Whether a linear map of what it reads is added to what it reconstructs.
     """
 
     activation: Mapping[str, Any]
@@ -45,6 +46,7 @@ class Meaning:
     scale: Normalisation = "none"
     a: float = 1.0
     glu: bool = False
+    skip: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Foreign:
         inexact: Why what we compute is not exactly what the tool computes; empty where it is.
         uncalibrated: The file of a BatchTopK that holds no threshold, so that which features fire
             depends on the other rows of a batch; None where nothing is missing.
+        transcodes: Whether it reconstructs something else than it reads.
+        hookpoint_out: What that is, as the files spell it; None where they do not say.
         family: Which equations apply.
         reads: The hookpoints of a family that reads several, as TransformerLens spells them, for which
             `compute` takes rows side by side; empty where `hookpoint` says it.
@@ -83,6 +87,8 @@ class Foreign:
     decided: tuple[str, ...] = ()
     inexact: tuple[str, ...] = ()
     uncalibrated: Path | None = None
+    transcodes: bool = False
+    hookpoint_out: str | None = None
     family: str = "sae"
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """The form from which dictionaries are written for other tools: raw units, nothing subtracted.
 
-    f = activation function of x W_enc + b_enc          x̂ = f W_dec + b_dec
+    f = activation function of x W_enc + b_enc          ŷ = f W_dec + b_dec (+ x W_skip)
 
 Reached by exact rewrites only, in float64; the format goes on from there to what its tool computes
 and rounds once, at the end.
@@ -26,13 +26,13 @@ from saestore_schemas.dictionary import (
 )
 
 
-WEIGHTS = frozenset({"W_enc", "W_dec", "b_dec", "W_glu", "b_glu"})
-"""Tensors of an autoencoder whatever its activation function."""
+WEIGHTS = frozenset({"W_enc", "W_dec", "b_dec", "W_glu", "b_glu", "W_skip"})
+"""Tensors of an autoencoder or transcoder whatever its activation function."""
 
 
 @dataclass(frozen=True)
 class Plain:
-    """A sparse autoencoder in raw units, float64, on the CPU.
+    """A sparse autoencoder or transcoder in raw units, float64, on the CPU.
 
     Attributes:
         dictionary: It.
@@ -144,24 +144,26 @@ class Plain:
         return replace(self, dictionary=dictionary, inexact=(*self.inexact, why))
 
 
-def plain(dictionary: SparseDictionary, *, tool: str, glu: bool = False) -> Plain:
+def plain(
+    dictionary: SparseDictionary, *, tool: str, glu: bool = False, transcoders: bool = False
+) -> Plain:
     """Return a dictionary in raw units with nothing subtracted.
 
     Args:
-        dictionary: Any dictionary that is a sparse autoencoder.
+        dictionary: Any dictionary that reads one hookpoint and reconstructs one with linear maps.
         tool: What it is written for, for errors.
         glu: Whether that tool knows gated linear units.
+        transcoders: Whether that tool knows dictionaries that reconstruct something else than they read.
 
     Raises:
         UnsupportedError: It computes something that an autoencoder's matrices cannot say.
     """
-    _expressible(dictionary, tool=tool, glu=glu)
-    hook = dictionary.hookpoints_in[0]
+    _expressible(dictionary, tool=tool, glu=glu, transcoders=transcoders)
     current = copy.deepcopy(dictionary).cpu().double()
     rewrites = []
-    if current.scales[hook].external:
+    if any(scale.external for scale in current.scales.values()):
         current = current.folded()
-        if dictionary.scales[hook].record.kind != "none":
+        if any(scale.record.kind != "none" for scale in dictionary.scales.values()):
             rewrites.append("normalisation folded into the weights")
     if dictionary.config.semantics.subtract_b_dec:
         current = current.without_subtraction()
@@ -170,19 +172,22 @@ def plain(dictionary: SparseDictionary, *, tool: str, glu: bool = False) -> Plai
     return Plain(current, ones, tuple(rewrites))
 
 
-def _expressible(dictionary: SparseDictionary, *, tool: str, glu: bool) -> None:
+def _expressible(dictionary: SparseDictionary, *, tool: str, glu: bool, transcoders: bool) -> None:
     """Refuse what no tool's files can say.
 
     Raises:
         UnsupportedError: It is no sparse autoencoder, or its normalisation is none of the weights'.
     """
     config = dictionary.config
-    if config.hookpoints_in != config.hookpoints_out or len(config.hookpoints_in) != 1:
+    same = config.hookpoints_in == config.hookpoints_out
+    of_matrices = {"W_enc", "W_dec", "b_dec"} <= type(dictionary).shapes(config).keys()
+    if not of_matrices or not (same or transcoders):
+        other = ", or a transcoder" if transcoders else ""
         raise UnsupportedError(
             f"{tool} has no counterpart of family {config.family!r}",
             found=config.family,
-            expected="a sparse autoencoder that reconstructs what it reads",
-            hint="export a plain sparse autoencoder",
+            expected=f"a sparse autoencoder that reconstructs what it reads{other}",
+            hint="export one of these",
         )
     if config.options.glu and not glu:
         raise UnsupportedError(
@@ -191,12 +196,12 @@ def _expressible(dictionary: SparseDictionary, *, tool: str, glu: bool) -> None:
             expected="an encoder of one matrix",
             hint="export it to llamascopium, which has them",
         )
-    scale = dictionary.scales[config.hookpoints_in[0]].record
-    if scale.kind in ROW_SCALES:
+    by_row = [s.record.kind for s in dictionary.scales.values() if s.record.kind in ROW_SCALES]
+    if by_row:
         raise UnsupportedError(
-            f"its rows are normalised one by one ({scale.kind}), and weights cannot hold a factor "
+            f"its rows are normalised one by one ({by_row[0]}), and weights cannot hold a factor "
             "that differs from row to row",
-            found=scale.kind,
+            found=by_row[0],
             expected="a normalisation of the whole data set, or none",
             hint="keep using the files it was imported from",
         )

@@ -3,6 +3,9 @@
     h = (x − s b_dec) W_enc + b_enc       f = activation function of h
     x̂ = f W_dec + b_dec
 
+A transcoder reconstructs another hookpoint y, of a width of its own: s = 0, and with a skip x W_skip is
+added to ŷ. In the files W_skip is (d_out, d_in).
+
 | architecture | f |
 |---|---|
 | standard | relu(h) |
@@ -11,6 +14,8 @@
 | jumprelu | h where h > threshold; also what batchtopk and matryoshka are saved as |
 | gated | relu(e^r h + b_mag) where h + b_gate > 0, without b_enc |
 | batchtopk, matryoshka_batchtopk | in checkpoints: above one `topk_threshold` |
+| transcoder, skip_transcoder | relu(h) |
+| jumprelu_transcoder, jumprelu_skip_transcoder | h where h > threshold |
 
 Its files cannot hold a mean or a factor of the input, so both are folded into the weights. Of the
 two exact ways to write the encoder bias we take the one that subtracts `b_dec` first: a folded
@@ -63,12 +68,24 @@ class Architecture:
         kind: What we call its activation function.
         select: What sae-lens computes.
         rescaled: What an absent `rescale_acts_by_decoder_norm` means; None: it knows no such key.
+        transcodes: Whether it reconstructs something else than it reads.
+        skip: Whether it has `W_skip`.
     """
 
     tensors: tuple[str, ...]
     kind: str
     select: Select
     rescaled: bool | None = None
+    transcodes: bool = False
+    skip: bool = False
+
+
+def _relu(h: Tensor, _: Tensor, __: Mapping[str, Tensor], ___: float) -> Codes:
+    return reference.relu(h)
+
+
+def _jumprelu(h: Tensor, _: Tensor, w: Mapping[str, Tensor], __: float) -> Codes:
+    return reference.above(h, w["threshold"])
 
 
 def _batchtopk(h: Tensor, g: Tensor, w: Mapping[str, Tensor], k: float) -> Codes:
@@ -78,7 +95,7 @@ def _batchtopk(h: Tensor, g: Tensor, w: Mapping[str, Tensor], k: float) -> Codes
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "standard": Architecture(("b_enc",), "relu", lambda h, *_: reference.relu(h)),
+    "standard": Architecture(("b_enc",), "relu", _relu),
     "topk": Architecture(
         ("b_enc",), "topk", lambda h, g, _, k: reference.topk(h, int(k), gate=g), rescaled=False
     ),
@@ -86,22 +103,24 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         ("b_enc",), "abstopk", lambda h, g, _, k: reference.abstopk(h, int(k), gate=g),
         rescaled=False,
     ),
-    "jumprelu": Architecture(
-        ("b_enc", "threshold"), "jumprelu", lambda h, _, w, __: reference.above(h, w["threshold"])
-    ),
+    "jumprelu": Architecture(("b_enc", "threshold"), "jumprelu", _jumprelu),
     "gated": Architecture(
         ("b_gate", "b_mag", "r_mag"), "gated",
         lambda h, _, w, __: reference.gated(h, w["r_mag"], w["b_mag"], w["b_gate"]),
     ),
     "batchtopk": Architecture(("b_enc",), "batchtopk", _batchtopk, rescaled=True),
     "matryoshka_batchtopk": Architecture(("b_enc",), "batchtopk", _batchtopk, rescaled=True),
+    "transcoder": Architecture(("b_enc",), "relu", _relu, transcodes=True),
+    "skip_transcoder": Architecture(("b_enc",), "relu", _relu, transcodes=True, skip=True),
+    "jumprelu_transcoder": Architecture(
+        ("b_enc", "threshold"), "jumprelu", _jumprelu, transcodes=True
+    ),
+    "jumprelu_skip_transcoder": Architecture(
+        ("b_enc", "threshold"), "jumprelu", _jumprelu, transcodes=True, skip=True
+    ),
 }  # fmt: skip
 
 REFUSED = {
-    "transcoder": "a transcoder reads one hookpoint and reconstructs another",
-    "skip_transcoder": "a transcoder reads one hookpoint and reconstructs another",
-    "jumprelu_transcoder": "a transcoder reads one hookpoint and reconstructs another",
-    "jumprelu_skip_transcoder": "a transcoder reads one hookpoint and reconstructs another",
     "matching_pursuit": "matching pursuit encodes by iterating over the decoder",
     "temporal": "a temporal SAE reads the rows before, through attention",
 }
@@ -111,6 +130,7 @@ KNOWN = frozenset(
     [
         "architecture",
         "d_in",
+        "d_out",
         "d_sae",
         "dtype",
         "device",
@@ -174,7 +194,7 @@ class SaeLens(WrittenFormat):
         metadata = given if flat else metadata
         name = config.get("architecture", str, default="standard")
         architecture = _supported(name, file)
-        scale, a = _scale(config, place)
+        scale, a = _scale(config, place, transcodes=architecture.transcodes)
         tensors = _taken(weights, architecture)
         activation: dict[str, Any] = {"kind": architecture.kind}
         k = 0.0
@@ -183,11 +203,13 @@ class SaeLens(WrittenFormat):
             activation["k"] = k if architecture.kind == "batchtopk" else int(k)
         meaning = Meaning(
             activation=activation,
-            subtract_b_dec=config.get("apply_b_dec_to_input", bool, default=True),
+            subtract_b_dec=not architecture.transcodes
+            and config.get("apply_b_dec_to_input", bool, default=True),
             gate_on_decoder_norm=architecture.rescaled is not None
             and config.get("rescale_acts_by_decoder_norm", bool, default=architecture.rescaled),
             scale=scale,
             a=a,
+            skip=architecture.skip,
         )
         inexact = list(() if flat else config.unknown(KNOWN))
         missing = architecture.kind == "batchtopk" and "threshold" not in tensors
@@ -205,6 +227,9 @@ class SaeLens(WrittenFormat):
             version=str(version) if version else None,
             files=(file, weights.path),
             hookpoint=hook,
+            transcodes=architecture.transcodes,
+            hookpoint_out=metadata.get("hook_name_out", str, default=None),
+            family="transcoder" if architecture.transcodes else "sae",
             model=metadata.get("model_name", str, default=None),
             meaning=meaning,
             tensors=tensors,
@@ -222,20 +247,28 @@ class SaeLens(WrittenFormat):
         Raises:
             UnsupportedError: It has no exact counterpart, and why.
         """
-        form = plain(dictionary, tool=f"{self.title} {self.version}")
-        names = {each.kind: name for name, each in reversed(list(ARCHITECTURES.items()))}
+        form = plain(dictionary, tool=f"{self.title} {self.version}", transcoders=True)
+        transcodes = dictionary.hookpoints_in != dictionary.hookpoints_out
+        names = {
+            each.kind: name
+            for name, each in reversed(list(ARCHITECTURES.items()))
+            if (each.transcodes, each.skip) == (transcodes, dictionary.config.options.skip)
+        }
         if form.activation.kind == "batchtopk":
             form = form.above_thresholds()
         if form.activation.kind not in names:
+            of = " in transcoders" if transcodes else ""
             raise UnsupportedError(
-                f"SAELens {self.version} has no counterpart of activation {form.activation.kind!r}",
+                f"SAELens {self.version} has no counterpart of activation {form.activation.kind!r}{of}",
                 found=form.activation.kind,
                 expected=f"one of {', '.join(names)}",
                 hint="train or convert to one of these before exporting",
             )
         form = form.unit()
         architecture = names[form.activation.kind]
-        tensors = form.subtracting()
+        tensors = form.tensors if transcodes else form.subtracting()
+        if "W_skip" in tensors:
+            tensors = {**tensors, "W_skip": tensors["W_skip"].T}
         data = tensor_file.dump(
             {name: tensor.float().contiguous() for name, tensor in tensors.items()},
             {"format": "pt"},
@@ -254,16 +287,18 @@ class SaeLens(WrittenFormat):
 
 def _config(dictionary: SparseDictionary, context: Context, architecture: str) -> dict[str, Any]:
     ours = dictionary.config
-    hookpoint = dictionary.hookpoints_in[0]
+    (hookpoint,), (output,) = ours.hookpoints_in, ours.hookpoints_out
+    transcodes = hookpoint != output
     model = ours.model
     trained = ours.semantics.activation.kind
     return {
         "architecture": architecture,
         "d_in": ours.d_in[0],
+        **({"d_out": ours.d_out[0]} if transcodes else {}),
         "d_sae": ours.d_sae,
         "dtype": "float32",
         "device": "cpu",
-        "apply_b_dec_to_input": True,
+        "apply_b_dec_to_input": not transcodes,
         "normalize_activations": "none",
         "reshape_activations": "hook_z" if hookpoint.endswith("hook_z") else "none",
         "metadata": {
@@ -272,7 +307,7 @@ def _config(dictionary: SparseDictionary, context: Context, architecture: str) -
             "model_name": model.name if model else None,
             "model_class_name": "HookedTransformer",
             "hook_name": hookpoint,
-            "hook_name_out": None,
+            "hook_name_out": output if transcodes else None,
             "hook_head_index": None,
             "hf_hook_name": None,
             "context_size": context.context_size,
@@ -308,11 +343,11 @@ def _supported(name: str, path: Path) -> Architecture:
         expected=f"one of {', '.join(ARCHITECTURES)}",
         hint=f"did you mean {close[0]}?"
         if close and name not in REFUSED
-        else "only sparse autoencoders that reconstruct what they read can be imported",
+        else "only sparse autoencoders and transcoders can be imported",
     )
 
 
-def _scale(config: Config, place: Path) -> tuple[Normalisation, float]:
+def _scale(config: Config, place: Path, *, transcodes: bool) -> tuple[Normalisation, float]:
     """Return the kind and factor of the normalisation.
 
     Raises:
@@ -321,6 +356,14 @@ def _scale(config: Config, place: Path) -> tuple[Normalisation, float]:
     kind = config.get("normalize_activations", str, default="none")
     if kind == "none":
         return "none", 1.0
+    if transcodes:
+        raise UnsupportedError(
+            f"{config.path} says normalize_activations = {kind!r}: what a transcoder reads is normalised, "
+            "and what it reconstructs is not",
+            found=kind,
+            expected="none",
+            hint="no dictionary here normalises one side only",
+        )
     if kind in NORMALISED:
         return NORMALISED[kind], 1.0
     if kind == "expected_average_only_in" and (place / SCALER).is_file():
@@ -348,11 +391,16 @@ def _taken(weights: Weights, architecture: Architecture) -> dict[str, Tensor]:
         UnsupportedError: A factor of each feature is among them.
     """
     d_in, d_sae = weights.shape("W_enc")
-    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    d_out = weights.shape("W_dec")[1] if architecture.transcodes else d_in
+    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_dec": (d_out,)}
+    if architecture.skip:
+        shapes["W_skip"] = (d_out, d_in)
     log = "threshold" in architecture.tensors and "log_threshold" in weights
     for name in architecture.tensors:
         shapes["log_threshold" if log and name == "threshold" else name] = (d_sae,)
     found = {name: weights.take(name, *shape) for name, shape in shapes.items()}
+    if architecture.skip:
+        found["W_skip"] = found["W_skip"].T.contiguous()
     if log:
         found["threshold"] = found.pop("log_threshold").exp()
     if architecture.kind == "batchtopk":
@@ -387,6 +435,8 @@ def _forward(
         g = h * lengths if meaning.gate_on_decoder_norm else h
         codes = architecture.select(h, g, w, k)
         out = back(codes.values @ w["W_dec"] + w["b_dec"])
+        if "W_skip" in w:
+            out = out + rows @ w["W_skip"]
         if meaning.gate_on_decoder_norm:
             codes = codes._replace(values=codes.values * lengths)
         return Computed(codes, out)

@@ -289,7 +289,12 @@ def test_a_flat_config_of_before_6_is_read(lake, tmp_path):
     [
         ({"activation_fn_str": "tanh-relu"}, "tanh-relu"),
         ({"normalize_activations": True}, "activation_scaler"),
-        ({"architecture": "transcoder", "sae_lens_version": "6.1.0"}, "reads one hookpoint"),
+        ({"architecture": "temporal", "sae_lens_version": "6.1.0"}, "through attention"),
+        (
+            {"architecture": "transcoder", "sae_lens_version": "6.1.0",
+             "normalize_activations": "layer_norm"},
+            "what it reconstructs is not",
+        ),
         ({"architecture": "gatd", "sae_lens_version": "6.1.0"}, "'gatd' is not supported"),
         (
             {"architecture": "standard", "sae_lens_version": "6.1.0",
