@@ -37,13 +37,18 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
-from saestore.dictionaries import encoding, kernels, precision, rewrites
+from saestore.dictionaries import encoding, kernels, precision, products, rewrites
 from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS
 from saestore.dictionaries.base import Beginning, DictionaryOutput, Layer, Rows
 from saestore.dictionaries.code import SparseCode, TrainingCode
 from saestore.dictionaries.linear_encoder import LinearlyEncoded
 from saestore.dictionaries.linear_start import Start
-from saestore.dictionaries.pre_activation import PreActivation, Projection, Projections
+from saestore.dictionaries.pre_activation import (
+    PreActivation,
+    Projection,
+    Projections,
+    encoded,
+)
 from saestore.dictionaries.revival import revived
 from saestore.dictionaries.rewrites import Tensors, Weights
 from saestore.dictionaries.scale import Scale
@@ -361,15 +366,11 @@ class CrossLayerTranscoder(LinearlyEncoded):
         held = self._scratch.take("z", len(rows[0]), self.d_sae, self._wide(self.b_enc.detach()))
         for own, encoder, span in zip(rows, encoders, self._spans(), strict=True):
             values, bias = held[:, slice(*span)], self.b_enc[slice(*span)]
-            with torch.no_grad():
-                encoding.encoded(own, encoder, bias, values, self._scratch)
-            parts.append(Projection(values[first], own[first], encoder, bias))
-        held = held[first]
-        with torch.no_grad():
-            gate = self._gate(held, lengths)
+            encoded(own, encoder, bias, values, self._scratch, products.asked(own.device))
+            parts.append(Projection.known_as(values[first], own[first], None, encoder, bias))
+        linear = Projections(held[first], tuple(parts))
         on_lengths = self.config.semantics.gate_on_decoder_norm
-        linear = Projections(held, tuple(parts))
-        return PreActivation(held, gate, linear, None, lengths, on_lengths)
+        return PreActivation(linear, None, lengths, on_lengths, self._scratch)
 
 
 def _lengths(decoder: Float[Tensor, "d_sae _"]) -> Float[Tensor, " d_sae"]:

@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 from typing_extensions import override
 
-from saestore.dictionaries import backends, products
+from saestore.dictionaries import backends, gradients, products
 
 
 class Pairs:
@@ -46,7 +46,6 @@ class Pairs:
         self.d_sae = d_sae
         # Whoever begins goes on: gradients are asked for later, and in another thread.
         self.backend = backends.of(indices.device)
-        self._rows: Tensor | None = None
         self._by_feature: tuple[Tensor, Tensor, Tensor] | None = None
         self._between: dict[tuple[int, int], tuple[Pairs, Tensor]] = {}
 
@@ -61,12 +60,9 @@ class Pairs:
 
     @property
     def row_ids(self) -> Int64[Tensor, " firing"]:
-        """Row of each pair."""
-        if self._rows is None:
-            rows = torch.arange(self.n_rows, device=self.offsets.device)
-            lengths = self.offsets.diff()
-            self._rows = torch.repeat_interleave(rows, lengths, output_size=len(self.indices))
-        return self._rows
+        """Row of each pair: made anew each time, for it is as large as the pairs."""
+        rows = torch.arange(self.n_rows, device=self.offsets.device)
+        return torch.repeat_interleave(rows, self.offsets.diff(), output_size=len(self.indices))
 
     def of(self, matrix: Float[Tensor, "row d_sae"]) -> Float[Tensor, " firing"]:
         """Return a matrix's entries at the pairs."""
@@ -98,6 +94,31 @@ class Pairs:
         """Return, for each feature, the rows that use it weighted and summed; without gradient."""
         order, row_ids, starts = self.by_feature()
         return self.backend.long_bags(values[order], row_ids, rows, starts)
+
+    def gradient(
+        self,
+        values: Float[Tensor, " firing"],
+        rows: Float[Tensor, "row d"],
+        place: gradients.Place | None,
+    ) -> Float[Tensor, "d_sae d"] | None:
+        """Return `by_features` as a gradient for autograd; None when it was added to its place.
+
+        Args:
+            values: Weight of each pair.
+            rows: What is summed.
+            place: Where the gradient is kept; None, nowhere.
+        """
+        if place is None or self.backend.gradient_bytes is None:
+            return self.by_features(values, rows)
+        order, row_ids, starts = self.by_feature()
+        ordered, ends = values[order], starts.tolist()
+
+        def part(start: int, stop: int) -> Tensor:
+            inside, begin = slice(ends[start], ends[stop]), starts[start : stop + 1] - ends[start]
+            return self.backend.long_bags(ordered[inside], row_ids[inside], rows, begin)
+
+        place.add(part, max(1, self.backend.gradient_bytes // (rows[0].numel() * rows.itemsize)))
+        return None
 
     def row_sums(self, values: Float[Tensor, " firing"]) -> Float[Tensor, " row"]:
         """Return each row's sum of values, differentiable."""
@@ -236,8 +257,8 @@ class _RowSums(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @override
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return gradients[0][ctx.pairs.row_ids], None
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return upstream[0][ctx.pairs.row_ids], None
 
 
 class _FeatureSums(torch.autograd.Function):
@@ -253,8 +274,8 @@ class _FeatureSums(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @override
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return gradients[0][ctx.pairs.indices], None
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return upstream[0][ctx.pairs.indices], None
 
 
 class _Spread(torch.autograd.Function):
@@ -269,38 +290,45 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @override
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         pairs: Pairs = ctx.pairs
         order, _, starts = pairs.by_feature()
-        return pairs.backend.sums(gradients[0][order], starts), None
+        return pairs.backend.sums(upstream[0][order], starts), None
 
 
 class _Picked(torch.autograd.Function):
     @staticmethod
     @override
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        rows, encoder, bias, values, pairs = inputs
+        rows, shift, encoder, bias, values, pairs = inputs
         ctx.save_for_backward(rows, encoder)
-        ctx.pairs = pairs
-        del bias  # its gradient needs no value
+        ctx.pairs, ctx.place = pairs, gradients.place_of(encoder)
+        del shift, bias  # their gradients need no value
         result: Tensor = values.detach()
         return result
 
     @staticmethod
     @once_differentiable
     @override
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         rows, encoder = ctx.saved_tensors
         pairs: Pairs = ctx.pairs
-        gradient = gradients[0].contiguous()
+        gradient = upstream[0].contiguous()
         needs = ctx.needs_input_grad
+        sums = pairs.feature_sums(gradient) if needs[1] or needs[3] else None
         return (
             pairs.by_rows(gradient, encoder) if needs[0] else None,
-            pairs.by_features(gradient, rows) if needs[1] else None,
-            pairs.feature_sums(gradient) if needs[2] else None,
+            _to_shift(sums, encoder) if needs[1] else None,
+            pairs.gradient(gradient, rows, ctx.place) if needs[2] else None,
+            sums if needs[3] else None,
             None,
             None,
         )
+
+
+def _to_shift(sums: Tensor | None, encoder: Tensor) -> Tensor | None:
+    """Return the gradient of what was subtracted from every row: no row's own is needed for it."""
+    return None if sums is None else -(sums @ encoder.to(sums.dtype))
 
 
 class _DecoderGradient(torch.autograd.Function):
@@ -310,25 +338,26 @@ class _DecoderGradient(torch.autograd.Function):
     @override
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         reconstruction, decoder, values, pairs = inputs
-        del decoder
         ctx.save_for_backward(values)
-        ctx.pairs = pairs
+        ctx.pairs, ctx.place = pairs, gradients.place_of(decoder)
         through: Tensor = reconstruction.view_as(reconstruction)
         return through
 
     @staticmethod
     @once_differentiable
     @override
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (values,) = ctx.saved_tensors
         pairs: Pairs = ctx.pairs
-        gradient = gradients[0].contiguous()
+        gradient = upstream[0].contiguous()
         needed = ctx.needs_input_grad[1]
-        return gradient, pairs.by_features(values, gradient) if needed else None, None, None
+        to_decoder = pairs.gradient(values, gradient, ctx.place) if needed else None
+        return gradient, to_decoder, None, None
 
 
 def picked(
     rows: Float[Tensor, "row d_in"],
+    shift: Float[Tensor, " d_in"] | None,
     encoder: Float[Tensor, "d_sae d_in"],
     bias: Float[Tensor, " d_sae"],
     values: Float[Tensor, " firing"],
@@ -338,13 +367,14 @@ def picked(
 
     Args:
         rows: What the encoder read.
+        shift: What was subtracted from every row before; None, nothing that has a gradient.
         encoder: Encoder vectors, one a row.
         bias: Encoder bias.
         values: `rows @ encoder.T + bias` at the pairs.
         pairs: Where they are.
     """
     result: Tensor = _Picked.apply(  # type: ignore[no-untyped-call]
-        rows, encoder, bias, values, pairs
+        rows, shift, encoder, bias, values, pairs
     )
     return result
 
@@ -364,34 +394,39 @@ class _Dense(torch.autograd.Function):
     @staticmethod
     @override
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        rows, encoder, bias, values = inputs
+        rows, shift, encoder, bias, values = inputs
         ctx.save_for_backward(rows, encoder)
         ctx.dtype = products.asked(rows.device)
-        del bias
+        del shift, bias
         result: Tensor = values.detach()
         return result
 
     @staticmethod
     @once_differentiable
     @override
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         rows, encoder = ctx.saved_tensors
-        gradient = gradients[0]
+        gradient = upstream[0]
         needs = ctx.needs_input_grad
+        sums = gradient.sum(dim=0) if needs[1] or needs[3] else None
         return (
             products.product(gradient, encoder, ctx.dtype) if needs[0] else None,
-            products.product(gradient.T, rows, ctx.dtype) if needs[1] else None,
-            gradient.sum(dim=0) if needs[2] else None,
+            _to_shift(sums, encoder) if needs[1] else None,
+            products.product(gradient.T, rows, ctx.dtype) if needs[2] else None,
+            sums if needs[3] else None,
             None,
         )
 
 
 def dense(
     rows: Float[Tensor, "row d_in"],
+    shift: Float[Tensor, " d_in"] | None,
     encoder: Float[Tensor, "d_sae d_in"],
     bias: Float[Tensor, " d_sae"],
     values: Float[Tensor, "row d_sae"],
 ) -> Float[Tensor, "row d_sae"]:
-    """Return all already computed pre-activations, with their gradient."""
-    result: Tensor = _Dense.apply(rows, encoder, bias, values)  # type: ignore[no-untyped-call]
+    """Return all already computed pre-activations, with their gradient; see `picked`."""
+    result: Tensor = _Dense.apply(  # type: ignore[no-untyped-call]
+        rows, shift, encoder, bias, values
+    )
     return result

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from saestore.dictionaries import encoding, kernels, linear_start, precision, rewrites
+from saestore.dictionaries import encoding, kernels, linear_start, precision, products, rewrites
 from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS, activation_function
 from saestore.dictionaries.base import Beginning, Rows, SparseDictionary
 from saestore.dictionaries.code import RaggedCode, SparseCode
@@ -201,13 +201,6 @@ class LinearlyEncoded(SparseDictionary):
         """Return vectors in the type in which one computes with them."""
         return vectors.to(precision.wide(vectors.dtype))
 
-    def _gate(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """Return the gate scores of pre-activations, without gradient: them, or kept memory."""
-        if not self.config.semantics.gate_on_decoder_norm:
-            return values
-        gate = self._scratch.take("g", len(values), self.d_sae, values)
-        return torch.mul(values, lengths, out=gate)
-
     def __deepcopy__(self, memo: dict[int, object]) -> "LinearlyEncoded":
         """Copy weights; kept memory starts anew."""
         result = type(self)(
@@ -309,24 +302,13 @@ class LinearEncoder(LinearlyEncoded):
         *,
         given: int | None,
     ) -> PreActivation:
-        """Return h and g of normalised rows, in kept memory; of the first `given` rows only."""
-        read = rows - self.b_dec if self.config.semantics.subtract_b_dec else rows
-        first = slice(given)
-        linear = self._projection("z", read, encoder, self.b_enc, first)
-        values, dimmer = linear.values, None
-        with torch.no_grad():
-            if glu is not None and self.b_glu is not None:
-                dimmer = self._projection("t", rows, glu, self.b_glu, first)
-                values = torch.sigmoid(dimmer.values).mul_(linear.values)
-            gate = self._gate(values, lengths)
+        """Return h and g of normalised rows, not computed yet; of the first `given` rows only."""
+        shift = self.b_dec if self.config.semantics.subtract_b_dec else None
+        read = rows if shift is None else rows - shift.detach()
+        memory, dtype = self._scratch, products.asked(rows.device)
+        linear = Projection(read, shift, encoder, self.b_enc, dtype, memory, "z", given, lent=True)
+        dimmer = None
+        if glu is not None and self.b_glu is not None:
+            dimmer = Projection(rows, None, glu, self.b_glu, dtype, memory, "t", given)
         on_lengths = self.config.semantics.gate_on_decoder_norm
-        return PreActivation(values, gate, linear, dimmer, lengths, on_lengths)
-
-    def _projection(
-        self, name: str, rows: Tensor, vectors: Tensor, bias: Tensor, first: slice
-    ) -> Projection:
-        """Return rows times vectors plus a bias, in kept memory."""
-        with torch.no_grad():
-            values = self._scratch.take(name, len(rows), self.d_sae, self._wide(bias))
-            encoding.encoded(rows, vectors, bias, values, self._scratch)
-        return Projection(values[first], rows[first], vectors, bias)
+        return PreActivation(linear, dimmer, lengths, on_lengths, memory)

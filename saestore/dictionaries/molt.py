@@ -205,8 +205,8 @@ class Molt(LinearEncoder):
         if k >= len(features):
             strengths = output.pre.of(features).dense()
             return self.writes.split(self.transforms.of(features).of_all(rows, strengths))
-        pairs = strongest(output.pre.gate, features, k)
-        return self.writes.split(self.transforms.of_pairs(rows, output.pre.at(pairs), pairs))
+        pairs, strengths = output.pre.chosen(strongest(k), features)
+        return self.writes.split(self.transforms.of_pairs(rows, strengths, pairs))
 
     @override
     def folded(self) -> "Molt":

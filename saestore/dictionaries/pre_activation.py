@@ -1,23 +1,43 @@
-"""Pre-activations computed once, without gradient, into memory that is kept from step to step.
+"""Pre-activations, computed when they are asked for and without gradient, into memory that is kept.
 
 An activation function looks at the numbers, decides, and asks for the gradient of what it keeps:
 of some pairs (`at`) or of all (`dense`). Pages that the system has never handed out cost several
-times what it takes to fill them, and h is by far the largest array of a step.
+times what it takes to fill them, and h is by far the largest array of a step. Where each row is
+decided by itself, h never exists whole: `chosen` computes and ranks some rows at a time, and what
+follows the encoder's product finds them in the caches.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 from typing_extensions import override
 
-from saestore.dictionaries import kernels
+from saestore.dictionaries import backends, gradients, kernels, precision, products
+from saestore.dictionaries.backends import Chosen
+from saestore.dictionaries.backends.torch_backend import starts_of
 from saestore.dictionaries.kernels import Pairs
+
+
+PRODUCT_FEATURES = 16
+"""Narrower encoder products are filled up to this width: below it MKL sums a row differently from
+place to place in the block (seen at up to 11 columns, never from 13 on)."""
+
+GATHERED_FEATURES = 1024
+"""Vectors of features that lie anywhere are copied so many at a time: all may be the whole encoder."""
+
+RANKED_BYTES = 8 << 20
+"""Known gate scores of some features are copied so many bytes at a time to be ranked: all of them at
+once may be as large as all pre-activations."""
+
+Choose = Callable[[Float[Tensor, "row _"]], Chosen]
+"""Returns the pairs that are kept of some rows, from their gate scores."""
 
 
 class Scratch(threading.local):
@@ -45,42 +65,145 @@ class Scratch(threading.local):
         return (Scratch, ())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Projection:
-    """Rows times vectors plus a bias, already computed; differentiable where asked.
+    """Rows times vectors plus a bias; differentiable where asked.
 
     Attributes:
-        values: The result, without gradient; overwritten by the next forward pass.
-        rows: What was multiplied.
+        rows: What is multiplied.
+        shift: What was subtracted from every row before; None, nothing that has a gradient.
         vectors: By what, one feature a row.
-        bias: What was added.
+        bias: What is added.
+        dtype: Type to which the product's factors are rounded; None, their own.
+        memory: Where the result goes; the next forward pass overwrites it.
+        name: Its name there.
+        given: How many of the rows count; absent, all.
+        lent: Whether blocks of rows may lie where gradients will: of one projection at a time.
     """
 
-    values: Float[Tensor, "row d_sae"]
     rows: Float[Tensor, "row d_in"]
+    shift: Float[Tensor, " d_in"] | None
     vectors: Float[Tensor, "d_sae d_in"]
     bias: Float[Tensor, " d_sae"]
+    dtype: torch.dtype | None = None
+    memory: Scratch = field(default_factory=Scratch)
+    name: str = "z"
+    given: int | None = None
+    lent: bool = False
+    _whole: list[Tensor] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def known_as(
+        cls,
+        values: Float[Tensor, "row d_sae"],
+        rows: Float[Tensor, "row d_in"],
+        shift: Float[Tensor, " d_in"] | None,
+        vectors: Float[Tensor, "d_sae d_in"],
+        bias: Float[Tensor, " d_sae"],
+    ) -> "Projection":
+        """Return one whose values are computed already; overwritten by the next forward pass."""
+        return cls(rows, shift, vectors, bias, _whole=[values])
+
+    @property
+    def known(self) -> bool:
+        """Whether the values of all rows are computed."""
+        return bool(self._whole)
+
+    @property
+    def values(self) -> Float[Tensor, "row d_sae"]:
+        """The values of all rows, without gradient."""
+        if not self._whole:
+            bias = self._wide_bias
+            out = self.memory.take(self.name, len(self.rows), len(bias), bias)
+            encoded(self.rows, self.vectors, bias, out, self.memory, self.dtype)
+            self._whole.append(out[: self.given])
+        return self._whole[0]
+
+    def some(self, start: int, stop: int) -> Float[Tensor, "row d_sae"]:
+        """Return the values of some rows, without gradient; overwritten by the next call."""
+        out, rows = self._room(stop - start, len(self.bias)), self.rows[start:stop]
+        return encoded(rows, self.vectors, self._wide_bias, out, self.memory, self.dtype)
+
+    def some_of(
+        self, start: int, stop: int, features: Int64[Tensor, " feature"]
+    ) -> Float[Tensor, "row feature"]:
+        """Return the same of some features, whose vectors are gathered some at a time."""
+        rows, bias = self.rows[start:stop], self._wide_bias
+        out = self._room(len(rows), len(features))
+        for at in range(0, len(features), GATHERED_FEATURES):
+            few = features[at : at + GATHERED_FEATURES]
+            into, vectors = out[:, at : at + GATHERED_FEATURES], self.vectors.detach()[few]
+            encoded(rows, vectors, bias[few], into, self.memory, self.dtype)
+        return out
+
+    def _room(self, rows: int, width: int) -> Float[Tensor, "row _"]:
+        """Return memory for what is over before gradients are computed."""
+        like = self._wide_bias
+        spare = gradients.spare(rows, width, like) if self.lent else None
+        return self.memory.take(self.name, rows, width, like) if spare is None else spare
+
+    @property
+    def _wide_bias(self) -> Float[Tensor, " d_sae"]:
+        bias = self.bias.detach()
+        return bias.to(precision.wide(bias.dtype))
 
     def at(self, pairs: Pairs) -> Float[Tensor, " firing"]:
         """Return the values at some pairs, differentiable."""
-        return kernels.picked(self.rows, self.vectors, self.bias, pairs.of(self.values), pairs)
+        return self.picked(pairs, pairs.of(self.values))
+
+    def picked(self, pairs: Pairs, values: Float[Tensor, " firing"]) -> Float[Tensor, " firing"]:
+        """Return values that are computed already at some pairs, differentiable."""
+        rows = self.rows[: self.given]
+        return kernels.picked(rows, self.shift, self.vectors, self.bias, values, pairs)
 
     def between(self, start: int, stop: int) -> "Projection":
         """Return the projection on the vectors of a range of features."""
         if (start, stop) == (0, len(self.bias)):
             return self
-        own = slice(start, stop)
-        return Projection(self.values[:, own], self.rows, self.vectors[own], self.bias[own])
+        own, rows = slice(start, stop), self.rows[: self.given]
+        return Projection.known_as(
+            self.values[:, own], rows, self.shift, self.vectors[own], self.bias[own]
+        )
 
     def of(self, features: Int64[Tensor, " feature"]) -> "Projection":
-        """Return the projection on some features' vectors alone."""
-        return Projection(
-            self.values[:, features], self.rows, self.vectors[features], self.bias[features]
-        )
+        """Return the projection on some features' vectors alone, in memory of its own."""
+        rows, vectors, bias = self.rows[: self.given], self.vectors[features], self.bias[features]
+        if self.known:
+            return Projection.known_as(self.values[:, features], rows, self.shift, vectors, bias)
+        return Projection(rows, self.shift, vectors, bias, self.dtype)
 
     def dense(self) -> Float[Tensor, "row d_sae"]:
         """Return all values, differentiable."""
-        return kernels.dense(self.rows, self.vectors, self.bias, self.values)
+        rows = self.rows[: self.given]
+        return kernels.dense(rows, self.shift, self.vectors, self.bias, self.values)
+
+
+@torch.no_grad()
+def encoded(
+    rows: Float[Tensor, "row d_in"],
+    vectors: Float[Tensor, "d_sae d_in"],
+    bias: Float[Tensor, " d_sae"],
+    out: Float[Tensor, "row d_sae"],
+    scratch: Scratch,
+    dtype: torch.dtype | None,
+) -> Float[Tensor, "row d_sae"]:
+    """Write rows times vectors plus a bias into `out`, without gradient, and return it.
+
+    Args:
+        rows: What the encoder reads.
+        vectors: Encoder vectors, one a row.
+        bias: Encoder bias.
+        out: Where the result goes; may be a stretch of a wider matrix.
+        scratch: Kept memory, for what is too narrow.
+        dtype: Type to which factors are rounded; None, their own.
+    """
+    wide = bias.to(precision.wide(bias.dtype))
+    missing = PRODUCT_FEATURES - len(bias)
+    if missing <= 0:
+        return products.biased(rows, vectors, wide, out, dtype)
+    filled = scratch.take("narrow", len(rows), PRODUCT_FEATURES, out)
+    products.biased(rows, pad(vectors, (0, 0, 0, missing)), pad(wide, (0, missing)), filled, dtype)
+    return out.copy_(filled[:, : len(bias)])
 
 
 @dataclass(frozen=True)
@@ -94,6 +217,7 @@ class Projections:
 
     values: Float[Tensor, "row d_sae"]
     parts: tuple[Projection, ...]
+    known: ClassVar[bool] = True
 
     @property
     def bias(self) -> Float[Tensor, " d_sae"]:
@@ -159,61 +283,146 @@ class _Joined(torch.autograd.Function):
         return None, *torch.split(gradients[0], ctx.sizes, dim=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PreActivation:
     """What an activation function decides on.
 
     Attributes:
-        values: h, without gradient; overwritten by the next forward pass.
-        gate: What is ranked or compared, likewise: h itself, or h times decoder length.
         linear: The encoder's projection; h itself when there is no `dimmer`.
         dimmer: Second projection of a GLU encoder, whose sigmoid multiplies the first; or None.
         lengths: Decoder lengths, differentiable.
         on_lengths: Whether the gate is h times decoder length.
+        memory: Where gate scores go that are not h; the next forward pass overwrites them.
     """
 
-    values: Float[Tensor, "row d_sae"]
-    gate: Float[Tensor, "row d_sae"]
     linear: Projection | Projections
-    dimmer: Projection | Projections | None
+    dimmer: Projection | None
     lengths: Float[Tensor, " d_sae"]
     on_lengths: bool
-    _all: list[Tensor] = field(default_factory=list, repr=False, compare=False)
-
-    def between(self, start: int, stop: int) -> "PreActivation":
-        """Return the pre-activations of a range of features alone."""
-        own = slice(start, stop)
-        values = self.values[:, own]
-        gate = values if self.gate is self.values else self.gate[:, own]
-        dimmer = None if self.dimmer is None else self.dimmer.between(start, stop)
-        linear, lengths = self.linear.between(start, stop), self.lengths[own]
-        return PreActivation(values, gate, linear, dimmer, lengths, self.on_lengths)
-
-    def of(self, features: Int64[Tensor, " feature"]) -> "PreActivation":
-        """Return the pre-activations of some features alone; nothing here costs what all would."""
-        values = self.values[:, features]
-        gate = values if self.gate is self.values else self.gate[:, features]
-        dimmer = None if self.dimmer is None else self.dimmer.of(features)
-        lengths = self.lengths[features]
-        return PreActivation(
-            values, gate, self.linear.of(features), dimmer, lengths, self.on_lengths
-        )
+    memory: Scratch = field(default_factory=Scratch)
+    _found: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def d_sae(self) -> int:
         """Number of features."""
-        return self.values.shape[1]
+        return len(self.lengths)
+
+    @property
+    def values(self) -> Float[Tensor, "row d_sae"]:
+        """All of h, without gradient; overwritten by the next forward pass."""
+        if "values" not in self._found:
+            dimmer = None if self.dimmer is None else self.dimmer.values
+            self._found["values"] = _dimmed(self.linear.values, dimmer)
+        return self._found["values"]
+
+    @property
+    def gate(self) -> Float[Tensor, "row d_sae"]:
+        """What is ranked or compared, likewise: h itself, or h times decoder length."""
+        if "gate" not in self._found:
+            self._found["gate"] = self._gate(self.values, self.lengths)
+        return self._found["gate"]
+
+    def between(self, start: int, stop: int) -> "PreActivation":
+        """Return the pre-activations of a range of features alone."""
+        own = slice(start, stop)
+        found = {"values": self.values[:, own], "gate": self.gate[:, own]}
+        dimmer = None if self.dimmer is None else self.dimmer.between(start, stop)
+        linear, lengths = self.linear.between(start, stop), self.lengths[own]
+        return PreActivation(linear, dimmer, lengths, self.on_lengths, _found=found)
+
+    def of(self, features: Int64[Tensor, " feature"]) -> "PreActivation":
+        """Return the pre-activations of some features alone; nothing here costs what all would."""
+        dimmer = None if self.dimmer is None else self.dimmer.of(features)
+        lengths = self.lengths[features]
+        return PreActivation(self.linear.of(features), dimmer, lengths, self.on_lengths)
 
     def at(self, pairs: Pairs) -> Float[Tensor, " firing"]:
         """Return h at some pairs, differentiable."""
         values = self.linear.at(pairs)
         return values if self.dimmer is None else values * torch.sigmoid(self.dimmer.at(pairs))
 
+    def chosen(
+        self, choose: Choose, features: Int64[Tensor, " feature"] | None = None
+    ) -> tuple[Pairs, Float[Tensor, " firing"]]:
+        """Return the pairs that are chosen row by row, and h there, differentiable.
+
+        Args:
+            choose: Chooses; whatever the other rows are, a row's pairs are the same.
+            features: Which features there are to choose from, ascending; absent, all.
+        """
+        linear, step = self.linear, backends.of(self.lengths.device).product_rows
+        if isinstance(linear, Projections) or linear.known or step is None:
+            pairs = self._known_chosen(choose, features)
+            return pairs, self.at(pairs)
+        with torch.no_grad():
+            parts = self._parts(linear, step, features)
+            found = [self._chosen(choose, *part) for part in parts]
+            counts, indices, first, second = (torch.cat(each) for each in zip(*found, strict=True))
+            if features is not None:
+                indices = features[indices]
+        pairs = Pairs(starts_of(counts), indices, self.d_sae)
+        values = linear.picked(pairs, first)
+        if self.dimmer is None:
+            return pairs, values
+        return pairs, values * torch.sigmoid(self.dimmer.picked(pairs, second))
+
     def dense(self) -> Float[Tensor, "row d_sae"]:
         """Return all of h, differentiable; always the same tensor, so that gradients meet in it."""
-        if not self._all:
+        if "dense" not in self._found:
             values = self.linear.dense()
             if self.dimmer is not None:
                 values = values * torch.sigmoid(self.dimmer.dense())
-            self._all.append(values)
-        return self._all[0]
+            self._found["dense"] = values
+        return self._found["dense"]
+
+    def _known_chosen(self, choose: Choose, features: Tensor | None) -> Pairs:
+        """Return the pairs that are chosen from the gate scores of all rows."""
+        gate = self.gate
+        if features is None:
+            return Pairs(*choose(gate), self.d_sae)
+        step = max(1, RANKED_BYTES // (len(features) * gate.element_size()))
+        parts = [choose(gate[at : at + step, features]) for at in range(0, len(gate), step)]
+        counts = torch.cat([offsets.diff() for offsets, _ in parts])
+        indices = features[torch.cat([chosen for _, chosen in parts])]
+        return Pairs(starts_of(counts), indices, self.d_sae)
+
+    def _parts(
+        self, projection: Projection, step: int, features: Tensor | None
+    ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+        """Yield projection, dimmer and lengths of a few rows after the other, and of these features."""
+        lengths = self.lengths.detach() if features is None else self.lengths.detach()[features]
+        rows, ranked = len(projection.rows), backends.of(lengths.device).ranked_rows
+        for start in range(0, rows, step):
+            span = start, min(start + step, rows)
+            linear = _some(projection, span, features)
+            dimmer = None if self.dimmer is None else _some(self.dimmer, span, features)
+            for at in range(0, span[1] - start, ranked):
+                few = slice(at, at + ranked)
+                yield linear[few], None if dimmer is None else dimmer[few], lengths
+
+    def _chosen(
+        self, choose: Choose, linear: Tensor, dimmer: Tensor | None, lengths: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return how many pairs each row has, their features, and projection and dimmer there."""
+        offsets, indices = choose(self._gate(_dimmed(linear, dimmer), lengths))
+        pairs = Pairs(offsets, indices, len(lengths))
+        kept = pairs.of(linear)
+        return offsets.diff(), indices, kept, kept if dimmer is None else pairs.of(dimmer)
+
+    def _gate(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """Return the gate scores of pre-activations, without gradient: them, or kept memory."""
+        if not self.on_lengths:
+            return values
+        gate = self.memory.take("g", len(values), values.shape[1], values)
+        return torch.mul(values, lengths.detach(), out=gate)
+
+
+def _some(projection: Projection, span: tuple[int, int], features: Tensor | None) -> Tensor:
+    """Return the values of some rows, of all features or of some."""
+    return projection.some(*span) if features is None else projection.some_of(*span, features)
+
+
+@torch.no_grad()
+def _dimmed(linear: Tensor, dimmer: Tensor | None) -> Tensor:
+    """Return h, without gradient."""
+    return linear if dimmer is None else torch.sigmoid(dimmer).mul_(linear)

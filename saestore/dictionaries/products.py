@@ -43,9 +43,9 @@ def biased(
     encoder: Float[Tensor, "d_sae d_in"],
     bias: Float[Tensor, " d_sae"],
     out: Float[Tensor, "row d_sae"],
+    dtype: torch.dtype | None,
 ) -> Float[Tensor, "row d_sae"]:
-    """Write read @ encoder.T + bias into `out`, and return it."""
-    dtype = asked(read.device)
+    """Write read @ encoder.T + bias into `out`, and return it; factors rounded as in `product`."""
     if dtype is None:
         return torch.addmm(bias, read, encoder.T.to(read.dtype), out=out)
     return torch.add(product(read, encoder.T, dtype), bias, out=out)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from saestore.dictionaries import backends
 from saestore.train.trainer import Trainer
 
 
@@ -28,10 +29,14 @@ def _weight_and_gradient(size: int) -> int:
 
 
 def activations(trainer: Trainer) -> int:
-    """Return the bytes of the pre-activations of one batch, or of one part of it."""
+    """Return the bytes of the pre-activations that are there at once: of one batch, or of a part."""
     rows = -(-trainer.schedule.batch_rows // trainer.settings.optimizer.accumulate)
-    kinds = 2 if trainer.dictionary.config.semantics.gate_on_decoder_norm else 1
-    return rows * trainer.dictionary.d_sae * 4 * kinds
+    gates = rows if trainer.dictionary.config.semantics.gate_on_decoder_norm else 0
+    d_sae, backend = trainer.dictionary.d_sae, backends.of(trainer.device)
+    if trainer.dictionary.activation.in_parts(d_sae) and backend.product_rows is not None:
+        rows = min(rows, backend.product_rows)
+        gates = min(gates, backend.ranked_rows)
+    return (rows + gates) * d_sae * 4
 
 
 def described(trainers: Sequence[Trainer], window_rows: int) -> str:

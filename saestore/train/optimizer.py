@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from saestore.dictionaries.gradients import Kept
 from saestore.train.lean_adam import LeanAdam
 from saestore.train.sparse_adam import SparseAdam
 from saestore_schemas.optimize import OptimizerSettings
@@ -32,6 +33,7 @@ class Optimizer:
     Attributes:
         lr: Base learning rate.
         weights: What is updated, by name: parameters, or the float32 weights of narrow ones.
+        kept: Memory for gradients.
 
     Source: Micikevicius et al. 2018 (arXiv:1710.03740), section 3.1.
     """
@@ -62,6 +64,9 @@ class Optimizer:
         if apart:
             groups.append({"params": apart, "factor": settings.threshold_lr_factor})
         self._inner = _made(groups, settings, self.device)
+        # Those of narrow parameters are handed on to their float32 weights, and dropped.
+        wide = [p for name, p in named.items() if p is self.weights[name]]
+        self.kept = Kept(p for p in wide if p.ndim > 1)
 
     @property
     def device(self) -> torch.device:
@@ -80,6 +85,7 @@ class Optimizer:
     def release(self) -> None:
         """Forget gradients and moments, when the last step is taken."""
         self.zero_grad()
+        self.kept.release()
         self._inner.state.clear()
 
     def collect_(self) -> None:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saestore.dictionaries import SparseDictionary
+from saestore.dictionaries import SparseDictionary, gradients
 from saestore.errors import DivergedError
 from saestore.train import metrics, objectives, schedules
 from saestore.train.counters import FiringCounters
@@ -146,7 +146,8 @@ class Trainer:
                 Under float16, only when a smaller loss scale cannot help.
         """
         with self._own_random_numbers():
-            parts, sums = self._gradients(batch, log=log)
+            with gradients.kept(self.optimizer.kept):
+                parts, sums = self._gradients(batch, log=log)
             self.dictionary.project_gradient_(self.optimizer.weights)
             norm = self.optimizer.clip_()
             value = float(torch.stack(list(parts.values())).sum())
@@ -164,7 +165,7 @@ class Trainer:
                 self._scale.grow()
                 self.dictionary.renormalise_(self.optimizer.weights)
                 self.optimizer.publish_()
-            self.optimizer.zero_grad()  # as large as the weights: nothing needs them between steps
+            self.optimizer.zero_grad()  # their memory may serve another dictionary's next
         self.step += 1
         if sums is None:
             return None
@@ -198,13 +199,14 @@ class Trainer:
             seen = self._forward(part, firings, whole=each >= rows)
             share = len(next(iter(part.values()))) / rows
             terms = {term.name: term(seen) for term in self.terms}
+            if sums is not None:
+                sums.add(seen)
+            del seen  # the backward pass needs less than that
             loss = torch.stack(list(terms.values())).sum()
             (loss * (share * self._scale.value)).backward()  # type: ignore[no-untyped-call]
             self.optimizer.collect_()
             for name, term in terms.items():
                 found[name] = found.get(name, 0.0) + share * term.detach()
-            if sums is not None:
-                sums.add(seen)
         if each < rows:
             self.counters.update(firings, rows)
         self.optimizer.unscale_(self._scale.value)

@@ -89,6 +89,11 @@ class ActivationFunction(nn.Module, ABC):
         """Return what gate scores must exceed at inference; None where that is no fixed number."""
         return None
 
+    def in_parts(self, d_sae: int) -> bool:
+        """Return whether `code` looks at some rows at a time: pre-activations need not exist whole."""
+        del d_sae
+        return False
+
     def below(
         self, pre: PreActivation, features: Tensor | None
     ) -> Float[Tensor, " row"]:  # pragma: no cover - settings refuse it

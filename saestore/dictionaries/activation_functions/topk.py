@@ -17,12 +17,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from saestore.dictionaries import selection
+from saestore.dictionaries.activation_functions import base
 from saestore.dictionaries.activation_functions.base import (
     ActivationFunction,
     at_inference,
     kept,
 )
-from saestore.dictionaries.code import SparseCode, TrainingCode
+from saestore.dictionaries.code import RaggedCode, SparseCode, TrainingCode
 from saestore.dictionaries.pre_activation import PreActivation
 from saestore_schemas.dictionary import Semantics
 
@@ -41,7 +42,19 @@ class TopK(ActivationFunction):
     @override
     def code(self, pre: PreActivation) -> TrainingCode:
         """Return the selected entries, differentiable."""
-        return kept(pre, selection.largest(self.scores(pre.gate), min(self.k_now, pre.d_sae)))
+        k = min(self.k_now, pre.d_sae)
+
+        def largest(gate: Tensor) -> selection.Chosen:
+            return selection.largest(self.scores(gate), k)
+
+        if self.in_parts(pre.d_sae):
+            return RaggedCode(*pre.chosen(largest))
+        return kept(pre, largest(pre.gate))
+
+    @override
+    def in_parts(self, d_sae: int) -> bool:
+        """Return whether k is so small that a code is never dense."""
+        return self.k_now <= base.DENSE_SHARE * d_sae
 
     @override
     def firings(self, pre: PreActivation) -> SparseCode:

@@ -12,9 +12,19 @@ Chosen = tuple[Int64[Tensor, " _"], Int64[Tensor, " firing"]]
 
 
 class Torch:
-    """Every operation, as torch has it."""
+    """Every operation, as torch has it.
+
+    Attributes:
+        product_rows: Rows of an encoder product whose scores are ranked row by row; None, all rows.
+        ranked_rows: Of how many of these scores are ranked at once.
+        gradient_bytes: How much of a gradient is computed at once, where it is kept; None, all of it
+            as a new tensor.
+    """
 
     name = "torch"
+    product_rows: int | None = None
+    ranked_rows: int = 1
+    gradient_bytes: int | None = None
 
     def product(
         self, left: Float[Tensor, "row _"], right: Float[Tensor, "_ _"], dtype: torch.dtype

@@ -59,10 +59,10 @@ class AuxK:
         revived = seen.dictionary.reconstruct_with(seen.inputs, seen.output, dead, k)
         missed, spread, energy = zero, zero, zero
         for hook in layer.writes:
-            residual = (seen.targets[hook] - seen.output.reconstruction[hook]).detach()
+            residual = seen.targets[hook] - seen.output.reconstruction[hook].detach()
             missed = missed + (residual - revived[hook]).square().sum()
-            spread = spread + (residual - residual.mean(dim=0)).square().sum()
-            energy = energy + residual.square().sum()
+            energy = energy + _energy(residual)
+            spread = spread + _energy(residual.sub_(residual.mean(dim=0)))
         # Equal residuals leave a spread of rounding errors only, which is 0.
         if spread <= torch.finfo(spread.dtype).eps * energy:
             return zero
@@ -76,3 +76,9 @@ class AuxK:
         """Return α."""
         del step
         return self.settings.coefficient
+
+
+def _energy(rows: Float[Tensor, "row d"]) -> Float[Tensor, ""]:
+    """Return the sum of squares, without memory for the squares."""
+    energy: Tensor = torch.linalg.vector_norm(rows).square()
+    return energy

@@ -162,7 +162,7 @@ def test_gradients_equal_central_differences():
 
         def pass_through(rows, encoder, bias, decoder):
             h = rows @ encoder.T + bias
-            kept = picked(rows, encoder, bias, pairs.of(h.detach()), pairs)
+            kept = picked(rows, None, encoder, bias, pairs.of(h.detach()), pairs)
             return decoded(kept.square(), decoder, pairs)
 
         given = [rows, vectors, bias, vectors.flip(0) / 2]

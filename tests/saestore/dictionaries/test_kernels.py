@@ -5,6 +5,7 @@ import torch
 
 from saestore.dictionaries import backends, selection
 from saestore.dictionaries.activation_functions import base
+from saestore.dictionaries.backends import loops_backend
 from saestore.testing.dictionaries import D_IN, D_SAE, HOOK, random_sae
 from saestore_schemas.dictionary import AbsTopK, BatchTopK, Gated, JumpRelu, Relu, TopK
 
@@ -33,6 +34,12 @@ def outputs_and_gradients(dictionary, inputs, upstream):
     loss.backward()
     gradients = {n: p.grad.clone() for n, p in dictionary.named_parameters() if p.grad is not None}
     return code.to_sparse().to_dense(), reconstruction.detach(), gradients
+
+
+def few_rows_at_a_time(monkeypatch):
+    """Let 13 rows be encoded as 5, 5 and 3, and ranked two by two."""
+    monkeypatch.setattr(loops_backend.Loops, "product_rows", 5)
+    monkeypatch.setattr(loops_backend.Loops, "ranked_rows", 2)
 
 
 def cases():
@@ -76,6 +83,7 @@ def test_sparse_and_dense_paths_agree(case, kind, options, monkeypatch):
         if how == "dead":
             dictionary.b_enc[::2] = -100
     upstream = torch.randn(13, D_IN, generator=torch.Generator().manual_seed(9)).double()
+    few_rows_at_a_time(monkeypatch)
     found = {}
     for path, share in (("dense", 0.0), ("sparse", 1.0)):
         monkeypatch.setattr(base, "DENSE_SHARE", share)
@@ -85,6 +93,16 @@ def test_sparse_and_dense_paths_agree(case, kind, options, monkeypatch):
     for mine, theirs in zip(found["sparse"][:2], found["dense"][:2], strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found["sparse"][2], found["dense"][2], rtol=1e-12, atol=1e-12)
+
+
+def test_pre_activations_of_a_small_top_k_never_exist_whole(monkeypatch):
+    few_rows_at_a_time(monkeypatch)
+    inputs = torch.randn(13, D_IN, generator=torch.Generator().manual_seed(8)).double()
+    for k, whole in ((1, False), (4, True)):  # of 11 features: below and above an eighth
+        dictionary = random_sae(TopK(k=k), gate_on_decoder_norm=True)
+        output = dictionary({HOOK: inputs})
+        dictionary.reconstruct_with({HOOK: inputs}, output, torch.arange(5), 2)
+        assert output.pre.linear.known == whole
 
 
 @pytest.mark.parametrize("kind", ["topk", "jumprelu", "gated"])

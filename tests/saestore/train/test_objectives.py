@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from saestore.dictionaries import DenseCode, revival
+from saestore.dictionaries import DenseCode, backends, pre_activation
+from saestore.dictionaries.backends import loops_backend
 from saestore.testing.dictionaries import D_IN, D_SAE, HOOK, random_sae, raw_rows
 from saestore.train import metrics
 from saestore.train.objectives import AuxK, DecoderWeightedL1, Pass, SquaredError, terms
@@ -96,11 +97,25 @@ def test_aux_is_its_definition_in_value_and_gradient(subtract, gated, k):
 def test_ranking_some_rows_at_a_time_changes_no_bit_of_aux(monkeypatch):
     found = []
     for at_once in (1 << 30, 8 * len(DEAD) * 5):  # 13 rows: all, and 5, 5, 3
-        monkeypatch.setattr(revival, "RANKED_BYTES", at_once)
+        monkeypatch.setattr(pre_activation, "RANKED_BYTES", at_once)
         dictionary = mostly_dead(subtract=True, gated=True)
-        value = AuxK(AuxSettings(k=2), k=3, variance=7.0)(seen(dictionary, rows()))
+        context = seen(dictionary, rows())
+        assert context.output.pre.linear.known  # k is large among 11 features
+        value = AuxK(AuxSettings(k=2), k=3, variance=7.0)(context)
         found.append([value, *torch.autograd.grad(value, list(dictionary.parameters()))])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_rows_in_blocks_change_aux_by_rounding_only(monkeypatch):
+    monkeypatch.setattr(loops_backend.Loops, "product_rows", 5)  # of 13 rows
+    monkeypatch.setattr(loops_backend.Loops, "ranked_rows", 2)
+    found = []
+    for backend in ("torch", "loops"):
+        dictionary = random_sae(TopK(k=1), subtract_b_dec=True, gate_on_decoder_norm=True, glu=True)
+        with backends.using(backend):
+            value = AuxK(AuxSettings(k=2), k=3, variance=7.0)(seen(dictionary, rows()))
+            found.append([value, *torch.autograd.grad(value, list(dictionary.parameters()))])
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
 
 
 def test_metrics_of_a_batch_do_not_depend_on_how_many_rows_are_measured_at_once(monkeypatch):
