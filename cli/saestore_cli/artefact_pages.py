@@ -170,7 +170,8 @@ def scores(lines: Sequence[Score], console: Console) -> None:
             console.print(Padding(Text(shown), (0, 0, 0, 4), expand=False))
         meanings = dict.fromkeys(m.meaning for m in members if m.meaning)
         if meanings:
-            first = next(iter(meanings)).split(" of ", 1)[-1]
+            inner = members[0].metric.partition("[")[2].rstrip("]")
+            first = next(iter(meanings)).removeprefix(f"{inner} of ")
             shown = first if len(members) > _EACH else "; ".join(meanings)
             console.print(Padding(Text(shown, style="dim"), (0, 0, 0, 4), expand=False))
     undefined = [line.metric for line in lines if line.value is None]

@@ -169,7 +169,8 @@ class _LineTask:
         speed = (self._done - self._before) / took if took > 0 else 0.0
         text = f"{self._label}: "
         if self._total is not None and (not ended or self._done < self._total):
-            text += f"{_share(self._done, self._total):.0%} ({count(self._done)} of "
+            done = amount if self._unit == "B" else (lambda n, _: count(n))
+            text += f"{_share(self._done, self._total):.0%} ({done(self._done, self._unit)} of "
             text += f"{amount(self._total, self._unit)})"
         else:
             text += amount(self._done, self._unit)

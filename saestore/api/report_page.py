@@ -140,14 +140,15 @@ def _plots(
         _moving("Learning rate", curves, ["lr"]),
         _moving(_WEIGHTS, curves, weights),
         _moving("k", curves, ["k"]),
-        _lines("Scores on held-out rows, while training", curves, evaluated),
+        _lines(_HELD_OUT, curves, evaluated),
         _moving("Rows a second", timings, ["rows_per_s"]),
     ]
     return tuple(plot for plot in wanted if plot is not None)
 
 
 _SILENT, _WEIGHTS = "Features silent for so many rows", "Weights of the terms"
-_OF_SEVERAL = (_SILENT, _WEIGHTS)
+_HELD_OUT = "Held-out rows, while training"
+_OF_SEVERAL = (_SILENT, _WEIGHTS, _HELD_OUT)
 """Titles that do not say what a curve is that is alone."""
 
 
@@ -163,8 +164,7 @@ def _moving(title: str, curves: Mapping[str, Curve], names: Sequence[str]) -> Li
     found = {
         name: curves[name] for name in names if name in curves and len({*curves[name].values}) > 1
     }
-    alone = next(iter(found)) if len(found) == 1 and title in _OF_SEVERAL else None
-    return _of(title if alone is None else f"{title}: {alone}", found, from_zero=True)
+    return _of(title, found, from_zero=True)
 
 
 def _of(
@@ -172,6 +172,8 @@ def _of(
 ) -> Lines | None:
     if not found:
         return None
+    if len(found) == 1 and title in _OF_SEVERAL:
+        title = f"{title}: {next(iter(found)).rpartition('/')[2]}"
     return Lines(
         title,
         {name: curve.steps for name, curve in found.items()},

@@ -7,6 +7,7 @@ from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
 from saestore.errors import MissingExtraError
+from saestore.report import labels
 from saestore.report.document import Bands, Density, Document, Lines, Plot, Points, Values
 
 
@@ -22,6 +23,12 @@ _SIZE = (5.2, 2.9)
 """Inches of one plot."""
 _DECADES = 3
 """Decades of a log scale on which three numbers each have room."""
+_THICK = 2.4
+"""How much wider the first of several curves is than the last: equal ones are both seen."""
+_INSIDE = (300.0, 150.0)
+"""Width and height between a plot's axes, in points: about, for the names of points."""
+_MARGIN = 0.12
+"""Room around points, as a share of their span."""
 _HEAD = 0.9
 """Inches above the plots of a picture."""
 _STYLE: Any = {
@@ -71,14 +78,15 @@ def png(document: Document) -> bytes:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    rows = max(1, math.ceil(len(document.plots) / 2))
+    columns = min(2, max(1, len(document.plots)))
+    rows = max(1, math.ceil(len(document.plots) / columns))
     with _style():
         height = rows * _SIZE[1] + _HEAD
-        figure = _figure((2 * _SIZE[0], height), top=1 - _HEAD / height)
+        figure = _figure((columns * _SIZE[0], height), top=1 - _HEAD / height)
         top = 1 - 0.3 * _HEAD / height
         figure.text(0.02, top, document.title, va="center", fontsize=15, fontweight="bold")
         numbers = "    ".join(f"{name} {value}" for name, value in document.figures)
-        grid = figure.subplots(rows, 2, squeeze=False)
+        grid = figure.subplots(rows, columns, squeeze=False)
         figure.text(0.02, 1 - 0.8 * _HEAD / height, f"{document.summary}\n{numbers}", va="center")
         for place, axes in enumerate(grid.flat):
             if place < len(document.plots):
@@ -99,9 +107,15 @@ def draw(plot: Any, axes: "Axes") -> None:
 @draw.register(Lines)
 def _(plot: Lines, axes: "Axes") -> None:
     _title(plot.title, axes)
-    for (name, values), colour in zip(plot.curves.items(), _colours(), strict=False):
+    thinner = _THICK / max(len(plot.curves), 1)
+    for number, ((name, values), colour) in enumerate(
+        zip(plot.curves.items(), _colours(), strict=False)
+    ):
         known = _numbers(values, log=plot.log)
-        axes.plot(plot.steps[name], known, color=colour, label=name, marker=_marker(known))
+        axes.plot(
+            plot.steps[name], known, color=colour, label=name, marker=_marker(known),
+            linewidth=1.4 + thinner * (len(plot.curves) - 1 - number),
+        )  # fmt: skip
     if plot.log and any(x is not None and x > 0 for each in plot.curves.values() for x in each):
         axes.set_yscale("log")
         _plain(axes.yaxis)
@@ -157,11 +171,34 @@ def _(plot: Points, axes: "Axes") -> None:
     for name, (x, y) in plot.points.items():
         best = name in plot.front
         axes.scatter(x, y, s=26, color=COLOURS[1] if best else COLOURS[0], zorder=2)
-        axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+    for name, place in _named(plot).items():
+        axes.annotate(
+            name, plot.points[name], xytext=(place.right, place.up), textcoords="offset points",
+            fontsize=7, ha=place.side,
+        )  # fmt: skip
     if plot.points and all(x > 0 for x, _ in plot.points.values()):
         axes.set_xscale("log")
         _plain(axes.xaxis)
-    axes.margins(0.12)
+    axes.margins(_MARGIN)
+
+
+def _named(plot: Points) -> dict[str, labels.Place]:
+    """Return where the names of points stand that have room, those of the front first."""
+    names = [*plot.front, *(name for name in plot.points if name not in plot.front)]
+    log = all(x > 0 for x, _ in plot.points.values())
+    across = [math.log(x) if log else x for x, _ in (plot.points[name] for name in names)]
+    up = [plot.points[name][1] for name in names]
+    width, height = _INSIDE
+    where = list(zip(_spread(across, width), _spread(up, height), strict=True))
+    found = labels.places(where, names, width=width, height=height)
+    return {name: place for name, place in zip(names, found, strict=True) if place is not None}
+
+
+def _spread(numbers: Sequence[float], length: float) -> list[float]:
+    """Return where numbers lie on an axis of some length, its margins counted."""
+    low, high = min(numbers, default=0.0), max(numbers, default=0.0)
+    share = [(x - low) / (high - low) if high > low else 0.5 for x in numbers]
+    return [length * (each + _MARGIN) / (1 + 2 * _MARGIN) for each in share]
 
 
 def _title(title: str, axes: "Axes") -> None:

@@ -99,6 +99,7 @@ def test_show_an_evaluation_defines_its_scores(run, at):
     text = run("show", "evaluations/demo/topk-32/default", *at).out
     assert "explained_variance" in text
     assert "sum (y - yhat)^2" in text
+    assert "firings per row" in text
     assert "nats" in text
 
 

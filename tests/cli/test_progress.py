@@ -6,8 +6,9 @@ import re
 import pytest
 from rich.console import Console
 
+from saestore.numbers import count, value
 from saestore_cli import progress
-from saestore_cli.numbers import amount, count, duration, rate, size, value
+from saestore_cli.numbers import amount, duration, rate, size
 from saestore_cli.progress import Drawn, Lines, reporter
 
 
@@ -38,6 +39,9 @@ def test_an_unfinished_task_says_how_far_it_came():
     with pytest.raises(ValueError, match="broken"):
         stops_early()
     assert "generate: 25% (50 of 200 tokens)" in sink.getvalue()
+    lines = Lines(io.StringIO(), every_s=1.0)
+    task = progress._LineTask(lines, "verify", 1 << 20, "B", 1 << 10)
+    assert "0% (1.0 KiB of 1.0 MiB)" in task.line(ended=False)
 
 
 def test_long_tasks_report_now_and_then(monkeypatch):
@@ -84,8 +88,8 @@ def test_a_terminal_gets_bars_with_rate_time_left_and_values():
 
 def test_numbers_as_people_read_them():
     assert count(1234567) == "1,234,567"
-    assert [value(x) for x in (0.0, 1, 12.0, 0.123456, 1e-9, 123456.7, None, float("nan"), "x")] == [
-        "0", "1", "12", "0.1235", "1e-09", "123,457", "-", "-", "x",
+    assert [value(x) for x in (0.0, 1, 12.0, 0.123456, 1e-9, 123456.7, -1e30, None, float("nan"), "x")] == [
+        "0", "1", "12", "0.1235", "1e-09", "123,457", "-1e+30", "-", "-", "x",
     ]  # fmt: skip
     assert [size(n) for n in (0, 1023, 1536, 5 << 30, 3 << 40)] == [
         "0 B", "1023 B", "1.5 KiB", "5.0 GiB", "3.0 TiB",

@@ -24,7 +24,7 @@ from saestore.errors import (
     UnsupportedError,
 )
 from saestore.lake import Lake
-from saestore.report import Bands, Density, Document, Lines, Points, Sheet, draw
+from saestore.report import Bands, Density, Document, Lines, Points, Sheet, draw, labels
 from saestore.testing.stores import HOOKPOINT, synthetic_store
 
 
@@ -194,3 +194,20 @@ def test_every_text_is_escaped(tmp_path):
     assert "script" not in page.tags
     assert page.words.count(EVIL) >= 12
     assert report.write(document, tmp_path / "evil.png").stat().st_size > 1000
+
+
+def test_names_of_points_cover_neither_each_other_nor_points():
+    room = {"width": 300.0, "height": 150.0}
+    near = [(36.0, 75.0), (36.0, 70.0), (264.0, 140.0), (264.0, 130.0)]
+    names = ["t-k1-lr0.001", "t-k1-lr0.0003", "t-k4-lr0.001", "t-k4-lr0.0003"]
+    found = labels.places(near, names, **room)
+    assert None not in found
+    boxes = [
+        labels._box(x, y, name, place)
+        for (x, y), name, place in zip(near, names, found, strict=True)
+    ]
+    assert not any(a.meets(b) for n, a in enumerate(boxes) for b in boxes[:n])
+    assert all(box.left >= 0 and box.right <= 300 and box.top <= 150 for box in boxes)
+    crowd = labels.places([(150.0, 75.0)] * 40, ["a long name"] * 40, **room)
+    assert crowd[0] is not None
+    assert crowd.count(None) > 20
