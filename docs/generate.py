@@ -220,6 +220,7 @@ def metrics_page() -> Iterator[str]:
         "Sparsity": metrics.SPARSITY,
         "How alike features are": metrics.COSINES,
         "Cross-entropy and divergence": metrics.CROSS_ENTROPY,
+        "Jacobians": metrics.JACOBIAN,
     }
     for title, group in groups.items():
         yield from (f"## {title}", "")

@@ -56,7 +56,7 @@ def measure(
     lm_settings = model_of(subject.store, settings)
     progress.note(f"loading {lm_settings.model}")
     model = load_model(lm_settings)
-    same = _is_the_stores(model, subject, progress)
+    same = is_the_stores(model, subject, progress)
     dictionary = subject.dictionary.to(model.device)
     splice = Splice(
         model,
@@ -95,7 +95,7 @@ def model_of(store: ActivationStore, settings: SpliceSettings) -> LmSettings:
     return store.language_model(settings.lm, field="splice.lm")
 
 
-def _is_the_stores(model: LanguageModel, subject: Subject, progress: Progress) -> bool | None:
+def is_the_stores(model: LanguageModel, subject: Subject, progress: Progress) -> bool | None:
     """Return whether a model has the weights that made the store, None if it is not recorded."""
     known = _fingerprint(subject)
     if known is None:

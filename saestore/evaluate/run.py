@@ -3,14 +3,14 @@
 An evaluation is two small tables and is written at its end; interrupted before, it starts anew.
 """
 
-from functools import partial
+from functools import cache, partial
 from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 from pydantic import JsonValue
 
 from saestore import devices
-from saestore.evaluate import cross_entropy, rows
+from saestore.evaluate import cross_entropy, jacobian, rows
 from saestore.evaluate.evaluation import Evaluation
 from saestore.evaluate.metrics import Score
 from saestore.evaluate.subject import Made, Subject, open_subject
@@ -73,8 +73,8 @@ def run(
         manifests.begin(artefact, work)  # same settings, or an error
         progress.note(f"evaluation {ref.name}: finished already")
         return Evaluation.open(lake, ref.name)
-    if settings.splice is not None:  # before the rows, which may take long
-        LanguageModel.check(cross_entropy.model_of(subject.store, settings.splice))
+    for lm in _models(settings, subject):  # before the rows, which may take long
+        LanguageModel.check(lm)
     with writing(artefact, name=ref.name):
         if manifests.begin(artefact, work) is None:
             table, features, facts = _measure(
@@ -101,6 +101,21 @@ def ref_of(settings: EvaluateSettings) -> Ref:
     return Ref("evaluation", f"{name}/{settings.name}{'-step' if at else ''}{step}")
 
 
+def _models(settings: EvaluateSettings, subject: Subject) -> list[LmSettings]:
+    """Return the language models that are asked.
+
+    Raises:
+        ConfigError: The store does not say which one it is of; or there is no Jacobian to compare.
+    """
+    found = []
+    if settings.splice is not None:
+        found.append(cross_entropy.model_of(subject.store, settings.splice))
+    if settings.jacobian is not None:
+        jacobian.refuse(subject.dictionary)
+        found.append(jacobian.model_of(subject, settings.jacobian))
+    return found
+
+
 def _measure(
     settings: EvaluateSettings,
     subject: Subject,
@@ -121,17 +136,25 @@ def _measure(
         "hookpoints": list(subject.dictionary.hookpoints_out),
         **found.facts,
         "splice": None,
+        "jacobian": None,
     }
+    loaded = cache(partial(load_model, device=device))  # once, where both ask the same one
     if settings.splice is not None:
         spliced = cross_entropy.measure(
             subject,
             settings.splice,
             means=found.means,
-            load_model=partial(load_model, device=device),
+            load_model=loaded,
             progress=progress,
         )
         scores += spliced.scores
         facts["splice"] = spliced.facts
+    if settings.jacobian is not None:
+        compared = jacobian.measure(
+            subject, settings.jacobian, load_model=loaded, progress=progress
+        )
+        scores += compared.scores
+        facts["jacobian"] = compared.facts
     return table_of(scores), found.features, facts
 
 

@@ -68,6 +68,7 @@ def load(settings: LmSettings, *, device: str) -> Loaded:
             message, hint="use a model that TransformerLens supports, in raw processing"
         ) from error
     bridge.eval()
+    bridge.requires_grad_(requires_grad=False)  # it only runs
     plain = None
     if settings.processing == "raw" and source.twin is not None:
         plain = plain_model(bridge, source.twin.to(chosen), source.modules)

@@ -1,5 +1,6 @@
 """The frozen language model under study: load it, read its hookpoints, patch it, take its loss."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -116,6 +117,39 @@ class LanguageModel:
         Raises:
             HookpointNotFoundError: The model has no such hookpoint, or it did not fire.
         """
+        return self._seen(tokens, hookpoints, {})
+
+    def between(
+        self,
+        tokens: Int64[Tensor, "batch position"],
+        given: Mapping[str, Float[Tensor, "batch position _"]],
+        hookpoints: Sequence[str],
+    ) -> dict[str, Float[Tensor, "batch position _"]]:
+        """Return what passes by some hookpoints while given rows pass by others, differentiable in these.
+
+        Args:
+            tokens: Token ids.
+            given: What stands in for what passes by each of these hookpoints.
+            hookpoints: Exact names, each once in the result.
+
+        Raises:
+            HookpointNotFoundError: The model has no such hookpoint, or it did not fire.
+        """
+
+        def instead(rows: Tensor) -> Function:
+            return _patch(lambda _: rows)
+
+        with warnings.catch_warnings():
+            # A changed norm goes through TransformerLens' own arithmetic, which is equal but for rounding.
+            warnings.simplefilter("ignore")
+            return self._seen(
+                tokens, hookpoints, {name: instead(rows) for name, rows in given.items()}
+            )
+
+    def _seen(
+        self, tokens: Tensor, hookpoints: Sequence[str], changes: Mapping[str, Function]
+    ) -> dict[str, Tensor]:
+        """Return what passes by some hookpoints, with functions at others."""
         seen: dict[str, Tensor] = {}
         wanted = dict.fromkeys(hookpoints)
 
@@ -127,7 +161,8 @@ class LanguageModel:
 
             return note
 
-        self._forward(tokens, [(self._point(name), keep(name)) for name in wanted])
+        hooks = [(self._point(name), function) for name, function in changes.items()]
+        self._forward(tokens, [*hooks, *((self._point(name), keep(name)) for name in wanted)])
         for name in wanted:
             if name not in seen:
                 raise HookpointNotFoundError(
@@ -265,7 +300,10 @@ def _noted(
 
 
 def _patch(function: Callable[[Tensor], Tensor]) -> Function:
-    def replace(value: Tensor) -> Tensor:
-        return function(value.flatten(2)).to(value.dtype).reshape(value.shape)
+    def replace(value: Tensor) -> Tensor | None:
+        given = value.flatten(2)
+        found = function(given)
+        # What is left as it is must not look changed: TransformerLens computes norms otherwise then.
+        return None if found is given else found.to(value.dtype).reshape(value.shape)
 
     return replace

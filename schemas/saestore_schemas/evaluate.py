@@ -22,6 +22,21 @@ class SpliceSettings(Model):
     """Language model to run (hub name or directory); absent, the one the store was made with."""
 
 
+class JacobianSettings(Model):
+    """How a dictionary's output changes with its input, beside how the language model's does."""
+
+    contexts: int = Field(default=8, ge=1)
+    """Contexts of the store run through the language model, evenly spread over the split; their kept
+    rows are compared."""
+    projections: int = Field(default=32, ge=1)
+    """Backward passes: along so many random directions of the output, or along all of them if there
+    are no more."""
+    seed: int = Field(default=0, ge=0)
+    """Of these directions."""
+    lm: str | None = None
+    """Language model to run (hub name or directory); absent, the one the store was made with."""
+
+
 class EvaluateSettings(Model):
     """One evaluation of one dictionary."""
 
@@ -44,4 +59,7 @@ class EvaluateSettings(Model):
     """Compare every feature's encoder and decoder vector with all others: d_sae squared times d_in
     multiplications, seconds to 32 768 features on a CPU."""
     splice: SpliceSettings | None = SpliceSettings()
-    """Cross-entropy and KL divergence; null skips them and loads no language model."""
+    """Cross-entropy and KL divergence; null skips them and loads no language model for them."""
+    jacobian: JacobianSettings | None = None
+    """Cosine of the dictionary's Jacobian and that of what the language model computes from the same
+    hookpoints, such as an MLP; `{}` takes the defaults."""

@@ -152,8 +152,17 @@ CROSS_ENTROPY = (
     Metric("kl_recovered[mean]", "", "1 - kl[dict] / kl[mean]"),
 )
 
+JACOBIAN = (
+    Metric(
+        "jacobian_cosine", "", "cosine of the dictionary's Jacobian and the model's, mean over rows"
+    ),
+    Metric("jacobian_cosine[p10]", "", "its tenth percentile over rows"),
+    Metric("jacobian_cosine[p90]", "", "its ninetieth percentile over rows"),
+)
+"""Of a dictionary that reconstructs other hookpoints than it reads."""
+
 METRICS: dict[str, Metric] = {
-    m.name: m for m in (*RECONSTRUCTION, *POOLED, *SPARSITY, *COSINES, *CROSS_ENTROPY)
+    m.name: m for m in (*RECONSTRUCTION, *POOLED, *SPARSITY, *COSINES, *CROSS_ENTROPY, *JACOBIAN)
 }
 """Every metric by name."""
 

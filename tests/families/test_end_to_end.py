@@ -7,13 +7,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from saestore import analyze, evaluate, features, generate, train
+from saestore import analyze, dictionaries, evaluate, features, generate, train
 from saestore.activations import ActivationStore, held_out
 from saestore.dictionaries import load
+from saestore.errors import ConfigError
+from saestore.evaluate.selection import spread
 from saestore.lake import Lake, Ref, layout, table_file
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.corpus import CorpusSettings, JsonlSource
-from saestore_schemas.evaluate import EvaluateSettings, SpliceSettings
+from saestore_schemas.evaluate import EvaluateSettings, JacobianSettings, SpliceSettings
 from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.lm import LmSettings
 from saestore_schemas.train import TrainSettings
@@ -83,10 +85,11 @@ def settings(name):
     )
 
 
-def held_out_rows(lake, hookpoints):
+def held_out_rows(lake, hookpoints, some=None):
     """The kept rows of held-out contexts, found without the code under test."""
     store = ActivationStore.open(lake, "store")
-    contexts = store.contexts()[held_out(store.n_contexts, SHARE)].tolist()
+    contexts = store.contexts()[held_out(store.n_contexts, SHARE)]
+    contexts = contexts[spread(len(contexts), some or len(contexts))].tolist()
     return {
         hook: np.concatenate([
             store.read(hook, first, first + length)[store.flags(first, first + length) == 0]
@@ -209,6 +212,48 @@ def test_its_firings_are_those_of_its_code(lake, name):
     )
     page = features.Analysis.open(lake, f"s/{name}/default").feature(0)
     assert [written.hookpoint for written in page.writes] == [hooks[h] for h in head[feature == 0]]
+
+
+def jacobian(name, **chosen):
+    return EvaluateSettings(
+        name="jacobian", dictionary=f"s/{name}", rows=64, cosines=False, splice=None,
+        jacobian=JacobianSettings(**chosen),
+    )  # fmt: skip
+
+
+def test_its_jacobian_is_compared_with_that_of_the_models_mlp(lake, tiny_gpt2):
+    dictionary = train.run(settings("molt"), lake, device="cpu")
+    found = evaluate.run(jacobian("molt", contexts=3, projections=99), lake, device="cpu").values
+    block = AutoModelForCausalLM.from_pretrained(tiny_gpt2).transformer.h[1].requires_grad_(False)
+
+    def mlp(x):
+        return block.mlp(x * block.ln_2.weight + block.ln_2.bias)
+
+    rows = torch.from_numpy(held_out_rows(lake, [MLP_IN], some=3)[MLP_IN])
+    theirs = torch.func.vmap(torch.func.jacrev(mlp))(rows).flatten(1)
+    ours = dictionaries.jacobian(dictionary, rows).flatten(1)
+    cosines = torch.cosine_similarity(ours, theirs, dim=1)
+    assert found["jacobian_cosine"] == pytest.approx(float(cosines.mean()), abs=1e-4)
+    tenth = float(cosines.quantile(0.1))
+    assert found["jacobian_cosine[p10]"] == pytest.approx(tenth, abs=1e-3)
+
+
+def test_a_jacobian_is_refused_where_there_is_nothing_to_compare(lake):
+    train.run(settings("crosscoder"), lake, device="cpu")
+    with pytest.raises(ConfigError, match="reads and reconstructs") as caught:
+        evaluate.run(jacobian("crosscoder"), lake, device="cpu")
+    assert caught.value.hint
+    across = settings("transcoder").model_dump()
+    across |= {"name": "across", "budget": {"rows": 128}}
+    across["dictionary"] |= {"hookpoint_in": CLT_IN[0]}
+    train.run(TrainSettings.model_validate(across), lake, device="cpu")
+    with pytest.raises(ConfigError, match="tokens before it meet"):
+        evaluate.run(jacobian("across"), lake, device="cpu")
+    across |= {"name": "back"}
+    across["dictionary"] |= {"hookpoint_in": MLP_OUT, "hookpoint_out": MLP_IN}
+    train.run(TrainSettings.model_validate(across), lake, device="cpu")
+    with pytest.raises(ConfigError, match="does not change with"):
+        evaluate.run(jacobian("back"), lake, device="cpu")
 
 
 def test_a_molt_tells_the_ranks_of_its_features_and_what_its_logits_are_of(lake):

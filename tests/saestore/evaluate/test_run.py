@@ -22,7 +22,7 @@ from saestore_schemas.evaluate import EvaluateSettings, SpliceSettings
 from saestore_schemas.families import SaeSettings
 from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.lm import LmSettings
-from saestore_schemas.metrics import METRICS, POOLED
+from saestore_schemas.metrics import JACOBIAN, METRICS, POOLED
 from saestore_schemas.optimize import CheckpointSettings
 from saestore_schemas.train import (
     ActivationsSettings,
@@ -116,7 +116,7 @@ def test_scores_equal_a_direct_computation(lake, evaluation, held_out_rows):
 def test_the_table_is_scores_and_every_metric_is_known(evaluation):
     assert evaluation.table.schema.equals(tables.SCORES.schema())
     names = evaluation.table["metric"].to_pylist()
-    assert names == sorted(METRICS.keys() - {metric.name for metric in POOLED})
+    assert names == sorted(METRICS.keys() - {metric.name for metric in (*POOLED, *JACOBIAN)})
     units = dict(zip(names, evaluation.table["unit"].to_pylist(), strict=True))
     assert units["delta_ce"] == "nats"
     assert units["explained_variance"] == ""
