@@ -15,14 +15,17 @@ from saestore.activations.writer import RowBatch, StoredBatch, StoreWriter
 
 if TYPE_CHECKING:
     from saestore.activations.ahead import read_ahead
+    from saestore.activations.context_rows import ContextRowStream
     from saestore.activations.context_stream import ContextBatch, ContextStream
     from saestore.activations.mix import MixedStream, Source
     from saestore.activations.stream import ActivationStream
+    from saestore.activations.whole_contexts import RowsInContexts, Surroundings, WholeContexts
 
 __all__ = [
     "ActivationStore",
     "ActivationStream",
     "ContextBatch",
+    "ContextRowStream",
     "ContextStream",
     "Cursor",
     "HookInfo",
@@ -32,11 +35,14 @@ __all__ = [
     "Ranges",
     "RowBatch",
     "RowChoice",
+    "RowsInContexts",
     "Source",
     "Spec",
     "Split",
     "StoreWriter",
     "StoredBatch",
+    "Surroundings",
+    "WholeContexts",
     "held_out",
     "only_store",
     "read_ahead",
@@ -56,6 +62,14 @@ def __getattr__(name: str) -> Any:
         from saestore.activations import context_stream  # noqa: PLC0415 - as said above
 
         return getattr(context_stream, name)
+    if name == "ContextRowStream":
+        from saestore.activations.context_rows import ContextRowStream  # noqa: PLC0415 - as said above
+
+        return ContextRowStream
+    if name in {"RowsInContexts", "Surroundings", "WholeContexts"}:
+        from saestore.activations import whole_contexts  # noqa: PLC0415 - as said above
+
+        return getattr(whole_contexts, name)
     if name == "read_ahead":
         from saestore.activations.ahead import read_ahead  # noqa: PLC0415 - as said above
 

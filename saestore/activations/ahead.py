@@ -2,7 +2,7 @@
 
 For readers that know which rows they want and in which order, such as an evaluation: the next
 ranges are read and converted while the last ones are computed with. Memory is a fixed number of
-buffers; what is yielded is valid until the next is asked for.
+buffers; what is yielded is valid until the next is asked for, or longer where that is wanted.
 """
 
 from collections import deque
@@ -26,6 +26,7 @@ def read_ahead(
     *,
     most: int,
     threads: int = 2,
+    kept: int = 1,
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the rows of each hookpoint as float32, one item for each of `wanted`.
 
@@ -35,6 +36,7 @@ def read_ahead(
         wanted: The ranges of each item; its rows come one range after the other.
         most: Rows of the largest item.
         threads: Threads that read, and items that are read ahead.
+        kept: How many of the items that were yielded last stay valid.
 
     Raises:
         HookpointNotFoundError: The store lacks one of the hookpoints.
@@ -42,8 +44,8 @@ def read_ahead(
         DamagedArtefactError: A chunk does not match its crc32c.
     """
     tensors = Tensors(store, hookpoints, "float32")
-    # Each thread fills one, and one is being looked at.
-    memory = [tensors.stored(most) for _ in range(threads + 1)]
+    # Each thread fills one, and the newest are being looked at.
+    memory = [tensors.stored(most) for _ in range(threads + kept)]
     outputs = [tensors.outputs(most if tensors.converts else 0) for _ in memory]
 
     def read(turn: int, runs: Runs) -> dict[str, Tensor]:

@@ -1,8 +1,16 @@
 """Every stream keeps the contract, in every way in which its rows get into memory."""
 
 import numpy as np
+import torch
 
-from saestore.activations import ActivationStream, ContextStream, MixedStream, RowChoice, Source
+from saestore.activations import (
+    ActivationStream,
+    ContextRowStream,
+    ContextStream,
+    MixedStream,
+    RowChoice,
+    Source,
+)
 from saestore.activations.store import ActivationStore
 from saestore.activations.window import Resident, Ring
 from saestore.testing.stores import HOOKPOINT, synthetic_store
@@ -178,3 +186,21 @@ class TestShuffledContexts(Contexts):
 
     def options(self):
         return {"seed": 1, "last": "carry"}
+
+
+class TestRowsInContexts(Contexts):
+    """Kept rows of whole contexts, in batches that cut contexts."""
+
+    dtype = "float16"
+
+    def wanted(self, lake):
+        return Rows.wanted(self, lake)
+
+    def make(self, lake, **ranks):
+        store = ActivationStore.open(lake, "one")
+        choice = RowChoice()
+        return ContextRowStream(store, [HOOKPOINT], batch_rows=17, seed=3, choice=choice, **ranks)
+
+    def numbers(self, batch):
+        wanted = torch.from_numpy(batch.around.wanted)
+        return Rows.numbers(self, {HOOKPOINT: batch.hooks[HOOKPOINT][wanted]})
