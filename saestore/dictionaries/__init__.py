@@ -4,6 +4,8 @@ from saestore.dictionaries.base import DictionaryOutput, Layer, SparseDictionary
 from saestore.dictionaries.calibration import Calibrated, Calibration
 from saestore.dictionaries.canonical import Canonical, canonical
 from saestore.dictionaries.code import DenseCode, RaggedCode, SparseCode, TrainingCode
+from saestore.dictionaries.contexts import ContextRows, Contexts
+from saestore.dictionaries.host import HostAttention
 from saestore.dictionaries.jacobian import jacobian, jacobian_cosine
 from saestore.dictionaries.saving import load, load_folder, save
 from saestore.dictionaries.scale import MomentsLike, Scale
@@ -14,8 +16,11 @@ __all__ = [
     "Calibrated",
     "Calibration",
     "Canonical",
+    "ContextRows",
+    "Contexts",
     "DenseCode",
     "DictionaryOutput",
+    "HostAttention",
     "Layer",
     "MomentsLike",
     "RaggedCode",

@@ -20,9 +20,10 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
-from saestore.dictionaries import precision
+from saestore.dictionaries import contexts, precision
 from saestore.dictionaries.activation_functions import ActivationFunction
 from saestore.dictionaries.code import SparseCode, TrainingCode
+from saestore.dictionaries.host import HostAttention
 from saestore.dictionaries.pre_activation import PreActivation
 from saestore.dictionaries.scale import MomentsLike, Scale
 from saestore.dictionaries.sides import Sides
@@ -76,6 +77,7 @@ class Beginning:
         excluded: Which rows the moments leave out.
         sample: Rows of each hookpoint in raw units, for options that measure something.
         source: The dictionary that weights are taken from.
+        host: What of the language model they are taken from.
     """
 
     widths: Mapping[str, int]
@@ -85,6 +87,7 @@ class Beginning:
     excluded: tuple[str, ...]
     sample: Mapping[str, Float[Tensor, "row _"]] | None = None
     source: "SparseDictionary | None" = None
+    host: HostAttention | None = None
 
     def width(self, hookpoint: str) -> int:
         """Return a hookpoint's width.
@@ -120,6 +123,8 @@ class SparseDictionary(nn.Module, ABC):
     """Name in settings and `config.json`."""
     logit_score: ClassVar[str] = "direction"
     """Name in the tables of logits of what `logit_directions` says."""
+    reads_contexts: ClassVar[bool] = False
+    """Whether a row's code depends on the rows before it: rows are then handed over as `ContextRows`."""
 
     config: DictionaryConfig
     scales: dict[str, Scale]
@@ -166,21 +171,21 @@ class SparseDictionary(nn.Module, ABC):
         """Return the rank of each feature's linear map; None where features write vectors."""
         return None
 
-    def normalise(
-        self, inputs: Mapping[str, Float[Tensor, "row _"]]
-    ) -> dict[str, Float[Tensor, "row _"]]:
+    def normalise(self, inputs: Rows) -> Rows:
         """Return the rows in normalised units; a folded dictionary's are the raw ones."""
-        return {hook: self.scales[hook].normalise(rows) for hook, rows in inputs.items()}
+        return contexts.each(inputs, lambda hook, rows: self.scales[hook].normalise(rows))
 
     def encode(
         self, inputs: Mapping[str, Float[Tensor, "row _"]] | Float[Tensor, "row _"]
     ) -> SparseCode:
         """Return the firings of rows in raw units.
 
-        Row-wise and deterministic: a row's code does not depend on its batch mates.
+        Deterministic: a row's code does not depend on its batch mates, or, where the family reads
+        contexts, on those outside its context.
 
         Args:
-            inputs: Rows of each input hookpoint; a bare tensor when there is only one.
+            inputs: Rows of each input hookpoint; a bare tensor when there is only one. A family that
+                reads contexts takes plain rows as one context.
 
         Raises:
             ConfigError: A width is not the dictionary's.
@@ -201,7 +206,7 @@ class SparseDictionary(nn.Module, ABC):
             inputs: The rows that were encoded, for families whose decoder reads them, and where rows
                 were normalised one by one.
         """
-        raw = {} if inputs is None else self.as_inputs(inputs)
+        raw: Rows = {} if inputs is None else self.as_inputs(inputs)
         rows = self.normalise(raw) if raw else None
         with torch.no_grad():
             return {
@@ -223,31 +228,29 @@ class SparseDictionary(nn.Module, ABC):
             inputs: Rows of each input hookpoint, in raw units and in the type of `as_inputs`.
         """
 
-    def as_inputs(
-        self, inputs: Mapping[str, Float[Tensor, "row _"]] | Float[Tensor, "row _"]
-    ) -> dict[str, Float[Tensor, "row _"]]:
+    def as_inputs(self, inputs: Rows | Float[Tensor, "row _"]) -> Rows:
         """Return the rows by input hookpoint, in the weights' type, float32 at least, and on their device.
 
         Raises:
             ConfigError: A width is not the dictionary's.
             HookpointNotFoundError: An input hookpoint is missing.
         """
-        given = {self.hookpoints_in[0]: inputs} if isinstance(inputs, Tensor) else dict(inputs)
+        given = {self.hookpoints_in[0]: inputs} if isinstance(inputs, Tensor) else inputs
         like = next(self.parameters())
         kind = precision.wide(like.dtype)
-        rows: dict[str, Tensor] = {}
-        for hook, width in zip(self.hookpoints_in, self.config.d_in, strict=True):
-            if hook not in given:
-                raise HookpointNotFoundError(pattern=hook, where="the inputs", known=tuple(given))
-            if given[hook].shape[1] != width:
+        widths = dict(zip(self.hookpoints_in, self.config.d_in, strict=True))
+
+        def taken(hook: str, rows: Tensor) -> Tensor:
+            if rows.shape[1] != widths[hook]:
                 raise ConfigError(
                     field=hook,
-                    found=given[hook].shape[1],
-                    expected=f"rows of width {width}",
+                    found=rows.shape[1],
+                    expected=f"rows of width {widths[hook]}",
                     hint="this dictionary was trained on another hookpoint or model",
                 )
-            rows[hook] = given[hook].to(device=like.device, dtype=kind)
-        return rows
+            return rows.to(device=like.device, dtype=kind)
+
+        return contexts.each(contexts.only(given, self.hookpoints_in), taken)
 
     @classmethod
     @abstractmethod

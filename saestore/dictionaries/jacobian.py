@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from saestore.dictionaries.base import Rows, SparseDictionary
-from saestore.errors import ConfigError
+from saestore.errors import ConfigError, UnsupportedError
 
 
 Host = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
@@ -108,6 +108,13 @@ def _pulled(
 def _leaves(
     dictionary: SparseDictionary, inputs: Rows | Float[Tensor, "row d_in"]
 ) -> dict[str, Tensor]:
+    if dictionary.reads_contexts:
+        raise UnsupportedError(
+            "a row's output depends on the rows before it: it has no Jacobian of its own row alone",
+            found=f"a {dictionary.family}",
+            expected="a family whose codes are of one row",
+            hint="dictionary.z_patterns says what each earlier row adds",
+        )
     rows = dictionary.as_inputs(inputs)
     return {hook: each.detach().clone().requires_grad_() for hook, each in rows.items()}
 

@@ -390,6 +390,30 @@ def decoded(
     return result
 
 
+class _Taken(torch.autograd.Function):
+    @staticmethod
+    @override
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        values, pairs = inputs
+        ctx.pairs, ctx.shape = pairs, values.shape
+        found: Tensor = pairs.of(values)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    @override
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gradient = gradients[0].new_zeros(ctx.shape)
+        gradient[ctx.pairs.row_ids, ctx.pairs.indices] = gradients[0]  # no pair is there twice
+        return gradient, None
+
+
+def taken(values: Float[Tensor, "row d_sae"], pairs: Pairs) -> Float[Tensor, " firing"]:
+    """Return a matrix's entries at the pairs, with their gradient."""
+    result: Tensor = _Taken.apply(values, pairs)  # type: ignore[no-untyped-call]
+    return result
+
+
 class _Dense(torch.autograd.Function):
     @staticmethod
     @override

@@ -23,6 +23,7 @@ from saestore.dictionaries import backends, gradients, kernels, precision, produ
 from saestore.dictionaries.backends import Chosen
 from saestore.dictionaries.backends.torch_backend import starts_of
 from saestore.dictionaries.kernels import Pairs
+from saestore.errors import UnsupportedError
 
 
 PRODUCT_FEATURES = 16
@@ -283,19 +284,66 @@ class _Joined(torch.autograd.Function):
         return None, *torch.split(gradients[0], ctx.sizes, dim=1)
 
 
+@dataclass(frozen=True)
+class Computed:
+    """Pre-activations that autograd follows by itself: no product of rows and vectors.
+
+    Attributes:
+        graph: They, with their graph.
+    """
+
+    graph: Float[Tensor, "row d_sae"]
+    known: ClassVar[bool] = True
+
+    @property
+    def values(self) -> Float[Tensor, "row d_sae"]:
+        """The values, without gradient."""
+        return self.graph.detach()
+
+    @property
+    def bias(self) -> Float[Tensor, " d_sae"]:
+        """What was added.
+
+        Raises:
+            UnsupportedError: That is not known here.
+        """
+        raise UnsupportedError(
+            "these pre-activations are no product of rows and encoder vectors, plus a bias",
+            found="pre-activations of a family that attends",
+            expected="those of a linear encoder",
+            hint="use another activation.kind, such as jumprelu",
+        )
+
+    def at(self, pairs: Pairs) -> Float[Tensor, " firing"]:
+        """Return the values at some pairs, differentiable."""
+        return kernels.taken(self.graph, pairs)
+
+    def between(self, start: int, stop: int) -> "Computed":
+        """Return those of a range of features."""
+        return Computed(self.graph[:, start:stop])
+
+    def of(self, features: Int64[Tensor, " feature"]) -> "Computed":
+        """Return those of some features alone."""
+        return Computed(self.graph[:, features])
+
+    def dense(self) -> Float[Tensor, "row d_sae"]:
+        """Return all values, differentiable."""
+        return self.graph
+
+
 @dataclass(frozen=True, eq=False)
 class PreActivation:
     """What an activation function decides on.
 
     Attributes:
-        linear: The encoder's projection; h itself when there is no `dimmer`.
+        linear: What differentiates h; h itself when there is no `dimmer`.
         dimmer: Second projection of a GLU encoder, whose sigmoid multiplies the first; or None.
         lengths: Decoder lengths, differentiable.
         on_lengths: Whether the gate is h times decoder length.
         memory: Where gate scores go that are not h; the next forward pass overwrites them.
     """
 
-    linear: Projection | Projections
+    linear: Projection | Projections | Computed
     dimmer: Projection | None
     lengths: Float[Tensor, " d_sae"]
     on_lengths: bool
@@ -351,7 +399,7 @@ class PreActivation:
             features: Which features there are to choose from, ascending; absent, all.
         """
         linear, step = self.linear, backends.of(self.lengths.device).product_rows
-        if isinstance(linear, Projections) or linear.known or step is None:
+        if not isinstance(linear, Projection) or linear.known or step is None:
             pairs = self._known_chosen(choose, features)
             return pairs, self.at(pairs)
         with torch.no_grad():

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import ConfigDict, Field, JsonValue, field_validator
 
+from saestore_schemas.attention import AttentionSettings
 from saestore_schemas.base import Model
 from saestore_schemas.manifest import Parent
 from saestore_schemas.names import HookpointName
@@ -212,6 +213,8 @@ class Options(Model):
     """A second encoder `W_glu`, `b_glu` multiplies pre-activations by its sigmoid."""
     skip: bool = False
     """A linear map `W_skip` of the input is added to the reconstruction."""
+    attention: AttentionSettings | None = None
+    """How features attend to earlier rows; null where a code is of one row."""
     ranks: dict[int, int] | None = None
     """How many transforms of each rank, in the order of the features; null where there are none."""
 
@@ -296,7 +299,7 @@ class DictionaryConfig(Model):
     """File type."""
     format_version: Literal[1] = 1
     """Major version of this record and of the tensor names beside it."""
-    family: Literal["sae", "transcoder", "crosscoder", "clt", "molt"]
+    family: Literal["sae", "transcoder", "crosscoder", "clt", "lorsa", "molt"]
     """Which equations apply."""
     d_in: tuple[int, ...]
     """Width of each input hookpoint."""

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from typing_extensions import override
 
+from saestore_schemas.attention import AttentionSettings
 from saestore_schemas.base import Model
 from saestore_schemas.dictionary import Activation, L0Scope, ScaleKind, WeightType
 from saestore_schemas.names import HookpointName
@@ -69,6 +70,11 @@ class LinearSettings(Model):
         return False
 
     @property
+    def reads_contexts(self) -> bool:
+        """Whether a row's code depends on the rows before it in its context."""
+        return False
+
+    @property
     def ties(self) -> bool:
         """Whether the encoder starts as the decoder transposed, where `init.tie` does not say."""
         return self.reads == self.writes
@@ -100,7 +106,7 @@ class LinearSettings(Model):
     @property
     def other_init(self) -> frozenset[str]:
         """Options of `init` that say nothing about how its weights start."""
-        return frozenset({"zero_cross_layer"})
+        return frozenset({"zero_cross_layer", "sign_flip"})
 
     def objection(self) -> str | None:
         """Return why it cannot have its activation function; None where it can."""
@@ -310,7 +316,7 @@ class CltSettings(LinearSettings):
     @override
     def other_init(self) -> frozenset[str]:
         """Weights are drawn between bounds of the family's own, and no encoder is tied."""
-        return OF_VECTORS
+        return OF_VECTORS | {"sign_flip"}
 
     @override
     def objection(self) -> str | None:
@@ -334,6 +340,87 @@ class CltSettings(LinearSettings):
             if twice:
                 msg = f"{name} has {twice[0]!r} twice: each layer has a hookpoint of its own"
                 raise ValueError(msg)
+        return self
+
+
+class LorsaSettings(LinearSettings):
+    """Low-rank sparse attention: reconstructs what attention writes, from what it reads."""
+
+    family: Literal["lorsa"]
+    """Discriminator."""
+    hookpoint_in: HookpointName
+    """What attention reads; must be in the activation store."""
+    hookpoint_out: HookpointName
+    """What it writes; must be in the activation store."""
+    attention: AttentionSettings
+    """Groups of features that attend alike, and how."""
+    gate_on_decoder_norm: bool = True
+    """Compare pre-activation times decoder length instead of the pre-activation alone."""
+
+    @property
+    @override
+    def reads(self) -> tuple[str, ...]:
+        """What attention reads."""
+        return (self.hookpoint_in,)
+
+    @property
+    @override
+    def writes(self) -> tuple[str, ...]:
+        """What attention writes."""
+        return (self.hookpoint_out,)
+
+    @property
+    @override
+    def reads_contexts(self) -> bool:
+        """A row attends to the rows before it."""
+        return True
+
+    @override
+    def parts(self) -> dict[str, Any]:
+        """Return how it attends."""
+        return {"attention": self.attention}
+
+    @property
+    @override
+    def other_init(self) -> frozenset[str]:
+        """What a row's encoder vector would be set by: features read through attention."""
+        return (OF_VECTORS - {"active_subspace"}) | {"zero_cross_layer", "firing_rate"}
+
+    @override
+    def objection(self) -> str | None:
+        """Return that a gate has two biases, and there is one to attend to."""
+        if not self.activation.has_gate:
+            return super().objection()
+        return (
+            "has two biases on one pre-activation, and a lorsa's is attended to with the values: use "
+            "'jumprelu'"
+        )
+
+    @override
+    def features(self, width: int) -> int:
+        """Return the number of features: with `expansion`, the nearest that groups divide."""
+        groups = self.attention.n_qk
+        return self.d_sae or groups * max(1, round((self.expansion or 1.0) * width / groups))
+
+    @model_validator(mode="after")
+    def _other_hookpoints(self) -> Self:
+        if self.hookpoint_in == self.hookpoint_out:
+            msg = (
+                f"hookpoint_in and hookpoint_out are both {self.hookpoint_in!r}: attention writes "
+                "elsewhere than it reads"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Self:
+        if self.d_sae is not None and self.d_sae % self.attention.n_qk:
+            near = max(1, round(self.d_sae / self.attention.n_qk)) * self.attention.n_qk
+            msg = (
+                f"d_sae = {self.d_sae} features do not make {self.attention.n_qk} groups of equal size: "
+                f"the nearest number that does is {near}"
+            )
+            raise ValueError(msg)
         return self
 
 
@@ -446,6 +533,7 @@ DictionarySettings = Annotated[
     | Annotated[TranscoderSettings, Tag("transcoder")]
     | Annotated[CrossCoderSettings, Tag("crosscoder")]
     | Annotated[CltSettings, Tag("clt")]
+    | Annotated[LorsaSettings, Tag("lorsa")]
     | Annotated[MoltSettings, Tag("molt")],
     Discriminator(_family_of),
 ]

@@ -1,7 +1,7 @@
 """Settings of `saestore train`: an activation store to a sparse dictionary."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -82,6 +82,21 @@ class ActivationsSettings(Model):
                 raise ValueError(msg)
         return self
 
+    def conflicts(self, dictionary: LinearSettings) -> Iterator[str]:
+        """Yield what makes no sense together with a dictionary that reads whole contexts, and why."""
+        if not dictionary.reads_contexts:
+            return
+        if self.sources:
+            yield (
+                "activations.sources mixes rows of several stores, and this family reads whole contexts: give "
+                "one store by activations.name"
+            )
+        if self.shuffle.window_rows is not None:
+            yield (
+                "activations.shuffle.window_rows mixes single rows, and this family reads whole contexts, drawn "
+                "from all of the store: remove it"
+            )
+
     @property
     def mixed(self) -> tuple[SourceSettings, ...]:
         """All stores with their weights: `sources`, or the one store."""
@@ -131,6 +146,9 @@ class InitSettings(Model):
     """Decoder vectors are centred rows at length 1 (times `decoder_vector_norm`), each another one."""
     data_noise: float = Field(default=0.0, ge=0)
     """Length of a random vector added to each data point."""
+    sign_flip: bool = False
+    """Turn the signs of features (lorsa) whose pre-activations are positive on fewer than a fifth of the
+    sample's rows."""
     active_subspace: int | None = Field(default=None, ge=1)
     """Decoder vectors lie in the so many directions in which rows vary most."""
     repeat_heads: bool = True
@@ -158,7 +176,7 @@ class InitSettings(Model):
         median = self.decoder_bias == "geometric_median"
         encoder = self.center_encoder_bias or self.firing_rate is not None
         decoder = self.data_points or self.active_subspace is not None or self.search_decoder_norm
-        return self.dictionary is None and (median or encoder or decoder)
+        return self.dictionary is None and (median or encoder or decoder or self.sign_flip)
 
     def tied(self, dictionary: LinearSettings) -> bool:
         """Return whether the encoder starts as the decoder transposed."""
@@ -344,7 +362,8 @@ class TrainSettings(Model):
                 "is no mean over rows: use smaller batches, or remove it"
             )
             raise ValueError(msg)
-        for wrong in self.init.conflicts(self.dictionary):
+        init, rows = (each.conflicts(self.dictionary) for each in (self.init, self.activations))
+        for wrong in chain(init, rows):
             raise ValueError(wrong)
         if self.evaluate_every is not None:
             for wrong in self.evaluate_every.conflicts(self.activations):

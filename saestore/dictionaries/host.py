@@ -1,0 +1,51 @@
+"""What a dictionary may start from, of the language model that it belongs to: plain tensors.
+
+Row convention: `x @ W[head] + b[head]`. Whoever has the model makes these; nothing here loads one.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HostAttention:
+    """The attention of one layer, for rows as they are stored.
+
+    With grouped queries there are fewer key and value heads than query heads; each serves as many
+    neighbouring query heads.
+
+    Attributes:
+        W_Q: Query projection of each head.
+        W_K: Key projection of each key head.
+        W_V: Value projection of each key head.
+        W_O: Output projection of each head.
+        b_Q: Query biases; None without.
+        b_K: Key biases; None without.
+        q_norm: Weights of the queries' norm, one for each dimension or of each head; None without.
+        k_norm: Weights of the keys' norm, likewise.
+    """
+
+    W_Q: Float[Tensor, "head d_in d"]
+    W_K: Float[Tensor, "_ d_in d"]
+    W_V: Float[Tensor, "_ d_in d"]
+    W_O: Float[Tensor, "head d d_out"]
+    b_Q: Float[Tensor, "head d"] | None = None
+    b_K: Float[Tensor, "_ d"] | None = None
+    q_norm: Float[Tensor, "... d"] | None = None
+    k_norm: Float[Tensor, "... d"] | None = None
+
+    @property
+    def heads(self) -> int:
+        """Query heads."""
+        return len(self.W_Q)
+
+    @property
+    def width(self) -> int:
+        """Width of queries and keys."""
+        return self.W_Q.shape[2]
+
+    def expanded(self, tensor: Float[Tensor, "_ ..."]) -> Float[Tensor, "head ..."]:
+        """Return what key heads have, for each query head."""
+        return tensor.repeat_interleave(self.heads // len(tensor), dim=0)
