@@ -2,23 +2,30 @@
 
 Rows are encoded in fixed blocks aligned to the store, whole even where only a part is analysed. A
 matrix product may round a row differently when its block has another size, so fixed blocks are what
-makes every table the same, byte for byte, whatever part, batch or worker asks for it.
+makes every table the same, byte for byte, whatever part, batch or worker asks for it. Where a
+dictionary reads contexts, those of a block's rows are read along, whole.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float
 from torch import Tensor
 
-from saestore.activations import ActivationStore
+from saestore.activations import ActivationStore, WholeContexts
 from saestore.analyze.scope import Scope
 from saestore.analyze.sort import Firings
 from saestore.analyze.values import stored
 from saestore.analyze.weights import WeightFacts
-from saestore.dictionaries import SparseCode, SparseDictionary
+from saestore.dictionaries import (
+    ContextRows,
+    Contexts,
+    SparseCode,
+    SparseDictionary,
+    contexts,
+)
 from saestore_schemas.analyze import AnalyzeSettings
 
 
@@ -55,22 +62,35 @@ def firings(
     """
     size = block_rows(folded.d_sae)
     rows = len(scope.tokens)
+    whole = WholeContexts(store) if folded.reads_contexts else None
 
-    def read(start: int) -> dict[str, Float32[np.ndarray, "row d_in"]]:
+    def read(start: int) -> Mapping[str, Tensor]:
         stop = min(start + size, store.n_rows)
-        return {hook: store.read(hook, start, stop) for hook in folded.hookpoints_in}
+        if whole is None:
+            return _read(store, folded.hookpoints_in, start, stop)
+        around = whole.around(np.arange(start, stop))
+        ((first, last),) = around.runs  # neighbours
+        found = _read(store, folded.hookpoints_in, first, last)
+        return ContextRows(found, Contexts.of(around))
 
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(read, 0)
         for start in range(0, rows, size):
-            inputs = {
-                hook: torch.from_numpy(np.ascontiguousarray(part)).to(device)
-                for hook, part in ahead.result().items()
-            }
+            inputs = contexts.each(ahead.result(), lambda _, part: part.to(device))
             if start + size < rows:
                 ahead = reader.submit(read, start + size)
             code = folded.encode(inputs)
             yield min(size, rows - start), _placed(code, start, scope, settings)
+
+
+def _read(
+    store: ActivationStore, hookpoints: Sequence[str], start: int, stop: int
+) -> dict[str, Float[Tensor, "row d_in"]]:
+    """Return rows of each hookpoint."""
+    return {
+        hook: torch.from_numpy(np.ascontiguousarray(store.read(hook, start, stop)))
+        for hook in hookpoints
+    }
 
 
 def _placed(code: SparseCode, start: int, scope: Scope, settings: AnalyzeSettings) -> Firings:

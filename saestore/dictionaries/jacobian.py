@@ -32,6 +32,9 @@ def jacobian(
     Args:
         dictionary: Whose.
         inputs: Rows of each input hookpoint in raw units; a bare tensor when there is only one.
+
+    Raises:
+        UnsupportedError: A row's output depends on other rows.
     """
     rows = _leaves(dictionary, inputs)
     found = _joined(dictionary, dictionary.reconstruct_differentiably(rows))
@@ -60,6 +63,7 @@ def jacobian_cosine(
 
     Raises:
         ConfigError: No direction is asked for.
+        UnsupportedError: A row's output depends on other rows.
     """
     rows = _leaves(dictionary, inputs)
     mine = _joined(dictionary, dictionary.reconstruct_differentiably(rows))

@@ -9,7 +9,6 @@ Source: Bussmann et al. 2024 (arXiv:2412.06410) for the threshold; the exact ord
 `dictionaries.calibration`.
 """
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,13 +20,12 @@ from saestore.activations import (
     ActivationStore,
     RowChoice,
     Split,
-    read_ahead,
     with_contexts,
 )
 from saestore.dictionaries import Calibrated, Calibration, SparseDictionary
 from saestore.evaluate.intervals import context_interval
-from saestore.evaluate.rows import kept_rows
-from saestore.evaluate.selection import BLOCK_ROWS, Block, blocks, spread
+from saestore.evaluate.rows import read_blocks
+from saestore.evaluate.selection import Block, blocks, spread
 from saestore.lake import Lake
 from saestore.progress import Progress, Silent
 from saestore_schemas.activations import FLAG_BITS
@@ -179,15 +177,7 @@ def _read(
     parts: "list[_Part]", dictionary: SparseDictionary
 ) -> Iterator[tuple[Block, Mapping[str, Tensor]]]:
     for part in parts:
-        coming, wanted = itertools.tee(part.blocks())
-        read = read_ahead(
-            part.store,
-            dictionary.hookpoints_in,
-            (block.runs for block in wanted),
-            most=BLOCK_ROWS,
-        )
-        for block, rows in zip(coming, read, strict=True):
-            yield block, {hook: kept_rows(each, block) for hook, each in rows.items()}
+        yield from read_blocks(part.store, dictionary, dictionary.hookpoints_in, part.blocks())
 
 
 def _said(found: Sequence[Calibrated], tracked: float | None, unseen: HeldOut | None) -> str:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64, Int64
 from pydantic import JsonValue
 
-from saestore.activations import ActivationStore
+from saestore.activations import ActivationStore, WholeContexts
 from saestore.evaluate.metrics import Score
 from saestore.evaluate.selection import spread
 from saestore.evaluate.splice import INTERVENTIONS, Splice, pad
@@ -66,6 +66,7 @@ def measure(
             hook: torch.from_numpy(means[hook]).float().to(model.device)
             for hook in dictionary.hookpoints_out
         },
+        whole=dictionary.reads_contexts,
     )
     chosen = contexts_of(subject, settings.contexts)
     _forward(splice, subject.store, chosen, settings, progress)
@@ -115,7 +116,7 @@ def _forward(
     progress: Progress,
 ) -> None:
     """Run the chosen contexts, a few at a time."""
-    contexts = store.contexts()
+    contexts, whole = store.contexts(), WholeContexts(store)
     with progress.task("cross-entropy", total=len(chosen), unit="context") as task:
         for start in range(0, len(chosen), settings.forward_contexts):
             stretches = [
@@ -127,6 +128,9 @@ def _forward(
                     [store.tokens(*stretch) for stretch in stretches],
                     [store.flags(*stretch) for stretch in stretches],
                     positions=settings.replace,
+                    documents=[
+                        whole.around(np.arange(*stretch)).documents for stretch in stretches
+                    ],
                 )
             )
             task.advance(len(stretches))

@@ -4,6 +4,7 @@ One pass over the chosen rows, read ahead in fixed blocks of the store.
 """
 
 import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +12,11 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float64
 from pydantic import JsonValue
+from torch import Tensor
 
-from saestore.activations import read_ahead
-from saestore.dictionaries import SparseDictionary
+from saestore.activations import ActivationStore, Surroundings, WholeContexts, read_ahead
+from saestore.dictionaries import ContextRows, Contexts, SparseDictionary
+from saestore.dictionaries.contexts import only
 from saestore.evaluate import batched, cosines
 from saestore.evaluate.feature_table import feature_table
 from saestore.evaluate.metrics import Score
@@ -106,13 +109,10 @@ def _pass(
     # Only the flags say how many rows are kept; looking at them costs little beside encoding.
     total = sum(len(block.rows) for block in blocks(store, contexts, chosen, limit=limit))
     hooks = tuple(dict.fromkeys((*dictionary.hookpoints_in, *dictionary.hookpoints_out)))
-    # The reader takes blocks ahead of the loop that uses them.
-    coming, wanted = itertools.tee(blocks(store, contexts, chosen, limit=limit))
-    rows = read_ahead(store, hooks, (block.runs for block in wanted), most=BLOCK_ROWS)
+    wanted = blocks(store, contexts, chosen, limit=limit)
     with progress.task("reconstruct rows", total=total, unit="row") as task:
-        for block, read in zip(coming, rows, strict=True):
-            kept = {hook: kept_rows(each, block) for hook, each in read.items()}
-            inputs = {hook: kept[hook] for hook in dictionary.hookpoints_in}
+        for block, kept in read_blocks(store, dictionary, hooks, wanted):
+            inputs = only(kept, dictionary.hookpoints_in)
             code = dictionary.encode(inputs)
             outputs = dictionary.decode(code, inputs)
             for hook, each in sums.items():
@@ -126,7 +126,39 @@ def _pass(
             task.advance(len(block.rows))
 
 
-def kept_rows(read: torch.Tensor, block: Block) -> torch.Tensor:
+def read_blocks(
+    store: ActivationStore,
+    dictionary: SparseDictionary,
+    hookpoints: Sequence[str],
+    wanted: Iterable[Block],
+) -> Iterator[tuple[Block, Mapping[str, Tensor]]]:
+    """Yield blocks with their rows, in the contexts they lie in where the dictionary reads these.
+
+    The reader takes blocks ahead of the loop that uses them.
+
+    Args:
+        store: Where the rows lie.
+        dictionary: Who reads them.
+        hookpoints: What is read.
+        wanted: Which rows.
+    """
+    whole = WholeContexts(store) if dictionary.reads_contexts else None
+    coming, ahead = itertools.tee((block, _around(block, whole)) for block in wanted)
+    runs = (block.runs if around is None else around.runs for block, around in ahead)
+    most = BLOCK_ROWS if whole is None else BLOCK_ROWS + 2 * whole.longest
+    rows = read_ahead(store, hookpoints, runs, most=most)
+    for (block, around), read in zip(coming, rows, strict=True):
+        if around is None:
+            yield block, {hook: kept_rows(each, block) for hook, each in read.items()}
+        else:
+            yield block, ContextRows(read, Contexts.of(around))
+
+
+def _around(block: Block, whole: WholeContexts | None) -> Surroundings | None:
+    return None if whole is None else whole.around(block.rows)
+
+
+def kept_rows(read: Tensor, block: Block) -> Tensor:
     """Return the wanted rows among those read; no copy where all are wanted."""
     if len(block.places) == len(read):
         return read

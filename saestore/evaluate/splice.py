@@ -12,6 +12,7 @@ in one forward, each from the clean activations (`parallel`). Recovery against z
 often above .95 for bad dictionaries: read `delta_ce` first.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -20,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int32, Int64, UInt8
 from torch import Tensor
 
+from saestore.dictionaries import ContextRows, Contexts
 from saestore.evaluate.metrics import Score
 from saestore.lm import Predictions
 
@@ -74,11 +76,13 @@ class Batch(NamedTuple):
         tokens: Token ids; padding is 0.
         replaced: Positions that are replaced; never padding.
         predicted: Kept positions that have a next token.
+        around: The contexts without padding, and which of their rows are replaced.
     """
 
     tokens: Int64[Tensor, "batch position"]
     replaced: Bool[Tensor, "batch position"]
     predicted: Bool[Tensor, "batch position"]
+    around: Contexts
 
 
 def pad(
@@ -86,6 +90,7 @@ def pad(
     flags: Sequence[UInt8[np.ndarray, " _"]],
     *,
     positions: Positions = "kept",
+    documents: Sequence[Int64[np.ndarray, " _"]] | None = None,
 ) -> Batch:
     """Return contexts as one batch.
 
@@ -93,6 +98,7 @@ def pad(
         tokens: Token ids of each context.
         flags: Flags of each position; 0 is kept.
         positions: Which are replaced: the kept ones, or all.
+        documents: Which document of its context each position belongs to; absent, all to one.
     """
     shape = (len(tokens), max(len(each) for each in tokens))
     ids = torch.zeros(shape, dtype=torch.int64)
@@ -103,7 +109,22 @@ def pad(
         kept = torch.from_numpy(marks == 0)
         replaced[row, : len(some)] = kept if positions == "kept" else True
         predicted[row, : len(some) - 1] = kept[:-1]
-    return Batch(ids, replaced, predicted)
+    return Batch(ids, replaced, predicted, _around(tokens, replaced, documents))
+
+
+def _around(
+    tokens: Sequence[Int32[np.ndarray, " _"]],
+    replaced: Bool[Tensor, "batch position"],
+    documents: Sequence[Int64[np.ndarray, " _"]] | None,
+) -> Contexts:
+    """Return the contexts one after the other, without padding, the replaced rows wanted."""
+    lengths = [len(each) for each in tokens]
+    there = [row[:length] for row, length in zip(replaced, lengths, strict=True)]
+    offsets = torch.tensor([0, *itertools.accumulate(lengths)])
+    own = torch.ones(sum(lengths), dtype=torch.int64)
+    if documents is not None:
+        own = torch.from_numpy(np.concatenate(documents))
+    return Contexts(offsets, own, torch.cat(there).nonzero()[:, 0])
 
 
 class Splice:
@@ -114,6 +135,7 @@ class Splice:
         reads: Hookpoints whose activations `reconstruct` takes.
         reconstruct: Replaced rows by hookpoint to their reconstructions by hookpoint, raw units.
         means: Mean row of every hookpoint that is replaced.
+        whole: Whether it takes them in the contexts they lie in.
     """
 
     def __init__(
@@ -123,8 +145,10 @@ class Splice:
         reads: Sequence[str],
         reconstruct: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
         means: Mapping[str, Float[Tensor, " d"]],
+        whole: bool = False,
     ) -> None:
         self._model = model
+        self._whole = whole
         self._reads = tuple(reads)
         self._reconstruct = reconstruct
         self._means = dict(means)
@@ -139,11 +163,12 @@ class Splice:
         tokens, counted = batch.tokens.to(device), batch.predicted.to(device)
         replaced = batch.replaced.to(device)
         seen: dict[str, Tensor] = {}
-        recorded = {name: _record(name, replaced, seen) for name in self._reads}
+        read = _there(batch).to(device) if self._whole else replaced
+        recorded = {name: _record(name, read, seen) for name in self._reads}
         clean = self._model.final_rows(tokens, patches=recorded)[counted]
         others = [
             self._model.final_rows(tokens, patches=patches)[counted]
-            for patches in self._interventions(replaced, seen)
+            for patches in self._interventions(replaced, self._given(batch, seen))
         ]
         found = self._model.predictions(clean, others, tokens.roll(-1, dims=1)[counted])
         for name, each in zip(INTERVENTIONS, found, strict=True):
@@ -151,6 +176,12 @@ class Splice:
             self._divergence[name] += float(each.divergences.double().sum())
         self.predictions += int(batch.predicted.sum())
         self.replaced += int(batch.replaced.sum())
+
+    def _given(self, batch: Batch, seen: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return what was read as the dictionary takes it."""
+        if not self._whole:
+            return seen
+        return ContextRows(seen, batch.around.to(self._model.device))
 
     def _interventions(
         self, replaced: Bool[Tensor, "batch position"], seen: Mapping[str, Tensor]
@@ -199,6 +230,12 @@ def recovered(ablated: float | None, replaced: float | None, clean: float | None
         return None
     damage = ablated - clean
     return None if abs(damage) < UNDEFINED_BELOW else (ablated - replaced) / damage
+
+
+def _there(batch: Batch) -> Bool[Tensor, "batch position"]:
+    """Return which positions are no padding."""
+    lengths = batch.around.offsets.diff().unsqueeze(1)
+    return torch.arange(batch.tokens.shape[1]) < lengths
 
 
 def _record(name: str, at: Bool[Tensor, "batch position"], seen: dict[str, Tensor]) -> Patch:

@@ -39,19 +39,19 @@ def activations(trainer: Trainer) -> int:
     return (rows + gates) * d_sae * 4
 
 
-def described(trainers: Sequence[Trainer], window_rows: int) -> str:
+def described(trainers: Sequence[Trainer], held_rows: int) -> str:
     """Return about how much memory trainers take together, in words.
 
     Args:
         trainers: All that run at once.
-        window_rows: Rows that their stream mixes.
+        held_rows: Rows that their stream holds.
     """
     if not trainers:
         return "nothing is left to train"
     config = trainers[0].dictionary.config
     widths = dict(zip(config.hookpoints_in, config.d_in, strict=True))
     widths |= dict(zip(config.hookpoints_out, config.d_out, strict=True))
-    rows = window_rows * sum(widths.values()) * 4
+    rows = held_rows * sum(widths.values()) * 4
     return (
         f"{len(trainers)} dictionaries need about "
         f"{sum(map(weights, trainers)) / _MIB:,.0f} MiB of weights, gradients and moments, "

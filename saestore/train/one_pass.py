@@ -15,9 +15,10 @@ from saestore.errors import DivergedError, StoppedError
 from saestore.numbers import value
 from saestore.progress import Progress
 from saestore.train.metrics import Metrics
+from saestore.train.rows import Stream
 from saestore.train.stops import Watch
 from saestore.train.timings import Clock
-from saestore.train.training import Stream, Training
+from saestore.train.training import Training
 
 
 @dataclass(frozen=True)

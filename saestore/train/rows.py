@@ -1,6 +1,6 @@
 """The rows a run trains on: those of one store, or of several mixed by weight."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,12 +11,14 @@ from typing_extensions import override
 from saestore.activations import (
     ActivationStore,
     ActivationStream,
+    ContextRowStream,
     MixedMoments,
     MixedStream,
     Moments,
     RowChoice,
     Source,
 )
+from saestore.dictionaries import ContextRows, Contexts, contexts
 from saestore.errors import ConfigError
 from saestore.lake import Lake, manifest as manifests
 from saestore_schemas.activations import FLAG_BITS
@@ -47,6 +49,45 @@ class MixedSource(NamedTuple):
         return f"{self.name} {100 * self.share:.3g} %"
 
 
+class ContextBatches:
+    """The batches of a stream of rows with contexts, as what a dictionary reads."""
+
+    def __init__(self, stream: ContextRowStream) -> None:
+        self._stream = stream
+        self.rows_per_epoch, self.window_rows = stream.rows_per_epoch, stream.window_rows
+        self.mixing, self.inflation = stream.mixing, stream.inflation
+        self.held_rows = stream.held_rows
+
+    def state_dict(self) -> dict[str, int | str]:
+        """Return the position, and what the sequence depends on."""
+        return self._stream.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, int | str | list[int] | None]) -> None:
+        """Go to a saved position.
+
+        Raises:
+            ConfigError: It was saved by a stream of another sequence.
+        """
+        self._stream.load_state_dict(state)
+
+    def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
+        """Return the stream itself."""
+        return self
+
+    def __next__(self) -> Mapping[str, Tensor]:
+        """Return the next batch."""
+        found = next(self._stream)
+        return ContextRows(found.hooks, Contexts.of(found.around))
+
+
+Stream = ActivationStream | MixedStream | ContextBatches
+
+
+def held_rows(stream: Stream) -> int:
+    """Return how many rows a stream holds in memory, at most: a window of shuffling, or some batches."""
+    return stream.held_rows if isinstance(stream, ContextBatches) else stream.window_rows
+
+
 @dataclass(frozen=True)
 class TrainingRows:
     """Stores, and what is taken of each.
@@ -54,16 +95,29 @@ class TrainingRows:
     Attributes:
         settings: Which rows.
         stores: By name, in the order of the settings; a store of two sources once.
+        contexts: Whether they come with the contexts they lie in.
     """
 
     settings: ActivationsSettings
     stores: Mapping[str, ActivationStore]
+    contexts: bool = False
 
     @classmethod
     def open(
-        cls, settings: ActivationsSettings, lake: Lake, *, hookpoints: Sequence[str]
+        cls,
+        settings: ActivationsSettings,
+        lake: Lake,
+        *,
+        hookpoints: Sequence[str],
+        contexts: bool = False,
     ) -> "TrainingRows":
         """Return the rows that settings name.
+
+        Args:
+            settings: Which rows.
+            lake: Where the stores lie.
+            hookpoints: What is read of them.
+            contexts: Whether they come with the contexts they lie in.
 
         Raises:
             ArtefactNotFoundError: No such activation store.
@@ -84,7 +138,7 @@ class TrainingRows:
                 )
         _one_model(list(stores.values()))
         _rows_once(stores)
-        return cls(settings, stores)
+        return cls(settings, stores, contexts)
 
     @property
     def parents(self) -> list[Parent]:
@@ -113,7 +167,7 @@ class TrainingRows:
 
     def sample(
         self, hookpoints: Sequence[str], rows: int, *, seed: int
-    ) -> dict[str, Float[Tensor, "row _"]]:
+    ) -> Mapping[str, Float[Tensor, "row _"]]:
         """Return some of them at random, in raw units; all of them if there are fewer.
 
         Of one store they are all different; a mix gives its shares.
@@ -126,7 +180,7 @@ class TrainingRows:
         stream = self.stream(
             hookpoints, seed=seed, batch_rows=taken, window_rows=_SAMPLED_AMONG * taken
         )
-        return {name: part.clone() for name, part in next(stream).items() if name in hookpoints}
+        return contexts.each(contexts.only(next(stream), hookpoints), lambda _, rows: rows.clone())
 
     def stream(
         self,
@@ -135,7 +189,7 @@ class TrainingRows:
         seed: int,
         batch_rows: int | None = None,
         window_rows: int | None = None,
-    ) -> ActivationStream | MixedStream:
+    ) -> Stream:
         """Return the stream of them.
 
         Args:
@@ -157,6 +211,11 @@ class TrainingRows:
         ]
         if not chosen.sources:
             (store,), (choice,) = self.stores.values(), choices
+            if self.contexts:
+                whole = ContextRowStream(
+                    store, hookpoints, batch_rows=batch_rows, seed=seed, choice=choice
+                )
+                return ContextBatches(whole)
             return ActivationStream(
                 store,
                 hookpoints,
@@ -179,9 +238,9 @@ class TrainingRows:
             window_rows=window_rows,
         )
 
-    def sources(self, stream: ActivationStream | MixedStream) -> list[MixedSource]:
+    def sources(self, stream: Stream) -> list[MixedSource]:
         """Return the sources of a mix, none for one store."""
-        if isinstance(stream, ActivationStream):
+        if not isinstance(stream, MixedStream):
             return []
         names = [source.name for source in self.settings.sources]
         return list(map(MixedSource, names, stream.shares, stream.source_rows))

@@ -8,10 +8,10 @@ from saestore.errors import ConfigError
 from saestore.lake import Lake, Ref, Storage, layout, lock, manifest as manifests
 from saestore.progress import Progress, Silent
 from saestore.train import objectives, one_pass, start, wandb_log
-from saestore.train.rows import TrainingRows
+from saestore.train.rows import Stream, TrainingRows
 from saestore.train.stops import EarlyStop, Watch
 from saestore.train.trainer import Schedule, Trainer
-from saestore.train.training import Calibrate, Evaluate, Stream, Training, pauses
+from saestore.train.training import Calibrate, Evaluate, Training, pauses
 from saestore_schemas.train import TrainSettings
 
 
@@ -55,7 +55,12 @@ def run(
     _one(settings)
     watch, reporter = Watch(time_limit_s), progress or Silent()
     ref = Ref("dictionary", f"{settings.series}/{settings.name}")
-    rows = TrainingRows.open(settings.activations, lake, hookpoints=hookpoints(settings))
+    rows = TrainingRows.open(
+        settings.activations,
+        lake,
+        hookpoints=hookpoints(settings),
+        contexts=settings.dictionary.reads_contexts,
+    )
     parents = start.parents(settings, rows, lake)
     described = manifests.Run.of(ref, settings.identity(), parents)
     artefact = lake.artefact(ref)

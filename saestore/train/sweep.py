@@ -24,10 +24,10 @@ from saestore.lake import Lake, Ref, Storage, layout, lock, manifest as manifest
 from saestore.progress import Progress, Silent
 from saestore.train import memory, one_pass, start
 from saestore.train.one_pass import Failure
-from saestore.train.rows import TrainingRows
+from saestore.train.rows import Stream, TrainingRows, held_rows
 from saestore.train.run import hookpoints, planned, resume
 from saestore.train.stops import Watch
-from saestore.train.training import Calibrate, Evaluate, Stream, Training
+from saestore.train.training import Calibrate, Evaluate, Training
 from saestore_schemas import tables
 from saestore_schemas.manifest import ArrayInfo, Parent
 from saestore_schemas.train import TrainSettings
@@ -130,9 +130,12 @@ def _items(settings: TrainSettings, lake: Lake) -> list[Item]:
     opened: dict[str, TrainingRows] = {}
     items = []
     for each, change in zip(settings.runs(), changes, strict=True):
-        key = canonical([each.activations.model_dump(mode="json"), hookpoints(each)])
+        contexts = each.dictionary.reads_contexts
+        key = canonical([each.activations.model_dump(mode="json"), hookpoints(each), contexts])
         if key not in opened:
-            opened[key] = TrainingRows.open(each.activations, lake, hookpoints=hookpoints(each))
+            opened[key] = TrainingRows.open(
+                each.activations, lake, hookpoints=hookpoints(each), contexts=contexts
+            )
         rows = opened[key]
         ref = Ref("dictionary", f"{each.series}/{each.name}")
         parents = start.parents(each, rows, lake)
@@ -154,7 +157,8 @@ def _train(
     for each in items:
         if not each.finished:
             rows = each.settings.activations.model_dump(mode="json")
-            read = canonical([rows, each.settings.seed.data, hookpoints(each.settings)])
+            contexts = each.settings.dictionary.reads_contexts
+            read = canonical([rows, each.settings.seed.data, hookpoints(each.settings), contexts])
             groups.setdefault(read, []).append(each)
     failures: list[Failure] = []
     done = callbacks or Callbacks()
@@ -188,7 +192,7 @@ def _group(
         if manifests.begin(each.artefact, each.run) is None:
             resume(training, progress)
             trainings.append(training)
-    progress.note(memory.described([each.trainer for each in trainings], stream.window_rows))
+    progress.note(memory.described([each.trainer for each in trainings], held_rows(stream)))
     # One that was begun on another machine may have had another window, which is another order.
     orders: dict[str, list[Training]] = {}
     for training in trainings:

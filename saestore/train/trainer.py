@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saestore.dictionaries import SparseDictionary, gradients
+from saestore.dictionaries import SparseDictionary, contexts, gradients
 from saestore.errors import DivergedError
 from saestore.train import metrics, objectives, schedules
 from saestore.train.counters import FiringCounters
@@ -195,9 +195,9 @@ class Trainer:
         found: dict[str, Tensor] = {}
         sums = metrics.PassSums() if log else None
         for start in range(0, rows, each):
-            part = {hook: held[start : start + each] for hook, held in batch.items()}
+            part = batch if each >= rows else contexts.part(batch, start, start + each)
             seen = self._forward(part, firings, whole=each >= rows)
-            share = len(next(iter(part.values()))) / rows
+            share = min(each, rows - start) / rows
             terms = {term.name: term(seen) for term in self.terms}
             if sums is not None:
                 sums.add(seen)
@@ -220,10 +220,8 @@ class Trainer:
         Of a whole batch the counters know before the losses ask who is dead. Parts are counted
         when all are through: losses that need the dead are refused with parts.
         """
-        rows = self.dictionary.normalise(
-            {hook: part.to(self.device) for hook, part in batch.items()}
-        )
-        inputs = {hook: rows[hook] for hook in self.dictionary.hookpoints_in}
+        rows = self.dictionary.normalise(contexts.each(batch, lambda _, part: part.to(self.device)))
+        inputs = contexts.only(rows, self.dictionary.hookpoints_in)
         targets = {hook: rows[hook] for hook in self.dictionary.hookpoints_out}
         if self._k is not None:
             self.dictionary.activation.keep_k(self._k.at(self.step))

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 
 from saestore import dictionaries
-from saestore.activations import ActivationStream, MixedStream
 from saestore.dictionaries import SparseDictionary
 from saestore.errors import DivergedError
 from saestore.lake import Storage, checkpoint, layout, manifest as manifests
 from saestore.train import checkpoints, schedules
 from saestore.train.checkpoints import Checkpoint
 from saestore.train.metrics import Metrics, MetricsTable
-from saestore.train.rows import MixedSource, TrainingRows
+from saestore.train.rows import MixedSource, Stream, TrainingRows
 from saestore.train.stops import EarlyStop
 from saestore.train.timings import Clock, Laps
 from saestore.train.trainer import Trainer
@@ -30,8 +29,6 @@ Evaluate = Callable[[SparseDictionary, int], Mapping[str, float]]
 
 Calibrate = Callable[[SparseDictionary, TrainSettings], SparseDictionary]
 """Returns a trained dictionary with the threshold its inference needs, found on its rows."""
-
-Stream = ActivationStream | MixedStream
 
 
 @dataclass(eq=False)

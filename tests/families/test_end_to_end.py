@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from saestore import analyze, dictionaries, evaluate, features, generate, train
 from saestore.activations import ActivationStore, held_out
-from saestore.dictionaries import load
+from saestore.dictionaries import ContextRows, Contexts, load
 from saestore.errors import ConfigError
 from saestore.evaluate.selection import spread
 from saestore.lake import Lake, Ref, layout, table_file
@@ -22,6 +22,7 @@ from saestore_schemas.train import TrainSettings
 
 
 MLP_IN, MLP_OUT = "blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out"
+ATTENTION_IN, ATTENTION_OUT = "blocks.1.ln1.hook_normalized", "blocks.1.hook_attn_out"
 HEADS = tuple(f"blocks.{layer}.hook_resid_post" for layer in (0, 1))
 CLT_IN = tuple(f"blocks.{layer}.ln2.hook_normalized" for layer in (0, 1))
 CLT_OUT = tuple(f"blocks.{layer}.hook_mlp_out" for layer in (0, 1))
@@ -50,6 +51,10 @@ FAMILIES: dict[str, dict[str, object]] = {
         "family": "clt", "hookpoints_in": HEADS, "hookpoints_out": HEADS,
         "activation": {"kind": "jumprelu"},
     },
+    "lorsa": {
+        "family": "lorsa", "hookpoint_in": ATTENTION_IN, "hookpoint_out": ATTENTION_OUT, "d_sae": 54,
+        "activation": {"kind": "batchtopk", "k": 5}, "attention": {"n_qk": 3, "d_qk": 8, "rope": {}},
+    },
 }  # fmt: skip
 
 
@@ -61,7 +66,7 @@ def lake(tiny_gpt2, tiny_jsonl, tmp_path_factory):
             name="store",
             lm=LmSettings(model=str(tiny_gpt2)),
             corpus=CorpusSettings(sources=(JsonlSource(path=str(tiny_jsonl)),), context_size=24),
-            hookpoints=(*CLT_IN, *CLT_OUT, *HEADS),
+            hookpoints=(*CLT_IN, *CLT_OUT, ATTENTION_IN, ATTENTION_OUT, *HEADS),
             dtype="float32",
             tokens=1500,
         ),
@@ -79,24 +84,40 @@ def settings(name):
             "activations": {"name": "store", "batch_rows": 128, "held_out": SHARE},
             "dictionary": {"d_sae": 53, **FAMILIES[name]},
             "budget": {"epochs": 6.0},
+            "init": {"sign_flip": name == "lorsa"},
             "optimizer": {"lr": 3e-3},
             "log": {"every": 5},
         }
     )
 
 
-def held_out_rows(lake, hookpoints, some=None):
-    """The kept rows of held-out contexts, found without the code under test."""
-    store = ActivationStore.open(lake, "store")
+def held_out_contexts(store, some=None):
+    """First row and length of contexts that training holds out: all, or some spread over them."""
     contexts = store.contexts()[held_out(store.n_contexts, SHARE)]
-    contexts = contexts[spread(len(contexts), some or len(contexts))].tolist()
-    return {
-        hook: np.concatenate([
-            store.read(hook, first, first + length)[store.flags(first, first + length) == 0]
-            for first, length in contexts
-        ])
+    return contexts[spread(len(contexts), some or len(contexts))]
+
+
+def kept_rows(store, hookpoints, contexts, *, whole=False):
+    """The kept rows of some contexts, found without the code under test; with these, if `whole`."""
+    contexts = np.asarray(contexts).tolist()
+    flags = [store.flags(first, first + length) for first, length in contexts]
+    kept = torch.from_numpy(np.concatenate(flags) == 0)
+    rows = {
+        hook: torch.from_numpy(
+            np.concatenate([store.read(hook, first, first + length) for first, length in contexts])
+        )
         for hook in hookpoints
-    }  # fmt: skip
+    }
+    if not whole:
+        return {hook: found[kept] for hook, found in rows.items()}
+    places = {first: context for context, (first, _) in enumerate(store.contexts().tolist())}
+    documents = []
+    for first, length in contexts:
+        starts = [s[1] for s in store.segments().tolist() if s[0] == places[first]]
+        documents += [sum(start <= row for start in starts) for row in range(length)]
+    offsets = np.cumsum([0, *(length for _, length in contexts)])
+    layout = Contexts(torch.from_numpy(offsets), torch.tensor(documents), kept.nonzero()[:, 0])
+    return ContextRows(rows, layout)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -107,11 +128,13 @@ def test_a_family_trains_and_its_scores_are_those_of_a_direct_computation(lake, 
     wanted = EvaluateSettings(dictionary=f"s/{name}", splice=splice)
     values = evaluate.run(wanted, lake, device="cpu").values
     reads, writes = dictionary.hookpoints_in, dictionary.hookpoints_out
-    rows = held_out_rows(lake, dict.fromkeys((*reads, *writes)))
-    given = {hook: torch.from_numpy(rows[hook]) for hook in reads}
+    store = ActivationStore.open(lake, "store")
+    contexts = held_out_contexts(store)
+    rows = kept_rows(store, dict.fromkeys((*reads, *writes)), contexts)
+    given = kept_rows(store, reads, contexts, whole=dictionary.reads_contexts)
     errors, spreads = [], []
     for hook, found in dictionary.reconstruct(given).items():
-        y, a = rows[hook].astype(np.float64), dictionary.scales[hook].record.a
+        y, a = rows[hook].numpy().astype(np.float64), dictionary.scales[hook].record.a
         error = ((y - found.numpy().astype(np.float64)) ** 2).sum()
         spread = ((y - y.mean(axis=0)) ** 2).sum()
         own = "explained_variance" if len(writes) == 1 else f"explained_variance@{hook}"
@@ -177,11 +200,11 @@ def test_its_firings_are_those_of_its_code(lake, name):
     analyze.run(AnalyzeSettings(dictionary=f"s/{name}"), lake, device="cpu")
     dictionary = load(lake, f"s/{name}")
     store = ActivationStore.open(lake, "store")
-    kept = store.flags(0, store.n_rows) == 0
-    code = dictionary.encode({
-        hook: torch.from_numpy(store.read(hook, 0, store.n_rows)[kept])
-        for hook in dictionary.hookpoints_in
-    })  # fmt: skip
+    code = dictionary.encode(
+        kept_rows(
+            store, dictionary.hookpoints_in, store.contexts(), whole=dictionary.reads_contexts
+        )
+    )
     found = features.query(
         lake,
         'SELECT feature, n_firings, layer, "index" FROM features '
@@ -229,7 +252,8 @@ def test_its_jacobian_is_compared_with_that_of_the_models_mlp(lake, tiny_gpt2):
     def mlp(x):
         return block.mlp(x * block.ln_2.weight + block.ln_2.bias)
 
-    rows = torch.from_numpy(held_out_rows(lake, [MLP_IN], some=3)[MLP_IN])
+    store = ActivationStore.open(lake, "store")
+    rows = kept_rows(store, [MLP_IN], held_out_contexts(store, some=3))[MLP_IN]
     theirs = torch.func.vmap(torch.func.jacrev(mlp))(rows).flatten(1)
     ours = dictionaries.jacobian(dictionary, rows).flatten(1)
     cosines = torch.cosine_similarity(ours, theirs, dim=1)

@@ -476,3 +476,8 @@ def test_differentiable_in_what_it_reads_it_is_the_same_function():
     ]
     change = (ends[0][WRITES] - ends[1][WRITES]).sum() / 2
     assert float(change) == pytest.approx(float((slope * step).sum()), rel=1e-5)
+
+
+def test_rows_that_meet_have_no_jacobian_of_their_own():
+    with pytest.raises(UnsupportedError, match="depends on the rows before it"):
+        dictionaries.jacobian(lorsa(Relu()), torch.from_numpy(raw_rows(3)))
