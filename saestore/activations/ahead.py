@@ -66,14 +66,14 @@ def read_ahead(
         }
 
     coming: deque[Future[dict[str, Tensor]]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="saestore-ahead") as pool:
-        try:
-            for item, runs in enumerate(wanted):
-                coming.append(pool.submit(read, item % len(memory), runs))
-                if len(coming) > threads:
-                    yield coming.popleft().result()
-            while coming:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="saestore-ahead")
+    try:
+        for item, runs in enumerate(wanted):
+            coming.append(pool.submit(read, item % len(memory), runs))
+            if len(coming) > threads:
                 yield coming.popleft().result()
-        finally:
-            for each in coming:
-                each.cancel()
+        while coming:
+            yield coming.popleft().result()
+    finally:
+        # Not waited for: what is dropped unfinished may be collected in one of these threads.
+        pool.shutdown(wait=False, cancel_futures=True)

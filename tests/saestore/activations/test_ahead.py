@@ -1,5 +1,8 @@
 """Ranges read ahead: the rows of the store, in the order asked for, whoever reads them."""
 
+from concurrent.futures import Future
+from threading import Event
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -56,3 +59,27 @@ def test_damage_is_found_on_the_way_and_readers_stop():
         )
         with pytest.raises(DamagedArtefactError):
             list(items)
+
+
+def test_it_may_be_dropped_in_a_thread_that_reads(monkeypatch):
+    """The garbage collector runs in whichever thread comes to need it."""
+    looked_at, ended = Event(), Future()
+    with scratch_lake() as lake:
+        store = synthetic_store(lake, rows=ROWS)
+        read = store.read_many
+
+        def reading(parts):
+            chosen = list(parts)
+            if chosen[0][1] == 200:
+                assert looked_at.wait(30)
+                ended.set_result(items.close())
+            return read(chosen)
+
+        monkeypatch.setattr(store, "read_many", reading)
+        items = read_ahead(
+            store, [HOOKPOINT], [[(n, n + 100)] for n in range(0, ROWS, 100)], most=100
+        )
+        next(items)
+        looked_at.set()
+        assert ended.result(30) is None
+        assert list(items) == []
