@@ -107,7 +107,7 @@ def _semantics(foreign: Foreign) -> Mapping[str, Any]:
         "decoder_norm": "free",
         "activation": dict(meaning.activation),
         "inference": inference,
-        "l0_scope": "row",
+        "l0_scope": meaning.l0_scope,
         "firing": ACTIVATION_FUNCTIONS[kind].firing,
     }
 

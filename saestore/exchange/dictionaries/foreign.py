@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from saestore.dictionaries import SparseDictionary
 from saestore.exchange.dictionaries.reference import Compute
-from saestore_schemas.dictionary import RowScaleKind, ScaleKind
+from saestore_schemas.dictionary import L0Scope, RowScaleKind, ScaleKind
 from saestore_schemas.exchange import FoldState
 
 
@@ -38,6 +38,7 @@ class Meaning:
         a: Its factor.
         glu: Whether the encoder is a gated linear unit.
         skip: Whether a linear map of what it reads is added to what it reconstructs.
+        l0_scope: What k counts over.
     """
 
     activation: Mapping[str, Any]
@@ -47,6 +48,7 @@ class Meaning:
     a: float = 1.0
     glu: bool = False
     skip: bool = False
+    l0_scope: L0Scope = "row"
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from typing_extensions import override
 
 from saestore.dictionaries import SparseDictionary, tensor_file
 from saestore.errors import ConfigError, UnsupportedError
-from saestore.exchange.dictionaries import measure, reference
+from saestore.exchange.dictionaries import llamascopium_clt, measure, reference
 from saestore.exchange.dictionaries.files import Config, Weights, one_of
 from saestore.exchange.dictionaries.foreign import (
     Asked,
@@ -37,6 +37,7 @@ from saestore.exchange.dictionaries.foreign import (
     Written,
     WrittenFormat,
 )
+from saestore.exchange.dictionaries.llamascopium_clt import NORM, THETA
 from saestore.exchange.dictionaries.plain import Plain, plain
 from saestore.exchange.dictionaries.reference import Codes, Computed
 
@@ -48,8 +49,6 @@ PLACES = (
     "checkpoints/final.safetensors", "checkpoints/final.pt",
 )  # fmt: skip
 """Where weights lie, in its own order of search."""
-NORM = "dataset_average_activation_norm."
-THETA = "activation_function.log_jumprelu_threshold"
 PLAUSIBLE = (1e-3, 1e6)
 """Mean lengths of rows that a model may have; memory that nobody filled holds anything."""
 CLEARLY = 0.05
@@ -142,6 +141,8 @@ class Llamascopium(WrittenFormat):
         """
         folder = place.parent if place.is_file() else place
         config = Config.read(one_of(folder, CONFIG, tool=self.title))
+        if config.get("sae_type", str, default="sae") == "clt":
+            return llamascopium_clt.read(config, _weights(place, self.title), asked, known=KNOWN)
         _supported(config)
         weights = _weights(place, self.title)
         files = _Files(
@@ -281,8 +282,8 @@ def _supported(config: Config) -> None:
         raise UnsupportedError(
             f"{config.path}: {why}",
             found=family,
-            expected="sae_type sae with one hookpoint",
-            hint="only its sparse autoencoders can be imported",
+            expected="sae_type sae with one hookpoint, or clt",
+            hint="only its sparse autoencoders and cross-layer transcoders can be imported",
         )
 
 

@@ -14,7 +14,15 @@ from safetensors.torch import save_file
 
 
 LAYERS, FEATURES, D, ROWS = 3, 11, 7, 13
-KINDS = {"topk": 4, "layertopk": 8, "batchtopk": 4, "batchlayertopk": 8, "relu": None}
+SAVED = ("topk", "layertopk", "jumprelu")
+KINDS = {
+    "topk": 4,
+    "layertopk": 8,
+    "batchtopk": 4,
+    "batchlayertopk": 8,
+    "relu": None,
+    "jumprelu": None,
+}
 
 
 def main() -> None:
@@ -31,8 +39,8 @@ def main() -> None:
         found[f"W_D.{target}"] = normal(target + 1, FEATURES, D) * lengths
     for kind, k in KINDS.items():
         config = CLTConfig(
-            hook_points_in=[f"in.{s}" for s in range(LAYERS)],
-            hook_points_out=[f"out.{s}" for s in range(LAYERS)],
+            hook_points_in=[f"blocks.{s}.hook_resid_mid" for s in range(LAYERS)],
+            hook_points_out=[f"blocks.{s}.hook_mlp_out" for s in range(LAYERS)],
             d_model=D, expansion_factor=FEATURES / D, act_fn=kind, device="cpu",
             dtype=torch.float32, sparsity_include_decoder_norm=True,
             norm_activation="inference", **({} if k is None else {"top_k": k}),
@@ -44,8 +52,16 @@ def main() -> None:
             for target in range(LAYERS):
                 made.W_D[target].copy_(found[f"W_D.{target}"])
                 made.b_D[target].copy_(found["b_D"][target])
+            if kind == "jumprelu":
+                thresholds = torch.linspace(0.5, 3, LAYERS * FEATURES).view(LAYERS, FEATURES)
+                made.activation_function.log_jumprelu_threshold.copy_(thresholds.log())
             code = made.encode(found["x"])
             decoded = made.decode(code)
+        if kind in SAVED:
+            folder = Path(__file__).with_name(f"saved-{kind}")
+            folder.mkdir(exist_ok=True)
+            config.save_hyperparameters(folder)
+            made.save_pretrained(folder)
         whole = decoded if torch.is_tensor(decoded) else torch.stack(list(decoded))
         found[f"{kind}.f"] = code.contiguous()
         found[f"{kind}.y"] = whole.reshape(LAYERS, ROWS, D).contiguous()
