@@ -205,6 +205,7 @@ class OpenLake(Exchanging):
             StoppedError: The time is up; a rerun goes on.
             SaestoreError: Any of the tree; checkpoints stay and a rerun resumes.
         """
+        from saestore.api import hosts
         from saestore.evaluate import Periodic
         from saestore.train import run
 
@@ -218,6 +219,7 @@ class OpenLake(Exchanging):
             progress=reporter,
             evaluate=Periodic.of(wanted, self.lake, device=self.device),
             calibrate=self._calibrate(reporter),
+            host=hosts.attention(self.lake, device=self.device),
             time_limit_s=time_limit_s or MachineSettings().time_limit_s,
         )
 
@@ -241,7 +243,7 @@ class OpenLake(Exchanging):
             SaestoreError: Any of the tree; checkpoints stay and a rerun resumes.
         """
         from saestore import train
-        from saestore.api import pages
+        from saestore.api import hosts, pages
         from saestore.evaluate import Periodic
 
         self._use_threads()
@@ -266,6 +268,7 @@ class OpenLake(Exchanging):
                     if (measure := Periodic.of(each, self.lake, device=self.device)) is not None
                 },
                 calibrate=self._calibrate(reporter),
+                host=hosts.attention(self.lake, device=self.device),
             ),
             time_limit_s=time_limit_s or MachineSettings().time_limit_s,
         )

@@ -25,6 +25,9 @@ class HostAttention:
         b_K: Key biases; None without.
         q_norm: Weights of the queries' norm, one for each dimension or of each head; None without.
         k_norm: Weights of the keys' norm, likewise.
+        rows: One context, to try on it whether the dictionary attends alike; None untried.
+        pattern: How much each of its rows attends to each, in each head.
+        positions: What the model says about positions, in words.
     """
 
     W_Q: Float[Tensor, "head d_in d"]
@@ -35,6 +38,9 @@ class HostAttention:
     b_K: Float[Tensor, "_ d"] | None = None
     q_norm: Float[Tensor, "... d"] | None = None
     k_norm: Float[Tensor, "... d"] | None = None
+    rows: Float[Tensor, "position d_in"] | None = None
+    pattern: Float[Tensor, "head position position"] | None = None
+    positions: str = ""
 
     @property
     def heads(self) -> int:

@@ -29,6 +29,7 @@ from typing_extensions import override
 from saestore.dictionaries import attention, lorsa_start, precision, products, rewrites, rotary
 from saestore.dictionaries.base import Beginning, Rows
 from saestore.dictionaries.contexts import Contexts, around
+from saestore.dictionaries.host import HostAttention
 from saestore.dictionaries.linear import LinearDictionary
 from saestore.dictionaries.pre_activation import Computed, PreActivation
 from saestore.dictionaries.scale import Scale
@@ -36,6 +37,10 @@ from saestore.errors import ConfigError
 from saestore_schemas.attention import AttentionSettings
 from saestore_schemas.dictionary import DictionaryConfig
 from saestore_schemas.families import LinearSettings
+
+
+PATTERN_ERROR = 0.02
+"""Share of attention that may go elsewhere than in the host: in bfloat16 some thousandths do."""
 
 
 class Lorsa(LinearDictionary):
@@ -85,6 +90,8 @@ class Lorsa(LinearDictionary):
         """Return the dictionary of starting weights: see `lorsa_start`."""
         start = lorsa_start.Start(settings, beginning, config, scales)
         made = cls(config, scales, start.tensors())
+        if beginning.host is not None:
+            made._attends_like(beginning.host)
         return cls(config, scales, start.settled(made.tensors(), made.pre_activations))
 
     @classmethod
@@ -244,21 +251,50 @@ class Lorsa(LinearDictionary):
                     expected="one: patterns are of a context",
                 )
             groups = features // (self.d_sae // self.attention.n_qk)
-            every = torch.arange(len(rows), device=rows.device).unsqueeze(0)
             read: Tensor = groups.unique()  # type: ignore[no-untyped-call]
-            positions = contexts.positions
-            norms = [None if n is None else n[read] for n in (self.q_norm, self.k_norm)]
-            queries, keys = (
-                self._heads(rows, positions, weight[read], bias[read], norm)
-                for weight, bias, norm in (
-                    (self.W_Q, self.b_Q, norms[0]), (self.W_K, self.b_K, norms[1])
-                )
-            )  # fmt: skip
-            found = attention.pattern(
-                queries, keys, contexts.hidden(every)[0], self.attention.divisor
-            )
+            found = self._pattern(rows, contexts, read)
             values = rows @ self._wide(self.encoder[features]).T + self.b_enc[features]
             return found[torch.searchsorted(read, groups)] * values.T.unsqueeze(1)
+
+    def _pattern(
+        self,
+        rows: Float[Tensor, "position d_in"],
+        contexts: Contexts,
+        groups: Int64[Tensor, " head"],
+    ) -> Float[Tensor, "head position position"]:
+        """Return how much each normalised row of one context attends to each, in some groups."""
+        norms = [None if n is None else n[groups] for n in (self.q_norm, self.k_norm)]
+        queries, keys = (
+            self._heads(rows, contexts.positions, weight[groups], bias[groups], norm)
+            for weight, bias, norm in (
+                (self.W_Q, self.b_Q, norms[0]), (self.W_K, self.b_K, norms[1])
+            )
+        )  # fmt: skip
+        every = torch.arange(len(rows), device=rows.device).unsqueeze(0)
+        return attention.pattern(queries, keys, contexts.hidden(every)[0], self.attention.divisor)
+
+    def _attends_like(self, host: HostAttention) -> None:
+        """Return if patterns are the host's, on rows of its own.
+
+        Raises:
+            ConfigError: They are not: positions, norms or scale are set otherwise.
+        """
+        if host.rows is None or host.pattern is None:
+            return
+        repeat = self.attention.n_qk // host.heads
+        with torch.no_grad():
+            given = self.normalise(self.as_inputs(host.rows))
+            rows, contexts = around(given, self.reads.hookpoints[0])
+            found = self._pattern(rows, contexts, torch.arange(0, self.attention.n_qk, repeat))
+            moved = float((found - host.pattern.to(found)).abs().sum(dim=-1).mean()) / 2
+        if moved > PATTERN_ERROR:
+            raise ConfigError(
+                field="dictionary.attention",
+                problem=f"with rope, scale and qk_norm as given, {moved:.0%} of attention goes to other rows "
+                "than in the host",
+                expected="those of the host",
+                hint=f"the model says: {host.positions}" if host.positions else "",
+            )
 
     @override
     def folded(self) -> "LinearDictionary":

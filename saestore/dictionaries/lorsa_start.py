@@ -52,6 +52,13 @@ class Start(linear_start.Start):
             ConfigError: Features do not make whole groups, or an option needs what is not there.
         """
         assert config.options.attention is not None  # noqa: S101 - the settings' own
+        if beginning.init.from_host is not None and beginning.host is None:
+            raise ConfigError(
+                field="init.from_host",
+                found="no host model",
+                expected="its attention",
+                hint="train on a store by `saestore train` or OpenLake.train, or give build() a host",
+            )
         super().__init__(settings, beginning, config, scales)
         self.beginning, self.scales = beginning, scales
         self.attention = config.options.attention

@@ -1,5 +1,6 @@
 """The frozen language model: load it, read its hookpoints, patch it, take its loss."""
 
+from saestore.lm.attention import Attention
 from saestore.lm.default import default_model
 from saestore.lm.hookpoints import HookpointInfo
 from saestore.lm.load import layer_count
@@ -11,6 +12,7 @@ from saestore.lm.vocabulary import vocabulary_of
 
 
 __all__ = [
+    "Attention",
     "HookpointInfo",
     "LanguageModel",
     "LmTokenizer",

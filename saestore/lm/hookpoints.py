@@ -89,7 +89,7 @@ def survey(bridge: Any, *, model: str, n_vocab: int) -> Hookpoints:
             hooks.append((point, _measure(widths, best)))
     with torch.inference_mode(), hooked(hooks):
         bridge(tiny_tokens(n_vocab).to(bridge.cfg.device), return_type=None, use_cache=False)
-    infos = {name: HookpointInfo(name, _layer(name), width) for name, width in widths.items()}
+    infos = {name: HookpointInfo(name, layer_of(name), width) for name, width in widths.items()}
     names = {
         name: best
         for _, spelled in points.values()
@@ -122,6 +122,7 @@ def _rank(name: str) -> tuple[bool, int, str]:
     return name.endswith((".hook_in", ".hook_out")), name.count("."), name
 
 
-def _layer(name: str) -> int | None:
+def layer_of(name: str) -> int | None:
+    """Return which block a hookpoint is of; None outside the blocks."""
     found = re.match(r"blocks\.(\d+)\.", name)
     return int(found[1]) if found else None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from saestore.errors import HookpointNotFoundError
 from saestore.lm import load
+from saestore.lm.attention import Attention, attention_of
 from saestore.lm.hookpoints import HookpointInfo, Hookpoints, survey, tiny_tokens
 from saestore.lm.hooks import Enough, Function, hooked
 from saestore.lm.losses import NextTokenLoss, Predictions
@@ -238,6 +239,17 @@ class LanguageModel:
     def unembedding(self) -> Unembedding:
         """Return the final norm's gain and the unembedding matrix, on the CPU."""
         return unembedding_of(self._bridge)
+
+    def attention(self, reads: str, writes: str) -> Attention:
+        """Return the attention between two hookpoints as plain matrices, on the CPU.
+
+        Raises:
+            HookpointNotFoundError: The model has no such hookpoint.
+            UnsupportedError: They are not input and output of one attention.
+        """
+        for name in (reads, writes):
+            self._point(name)
+        return attention_of(self._bridge, reads, writes)
 
     def vocabulary(self) -> pa.Table:
         """Return every token id with its exact bytes (`tables.VOCABULARY`, `n_rows` null)."""

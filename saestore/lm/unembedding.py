@@ -28,7 +28,7 @@ class Unembedding:
 def unembedding_of(bridge: Any) -> Unembedding:
     """Return a model's unembedding, on the CPU."""
     head = bridge.original_model.get_output_embeddings()
-    W_U = head.weight.detach().to("cpu", torch.float32).T.contiguous()  # noqa: N806 - its name
+    W_U = head.weight.detach().to("cpu", torch.float32).T.contiguous()
     norm = getattr(bridge, "ln_final", None)
     if norm is None:
         return Unembedding(W_U, None, centred=False)

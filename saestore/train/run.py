@@ -3,7 +3,7 @@
 import torch
 
 from saestore import devices, dictionaries
-from saestore.dictionaries import SparseDictionary
+from saestore.dictionaries import HostAttention, SparseDictionary
 from saestore.errors import ConfigError
 from saestore.lake import Lake, Ref, Storage, layout, lock, manifest as manifests
 from saestore.progress import Progress, Silent
@@ -23,6 +23,7 @@ def run(
     progress: Progress | None = None,
     evaluate: Evaluate | None = None,
     calibrate: Calibrate | None = None,
+    host: start.Host | None = None,
     time_limit_s: float | None = None,
 ) -> SparseDictionary:
     """Train a dictionary and write it; a finished one is returned as it is.
@@ -39,6 +40,7 @@ def run(
             every checkpoint), and at the end; its numbers go into the metrics.
         calibrate: Called in the end with a dictionary whose inference needs a threshold, and the
             settings; absent, the running mean that training kept is used.
+        host: Called where `init.from_host` is set.
         time_limit_s: Seconds after which to stop with a checkpoint; absent, never.
 
     Raises:
@@ -71,7 +73,8 @@ def run(
     stream = rows.stream(hookpoints(settings), seed=settings.seed.data)
     training = planned(
         settings, rows, stream, artefact, described,
-        source=start.source(settings, lake), device=devices.resolve(device),
+        source=start.source(settings, lake), host=start.host(settings, host),
+        device=devices.resolve(device),
     )  # fmt: skip
     training.evaluate, training.calibrate = evaluate, calibrate
     with lock.writing(artefact, name=ref.name):
@@ -113,6 +116,7 @@ def planned(
     described: manifests.Run,
     *,
     source: SparseDictionary | None,
+    host: HostAttention | None,
     device: torch.device,
 ) -> Training:
     """Return a run at its start; nothing is written or resumed yet.
@@ -124,6 +128,7 @@ def planned(
         artefact: Where it is written.
         described: Its name, settings and parents.
         source: The dictionary that weights are taken from, if they are.
+        host: The attention that they are taken from, if they are.
         device: Where it is trained.
 
     Raises:
@@ -142,6 +147,7 @@ def planned(
         seed=settings.seed.init,
         sample=start.sample(settings, rows, hookpoints(settings), d_sae),
         source=source,
+        host=host,
     )
     schedule = schedule_of(settings, stream.rows_per_epoch)
     variance = {

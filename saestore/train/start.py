@@ -1,17 +1,21 @@
 """What an untrained dictionary is made of, beside its settings: a sample of its rows, or another one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from saestore import dictionaries
-from saestore.dictionaries import SparseDictionary
+from saestore.dictionaries import HostAttention, SparseDictionary
 from saestore.lake import Lake, Ref, manifest as manifests
 from saestore.train.rows import TrainingRows
 from saestore_schemas.manifest import Parent
 from saestore_schemas.train import TrainSettings
+
+
+Host = Callable[[TrainSettings], HostAttention]
+"""Returns the attention that a run replaces, of the language model that its store is of."""
 
 
 def source(settings: TrainSettings, lake: Lake) -> SparseDictionary | None:
@@ -23,6 +27,18 @@ def source(settings: TrainSettings, lake: Lake) -> SparseDictionary | None:
     """
     named = settings.init.dictionary
     return None if named is None else dictionaries.load(lake, named)
+
+
+def host(settings: TrainSettings, made: Host | None) -> HostAttention | None:
+    """Return what of the language model weights are taken from; None if they are not.
+
+    Raises:
+        ConfigError: Nobody has the model at hand, or the store does not say which it is.
+        UnsupportedError: It has no such attention.
+    """
+    if settings.init.from_host is None or made is None:
+        return None
+    return made(settings)
 
 
 def parents(settings: TrainSettings, rows: TrainingRows, lake: Lake) -> list[Parent]:

@@ -66,10 +66,12 @@ class Callbacks:
     Attributes:
         evaluate: By the name of the dictionary, `series/name`.
         calibrate: Of each.
+        host: Called for each where `init.from_host` is set.
     """
 
     evaluate: Mapping[str, Evaluate] = field(default_factory=dict)
     calibrate: Calibrate | None = None
+    host: start.Host | None = None
 
 
 def run(
@@ -185,7 +187,7 @@ def _group(
     for each in items:
         training = planned(
             each.settings, each.rows, stream, each.artefact, each.run,
-            source=each.source, device=device,
+            source=each.source, host=start.host(each.settings, callbacks.host), device=device,
         )  # fmt: skip
         training.evaluate = callbacks.evaluate.get(each.run.ref.name)
         training.calibrate = callbacks.calibrate
@@ -200,8 +202,8 @@ def _group(
         orders.setdefault(order, []).append(training)
     failures: list[Failure] = []
     for order, together in orders.items():
-        start = min(training.trainer.step for training in together)
-        stream.load_state_dict({**json.loads(order), "position": start})
+        step = min(training.trainer.step for training in together)
+        stream.load_state_dict({**json.loads(order), "position": step})
         failures += _pass(together, stream, watch, progress)
     return failures
 

@@ -106,7 +106,7 @@ class LinearSettings(Model):
     @property
     def other_init(self) -> frozenset[str]:
         """Options of `init` that say nothing about how its weights start."""
-        return frozenset({"zero_cross_layer", "sign_flip"})
+        return frozenset({"zero_cross_layer", "sign_flip", "from_host"})
 
     def objection(self) -> str | None:
         """Return why it cannot have its activation function; None where it can."""
@@ -316,7 +316,7 @@ class CltSettings(LinearSettings):
     @override
     def other_init(self) -> frozenset[str]:
         """Weights are drawn between bounds of the family's own, and no encoder is tied."""
-        return OF_VECTORS | {"sign_flip"}
+        return OF_VECTORS | {"sign_flip", "from_host"}
 
     @override
     def objection(self) -> str | None:

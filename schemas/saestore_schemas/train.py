@@ -146,6 +146,9 @@ class InitSettings(Model):
     """Decoder vectors are centred rows at length 1 (times `decoder_vector_norm`), each another one."""
     data_noise: float = Field(default=0.0, ge=0)
     """Length of a random vector added to each data point."""
+    from_host: Literal["attention"] | None = None
+    """Start from the language model's attention (lorsa): `hookpoint_in` is what it reads, up to the gain of
+    a norm, `hookpoint_out` what it writes, and `dictionary.attention` attends as it does."""
     sign_flip: bool = False
     """Turn the signs of features (lorsa) whose pre-activations are positive on fewer than a fifth of the
     sample's rows."""
@@ -176,7 +179,8 @@ class InitSettings(Model):
         median = self.decoder_bias == "geometric_median"
         encoder = self.center_encoder_bias or self.firing_rate is not None
         decoder = self.data_points or self.active_subspace is not None or self.search_decoder_norm
-        return self.dictionary is None and (median or encoder or decoder or self.sign_flip)
+        attention = self.sign_flip or self.from_host is not None
+        return self.dictionary is None and (median or encoder or decoder or attention)
 
     def tied(self, dictionary: LinearSettings) -> bool:
         """Return whether the encoder starts as the decoder transposed."""
