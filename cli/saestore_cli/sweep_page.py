@@ -72,12 +72,21 @@ def _plain(found: object) -> str:
 
 
 def _source(page: "SweepPage") -> str:
-    measured = [item for item in page.items if item.evaluation is not None]
-    if len(measured) == len(page.items):
-        return "scores of each one's newest evaluation"
-    if measured:
-        rest = len(page.items) - len(measured)
-        return (
-            f"scores of evaluations; of {count(rest)} that have none, of their last training batch"
-        )
-    return "scores of the last training batch: `saestore evaluate` measures held-out rows"
+    """Return on which rows the scores were measured."""
+    every = [item.evaluation or "" for item in page.items if not item.diverged]
+    said = {
+        "scores of newest evaluations": [each for each in every if each not in _OTHER],
+        _OTHER["evaluate_every"]: [each for each in every if each == "evaluate_every"],
+        _OTHER[""]: [each for each in every if not each],
+    }
+    found = [(words, len(some)) for words, some in said.items() if some]
+    if len(found) == 1:
+        return found[0][0]
+    return "; ".join(f"{words}: {count(n)}" for words, n in found)
+
+
+_OTHER = {
+    "evaluate_every": "scores on held-out rows at the end of training",
+    "": "scores of the last training batch: `saestore evaluate` measures held-out rows",
+}
+"""What is no evaluation, and what it says."""

@@ -153,9 +153,9 @@ class SweepItem:
         change: What is its own, by dotted setting.
         status: `trained`, `stopped_early` or `diverged`.
         message: Why it diverged.
-        scores: Numbers by name: those of its newest evaluation, or of its last training batch; None
-            where undefined.
-        evaluation: Which evaluation; None, the last training batch.
+        scores: Numbers by name, None where undefined: those of its newest evaluation; or the last of
+            `evaluate_every`, on held-out rows; or those of its last training batch.
+        evaluation: Which evaluation, `evaluate_every` for that; None, the last training batch.
     """
 
     name: str
@@ -241,6 +241,9 @@ def evaluation(lake: Lake, ref: Ref) -> EvaluationPage:
 SCORES = ("l0", "explained_variance", "ce_recovered[zero]", "ce_recovered[mean]", "dead[all]")
 """Scores of a sweep's dictionaries, where they are evaluated."""
 
+EVALUATE_EVERY = "evaluate_every"
+"""Where the scores of a dictionary come from that was evaluated while it was trained, and not since."""
+
 _OF_TRAINING = {"l0_mean": "l0", "ev_batch": "explained_variance"}
 """What the last training batch says, and the score it stands for."""
 
@@ -258,26 +261,9 @@ def sweep(lake: Lake, ref: Ref) -> SweepPage:
     items = []
     for line in lines:
         name = f"{line['series']}/{line['dictionary']}"
-        scores = {short: _finite(line[long]) for long, short in _OF_TRAINING.items()}
-        mine = [
-            (lake.manifest(each).created, each)
-            for each in evaluations
-            if each.name.startswith(f"{name}/")
-        ]
-        chosen = max(mine, key=lambda pair: pair[0])[1] if mine else None
-        if chosen is not None:
-            found = {score.metric: score.value for score in evaluation(lake, chosen).scores}
-            scores = {metric: found[metric] for metric in SCORES if metric in found}
-        items.append(
-            SweepItem(
-                name,
-                json.loads(line["change"]),
-                line["status"],
-                line["message"],
-                scores,
-                None if chosen is None else chosen.name.rsplit("/", 1)[-1],
-            )
-        )
+        scores, source = _scores_of(lake, name, line, evaluations)
+        change = json.loads(line["change"])
+        items.append(SweepItem(name, change, line["status"], line["message"], scores, source))
     items.sort(
         key=lambda item: (
             item.diverged, item.scores.get("l0") is None, item.scores.get("l0"), item.name
@@ -288,6 +274,34 @@ def sweep(lake: Lake, ref: Ref) -> SweepPage:
     return SweepPage(
         manifest, tuple(items), {name: found for name, found in fronts.items() if found}
     )
+
+
+def _scores_of(
+    lake: Lake, name: str, line: Mapping[str, Any], evaluations: Sequence[Ref]
+) -> tuple[dict[str, float | None], str | None]:
+    """Return the scores of one dictionary of a sweep, and where they come from."""
+    mine = [each for each in evaluations if each.name.startswith(f"{name}/")]
+    if mine:
+        chosen = max(mine, key=lambda each: lake.manifest(each).created)
+        found = {score.metric: score.value for score in evaluation(lake, chosen).scores}
+        scores = {metric: found[metric] for metric in SCORES if metric in found}
+        return scores, chosen.name.rsplit("/", 1)[-1]
+    if line["status"] != "diverged" and (held := _held_out(lake, name)):
+        return held, EVALUATE_EVERY
+    return {short: _finite(line[long]) for long, short in _OF_TRAINING.items()}, None
+
+
+def _held_out(lake: Lake, name: str) -> dict[str, float | None]:
+    """Return the last scores that `evaluate_every` gave a dictionary; none without it."""
+    ref = Ref("dictionary", name)
+    if not lake.artefact(ref).exists(layout.MANIFEST):
+        return {}  # removed since
+    curves = _curves(_optional(lake, ref, lake.manifest(ref), layout.METRICS))
+    return {
+        score: _finite(curve.values[-1])
+        for score in SCORES
+        if (curve := curves.get(f"evaluate/{score}")) is not None
+    }
 
 
 def front(items: Sequence[SweepItem], score: str) -> tuple[str, ...]:

@@ -68,6 +68,7 @@ def run(
     artefact = lake.artefact(ref)
     if artefact.exists(layout.MANIFEST):
         manifests.begin(artefact, described)
+        reporter.note(f"dictionary {ref.name}: finished already")
         return dictionaries.load(lake, ref.name)
     # Planned before anything is written: settings that cannot work must not take the name.
     stream = rows.stream(hookpoints(settings), seed=settings.seed.data)

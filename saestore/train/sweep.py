@@ -114,6 +114,7 @@ def run(
     artefact = lake.artefact(ref)
     if artefact.exists(layout.MANIFEST):
         manifests.begin(artefact, described)
+        reporter.note(f"sweep {ref.name}: finished already")
         return ref
     for each in items:  # another dictionary of a name is said before anything is trained
         if each.finished:

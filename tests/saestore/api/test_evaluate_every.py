@@ -139,12 +139,16 @@ def test_a_metric_that_is_no_score_is_refused_with_the_nearest(lake):
 
 def test_a_sweep_evaluates_each_of_its_dictionaries(lake):
     grid = {"name": "ks", "grid": {"dictionary.activation.k": [1, 2]}}
-    lake.sweep(settings(sweep=grid))
+    page = lake.sweep(settings(sweep=grid))
     names = sorted(ref.name.split("/")[1] for ref in lake.lake.refs("dictionary"))
     for name in names:
         found = scores(lake, name)
         finished = evaluate.run(wanted(f"s/{name}"), lake.lake, device="cpu").values
         assert found[max(found)]["l0"] == finished["l0"]
+        (item,) = (each for each in page.items if each.name == f"s/{name}")
+        assert item.evaluation == "evaluate_every"
+        assert item.scores == {score: finished[score] for score in item.scores}
+        assert {"l0", "explained_variance", "dead[all]"} == set(item.scores)
     assert len(names) == 2
 
 
