@@ -74,12 +74,10 @@ def _plain(found: object) -> str:
 def _source(page: "SweepPage") -> str:
     """Return on which rows the scores were measured."""
     every = [item.evaluation or "" for item in page.items if not item.diverged]
-    said = {
-        "scores of newest evaluations": [each for each in every if each not in _OTHER],
-        _OTHER["evaluate_every"]: [each for each in every if each == "evaluate_every"],
-        _OTHER[""]: [each for each in every if not each],
-    }
-    found = [(words, len(some)) for words, some in said.items() if some]
+    newest = sum(each not in _OTHER for each in every)
+    counted = {"scores of newest evaluations": newest}
+    counted |= {words: every.count(kind) for kind, words in _OTHER.items()}
+    found = [(words, n) for words, n in counted.items() if n]
     if len(found) == 1:
         return found[0][0]
     return "; ".join(f"{words}: {count(n)}" for words, n in found)
