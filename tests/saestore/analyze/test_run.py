@@ -60,7 +60,7 @@ def test_the_manifest_tells_what_was_done(lake):
         "dead": 1,
     }
     assert {p.kind for p in manifest.parents} == {"dictionary", "activations"}
-    assert manifest.arrays["features"].shape == (9, 37)
+    assert manifest.arrays["features"].shape == (9, 38)
     assert manifest.facts["semantics"]["activation"] == {"kind": "relu"}
     assert manifests.damage(lake.artefact(ref), manifest) == []
     assert lake.artefact(ref).names(layout.PROGRESS) == []
