@@ -14,6 +14,7 @@ BENCHES = {
     "capture_small": "benchmarks.capture_small",
     "clt_memory": "benchmarks.clt",
     "clt_step": "benchmarks.clt",
+    "molt_step": "benchmarks.molt",
     "remote": "benchmarks.remote",
     "stream": "benchmarks.stream",
     "train_paths": "benchmarks.train_paths",
