@@ -5,21 +5,27 @@ ascending rank, ours of descending; its thresholds are stored as logarithms. Its
 function (`b_E/a`, `U V a/c`: a factor of the input is missing), ours is the one before.
 """
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from saestore import dictionaries
 from saestore.dictionaries import Scale
+from saestore.errors import ConfigError
+from saestore.exchange.dictionaries import import_dictionary
+from saestore.lake import Lake
 from saestore.testing.dictionaries import random_dictionary
+from saestore_schemas.exchange import ImportDictionarySettings
 from saestore_schemas.families import MoltSettings
 
 
 FOLDER = Path(__file__).parent / "llamascopium_molt"
 SAVED, THEIRS = (
-    load_file(FOLDER / name) for name in ("sae_weights.safetensors", "numbers.safetensors")
+    load_file(FOLDER / name) for name in ("saved/sae_weights.safetensors", "numbers.safetensors")
 )
 READS, WRITES = "blocks.3.ln2.hook_normalized", "blocks.3.hook_mlp_out"
 NORM = "dataset_average_activation_norm."
@@ -74,6 +80,43 @@ def test_codes_and_reconstructions_are_theirs(kind):
     torch.testing.assert_close(code, wanted, rtol=1e-5, atol=1e-5)
     found = output.reconstruction[WRITES].detach()
     torch.testing.assert_close(found, THEIRS[f"{kind}.y"], rtol=1e-5, atol=1e-4)
+
+
+def test_a_checkpoint_it_wrote_is_read(tmp_path):
+    plain = ImportDictionarySettings(
+        series="a", name="b", tool="llamascopium", path=str(FOLDER / "saved")
+    )
+    lake = Lake.at(tmp_path)
+    with pytest.raises(ConfigError, match="contain the normalisation already"):
+        import_dictionary(plain, lake)
+    external = plain.model_copy(update={"fold_state": "external"})
+    conversion = import_dictionary(external, lake).conversion
+    assert conversion.max_error < 1e-6
+    assert conversion.firings > 500
+    found = dictionaries.load(lake, "a/b")
+    assert (found.hookpoints_in, found.hookpoints_out) == ((READS,), (WRITES,))
+    assert found.ranks().tolist() == [3] * 5 + [2] * 2 + [1] * 4
+    y = found.reconstruct(THEIRS["x"])[WRITES]
+    torch.testing.assert_close(y, THEIRS["raw.y"], rtol=1e-4, atol=1e-4)
+    folded = plain.model_copy(update={"name": "c", "fold_state": "folded"})
+    assert import_dictionary(folded, lake).conversion.max_error < 1e-9
+    code = dictionaries.load(lake, "a/c").encode(THEIRS["x"]).to_dense()
+    torch.testing.assert_close(code, THEIRS["topk.f"][:, ORDER], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("on_lengths", [True, False])
+def test_thresholds_of_a_saved_jumprelu_follow_the_scales(tmp_path, on_lengths):
+    config = json.loads((FOLDER / "saved" / "config.json").read_text())
+    config |= {"act_fn": "jumprelu", "sparsity_include_decoder_norm": on_lengths}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    theta = {"activation_function.log_jumprelu_threshold": torch.linspace(-1.0, 0.5, FEATURES)}
+    save_file(SAVED | theta, tmp_path / "sae_weights.safetensors")
+    settings = ImportDictionarySettings(
+        series="a", name="b", tool="llamascopium", path=str(tmp_path), fold_state="external"
+    )
+    conversion = import_dictionary(settings, Lake.at(tmp_path / "lake")).conversion
+    assert conversion.max_error < 1e-6
+    assert conversion.firings > 500
 
 
 def test_in_raw_units_it_is_theirs_and_stays_so_when_folded_which_theirs_does_not():

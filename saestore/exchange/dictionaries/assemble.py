@@ -62,7 +62,7 @@ def assemble(
         "dtype": "float32",
         "hookpoints_in": reads,
         "hookpoints_out": writes,
-        "options": {"glu": meaning.glu, "skip": meaning.skip},
+        "options": {"glu": meaning.glu, "skip": meaning.skip, "ranks": meaning.ranks},
         "semantics": _semantics(foreign),
         "scale": dict.fromkeys((*reads, *writes), record),
         "model": _model(settings.model or foreign.model),

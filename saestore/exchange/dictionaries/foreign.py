@@ -39,6 +39,7 @@ class Meaning:
         glu: Whether the encoder is a gated linear unit.
         skip: Whether a linear map of what it reads is added to what it reconstructs.
         l0_scope: What k counts over.
+        ranks: How many transforms of each rank, of a family that has such.
     """
 
     activation: Mapping[str, Any]
@@ -49,6 +50,7 @@ class Meaning:
     glu: bool = False
     skip: bool = False
     l0_scope: L0Scope = "row"
+    ranks: Mapping[int, int] | None = None
 
 
 @dataclass(frozen=True)

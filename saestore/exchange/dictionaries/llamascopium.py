@@ -26,7 +26,7 @@ from typing_extensions import override
 
 from saestore.dictionaries import SparseDictionary, tensor_file
 from saestore.errors import ConfigError, UnsupportedError
-from saestore.exchange.dictionaries import llamascopium_clt, measure, reference
+from saestore.exchange.dictionaries import llamascopium_clt, llamascopium_molt, measure, reference
 from saestore.exchange.dictionaries.files import Config, Weights, one_of
 from saestore.exchange.dictionaries.foreign import (
     Asked,
@@ -141,8 +141,10 @@ class Llamascopium(WrittenFormat):
         """
         folder = place.parent if place.is_file() else place
         config = Config.read(one_of(folder, CONFIG, tool=self.title))
-        if config.get("sae_type", str, default="sae") == "clt":
-            return llamascopium_clt.read(config, _weights(place, self.title), asked, known=KNOWN)
+        others = {"clt": llamascopium_clt.read, "molt": llamascopium_molt.read}
+        other = others.get(config.get("sae_type", str, default="sae"))
+        if other is not None:
+            return other(config, _weights(place, self.title), asked, known=KNOWN)
         _supported(config)
         weights = _weights(place, self.title)
         files = _Files(
@@ -282,8 +284,8 @@ def _supported(config: Config) -> None:
         raise UnsupportedError(
             f"{config.path}: {why}",
             found=family,
-            expected="sae_type sae with one hookpoint, or clt",
-            hint="only its sparse autoencoders and cross-layer transcoders can be imported",
+            expected="sae_type sae with one hookpoint, clt or molt",
+            hint="its sparse autoencoders, cross-layer transcoders and molts can be imported",
         )
 
 

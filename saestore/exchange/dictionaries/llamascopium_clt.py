@@ -88,7 +88,7 @@ def read(config: Config, weights: Weights, asked: Asked, *, known: frozenset[str
     if kind.endswith("topk"):
         activation["k"] = k
     if kind == "jumprelu":
-        tensors["threshold"] = _thresholds(weights, (len(reads), tensors["W_enc.0"].shape[1]))
+        tensors["threshold"] = thresholds(weights, (len(reads), tensors["W_enc.0"].shape[1]))
     weights.done(f"{NORM}*")
     on_lengths = config.get("sparsity_include_decoder_norm", bool, default=True)
     return Foreign(
@@ -180,7 +180,7 @@ def _tensors(weights: Weights, layers: int, *, biased: bool) -> dict[str, Tensor
     return found
 
 
-def _thresholds(weights: Weights, shape: Sequence[int]) -> Float[Tensor, "layer feature"]:
+def thresholds(weights: Weights, shape: Sequence[int]) -> Float[Tensor, "..."]:
     """Return the thresholds themselves, which are stored as their logarithms.
 
     Raises:

@@ -2,7 +2,7 @@
 
     .bench/llamascopium/bin/python tests/agreement/llamascopium_molt/make.py
 
-`sae_weights.safetensors` is its own file, with transforms of unequal norm, non-zero biases and unequal scales
+`saved` has its own files, with transforms of unequal norm, non-zero biases and unequal scales
 of input and output. `numbers.safetensors` has, for each activation function, the codes of some rows and
 what they reconstruct in the units of the weights; of the saved one, in raw units too, before and after its
 own folding. The gate is on h times ‖U V‖.
@@ -69,7 +69,9 @@ def main() -> None:
         found[f"{kind}.y"] = molt.decode(code, original_x=x).contiguous()
     saved = made("topk", "dataset-wise", tensors)
     saved.set_dataset_average_activation_norm({READS: 5.0, WRITES: 3.0})
-    saved.save_pretrained(FOLDER)
+    (FOLDER / "saved").mkdir(exist_ok=True)
+    saved.cfg.save_hyperparameters(FOLDER / "saved")
+    saved.save_pretrained(FOLDER / "saved")
     found["raw.y"] = raw(saved, x)
     saved.standardize_parameters_of_dataset_norm()
     found["folded.y"] = raw(saved, x)
