@@ -137,7 +137,7 @@ class MoltStep:
                     f"torch {torch.__version__}, autograd",
                 ),
             ),
-            goals=(Goal("saestore step", "dense step", "rate", ">=", 2.0),),
+            goals=(Goal("saestore step", "dense step", "rate", ">=", 1.2),),
             unit="row",
             sizes={
                 "shapes": f"{D} -> {D}, k {K}, {BATCH} rows, float32",
