@@ -161,16 +161,16 @@ class Start(linear_start.Start):
         """Return what features of each head read, and what the head writes for it."""
         (hookpoint,) = self.reads.hookpoints
         rows = self._raw()[hookpoint]
-        values = host.expanded(host.W_V.detach().double())
+        values = host.W_V.detach().double()
+        directions = [_of_values(rows, value) for value in values]
+        shared = host.heads // len(values)
         reads, writes = [], []
         for head, own in enumerate(vectors.chunk(host.heads)):
-            value = values[head]
-            rank = min(host.width, *value.shape)
-            seen = (rows @ value @ value.T).numpy()
-            directions = torch.from_numpy(initial.active_subspace(seen, rank))
-            chosen = _unit(own[:, :rank] @ directions.T)
+            here = directions[head // shared]
+            chosen = _unit(own[:, : len(here)] @ here)
             reads.append(chosen)
-            writes.append(_unit(chosen @ value @ host.W_O[head].detach().double()))
+            out = values[head // shared] @ host.W_O[head].detach().double()
+            writes.append(_unit(chosen @ out))
         return torch.cat(reads), torch.cat(writes)
 
     def _host(self) -> HostAttention:
@@ -236,6 +236,21 @@ class Start(linear_start.Start):
     def _sample(self) -> Rows:
         """Return the sample, normalised, in the contexts it lies in."""
         return each(self._raw(), lambda hook, rows: self.scales[hook].normalise(rows))
+
+
+def _of_values(
+    rows: Float64[Tensor, "row d_in"], value: Float64[Tensor, "d_in d"]
+) -> Float64[Tensor, "_ d_in"]:
+    """Return the orthonormal directions in which x W Wᵀ varies, most first, for rows x.
+
+    A triangle of W's width has all variances of x W, so that no matrix of all rows is taken apart.
+    """
+    seen = rows @ value
+    triangle = torch.linalg.qr(seen - seen.mean(dim=0), mode="r").R
+    _, lengths, directions = torch.linalg.svd(triangle @ value.T, full_matrices=False)
+    there = lengths > lengths[0] * len(rows) * torch.finfo(torch.float32).eps
+    found: Tensor = directions[there]
+    return found
 
 
 def _unit(vectors: Float64[Tensor, "feature d"]) -> Float64[Tensor, "feature d"]:
