@@ -156,7 +156,7 @@ def test_half_precision_is_widened_exactly_and_said(lake, copied):
         ("sparsify", "run", {"k": 12}, (ConfigError, "k: found 12; expected at most 11")),
         ("sparsify", "run", {"d_in": 8}, (ConfigError, "d_in: found 8")),
         ("sparsify", "run", {"novelty": 1}, (UnsupportedError, "novelty = 1, which this release")),
-        ("llamascopium", "glu", {"sae_type": "clt"}, (UnsupportedError, "family 'clt'")),
+        ("llamascopium", "glu", {"sae_type": "lorsa"}, (UnsupportedError, "family 'lorsa'")),
         ("llamascopium", "glu", {"hook_point_out": "x"}, (UnsupportedError, "transcoder")),
         ("llamascopium", "glu", {"act_fn": "layertopk"}, (UnsupportedError, "layertopk")),
         ("llamascopium", "glu", {"norm_activation": "batch-wise"}, (UnsupportedError, "other rows")),
