@@ -106,7 +106,8 @@ def test_peak_memory_is_counted_from_when_it_was_forgotten():
     before = known_run.forget_peak()
     held = np.ones(4_000_000)
     peak = known_run.memory("VmHWM") - before
-    assert held.nbytes <= peak < held.nbytes + 8 * 2**20
+    # The array's ends share pages with what was there before.
+    assert held.nbytes - 2**16 <= peak < held.nbytes + 8 * 2**20
 
 
 @pytest.mark.slow
