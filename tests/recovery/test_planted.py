@@ -58,9 +58,9 @@ def test_planted_directions_are_found_again(tmp_path, dictionary, loss, wanted):
             "dictionary": {
                 "family": "sae", "hookpoint": HOOKPOINT, "d_sae": 2 * FEATURES, **dictionary
             },
-            "budget": {"epochs": 16.0},
+            "budget": {"epochs": 6.0},
             "loss": loss,
-            "optimizer": {"lr": 0.003},
+            "optimizer": {"lr": 0.006},
             "checkpoints": {"count": 0},
         }
     )  # fmt: skip
