@@ -9,7 +9,6 @@ Memory is the peak of a process of its own above what a tiny step took, imports 
 moments, pre-activations and batches must take: what is above one is overhead.
 """
 
-import itertools
 import json
 import resource
 import subprocess
@@ -20,8 +19,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-import saestore
-from benchmarks.harness import Amount, Contender, Goal, Note, Options, Setup, timed
+from benchmarks.dense_step import CLIP, LR, DenseStep, beside
+from benchmarks.harness import Amount, Note, Options, Setup
 from saestore import dictionaries
 from saestore.activations import Moments
 from saestore.dictionaries import SparseDictionary
@@ -36,9 +35,6 @@ D, K, BATCH = 256, 16, 1024
 """Width of every hookpoint, features kept of each layer, rows of a step."""
 LAYERS, FEATURES = 6, 2048
 """Of the step that is timed."""
-STEPS = 2
-"""Steps a repetition."""
-LR, CLIP = 1e-4, 1.0
 RUN_STEPS = 10_000
 """Steps the schedules believe in: long enough that no feature counts as dead meanwhile."""
 SIZES = ((2, 2048), (4, 2048), (8, 2048), (4, 4096), (4, 8192))
@@ -46,8 +42,6 @@ SIZES = ((2, 2048), (4, 2048), (8, 2048), (4, 4096), (4, 8192))
 OVERHEAD = 1.5
 """How many times what it must hold a step may take at most."""
 MIB = 2**20
-AGREE = 1e-4
-"""Relative difference of the first losses at most."""
 
 
 def hooks(layers: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -96,7 +90,7 @@ def ours(layers: int, features: int, given: Sequence[dict[str, Tensor]]) -> Trai
     return Trainer(dictionary, settings, schedule, variance=dict.fromkeys(writes, float(D)))
 
 
-class Dense:
+class Dense(DenseStep):
     """The reference: matrices by target, codes with their zeros."""
 
     def __init__(self, like: SparseDictionary) -> None:
@@ -114,8 +108,7 @@ class Dense:
             for t in range(layers)
         ]
         self.outputs = [parameter(tensors[f"b_dec.{t}"]) for t in range(layers)]
-        self.weights = [*self.encoders, *self.biases, *self.decoders, *self.outputs]
-        self.adam = torch.optim.Adam(self.weights, lr=LR, fused=True)
+        super().__init__([*self.encoders, *self.biases, *self.decoders, *self.outputs])
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the squared error of normalised rows."""
@@ -132,13 +125,6 @@ class Dense:
             total = total + (found - rows[write]).square().sum() / BATCH
         return total
 
-    def step(self, batch: dict[str, Tensor]) -> None:
-        """Take one step."""
-        self.adam.zero_grad()
-        self.loss(batch).backward()
-        torch.nn.utils.clip_grad_norm_(self.weights, CLIP)
-        self.adam.step()
-
 
 class CltStep:
     """Whole steps."""
@@ -154,42 +140,16 @@ class CltStep:
         given = batches(LAYERS, 3)
         trainer = ours(LAYERS, FEATURES, given)
         dense = Dense(trainer.dictionary)
-        expected = float(dense.loss(given[0]).detach())
-        found = trainer.advance(given[0], log=True)
-        if found is None or abs(float(found["loss_mse"]) - expected) > AGREE * expected:  # type: ignore[arg-type]
-            msg = f"the losses differ: {found}, and {expected} by dense matrices"
-            raise RuntimeError(msg)
-        mine, theirs = itertools.cycle(given), itertools.cycle(given)
-        yield Setup(
-            contenders=(
-                Contender(
-                    "saestore step",
-                    lambda: repeated(lambda: trainer.advance(next(mine), log=False)),
-                    f"saestore {saestore.__version__}, torch {torch.__version__}",
-                ),
-                Contender(
-                    "dense step",
-                    lambda: repeated(lambda: dense.step(next(theirs))),
-                    f"torch {torch.__version__}, autograd",
-                ),
-            ),
-            goals=(Goal("saestore step", "dense step", "rate", ">=", 4.0),),
-            unit="row",
+        yield beside(
+            trainer,
+            dense,
+            given,
+            rows=BATCH,
+            wanted=4.0,
             sizes={
                 "shapes": f"{LAYERS} layers, {D} -> {FEATURES} -> {D}, k {K} each, {BATCH} rows, float32",
-                "threads": torch.get_num_threads(),
             },
         )
-
-
-def repeated(step) -> tuple[float, float]:
-    """Return rows and seconds of some steps."""
-
-    def work() -> None:
-        for _ in range(STEPS):
-            step()
-
-    return STEPS * BATCH, timed(work)
 
 
 class CltMemory:

@@ -6,15 +6,14 @@ start from the same weights, keep k features and read the same batches, already 
 compared with ours before anything is timed.
 """
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-import saestore
-from benchmarks.harness import Contender, Goal, Options, Setup, timed
+from benchmarks.dense_step import CLIP, LR, DenseStep, beside
+from benchmarks.harness import Options, Setup
 from saestore import dictionaries
 from saestore.activations import Moments
 from saestore.dictionaries import SparseDictionary
@@ -29,13 +28,8 @@ D, K, BATCH = 576, 8, 1024
 RANKS = {64: 8, 32: 16, 16: 32, 8: 64, 4: 128}
 """As many parameters in each rank, as the published mix has."""
 READS, WRITES = "synthetic.in", "synthetic.out"
-STEPS = 2
-"""Steps a repetition."""
-LR, CLIP = 1e-4, 1.0
 RUN_STEPS = 10_000
 """Steps the schedules believe in: long enough that no feature counts as dead meanwhile."""
-AGREE = 1e-4
-"""Relative difference of the first losses at most."""
 
 
 def batches(count: int) -> list[dict[str, Tensor]]:
@@ -71,14 +65,14 @@ def ours(given: list[dict[str, Tensor]]) -> Trainer:
     return Trainer(dictionary, settings, schedule, variance=float(D))
 
 
-class Dense:
+class Dense(DenseStep):
     """The reference: all maps on every row."""
 
     def __init__(self, like: SparseDictionary) -> None:
         """Start from another one's weights."""
         self.like = like
         self.tensors = {n: t.clone().requires_grad_() for n, t in like.tensors().items()}
-        self.adam = torch.optim.Adam(list(self.tensors.values()), lr=LR, fused=True)
+        super().__init__(list(self.tensors.values()))
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the squared error of normalised rows."""
@@ -93,13 +87,6 @@ class Dense:
             found = found + (own * read).flatten(1) @ t[f"U.{rank}"].transpose(1, 2).flatten(0, 1)
             first += count
         return (found - y).square().sum() / BATCH
-
-    def step(self, batch: dict[str, Tensor]) -> None:
-        """Take one step."""
-        self.adam.zero_grad()
-        self.loss(batch).backward()
-        torch.nn.utils.clip_grad_norm_(list(self.tensors.values()), CLIP)
-        self.adam.step()
 
 
 class MoltStep:
@@ -118,43 +105,17 @@ class MoltStep:
         given = batches(3)
         trainer = ours(given)
         dense = Dense(trainer.dictionary)
-        expected = float(dense.loss(given[0]).detach())
-        found = trainer.advance(given[0], log=True)
-        if found is None or abs(float(found["loss_mse"]) - expected) > AGREE * expected:  # type: ignore[arg-type]
-            msg = f"the losses differ: {found}, and {expected} by all maps"
-            raise RuntimeError(msg)
-        mine, theirs = itertools.cycle(given), itertools.cycle(given)
-        yield Setup(
-            contenders=(
-                Contender(
-                    "saestore step",
-                    lambda: repeated(lambda: trainer.advance(next(mine), log=False)),
-                    f"saestore {saestore.__version__}, torch {torch.__version__}",
-                ),
-                Contender(
-                    "dense step",
-                    lambda: repeated(lambda: dense.step(next(theirs))),
-                    f"torch {torch.__version__}, autograd",
-                ),
-            ),
-            goals=(Goal("saestore step", "dense step", "rate", ">=", 1.2),),
-            unit="row",
+        yield beside(
+            trainer,
+            dense,
+            given,
+            rows=BATCH,
+            wanted=1.2,
             sizes={
                 "shapes": f"{D} -> {D}, k {K}, {BATCH} rows, float32",
                 "ranks": ", ".join(f"{count} of rank {rank}" for rank, count in RANKS.items()),
-                "threads": torch.get_num_threads(),
             },
         )
-
-
-def repeated(step) -> tuple[float, float]:
-    """Return rows and seconds of some steps."""
-
-    def work() -> None:
-        for _ in range(STEPS):
-            step()
-
-    return STEPS * BATCH, timed(work)
 
 
 BENCH = MoltStep()
