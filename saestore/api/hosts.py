@@ -9,32 +9,38 @@ from saestore_schemas.train import TrainSettings
 
 
 if TYPE_CHECKING:
-    from saestore.dictionaries import HostAttention
+    from saestore.dictionaries import Host
 
 
-def attention(lake: Lake, *, device: str) -> "Callable[[TrainSettings], HostAttention]":
-    """Return what finds the attention that a run replaces.
+def finder(lake: Lake, *, device: str) -> "Callable[[TrainSettings], Host]":
+    """Return what finds the part of the model that a run replaces, as `init.from_host` names it.
 
-    Runs of one store that replace the same attention load the model once.
+    Runs of one store that replace the same part load the model once.
 
     Args:
         lake: Where the stores lie.
-        device: Where the model is tried out.
+        device: Where the model runs.
     """
     from saestore.activations import ActivationStore
-    from saestore.dictionaries import HostAttention
+    from saestore.dictionaries import Host, HostAttention, HostMlp
     from saestore.lm import LanguageModel
 
+    parts: dict[str, Callable[[LanguageModel, str, str], Host]] = {
+        "attention": lambda m, *hooks: HostAttention(**vars(m.attention(*hooks))),
+        "mlp": lambda m, *hooks: HostMlp(m.row_map(*hooks)),
+    }
+
     @lru_cache(maxsize=1)
-    def between(store: str, reads: str, writes: str) -> HostAttention:
+    def between(part: str, store: str, reads: str, writes: str) -> Host:
         opened = ActivationStore.open(lake, store)
         model = LanguageModel.load(
             opened.language_model(None, field="init.from_host"), device=device
         )
-        return HostAttention(**vars(model.attention(reads, writes)))
+        return parts[part](model, reads, writes)
 
-    def found(settings: TrainSettings) -> HostAttention:
+    def found(settings: TrainSettings) -> Host:
         (reads,), (writes,) = settings.dictionary.reads, settings.dictionary.writes
-        return between(settings.activations.mixed[0].name, reads, writes)
+        part = str(settings.init.from_host)
+        return between(part, settings.activations.mixed[0].name, reads, writes)
 
     return found

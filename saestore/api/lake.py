@@ -219,7 +219,7 @@ class OpenLake(Exchanging):
             progress=reporter,
             evaluate=Periodic.of(wanted, self.lake, device=self.device),
             calibrate=self._calibrate(reporter),
-            host=hosts.attention(self.lake, device=self.device),
+            host=hosts.finder(self.lake, device=self.device),
             time_limit_s=time_limit_s or MachineSettings().time_limit_s,
         )
 
@@ -268,7 +268,7 @@ class OpenLake(Exchanging):
                     if (measure := Periodic.of(each, self.lake, device=self.device)) is not None
                 },
                 calibrate=self._calibrate(reporter),
-                host=hosts.attention(self.lake, device=self.device),
+                host=hosts.finder(self.lake, device=self.device),
             ),
             time_limit_s=time_limit_s or MachineSettings().time_limit_s,
         )

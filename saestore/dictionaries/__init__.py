@@ -5,7 +5,7 @@ from saestore.dictionaries.calibration import Calibrated, Calibration
 from saestore.dictionaries.canonical import Canonical, canonical
 from saestore.dictionaries.code import DenseCode, RaggedCode, SparseCode, TrainingCode
 from saestore.dictionaries.contexts import ContextRows, Contexts
-from saestore.dictionaries.host import HostAttention
+from saestore.dictionaries.host import Host, HostAttention, HostMlp
 from saestore.dictionaries.jacobian import jacobian, jacobian_cosine
 from saestore.dictionaries.saving import load, load_folder, save
 from saestore.dictionaries.scale import MomentsLike, Scale
@@ -20,7 +20,9 @@ __all__ = [
     "Contexts",
     "DenseCode",
     "DictionaryOutput",
+    "Host",
     "HostAttention",
+    "HostMlp",
     "Layer",
     "MomentsLike",
     "RaggedCode",

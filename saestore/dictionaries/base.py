@@ -12,7 +12,7 @@ live; the losses themselves are outside, in the trainer.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from typing_extensions import override
 from saestore.dictionaries import contexts, precision
 from saestore.dictionaries.activation_functions import ActivationFunction
 from saestore.dictionaries.code import SparseCode, TrainingCode
-from saestore.dictionaries.host import HostAttention
+from saestore.dictionaries.host import Host
 from saestore.dictionaries.pre_activation import PreActivation
 from saestore.dictionaries.scale import MomentsLike, Scale
 from saestore.dictionaries.sides import Sides
@@ -34,6 +34,7 @@ from saestore_schemas.train import InitSettings
 
 Rows = Mapping[str, Float[Tensor, "row _"]]
 """Rows of each hookpoint."""
+HostT = TypeVar("HostT", bound=Host)
 
 
 class DictionaryOutput(NamedTuple):
@@ -87,7 +88,7 @@ class Beginning:
     excluded: tuple[str, ...]
     sample: Mapping[str, Float[Tensor, "row _"]] | None = None
     source: "SparseDictionary | None" = None
-    host: HostAttention | None = None
+    host: Host | None = None
 
     def width(self, hookpoint: str) -> int:
         """Return a hookpoint's width.
@@ -100,6 +101,26 @@ class Beginning:
                 pattern=hookpoint, where="the activation store", known=tuple(self.widths)
             )
         return self.widths[hookpoint]
+
+    def host_as(self, kind: type[HostT]) -> HostT | None:
+        """Return what of the language model weights are taken from; None where they are not.
+
+        Args:
+            kind: What a family takes.
+
+        Raises:
+            ConfigError: They are to be, and it is not given.
+        """
+        if isinstance(self.host, kind):
+            return self.host
+        if self.init.from_host is None:
+            return None
+        raise ConfigError(
+            field="init.from_host",
+            found="no host model",
+            expected=f"its {self.init.from_host}",
+            hint="train on a store by `saestore train` or OpenLake.train, or give build() a host",
+        )
 
     def directions(
         self, count: int, width: int, length: float

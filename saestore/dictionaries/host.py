@@ -1,8 +1,9 @@
-"""What a dictionary may start from, of the language model that it belongs to: plain tensors.
+"""What a dictionary may start from, of the language model that it belongs to.
 
-Row convention: `x @ W[head] + b[head]`. Whoever has the model makes these; nothing here loads one.
+Whoever has the model makes these; nothing here loads one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class HostAttention:
-    """The attention of one layer, for rows as they are stored.
+    """The attention of one layer, for rows as they are stored: x @ W[head] + b[head].
 
     With grouped queries there are fewer key and value heads than query heads; each serves as many
     neighbouring query heads.
@@ -55,3 +56,18 @@ class HostAttention:
     def expanded(self, tensor: Float[Tensor, "_ ..."]) -> Float[Tensor, "head ..."]:
         """Return what key heads have, for each query head."""
         return tensor.repeat_interleave(self.heads // len(tensor), dim=0)
+
+
+@dataclass(frozen=True)
+class HostMlp:
+    """What a layer's MLP writes, for rows as they are stored; it may be any map of single rows.
+
+    Attributes:
+        respond: Rows of what it reads to rows of what it writes.
+    """
+
+    respond: Callable[[Float[Tensor, "row d_in"]], Float[Tensor, "row d_out"]]
+
+
+Host = HostAttention | HostMlp
+"""One of them."""

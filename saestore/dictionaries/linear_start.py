@@ -1,9 +1,13 @@
 """Starting weights of dictionaries with a linear encoder.
 
 `Start` has what does not depend on the decoder, `DecoderStart` the rest for linear ones, in this order:
-decoder vectors (random, or data points), active subspace, decoder bias, their length, tie, encoder bias.
+decoder vectors (random, data points, or the host's), active subspace, decoder bias, their length, tie,
+encoder bias.
 A GLU gate starts at W_glu = b_glu = 0, which halves all pre-activations, a skip at 0; what the activation
 function owns starts as that says.
+
+    host    W_dec[i] = (o_i − ō) at length 1, o_i = MLP(E x + ê_i mean‖x − E x‖), ō the mean over features,
+            ê_i the encoder vector at length 1, rows x in raw units
 
 Of several output hookpoints each gets directions of its own length; those of equal width the same ones,
 where `init.repeat_heads` says so.
@@ -19,6 +23,7 @@ from torch import Tensor
 from saestore.dictionaries import initial, precision
 from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS
 from saestore.dictionaries.base import Beginning, SparseDictionary
+from saestore.dictionaries.host import HostMlp
 from saestore.dictionaries.scale import Scale, measured
 from saestore.dictionaries.sides import Sides, sides_of
 from saestore.errors import ConfigError
@@ -119,13 +124,14 @@ class Start:
     def rows(self, sides: Sides) -> Float64[np.ndarray, "row d"]:
         """Return the sample at some hookpoints, normalised, side by side."""
         if self._rows is None:
-            raise ConfigError(
-                field="init",
-                found="no sample of rows",
-                expected="one: these options measure something",
-                hint="give build() a sample, or train on a store",
-            )
+            raise unsampled()
         return sides.joined(self._rows).numpy()
+
+    def raw(self, beginning: Beginning, hookpoint: str) -> Float64[np.ndarray, "row d"]:
+        """Return the sample at a hookpoint in raw units."""
+        if beginning.sample is None:
+            raise unsampled()
+        return beginning.sample[hookpoint].double().numpy()
 
     def owned(self, encoder: Float64[np.ndarray, "feature d"]) -> Tensors:
         """Return encoder bias and parameters of the activation function for an encoder."""
@@ -191,8 +197,17 @@ class DecoderStart(Start):
         """
         super().__init__(settings, beginning, config, scales)
         self.tied = self.init.tied(settings)
-        self._decoder = self._vectors(beginning)
-        self._encoder = None if self.tied else self._drawn(beginning)
+        host = beginning.host_as(HostMlp)
+        self._encoder: Float64[np.ndarray, "feature d"] | None = None
+        if host is None:
+            vectors = self._vectors(beginning)
+            self._decoder = self._in_subspace(vectors, placed=self.init.data_points)
+            if not self.tied:
+                self._encoder = self._drawn(beginning)
+        else:
+            self._encoder = self._drawn(beginning)
+            vectors = self._answers(beginning, host, initial.unit(self._encoder))
+            self._decoder = self._in_subspace(vectors, placed=True)
 
     def tensors(self, length: float) -> Tensors:
         """Return all weights, with decoder vectors times a length."""
@@ -240,20 +255,41 @@ class DecoderStart(Start):
         init, rng, writes = self.init, beginning.rng, self.writes
         if init.decoder_bound is not None:
             shape = (self.d_sae, writes.width)
-            vectors = rng.uniform(-init.decoder_bound, init.decoder_bound, shape)
-        elif init.data_points:
+            return rng.uniform(-init.decoder_bound, init.decoder_bound, shape)
+        if init.data_points:
             rows = self.rows(writes)
-            vectors = initial.data_points(rows, self.d_sae, noise=init.data_noise, rng=rng)
-        else:
-            vectors = self._directions(beginning)
-        if init.active_subspace is None:
-            return vectors
-        parts = [
-            self._in_subspace(part.numpy(), hook)
-            for hook, part in writes.split(torch.from_numpy(vectors)).items()
-        ]
-        vectors = np.concatenate(parts, axis=1)
-        return initial.unit(vectors) if init.data_points else vectors
+            return initial.data_points(rows, self.d_sae, noise=init.data_noise, rng=rng)
+        return self._directions(beginning)
+
+    def _answers(
+        self, beginning: Beginning, host: HostMlp, directions: Float64[np.ndarray, "feature d_in"]
+    ) -> Float64[np.ndarray, "feature d_out"]:
+        """Return what the host writes when the mean row goes along each direction, over the mean of these.
+
+        Raises:
+            ConfigError: It has another shape, or writes the same along all of them.
+        """
+        (reads,), (width,) = self.reads.hookpoints, self.writes.widths
+        mean = np.asarray(beginning.moments[reads].mean, np.float64)
+        away = np.linalg.norm(self.raw(beginning, reads) - mean, axis=1).mean()
+        kind = precision.wide(getattr(torch, self.settings.dtype))
+        found = host.respond(torch.from_numpy(mean + directions * away).to(kind))
+        if found.shape != (self.d_sae, width):
+            raise ConfigError(
+                field="host",
+                found=f"an MLP that answers {len(directions)} rows with {list(found.shape)}",
+                expected=f"rows of width {width}, that of {self.writes.hookpoints[0]}",
+            )
+        answers = found.double().numpy()
+        answers = answers - answers.mean(axis=0)
+        if not (np.linalg.norm(answers, axis=1) > 0).all():
+            raise ConfigError(
+                field="init.from_host",
+                found="an MLP that writes the same whatever it reads",
+                expected="one that answers each feature's encoder vector in its own way",
+                hint="remove init.from_host",
+            )
+        return initial.unit(answers)
 
     def _directions(self, beginning: Beginning) -> Float64[np.ndarray, "feature d"]:
         """Return random directions at each hookpoint; the same ones, if heads are to start equal."""
@@ -263,17 +299,27 @@ class DecoderStart(Start):
         return np.concatenate([beginning.directions(self.d_sae, w, 1.0) for w in widths], axis=1)
 
     def _in_subspace(
-        self, vectors: Float64[np.ndarray, "feature d"], hookpoint: str
+        self, vectors: Float64[np.ndarray, "feature d"], *, placed: bool
     ) -> Float64[np.ndarray, "feature d"]:
-        """Return vectors in the directions in which a hookpoint's rows vary most."""
-        init = self.init
-        rank = init.active_subspace or 1
-        rows = self.rows(Sides((hookpoint,), (vectors.shape[1],)))
-        directions = initial.active_subspace(rows, rank)
-        if init.data_points:  # they say where in the subspace they lie
-            return np.asarray(vectors @ directions @ directions.T)
-        vectors = vectors[:, :rank] @ directions.T
-        return vectors if init.decoder_bound is not None else initial.unit(vectors)
+        """Return vectors in the directions in which each hookpoint's rows vary most, if so set.
+
+        Args:
+            vectors: Those of each hookpoint, side by side.
+            placed: Whether they say where in the subspace they lie; otherwise they are drawn in it.
+        """
+        rank = self.init.active_subspace
+        if rank is None:
+            return vectors
+        parts = []
+        for hook, part in self.writes.split(torch.from_numpy(vectors)).items():
+            rows = self.rows(Sides((hook,), (part.shape[1],)))
+            directions = initial.active_subspace(rows, rank)
+            here = part.numpy() @ directions if placed else part.numpy()[:, :rank]
+            parts.append(here @ directions.T)
+        if not placed and self.init.decoder_bound is None:
+            parts = [initial.unit(part) for part in parts]
+        joined = np.concatenate(parts, axis=1)
+        return initial.unit(joined) if placed else joined
 
     def _drawn(self, beginning: Beginning) -> Float64[np.ndarray, "feature d"]:
         """Return encoder vectors that have nothing to do with the decoder's."""
@@ -281,6 +327,16 @@ class DecoderStart(Start):
         if bound is None:
             return beginning.directions(self.d_sae, width, 1.0)
         return beginning.rng.uniform(-bound, bound, (self.d_sae, width))
+
+
+def unsampled() -> ConfigError:
+    """Return the error of a start that measures something, and has nothing to measure it on."""
+    return ConfigError(
+        field="init",
+        found="no sample of rows",
+        expected="one: these options measure something",
+        hint="give build() a sample, or train on a store",
+    )
 
 
 def _times(

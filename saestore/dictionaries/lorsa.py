@@ -90,8 +90,8 @@ class Lorsa(LinearDictionary):
         """Return the dictionary of starting weights: see `lorsa_start`."""
         start = lorsa_start.Start(settings, beginning, config, scales)
         made = cls(config, scales, start.tensors())
-        if beginning.host is not None:
-            made._attends_like(beginning.host)
+        if start.host is not None:
+            made._attends_like(start.host)
         return cls(config, scales, start.settled(made.tensors(), made.pre_activations))
 
     @classmethod

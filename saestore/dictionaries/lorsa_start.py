@@ -52,13 +52,7 @@ class Start(linear_start.Start):
             ConfigError: Features do not make whole groups, or an option needs what is not there.
         """
         assert config.options.attention is not None  # noqa: S101 - the settings' own
-        if beginning.init.from_host is not None and beginning.host is None:
-            raise ConfigError(
-                field="init.from_host",
-                found="no host model",
-                expected="its attention",
-                hint="train on a store by `saestore train` or OpenLake.train, or give build() a host",
-            )
+        self.host = beginning.host_as(HostAttention)
         super().__init__(settings, beginning, config, scales)
         self.beginning, self.scales = beginning, scales
         self.attention = config.options.attention
@@ -77,8 +71,8 @@ class Start(linear_start.Start):
             ConfigError: An option needs what is not there, or the host has another shape.
         """
         found = self._random()
-        if self.beginning.host is not None:
-            found |= self._of_host(found["W_V"])
+        if self.host is not None:
+            found |= self._of_host(self._fitting(self.host), found["W_V"])
         if self.init.active_subspace is not None:
             found["W_O"] = self._in_subspace(found["W_O"])
         if self.settings.decoder_norm == "unit":
@@ -128,13 +122,13 @@ class Start(linear_start.Start):
         owned = self.moved(None)
         return found | {"b_V": owned.pop("b_enc"), **owned}
 
-    def _of_host(self, vectors: Float64[Tensor, "feature d_in"]) -> Tensors:
+    def _of_host(self, host: HostAttention, vectors: Float64[Tensor, "feature d_in"]) -> Tensors:
         """Return queries, keys, values and outputs of the host's heads.
 
         Args:
+            host: The host's attention.
             vectors: Random value vectors.
         """
-        host = self._host()
         (reads,) = self.reads.hookpoints
         scale, repeat = self.scales[reads], self.attention.n_qk // host.heads
         mean = torch.zeros(self.d_in).double() if scale.mean is None else scale.mean.double()
@@ -173,14 +167,12 @@ class Start(linear_start.Start):
             writes.append(_unit(chosen @ out))
         return torch.cat(reads), torch.cat(writes)
 
-    def _host(self) -> HostAttention:
+    def _fitting(self, host: HostAttention) -> HostAttention:
         """Return the host's attention.
 
         Raises:
             ConfigError: It has another shape.
         """
-        host = self.beginning.host
-        assert host is not None  # noqa: S101 - asked before
         shape = (host.W_Q.shape[1], host.W_O.shape[2])
         if shape != (self.d_in, self.d_out):
             raise ConfigError(
@@ -215,7 +207,7 @@ class Start(linear_start.Start):
         """Return decoder vectors in the directions in which targets vary most, as long as before."""
         rank = self.init.active_subspace or 1
         directions = torch.from_numpy(initial.active_subspace(self.rows(self.writes), rank))
-        if self.beginning.host is not None:  # they say where in the subspace they lie
+        if self.host is not None:  # they say where in the subspace they lie
             found = vectors @ directions @ directions.T
         else:
             found = vectors[:, :rank] @ directions.T
@@ -225,12 +217,7 @@ class Start(linear_start.Start):
     def _raw(self) -> Rows:
         """Return the sample in raw units, in the contexts it lies in."""
         if self.beginning.sample is None:
-            raise ConfigError(
-                field="init",
-                found="no sample of rows",
-                expected="one: these options measure something",
-                hint="give build() a sample, or train on a store",
-            )
+            raise linear_start.unsampled()
         return each(self.beginning.sample, lambda _, rows: rows.double())
 
     def _sample(self) -> Rows:

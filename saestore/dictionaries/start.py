@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saestore.dictionaries.base import Beginning, SparseDictionary
 from saestore.dictionaries.families import FAMILIES
-from saestore.dictionaries.host import HostAttention
+from saestore.dictionaries.host import Host
 from saestore.dictionaries.scale import MomentsLike
 from saestore_schemas.families import DictionarySettings
 from saestore_schemas.train import InitSettings
@@ -28,7 +28,7 @@ def build(
     excluded: tuple[str, ...] = ("special", "ignored"),
     sample: Mapping[str, Float[Tensor, "row _"]] | None = None,
     source: SparseDictionary | None = None,
-    host: HostAttention | None = None,
+    host: Host | None = None,
 ) -> SparseDictionary:
     """Return an untrained dictionary, float32 on the CPU; a pure function of its arguments.
 
@@ -41,7 +41,7 @@ def build(
         excluded: Which rows the moments leave out, for the record.
         sample: Rows of each hookpoint in raw units; needed where `init.sampled` says so.
         source: The dictionary of `init.dictionary`.
-        host: Attention of the language model that a family which attends starts from; at random without.
+        host: What of the language model a family starts from that can; at random without.
 
     Raises:
         ConfigError: A setting contradicts the widths or the moments.

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Int64
 from pydantic import JsonValue
 from torch import Tensor
@@ -27,7 +26,7 @@ from saestore.evaluate.cross_entropy import contexts_of, is_the_stores
 from saestore.evaluate.metrics import Score
 from saestore.evaluate.splice import Batch, pad
 from saestore.evaluate.subject import Subject
-from saestore.lm import LanguageModel
+from saestore.lm import LanguageModel, reached
 from saestore.progress import Progress
 from saestore_schemas.evaluate import JacobianSettings
 from saestore_schemas.lm import LmSettings
@@ -142,22 +141,18 @@ def _check_rows(
     Raises:
         ConfigError: They are such.
     """
-    leaves = {hook: each.detach().clone().requires_grad_() for hook, each in rows.items()}
-    for hook, written in host(leaves).items():
-        gradients: tuple[Tensor | None, ...] = (None,)
-        if written.requires_grad and len(kept):
-            gradients = torch.autograd.grad(
-                written[kept[-1]].sum(), list(leaves.values()), retain_graph=True, allow_unused=True
-            )
-        reached = [gradient.abs().sum(dim=1) for gradient in gradients if gradient is not None]
-        if len(kept) and not any(bool(each[kept[-1]] > 0) for each in reached):
+    if not len(kept):
+        return
+    at = int(kept[-1])
+    for hook, changes in reached(host, rows, at).items():
+        if not changes[at]:
             raise ConfigError(
                 field="jacobian",
                 found=f"{hook}, which does not change with {', '.join(rows)}",
                 expected="hookpoints that the model computes from those that the dictionary reads",
                 hint="remove jacobian",
             )
-        if any(bool((each != 0).sum() > 1) for each in reached):
+        if int(changes.sum()) > 1:
             raise ConfigError(
                 field="jacobian",
                 found=f"{hook}, at which tokens before it meet",

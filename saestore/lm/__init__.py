@@ -6,6 +6,7 @@ from saestore.lm.hookpoints import HookpointInfo
 from saestore.lm.load import layer_count
 from saestore.lm.losses import Predictions
 from saestore.lm.model import LanguageModel
+from saestore.lm.row_map import RowMap, reached
 from saestore.lm.tokenizer import LmTokenizer
 from saestore.lm.unembedding import Unembedding
 from saestore.lm.vocabulary import vocabulary_of
@@ -17,8 +18,10 @@ __all__ = [
     "LanguageModel",
     "LmTokenizer",
     "Predictions",
+    "RowMap",
     "Unembedding",
     "default_model",
     "layer_count",
+    "reached",
     "vocabulary_of",
 ]

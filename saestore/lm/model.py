@@ -17,6 +17,7 @@ from saestore.lm.hookpoints import HookpointInfo, Hookpoints, survey, tiny_token
 from saestore.lm.hooks import Enough, Function, hooked
 from saestore.lm.losses import NextTokenLoss, Predictions
 from saestore.lm.plain import agree
+from saestore.lm.row_map import TRIED, RowMap, row_map
 from saestore.lm.tokenizer import LmTokenizer
 from saestore.lm.unembedding import Unembedding, unembedding_of
 from saestore.lm.vocabulary import vocabulary_of
@@ -122,14 +123,14 @@ class LanguageModel:
 
     def between(
         self,
-        tokens: Int64[Tensor, "batch position"],
+        tokens: Int64[Tensor, "context position"],
         given: Mapping[str, Float[Tensor, "batch position _"]],
         hookpoints: Sequence[str],
     ) -> dict[str, Float[Tensor, "batch position _"]]:
         """Return what passes by some hookpoints while given rows pass by others, differentiable in these.
 
         Args:
-            tokens: Token ids.
+            tokens: Token ids, as many contexts as of the rows, or one for all of them.
             given: What stands in for what passes by each of these hookpoints.
             hookpoints: Exact names, each once in the result.
 
@@ -138,7 +139,7 @@ class LanguageModel:
         """
 
         def instead(rows: Tensor) -> Function:
-            return _patch(lambda _: rows)
+            return lambda value: rows.to(value).reshape(*rows.shape[:2], *value.shape[2:])
 
         with warnings.catch_warnings():
             # A changed norm goes through TransformerLens' own arithmetic, which is equal but for rounding.
@@ -146,6 +147,23 @@ class LanguageModel:
             return self._seen(
                 tokens, hookpoints, {name: instead(rows) for name, rows in given.items()}
             )
+
+    def row_map(self, reads: str, writes: str) -> RowMap:
+        """Return what the model computes from single rows at a hookpoint to rows at another, such as an MLP.
+
+        Raises:
+            HookpointNotFoundError: The model has no such hookpoint.
+            UnsupportedError: It computes nothing in between, or not of single rows.
+        """
+        for name in (reads, writes):
+            self._point(name)
+        tokens = torch.arange(TRIED).remainder(self.n_vocab).unsqueeze(0)
+        rows = self.capture(tokens, [reads])[reads][0].float()
+
+        def between(given: Tensor, stand_in: Tensor) -> Tensor:
+            return self.between(given, {reads: stand_in}, [writes])[writes]
+
+        return row_map(between, rows, tokens, (reads, writes))
 
     def _seen(
         self, tokens: Tensor, hookpoints: Sequence[str], changes: Mapping[str, Function]

@@ -3,7 +3,7 @@
 import torch
 
 from saestore import devices, dictionaries
-from saestore.dictionaries import HostAttention, SparseDictionary
+from saestore.dictionaries import Host, SparseDictionary
 from saestore.errors import ConfigError
 from saestore.lake import Lake, Ref, Storage, layout, lock, manifest as manifests
 from saestore.progress import Progress, Silent
@@ -23,7 +23,7 @@ def run(
     progress: Progress | None = None,
     evaluate: Evaluate | None = None,
     calibrate: Calibrate | None = None,
-    host: start.Host | None = None,
+    host: start.FindHost | None = None,
     time_limit_s: float | None = None,
 ) -> SparseDictionary:
     """Train a dictionary and write it; a finished one is returned as it is.
@@ -117,7 +117,7 @@ def planned(
     described: manifests.Run,
     *,
     source: SparseDictionary | None,
-    host: HostAttention | None,
+    host: Host | None,
     device: torch.device,
 ) -> Training:
     """Return a run at its start; nothing is written or resumed yet.
@@ -129,7 +129,7 @@ def planned(
         artefact: Where it is written.
         described: Its name, settings and parents.
         source: The dictionary that weights are taken from, if they are.
-        host: The attention that they are taken from, if they are.
+        host: What of the language model they are taken from, if they are.
         device: Where it is trained.
 
     Raises:

@@ -7,15 +7,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saestore import dictionaries
-from saestore.dictionaries import HostAttention, SparseDictionary
+from saestore.dictionaries import Host, SparseDictionary
 from saestore.lake import Lake, Ref, manifest as manifests
 from saestore.train.rows import TrainingRows
 from saestore_schemas.manifest import Parent
 from saestore_schemas.train import TrainSettings
 
 
-Host = Callable[[TrainSettings], HostAttention]
-"""Returns the attention that a run replaces, of the language model that its store is of."""
+FindHost = Callable[[TrainSettings], Host]
+"""Returns what a run replaces of the language model that its store is of, as `init.from_host` names it."""
 
 
 def source(settings: TrainSettings, lake: Lake) -> SparseDictionary | None:
@@ -29,16 +29,16 @@ def source(settings: TrainSettings, lake: Lake) -> SparseDictionary | None:
     return None if named is None else dictionaries.load(lake, named)
 
 
-def host(settings: TrainSettings, made: Host | None) -> HostAttention | None:
+def host(settings: TrainSettings, find: FindHost | None) -> Host | None:
     """Return what of the language model weights are taken from; None if they are not.
 
     Raises:
         ConfigError: Nobody has the model at hand, or the store does not say which it is.
-        UnsupportedError: It has no such attention.
+        UnsupportedError: It has none between the hookpoints.
     """
-    if settings.init.from_host is None or made is None:
+    if settings.init.from_host is None or find is None:
         return None
-    return made(settings)
+    return find(settings)
 
 
 def parents(settings: TrainSettings, rows: TrainingRows, lake: Lake) -> list[Parent]:

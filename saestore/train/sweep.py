@@ -71,7 +71,7 @@ class Callbacks:
 
     evaluate: Mapping[str, Evaluate] = field(default_factory=dict)
     calibrate: Calibrate | None = None
-    host: start.Host | None = None
+    host: start.FindHost | None = None
 
 
 def run(

@@ -106,7 +106,12 @@ class LinearSettings(Model):
     @property
     def other_init(self) -> frozenset[str]:
         """Options of `init` that say nothing about how its weights start."""
-        return frozenset({"zero_cross_layer", "sign_flip", "from_host"})
+        return frozenset({"zero_cross_layer", "sign_flip"})
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Which parts of the language model its weights may start from, as `init.from_host` names them."""
+        return frozenset()
 
     def objection(self) -> str | None:
         """Return why it cannot have its activation function; None where it can."""
@@ -223,6 +228,12 @@ class TranscoderSettings(LinearSettings):
         """The hookpoint it reconstructs."""
         return (self.hookpoint_out,)
 
+    @property
+    @override
+    def hosts(self) -> frozenset[str]:
+        """An MLP."""
+        return frozenset({"mlp"})
+
     @override
     def parts(self) -> dict[str, Any]:
         """Return whether it has a skip and a GLU encoder."""
@@ -316,7 +327,7 @@ class CltSettings(LinearSettings):
     @override
     def other_init(self) -> frozenset[str]:
         """Weights are drawn between bounds of the family's own, and no encoder is tied."""
-        return OF_VECTORS | {"sign_flip", "from_host"}
+        return OF_VECTORS | {"sign_flip"}
 
     @override
     def objection(self) -> str | None:
@@ -374,6 +385,12 @@ class LorsaSettings(LinearSettings):
     def reads_contexts(self) -> bool:
         """A row attends to the rows before it."""
         return True
+
+    @property
+    @override
+    def hosts(self) -> frozenset[str]:
+        """Attention."""
+        return frozenset({"attention"})
 
     @override
     def parts(self) -> dict[str, Any]:

@@ -146,9 +146,11 @@ class InitSettings(Model):
     """Decoder vectors are centred rows at length 1 (times `decoder_vector_norm`), each another one."""
     data_noise: float = Field(default=0.0, ge=0)
     """Length of a random vector added to each data point."""
-    from_host: Literal["attention"] | None = None
-    """Start from the language model's attention (lorsa): `hookpoint_in` is what it reads, up to the gain of
-    a norm, `hookpoint_out` what it writes, and `dictionary.attention` attends as it does."""
+    from_host: Literal["attention", "mlp"] | None = None
+    """Start from the part of the language model that is replaced. `attention` (lorsa): `hookpoint_in` is what
+    it reads, up to the gain of a norm, `hookpoint_out` what it writes, and `dictionary.attention` attends as
+    it does. `mlp` (transcoder): each decoder vector is what the MLP between the hookpoints writes when the mean
+    row goes along the encoder vector, minus what it writes on average."""
     sign_flip: bool = False
     """Turn the signs of features (lorsa) whose pre-activations are positive on fewer than a fifth of the
     sample's rows."""
@@ -202,6 +204,7 @@ class InitSettings(Model):
             )
         if self.decoder_bound is not None and (self.decoder_vector_norm != 1 or self.data_points):
             yield "init.decoder_bound draws weights: it excludes decoder_vector_norm and data_points"
+        yield from self._beside_mlp(dictionary)
         if self.encoder_bound is not None and self.tied(dictionary):
             yield "init.encoder_bound draws the encoder: it needs init.tie = false"
         if not self.tied(dictionary) and self.tie_factor != 1:
@@ -213,11 +216,27 @@ class InitSettings(Model):
         if self.center_encoder_bias and self.firing_rate is not None:
             yield "init.center_encoder_bias and init.firing_rate both set the encoder bias: give one"
 
+    def _beside_mlp(self, dictionary: LinearSettings) -> Iterator[str]:
+        """Yield what makes no sense where an MLP answers encoder vectors of length 1."""
+        if self.from_host != "mlp":
+            return
+        drawn = ("decoder_bound", "encoder_bound", "data_points")
+        other = [name for name in drawn if getattr(self, name)]
+        if other:
+            yield (
+                f"init.from_host = 'mlp' says what encoder and decoder vectors are: remove {', '.join(other)}"
+            )
+        if self.tied(dictionary):
+            yield "init.from_host = 'mlp' needs an encoder that is not tied"
+
     def _others(self, dictionary: LinearSettings) -> Iterator[str]:
         """Yield what other families start from."""
+        nothing = f"says nothing about how weights of family {dictionary.family!r} start"
         for name in sorted(dictionary.other_init):
             if getattr(self, name) != type(self).model_fields[name].default:
-                yield f"init.{name} says nothing about how weights of family {dictionary.family!r} start"
+                yield f"init.{name} {nothing}"
+        if self.from_host is not None and self.from_host not in dictionary.hosts:
+            yield f"init.from_host = {self.from_host!r} {nothing}"
 
 
 EVALUATED = "evaluate/"

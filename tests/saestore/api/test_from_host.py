@@ -1,4 +1,4 @@
-"""A Lorsa that starts from the attention it is to replace attends as the host does, or is refused."""
+"""What starts from the part of the model that it is to replace is nearer to it than what starts by chance."""
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from saestore_schemas.lm import LmSettings
 
 
 READS, WRITES = "blocks.1.ln1.hook_normalized", "blocks.1.hook_attn_out"
+MLP = ("blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out")
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def lake(tiny_llama, tiny_jsonl, tmp_path_factory):
         name="store",
         lm=LmSettings(model=str(tiny_llama)),
         corpus=CorpusSettings(sources=(JsonlSource(path=str(tiny_jsonl)),), context_size=24),
-        hookpoints=(READS, WRITES),
+        hookpoints=(READS, WRITES, *MLP),
         dtype="float32",
         tokens=1200,
     )
@@ -65,3 +66,24 @@ def test_attention_that_is_set_otherwise_than_the_hosts_is_refused(lake, attenti
     with pytest.raises(ConfigError, match=r"% of attention goes to other rows") as caught:
         lake.train(settings("other", **attention))
     assert "10000" in caught.value.hint
+
+
+def test_a_transcoder_starts_from_what_the_mlp_answers(lake):
+    given = settings("mlp") | {"init": {"from_host": "mlp"}}
+    given["dictionary"] = {
+        "family": "transcoder", "hookpoint_in": MLP[0], "hookpoint_out": MLP[1], "d_sae": 96,
+        "activation": {"kind": "topk", "k": 12},
+    }  # fmt: skip
+    trained = lake.train(given)
+    store = ActivationStore.open(lake.lake, "store")
+    rows, wanted = (torch.from_numpy(store.read(hook, 0, 400)) for hook in MLP)
+    wanted = wanted - wanted.mean(dim=0)
+    scores = {}
+    for name, order in (("host", torch.arange(96)), ("shuffled", torch.arange(96).roll(1))):
+        tensors = trained.tensors()
+        tensors["W_dec"] = tensors["W_dec"][order]
+        other = trained.restore(trained.config, trained.scales, tensors)
+        found = other.reconstruct(rows)[MLP[1]]
+        found = found - found.mean(dim=0)
+        scores[name] = float((found * wanted).sum() / found.norm() / wanted.norm())
+    assert scores["host"] > 0.4 + abs(scores["shuffled"]), scores

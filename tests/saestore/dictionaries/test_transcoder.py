@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from saestore import dictionaries
+from saestore.dictionaries import HostMlp
 from saestore.dictionaries.families import FAMILIES
-from saestore.errors import UnsupportedError
+from saestore.errors import ConfigError, UnsupportedError
 from saestore.testing.dictionaries import (
     ExactMoments,
     SparseDictionaryContract,
@@ -127,6 +128,90 @@ def test_it_starts_untied_with_a_silent_skip():
     assert (tensors["W_skip"] == 0).all()
     torch.testing.assert_close(plain.decoder_norms(), torch.ones(11))
     assert torch.isnan(plain.enc_dec_cosine()).all()
+
+
+def relu_mlp(rows):
+    """Return what an MLP of 5 outputs writes, and its weights."""
+    draw = torch.Generator().manual_seed(2)
+    into, back, out, bias = (
+        torch.randn(shape, generator=draw, dtype=torch.float64)
+        for shape in ((7, 11), (11,), (11, 5), (5,))
+    )
+    return torch.relu(rows @ into + back) @ out + bias, (into, back, out, bias)
+
+
+def test_c12_neurons_of_a_relu_mlp_are_a_transcoder_without_error():
+    rows = inputs()[READS]
+    wanted, parts = relu_mlp(rows)
+    plain = random_dictionary(settings(Relu(), scale="none"), WIDTHS)
+    tensors = dict(zip(("W_enc", "b_enc", "W_dec", "b_dec"), parts, strict=True))
+    found = plain.restore(plain.config, plain.scales, tensors).reconstruct(rows)[WRITES]
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+def started_from(respond, **init):
+    """A transcoder that starts from an MLP, its sample, and the mean row of its store."""
+    stored = {h: ExactMoments(raw_rows(200, w, seed=w)) for h, w in WIDTHS.items()}
+    sample = {h: torch.from_numpy(raw_rows(60, w, seed=9)) for h, w in WIDTHS.items()}
+    made = dictionaries.build(
+        settings(TopK(k=3), skip=True, dtype="float64"),
+        widths=WIDTHS,
+        moments=stored,
+        init=InitSettings(from_host="mlp", **init),
+        seed=0,
+        sample=sample,
+        host=None if respond is None else HostMlp(respond),
+    )
+    return made, sample, torch.from_numpy(stored[READS].mean)
+
+
+@pytest.mark.parametrize("rank", [None, 3])
+def test_it_starts_from_what_the_hosts_mlp_answers_to_its_encoder(rank):
+    made, sample, mean = started_from(
+        lambda rows: relu_mlp(rows)[0], active_subspace=rank, decoder_vector_norm=0.5
+    )
+    tensors, x = made.tensors(), sample[READS]
+    along = tensors["W_enc"].T / tensors["W_enc"].norm(dim=0).unsqueeze(1)
+    answers, _ = relu_mlp(mean + along * (x - mean).norm(dim=1).mean())
+    wanted = answers - answers.mean(dim=0)
+    if rank is not None:
+        y = sample[WRITES] - sample[WRITES].mean(dim=0)
+        directions = torch.linalg.svd(y, full_matrices=False).Vh[:rank]
+        wanted = wanted @ directions.T @ directions
+    wanted = 0.5 * wanted / wanted.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(tensors["W_dec"], wanted, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(tensors["W_enc"].norm(dim=0), torch.ones(11).double())
+    assert not tensors["b_enc"].any()
+    assert not tensors["W_skip"].any()
+
+
+@pytest.mark.parametrize(
+    ("respond", "reason"),
+    [
+        (None, "no host model"),
+        (lambda rows: rows, "expected rows of width 5"),
+        (lambda rows: rows.new_ones(len(rows), 5), "the same whatever it reads"),
+    ],
+)
+def test_a_host_that_is_no_mlp_of_its_hookpoints_is_refused(respond, reason):
+    with pytest.raises(ConfigError, match=reason):
+        started_from(respond)
+
+
+@pytest.mark.parametrize(
+    ("init", "reason"),
+    [
+        ({"from_host": "attention"}, "'attention' says nothing about how weights of family 'trans"),
+        ({"from_host": "mlp", "data_points": True}, "remove data_points"),
+        ({"from_host": "mlp", "encoder_bound": 0.1}, "remove encoder_bound"),
+    ],
+)
+def test_what_goes_with_no_mlp_is_refused_when_settings_load(init, reason):
+    run = {"series": "s", "name": "n", "activations": {"name": "a"}, "budget": {"rows": 9000}}
+    given = {**run, "dictionary": settings(TopK(k=3)).model_dump(), "init": {"from_host": "mlp"}}
+    TrainSettings.model_validate(given)
+    with pytest.raises(ValueError, match=reason):
+        TrainSettings.model_validate({**given, "init": init})
 
 
 def test_tying_it_is_refused_with_the_reason():
