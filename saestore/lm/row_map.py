@@ -75,7 +75,7 @@ def row_map(
         # A context of one token each; what comes before the hookpoint is computed of one alone.
         parts = [
             between(tokens[:, :1], part.unsqueeze(1))[:, 0].to("cpu", torch.float32)
-            for part in given.split(ROWS_AT_ONCE)
+            for part in torch.split(given, ROWS_AT_ONCE)
         ]
         return torch.cat(parts).clone()
 
