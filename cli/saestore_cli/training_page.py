@@ -49,10 +49,28 @@ def facts_of(config: "DictionaryConfig", found: Mapping[str, Any]) -> list[tuple
     ]
     if trained is not None:
         rows.append(("trained", f"{count(trained.rows)} rows in {count(trained.steps)} steps"))
+    converted = found.get("converted")
+    if isinstance(converted, dict):
+        rows.extend(_converted(converted))
     early = found.get("stopped_early")
     if isinstance(early, dict):
         best = value(early.get("best"))
         rows.append(("ended early", f"{early.get('metric')} no longer beat {best}"))
+    return rows
+
+
+def _converted(found: Mapping[str, Any]) -> list[tuple[str, Text | str]]:
+    """Return what a dictionary was converted from, and how far its codes are the same."""
+    was = found["activation"]["kind"]
+    how = "the same codes" if found["exact"] else f"L0 {value(found['l0'])} at its thresholds"
+    rows: list[tuple[str, Text | str]] = [("converted", f"from {found['from']} ({was}), {how}")]
+    if "l0_measured" in found:
+        where = (
+            f"{count(found['measured_rows'])} {str(found['measured_on']).replace('_', '-')} rows"
+        )
+        both = f"firings of both {value(found['firings_shared'])}"
+        l0 = f"L0 {value(found['l0_measured'])}, before {value(found['l0_before'])}"
+        rows.append(("measured", f"{l0}, on {where}; {both}"))
     return rows
 
 

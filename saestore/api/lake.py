@@ -18,6 +18,7 @@ from saestore.lake import Lake, Ref, lineage, manifest as manifests, parts
 from saestore.lake.lock import writing
 from saestore.progress import Progress, Silent
 from saestore_schemas.analyze import AnalyzeSettings
+from saestore_schemas.convert import ConvertSettings
 from saestore_schemas.evaluate import EvaluateSettings
 from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.manifest import Manifest
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from saestore.activations.same_tokens import SameTokens
     from saestore.api import pages
     from saestore.dictionaries import SparseDictionary
-    from saestore.evaluate import Comparison, Evaluation
+    from saestore.evaluate import Comparison, Converted, Evaluation
     from saestore.features import Analysis, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.lake.parts import State
@@ -298,6 +299,21 @@ class OpenLake(Exchanging):
         self._use_threads()
         wanted = config.as_settings(EvaluateSettings, settings)
         return run(wanted, self.lake, device=self.device, progress=progress or Silent())
+
+    def convert(
+        self, settings: "Settings[ConvertSettings]", *, progress: Progress | None = None
+    ) -> "Converted":
+        """A dictionary to a JumpReLU: return it, made or found made, and how far its codes are the same.
+
+        Raises:
+            UnsupportedError: Its firings are not those above a threshold.
+            SaestoreError: Any other of the tree.
+        """
+        from saestore.evaluate import convert
+
+        self._use_threads()
+        wanted = config.as_settings(ConvertSettings, settings)
+        return convert(wanted, self.lake, device=self.device, progress=progress or Silent())
 
     def compare(
         self,

@@ -7,7 +7,7 @@ from saestore.dictionaries.code import DenseCode, RaggedCode, SparseCode, Traini
 from saestore.dictionaries.contexts import ContextRows, Contexts
 from saestore.dictionaries.host import Host, HostAttention, HostMlp
 from saestore.dictionaries.jacobian import jacobian, jacobian_cosine
-from saestore.dictionaries.saving import load, load_folder, save
+from saestore.dictionaries.saving import arrays, load, load_folder, save
 from saestore.dictionaries.scale import MomentsLike, Scale
 from saestore.dictionaries.start import build
 
@@ -30,6 +30,7 @@ __all__ = [
     "SparseCode",
     "SparseDictionary",
     "TrainingCode",
+    "arrays",
     "build",
     "canonical",
     "jacobian",

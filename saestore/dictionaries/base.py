@@ -411,11 +411,16 @@ class SparseDictionary(nn.Module, ABC):
         """Return the same dictionary, the decoder bias no longer subtracted before encoding."""
 
     @abstractmethod
-    def as_jumprelu(self) -> "SparseDictionary":
-        """Return a JumpReLU dictionary with the same codes at inference, for all inputs.
+    def as_jumprelu(self, thresholds: Sequence[float] | None = None) -> "SparseDictionary":
+        """Return a JumpReLU dictionary: with the same codes at inference for all inputs, or firing elsewhere.
+
+        Args:
+            thresholds: What gate scores shall exceed instead of being ranked: one number of each of
+                `ranked`.
 
         Raises:
-            UnsupportedError: Its activation function ranks a row's features.
+            UnsupportedError: Its activation function ranks a row's features, and no thresholds are
+                given; or they are, and its firings are not what exceeds a number.
         """
 
     @abstractmethod

@@ -14,7 +14,7 @@ features and the fold all work on features.
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -163,9 +163,14 @@ class LinearlyEncoded(SparseDictionary):
         return self._restored(rewrites.without_subtraction(self._weights()))
 
     @override
-    def as_jumprelu(self) -> "LinearlyEncoded":
-        """Return a JumpReLU dictionary with the same codes at inference."""
-        return self._restored(rewrites.as_jumprelu(self._weights()))
+    def as_jumprelu(self, thresholds: Sequence[float] | None = None) -> "LinearlyEncoded":
+        """Return a JumpReLU dictionary, with the same codes at inference or firing above thresholds."""
+        if thresholds is None:
+            return self._restored(rewrites.as_jumprelu(self._weights()))
+        spread = torch.empty(self.d_sae, dtype=torch.float64)
+        for features, threshold in zip(self.ranked, thresholds, strict=True):
+            spread[features] = threshold
+        return self._restored(rewrites.above(self._weights(), spread))
 
     @abstractmethod
     def _weights(self) -> Weights:

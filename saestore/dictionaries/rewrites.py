@@ -5,12 +5,13 @@
     with_unit_decoder    W_enc *= n; b_enc *= n; W_dec /= n; θ on h: θ n; the gate is on h from then on
     without_subtraction  b_enc −= s b_dec W_enc; s = 0
     as_jumprelu          another activation function, the same codes at inference
+    above                another activation function, and other codes: the only one that is not exact
 
 Hookpoints stand side by side: a, μ, c and ν are vectors over all their dimensions, so that each
 hookpoint keeps its own scale. θ on h n follows n: in a crosscoder whose hookpoints are scaled unequally,
 folding changes it feature by feature.
 
-All are exact. They are computed in float64 and rounded once, to the type of the weights; narrow ones
+They are computed in float64 and rounded once, to the type of the weights; narrow ones
 become float32, where rounding does not show.
 """
 
@@ -287,8 +288,39 @@ def as_jumprelu(given: Weights) -> Weights:
     activation = given.config.semantics.activation
     if isinstance(activation, JumpRelu):
         return given
+    return _jumping(given, *given.kind.as_jumprelu(given.owned()))
+
+
+def above(given: Weights, threshold: Float[Tensor, " d_sae"]) -> Weights:
+    """Return weights of a JumpReLU that fires above thresholds where these rank gate scores.
+
+    Raises:
+        UnsupportedError: Negative ones may fire, or another pre-activation than the gate's is kept.
+    """
+    kind, owned = given.kind, given.owned()
+    if kind.firing != "positive" or kind.has_gate:
+        why = "has a gate of its own" if kind.has_gate else "keeps negative pre-activations too"
+        raise UnsupportedError(
+            f"{given.config.semantics.activation.kind} {why}, so that its firings are not those above a threshold",
+            found=given.config.semantics.activation.kind,
+            expected="an activation function that keeps the largest gate scores",
+            hint="keep the dictionary as it is",
+        )
+    ones = torch.ones_like(owned[kind.bias_name])
+    return _jumping(given, ones, {**owned, "threshold": threshold.to(ones).reshape(ones.shape)})
+
+
+def _jumping(
+    given: Weights, factors: Float[Tensor, "..."], own: Mapping[str, Float[Tensor, "..."]]
+) -> Weights:
+    """Return weights of a JumpReLU.
+
+    Args:
+        given: What they are made from.
+        factors: What each encoder vector is multiplied with.
+        own: Encoder bias and thresholds.
+    """
     old, owned = given.exact(), given.owned()
-    factors, own = given.kind.as_jumprelu(owned)
     others = {name: tensor for name, tensor in old.items() if name not in owned}
     return given.rewritten(
         {**others, **given.multiplied(old, factors), **own},

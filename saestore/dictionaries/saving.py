@@ -18,6 +18,7 @@ from saestore.errors import DamagedArtefactError, FormatVersionError, Unsupporte
 from saestore.fingerprint import canonical
 from saestore.lake import Lake, Ref, Storage, checkpoint, layout, manifest as manifests
 from saestore_schemas.dictionary import DictionaryConfig
+from saestore_schemas.manifest import ArrayInfo
 
 
 FORMAT = "saestore.dictionary"
@@ -48,6 +49,14 @@ def save(dictionary: SparseDictionary, folder: Storage) -> None:
             tensors[scale.record.mean] = scale.mean
     folder.write(layout.WEIGHTS, *tensor_file.parts(tensors, METADATA))
     folder.write(layout.CONFIG, (canonical(dictionary.config) + "\n").encode())
+
+
+def arrays(dictionary: SparseDictionary) -> dict[str, ArrayInfo]:
+    """Return shape and type of each of its tensors, for its manifest."""
+    return {
+        name: ArrayInfo(shape=tuple(tensor.shape), dtype=str(tensor.dtype).rsplit(".")[-1])
+        for name, tensor in dictionary.tensors().items()
+    }
 
 
 def load(lake: Lake, name: str) -> SparseDictionary:

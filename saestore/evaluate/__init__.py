@@ -2,9 +2,19 @@
 
 from saestore.evaluate.calibrate import calibrate
 from saestore.evaluate.compare import Comparison, compare
+from saestore.evaluate.convert import Converted, convert
 from saestore.evaluate.evaluation import Evaluation
 from saestore.evaluate.periodic import Periodic
 from saestore.evaluate.run import run
 
 
-__all__ = ["Comparison", "Evaluation", "Periodic", "calibrate", "compare", "run"]
+__all__ = [
+    "Comparison",
+    "Converted",
+    "Evaluation",
+    "Periodic",
+    "calibrate",
+    "compare",
+    "convert",
+    "run",
+]

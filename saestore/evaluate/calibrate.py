@@ -59,7 +59,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """Contexts of one store."""
 
     store: ActivationStore
@@ -69,6 +69,7 @@ class _Part:
     flags: int
 
     def blocks(self) -> Iterator[Block]:
+        """Yield its rows block by block."""
         return blocks(self.store, self.contexts, self.chosen, limit=self.limit, allowed=self.flags)
 
 
@@ -96,7 +97,7 @@ def calibrate(
     """
     before = dictionary.thresholds()
     tracked = None if before is None else float(before.mean())
-    parts = _parts(settings, lake, "train", rows)
+    parts = parts_of(settings, lake, "train", rows)
     found = exact_thresholds(dictionary, parts, progress)
     record = ThresholdInference(
         source="exact",
@@ -107,7 +108,7 @@ def calibrate(
     )
     thresholds = [each.threshold for each in found]
     finished = dictionary.with_threshold(thresholds, record)
-    unseen = held_out_l0(finished, _parts(settings, lake, "held_out", HELD_OUT_ROWS))
+    unseen = held_out_l0(finished, parts_of(settings, lake, "held_out", HELD_OUT_ROWS))
     progress.note(_said(found, tracked, unseen))
     if unseen is None:
         return finished
@@ -116,7 +117,7 @@ def calibrate(
 
 
 def exact_thresholds(
-    dictionary: SparseDictionary, parts: "list[_Part]", progress: Progress
+    dictionary: SparseDictionary, parts: Sequence[Part], progress: Progress
 ) -> list[Calibrated]:
     """Return the thresholds at which k features a row fire on the rows of some contexts.
 
@@ -127,7 +128,7 @@ def exact_thresholds(
     total = sum(len(block.rows) for part in parts for block in part.blocks())
     with progress.task("calibrate", total=total * Calibration.PASSES, unit="row") as task:
         for _ in range(Calibration.PASSES):
-            for block, inputs in _read(parts, dictionary):
+            for block, inputs in read(parts, dictionary):
                 for scores in dictionary.gate_scores(inputs):
                     for features, calibration in calibrations:
                         calibration.add(scores[:, features])
@@ -137,13 +138,13 @@ def exact_thresholds(
     return [calibration.found() for _, calibration in calibrations]
 
 
-def held_out_l0(dictionary: SparseDictionary, parts: "list[_Part]") -> HeldOut | None:
+def held_out_l0(dictionary: SparseDictionary, parts: Sequence[Part]) -> HeldOut | None:
     """Return how often features fire on the rows of some contexts; None without any."""
     firings: list[Int64[np.ndarray, " _"]] = []
     owners: list[Int64[np.ndarray, " _"]] = []
     shift = 0  # contexts of different sources are different ones
     for part in parts:
-        for block, inputs in _read([part], dictionary):
+        for block, inputs in read([part], dictionary):
             firings.append(dictionary.encode(inputs).l0().cpu().numpy())
             owners.append(block.contexts + shift)
         shift += len(part.contexts)
@@ -156,7 +157,7 @@ def held_out_l0(dictionary: SparseDictionary, parts: "list[_Part]") -> HeldOut |
     return HeldOut(len(per_row), float(per_row.mean()), bounds)
 
 
-def _parts(settings: ActivationsSettings, lake: Lake, split: Split, rows: int) -> "list[_Part]":
+def parts_of(settings: ActivationsSettings, lake: Lake, split: Split, rows: int) -> list[Part]:
     """Return the contexts of each source, as many rows of it as its weight says."""
     weights = sum(source.weight for source in settings.mixed)
     flags = sum(FLAG_BITS[flag] for flag in set(settings.flags))
@@ -169,13 +170,14 @@ def _parts(settings: ActivationsSettings, lake: Lake, split: Split, rows: int) -
         wanted = len(contexts) if total <= limit else max(1, len(contexts) * limit // total)
         if len(contexts):
             chosen = spread(len(contexts), wanted)
-            found.append(_Part(store, contexts, chosen, limit, flags))
+            found.append(Part(store, contexts, chosen, limit, flags))
     return found
 
 
-def _read(
-    parts: "list[_Part]", dictionary: SparseDictionary
+def read(
+    parts: Sequence[Part], dictionary: SparseDictionary
 ) -> Iterator[tuple[Block, Mapping[str, Tensor]]]:
+    """Yield blocks of the parts' contexts with what the dictionary reads there."""
     for part in parts:
         yield from read_blocks(part.store, dictionary, dictionary.hookpoints_in, part.blocks())
 

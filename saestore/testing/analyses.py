@@ -1,14 +1,17 @@
 """Dictionaries whose code is known, and analyses whose every number can be computed by hand."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
+from pydantic import BaseModel
 from torch import Tensor
 
 from saestore import analyze, dictionaries
 from saestore.activations import ActivationStore
+from saestore.dictionaries import SparseDictionary
 from saestore.lake import Lake, Ref, manifest as manifests
 from saestore.lake.lock import writing
 from saestore.testing.stores import HOOKPOINT, VOCABULARY, synthetic_store
@@ -16,6 +19,7 @@ from saestore_schemas.activations import FLAG_IGNORED, FLAG_SPECIAL
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.dictionary import Activation, Relu
 from saestore_schemas.families import SaeSettings
+from saestore_schemas.manifest import Parent
 from saestore_schemas.optimize import OptimizerSettings
 from saestore_schemas.train import (
     ActivationsSettings,
@@ -83,8 +87,29 @@ def synthetic_dictionary(
             if given is not None:
                 value = given.T if parameter == "encoder" else given
                 dictionary.get_parameter(parameter).copy_(value)
+    return write_dictionary(
+        lake, name, dictionary, training, parents=[manifests.parent_of(store.manifest)]
+    )
+
+
+def write_dictionary(
+    lake: Lake,
+    name: str,
+    dictionary: SparseDictionary,
+    settings: BaseModel,
+    parents: Sequence[Parent] = (),
+) -> Ref:
+    """Write a dictionary as finished.
+
+    Args:
+        lake: Where.
+        name: `series/name`.
+        dictionary: The dictionary.
+        settings: What its manifest says made it.
+        parents: From what.
+    """
     ref = Ref("dictionary", name)
-    run = manifests.Run.of(ref, training, [manifests.parent_of(store.manifest)])
+    run = manifests.Run.of(ref, settings, parents)
     artefact = lake.artefact(ref)
     with writing(artefact, name=name):
         if manifests.begin(artefact, run) is None:

@@ -20,7 +20,6 @@ from saestore.train.timings import Clock, Laps
 from saestore.train.trainer import Trainer
 from saestore.train.wandb_log import WandbLog
 from saestore_schemas.dictionary import TrainRecord
-from saestore_schemas.manifest import ArrayInfo
 from saestore_schemas.train import EVALUATED, TrainSettings
 
 
@@ -235,15 +234,11 @@ class Training:
             checkpoints.retire(self.artefact)
         else:
             checkpoints.prune(self.artefact, keep, regular=self.pauses, newest=None)
-        arrays = {
-            name: ArrayInfo(shape=tuple(tensor.shape), dtype=str(tensor.dtype).rsplit(".")[-1])
-            for name, tensor in dictionary.tensors().items()
-        }
         early = {} if self.early is None or not self.stopped else self.early.fact(trainer.step)
         manifests.finish(
             self.artefact,
             self.run,
-            arrays=arrays,
+            arrays=dictionaries.arrays(dictionary),
             counts={"rows": trainer.rows, "steps": trainer.step, "d_sae": dictionary.d_sae},
             facts={
                 **known(self.last),

@@ -11,6 +11,10 @@ import pytest
 from rich.cells import cell_len
 
 from saestore.api import config
+from saestore.lake import Lake
+from saestore.testing.analyses import synthetic_dictionary
+from saestore.testing.stores import synthetic_store
+from saestore_schemas.dictionary import TopK
 
 
 ARTEFACTS = [
@@ -264,6 +268,22 @@ def test_export(run, at, tmp_path):
     report = as_json(run, "export", "sae-lens", "demo/topk-32", tmp_path / "again", *at)
     assert report["max_error"] < 1e-5
     assert report["conversion"]["store"] == "demo"
+
+
+def test_convert(run, tmp_path):
+    lake = Lake.at(tmp_path / "lake")
+    store = synthetic_store(lake, "rows")
+    synthetic_dictionary(lake, "s/topk", store, activation=TopK(k=2), d_sae=11)
+    at = ("--lake", tmp_path / "lake")
+    done = run("convert", "s/topk", "s/jump", *at)
+    assert done.code == 0, done.err
+    assert "dictionaries/s/jump" in done.out
+    shown = run("show", "s/jump", *at).out
+    assert "from s/topk (topk), L0 2 at its thresholds" in shown
+    assert "held-out rows; firings of both" in shown
+    wrong = run("convert", "s/topk", "jump", *at)
+    assert wrong.code == 2
+    assert "saestore convert s/topk s/topk-jumprelu" in wrong.err
 
 
 def test_remove(run, lake_path, tmp_path):

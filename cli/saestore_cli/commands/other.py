@@ -1,6 +1,6 @@
-"""The rest: a model's hookpoints, removal."""
+"""The rest: a model's hookpoints, conversion, removal."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +21,14 @@ def add(app: typer.Typer) -> None:
         uses=(),
         panel=PANEL,
     )(hookpoints)
+    command(
+        app,
+        "convert",
+        "saestore convert demo/topk-32 demo/topk-32-jumprelu",
+        "saestore convert scope/layer-8 scope/layer-8-jumprelu --activations llama",
+        uses=("lake", "device", "no_progress"),
+        panel=PANEL,
+    )(convert)
     command(app, "remove", "saestore remove features/demo/topk-32/default", panel=PANEL)(remove)
 
 
@@ -43,6 +51,53 @@ def hookpoints(
     from saestore.api import models
 
     session.output.hookpoints(model, models.hookpoints(model, match))
+
+
+def convert(
+    session: Session,
+    dictionary: Annotated[
+        str,
+        typer.Argument(metavar="SERIES/NAME", help="What is converted.", show_default=False),
+    ],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="SERIES/NEW", help="What it becomes.", show_default=False),
+    ],
+    activations: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STORE",
+            help="Store on whose rows thresholds are found and codes compared; absent, the one that "
+            "trained it.",
+            show_default=False,
+        ),
+    ] = None,
+    rows: Annotated[
+        int, typer.Option(min=1, help="Rows on which thresholds are found, at most.")
+    ] = 1 << 18,
+) -> None:
+    """A dictionary as a JumpReLU, which fires above a threshold of each feature.
+
+    Of a gated, relu or batchtopk dictionary the codes are the same. A topk keeps k features on every
+    row, which no threshold does: it gets one at which k fire on average, and it is said how often the
+    same features fire.
+    """
+    from saestore.errors import ConfigError
+
+    series, found, rest = name.partition("/")
+    if not found or "/" in rest:
+        raise ConfigError(
+            field="name",
+            found=name,
+            expected="SERIES/NAME",
+            hint=f"for example: saestore convert {dictionary} {dictionary}-jumprelu",
+        )
+    settings: dict[str, Any] = {"series": series, "name": rest, "dictionary": dictionary}
+    settings["rows"] = rows
+    if activations is not None:
+        settings["activations"] = {"name": activations}
+    made = session.lake.convert(settings, progress=session.progress)
+    session.output.finished(made.ref, made.manifest, {})
 
 
 def remove(session: Session, name: NameArgument) -> None:

@@ -29,7 +29,6 @@ from saestore.lake import Lake, Ref, layout, manifest as manifests
 from saestore.lake.lock import writing
 from saestore.progress import Progress, Silent
 from saestore_schemas.exchange import ImportDictionarySettings
-from saestore_schemas.manifest import ArrayInfo
 
 
 Calibrate = Callable[[SparseDictionary, str], SparseDictionary]
@@ -96,10 +95,7 @@ def import_dictionary(
             manifests.finish(
                 artefact,
                 run,
-                arrays={
-                    name: ArrayInfo(shape=tuple(each.shape), dtype=str(each.dtype).rsplit(".")[-1])
-                    for name, each in dictionary.tensors().items()
-                },
+                arrays=dictionaries.arrays(dictionary),
                 counts={"d_sae": dictionary.d_sae},
                 facts=_facts(conversion, located.revision),
             )

@@ -117,6 +117,29 @@ def test_top_k_is_no_jumprelu():
         random_sae(TopK(k=2)).as_jumprelu()
 
 
+@pytest.mark.parametrize("gate_on_decoder_norm", [False, True])
+def test_above_a_threshold_a_top_k_fires_with_the_same_activations(gate_on_decoder_norm):
+    one = random_sae(TopK(k=2), gate_on_decoder_norm=gate_on_decoder_norm)
+    limit, x = 0.8, rows(200)
+    jump = one.as_jumprelu([limit])
+    g = torch.cat([each.clone() for each in one.gate_scores(x)])
+    lengths = one.decoder_norms() if gate_on_decoder_norm else torch.ones(D_SAE)
+    wanted = torch.where(g > limit, g / lengths, 0)
+    torch.testing.assert_close(jump.encode(x).to_dense(), wanted, rtol=1e-9, atol=1e-9)
+    both = (jump.encode(x).to_dense() != 0) & (one.encode(x).to_dense() != 0)
+    assert torch.equal(jump.encode(x).to_dense()[both], one.encode(x).to_dense()[both])
+    torch.testing.assert_close(jump.folded().reconstruct(x), jump.reconstruct(x))
+
+
+@pytest.mark.parametrize(
+    ("activation", "reason"),
+    [(AbsTopK(k=2), "negative pre-activations too"), (Gated(), "a gate of its own")],
+)
+def test_no_threshold_stands_for_what_is_not_above_one(activation, reason):
+    with pytest.raises(UnsupportedError, match=reason):
+        random_sae(activation).as_jumprelu([1.0])
+
+
 @pytest.mark.parametrize(
     ("k", "given", "wanted"),
     [

@@ -1,0 +1,22 @@
+"""Settings of `saestore convert`: the same dictionary with another activation function."""
+
+from pydantic import Field
+
+from saestore_schemas.base import Model
+from saestore_schemas.names import ArtefactName, DictionaryName
+from saestore_schemas.train import ActivationsSettings
+
+
+class ConvertSettings(Model):
+    """One conversion to a JumpReLU: of which dictionary, on which rows."""
+
+    series: ArtefactName
+    """Group of dictionaries the result belongs to."""
+    name: ArtefactName
+    """Name within the series."""
+    dictionary: DictionaryName
+    """What is converted, `series/name`."""
+    activations: ActivationsSettings | None = None
+    """Rows on which thresholds are found and codes compared; absent, those that trained it."""
+    rows: int = Field(default=1 << 18, ge=1)
+    """Rows of calibration, at most, where thresholds are found."""
