@@ -4,10 +4,19 @@ from typing import TYPE_CHECKING, Any
 
 from saestore.activations.choice import RowChoice
 from saestore.activations.commits import Cursor
+from saestore.activations.hosts import Host, hosts_of
+from saestore.activations.joined import JoinedStore
 from saestore.activations.layout import HookInfo, Spec
 from saestore.activations.mixed_moments import MixedMoments
 from saestore.activations.moments import Moments
-from saestore.activations.origin import Ranges, only_store, trained_on, with_contexts
+from saestore.activations.origin import (
+    Place,
+    Ranges,
+    heads_of,
+    only_store,
+    trained_on,
+    with_contexts,
+)
 from saestore.activations.split import Split, held_out, split_contexts
 from saestore.activations.store import ActivationStore
 from saestore.activations.writer import RowBatch, StoredBatch, StoreWriter
@@ -29,9 +38,12 @@ __all__ = [
     "ContextStream",
     "Cursor",
     "HookInfo",
+    "Host",
+    "JoinedStore",
     "MixedMoments",
     "MixedStream",
     "Moments",
+    "Place",
     "Ranges",
     "RowBatch",
     "RowChoice",
@@ -43,7 +55,9 @@ __all__ = [
     "StoredBatch",
     "Surroundings",
     "WholeContexts",
+    "heads_of",
     "held_out",
+    "hosts_of",
     "only_store",
     "read_ahead",
     "split_contexts",

@@ -80,8 +80,9 @@ class Feed:
         # One unit of reading for all hookpoints: the longest of their chunks, powers of two all.
         # Columns have longer ones, and must not change the order.
         unit = max(array.grid.chunk_rows for array in self.tensors.arrays.values())
-        known = store.spec.arrays()
-        read = {path: known[path] for path in (layout.TOKENS, layout.FLAGS) if path in columns}
+        read = {
+            path: store.arrays[path] for path in (layout.TOKENS, layout.FLAGS) if path in columns
+        }
         self._arrays = {**self.tensors.arrays, **read}
         self._wanted = Wanted.of(store, choice, unit_rows=unit)
         self.rows = self._wanted.rows

@@ -140,9 +140,10 @@ class _Text:
         return lm.model if lm is not None else "a model it does not name"
 
     def place(self, row: int) -> str:
-        """Return a row as people count: context and position."""
+        """Return a row with its context and its position there."""
         context = int(np.searchsorted(self.contexts[:, 0], row, side="right")) - 1
-        return f"context {context}, position {row - int(self.contexts[context, 0])}"
+        position = row - int(self.contexts[context, 0])
+        return f"row {row} (context {context}, position {position})"
 
     def token(self, row: int) -> str:
         """Return the token of a row: its text and its id."""
@@ -194,7 +195,11 @@ def _contexts(one: _Text, other: _Text) -> list[Difference]:
         return []
     if len(unequal):
         at = int(unequal[0])
-        first = f"context {at} has {mine[at]} tokens in {one.name}, {theirs[at]} in {other.name}"
+        row = int(one.contexts[at, 0])
+        first = (
+            f"context {at}, which begins with row {row}, has {mine[at]} tokens in {one.name}, "
+            f"{theirs[at]} in {other.name}"
+        )
     else:
         first = f"{one.name} has {len(mine)} contexts, {other.name} {len(theirs)}"
     return [Difference("contexts", count, max(len(mine), len(theirs)), first, apart=True)]

@@ -5,7 +5,7 @@ An array's metadata is checked when it is first touched; `reading` checks shards
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import reduce
 
 import numpy as np
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, Int32, Int64, Shaped, UInt8
 from pydantic import ValidationError
 
 from saestore.activations import codecs, layout as stores, shards
-from saestore.activations.layout import HookInfo
+from saestore.activations.layout import ArraySpec, HookInfo
 from saestore.activations.moments import Moments
 from saestore.activations.reading import AT_ONCE, Listed, Located, Read, RowReader
 from saestore.activations.shard_file import shard_files
@@ -28,7 +28,7 @@ from saestore.errors import (
 from saestore.lake import Lake, Ref, Storage, layout, manifest as manifests, table_file
 from saestore_schemas.activations import StoreRecord
 from saestore_schemas.lm import LmSettings
-from saestore_schemas.manifest import Manifest
+from saestore_schemas.manifest import Manifest, Parent
 
 
 class ActivationStore:
@@ -39,6 +39,7 @@ class ActivationStore:
         manifest: Its manifest.
         record: What it is, whoever made it: type, shape on disk, language model, longest context.
         hookpoints: Width and type of each hookpoint.
+        arrays: Every array that has one entry per row, by path.
         n_rows: Rows, those that training skips included.
         n_contexts: Contexts.
     """
@@ -69,9 +70,9 @@ class ActivationStore:
         }
         self.spec = stores.Spec(widths, self.record)
         self.hookpoints = {n: HookInfo(w, self.record.dtype) for n, w in widths.items()}
-        self._arrays = self.spec.arrays()
+        self.arrays: Mapping[str, ArraySpec] = self.spec.arrays()
         self._rows_read = RowReader(
-            self._arrays,
+            self.arrays,
             self.n_rows,
             shard_files(artefact, content=manifest.payload.digest),
             Listed(ref.name, self._payload, self._metadata),
@@ -115,7 +116,7 @@ class ActivationStore:
         if self.spec.dtype == "float32":
             self.read_stored(path, start, stop, out)
             return out
-        array = self._arrays[path]
+        array = self.arrays[path]
         rows = max(AT_ONCE // array.grid.chunk_bytes, 1) * array.grid.chunk_rows
         kept = np.empty((min(rows, stop - start), *array.tail), array.stored)
         row = start
@@ -183,6 +184,20 @@ class ActivationStore:
         return layout.hook_array(hookpoint)
 
     @property
+    def parents(self) -> tuple[Parent, ...]:
+        """How what is made of its rows names it."""
+        return (manifests.parent_of(self.manifest),)
+
+    def home(self, hookpoint: str) -> tuple["ActivationStore", str]:
+        """Return the store that holds a hookpoint's rows, and what the hookpoint is called there.
+
+        Raises:
+            HookpointNotFoundError: The store has no such hookpoint.
+        """
+        self.array_of(hookpoint)
+        return self, hookpoint
+
+    @property
     def ranges_at_once(self) -> int:
         """How many ranges of rows a reader should ask `read_many` for together, if it can."""
         return self._rows_read.at_once
@@ -210,6 +225,28 @@ class ActivationStore:
                 hint=f"set {field}; or import the store again with its language model",
             )
         return own
+
+    @property
+    def weights_fingerprint(self) -> str | None:
+        """Digest of the weights of the language model behind it; None where it was not recorded."""
+        lm = self.manifest.facts.get("lm")
+        found = lm.get("fingerprint") if isinstance(lm, dict) else None
+        return found if isinstance(found, str) else None
+
+    def fits_model_of(self, other: "ActivationStore") -> bool:
+        """Return whether it may be of the same language model as another store, processed alike.
+
+        Equal weights are one model whatever it is called; where a store does not know its weights, the
+        names decide. An imported store that names no model fits any.
+        """
+        mine, its = self.record.lm, other.record.lm
+        if mine is None or its is None:
+            return True
+        one, two = self.weights_fingerprint, other.weights_fingerprint
+        same = (
+            one == two if one and two else (mine.model, mine.revision) == (its.model, its.revision)
+        )
+        return same and mine.processing == its.processing
 
     def tokens(self, start: int = 0, stop: int | None = None) -> Int32[np.ndarray, " row"]:
         """Return the token ids of rows start to stop."""
@@ -441,7 +478,7 @@ class ActivationStore:
         self._rows_read.check_shard(path, shard)
 
     def _rows(self, path: str, start: int, stop: int) -> Shaped[np.ndarray, "row ..."]:
-        array = self._arrays[path]
+        array = self.arrays[path]
         out = np.empty((max(stop - start, 0), *array.tail), array.stored)
         self.read_stored(path, start, stop, out)
         return out
@@ -496,7 +533,7 @@ class ActivationStore:
 
         Shards and documents, which come with them, are compared when they are read.
         """
-        arrays = [f"{path}/{stores.METADATA}" for path in self._arrays]
+        arrays = [f"{path}/{stores.METADATA}" for path in self.arrays]
         folders = (layout.CONTEXTS, layout.SEGMENTS, layout.MOMENTS, layout.DEVIATIONS)
         small = [path for folder in folders for path in self._payload.below(folder)]
         groups = [f"{layout.HOOKS}/{stores.METADATA}", stores.METADATA, layout.VOCABULARY]

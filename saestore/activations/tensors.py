@@ -41,18 +41,17 @@ class Tensors:
         self._store = store
         self._form = form
         self.paths = {name: store.array_of(name) for name in hookpoints}
-        self._scales: dict[str, str] = {}
-        if store.spec.dtype == "int8":
-            if form == "stored":
-                raise ConfigError(
-                    field="dtype",
-                    found=form,
-                    expected="'float32': int8 rows mean nothing without their scales",
-                )
-            self._scales = {name: layout.scale_array(name) for name in hookpoints}
-        known = store.spec.arrays()
+        self._dtypes = {name: store.hookpoints[name].dtype for name in hookpoints}
+        quantised = [name for name, dtype in self._dtypes.items() if dtype == "int8"]
+        if quantised and form == "stored":
+            raise ConfigError(
+                field="dtype",
+                found=form,
+                expected="'float32': int8 rows mean nothing without their scales",
+            )
+        self._scales = {name: layout.scale_array(name) for name in quantised}
         read = (*self.paths.values(), *self._scales.values())
-        self.arrays: dict[str, ArraySpec] = {path: known[path] for path in read}
+        self.arrays: dict[str, ArraySpec] = {path: store.arrays[path] for path in read}
 
     @property
     def row_bytes(self) -> int:
@@ -62,7 +61,7 @@ class Tensors:
     @property
     def converts(self) -> bool:
         """Whether the wanted type is another than the stored one."""
-        return self._form == "float32" and self._store.spec.dtype != "float32"
+        return self._form == "float32" and set(self._dtypes.values()) != {"float32"}
 
     def stored(self, rows: int) -> dict[str, Shaped[np.ndarray, "row ..."]]:
         """Return memory for so many rows in stored form."""
@@ -76,23 +75,21 @@ class Tensors:
         pinned = torch.cuda.is_available()
         return {
             name: torch.empty(
-                rows, self._store.hookpoints[name].width, dtype=self.dtype, pin_memory=pinned
+                rows, self._store.hookpoints[name].width, dtype=self._type(name), pin_memory=pinned
             )
             for name in self.paths
         }
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of the tensors."""
+    def _type(self, name: str) -> torch.dtype:
         if self._form == "float32":
             return torch.float32
-        dtype: torch.dtype = getattr(torch, self._store.spec.dtype)
+        dtype: torch.dtype = getattr(torch, self._dtypes[name])
         return dtype
 
     def view(self, name: str, held: Held) -> Tensor:
         """Return a hookpoint's stored rows as a tensor where they lie."""
         bits = torch.from_numpy(held[self.paths[name]])
-        return bits.view(torch.bfloat16) if self._store.spec.dtype == "bfloat16" else bits
+        return bits.view(torch.bfloat16) if self._dtypes[name] == "bfloat16" else bits
 
     def into(self, name: str, held: Held, out: Tensor) -> Tensor:
         """Write a hookpoint's rows into memory of the wanted type, and return it."""

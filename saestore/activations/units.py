@@ -54,11 +54,12 @@ def units_of(store: ActivationStore, path: str, array: ArraySpec, unit_rows: int
         store: Where it lies.
         path: Its path.
         array: What it is.
-        unit_rows: A power of two, and no longer than a shard.
+        unit_rows: A power of two.
     """
     if store.ranges_at_once == 1 and array.grid.chunk_rows > unit_rows:
         return _Cut(store, path, array, unit_rows)
-    if array.grid.chunk_rows <= unit_rows and store.direct(path):
+    grid = array.grid
+    if grid.chunk_rows <= unit_rows <= grid.shard_rows and store.direct(path):
         return _Direct(store, path, array, unit_rows)
     return _Together(store, path, array, unit_rows)
 

@@ -1,12 +1,14 @@
 """What an activation store is, whoever made it: generate, an import, a shuffle."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from saestore_schemas.base import Model
 from saestore_schemas.lm import LmSettings
+from saestore_schemas.names import ArtefactName, HookpointName
 
 
 StoreDtype = Literal["float32", "float16", "bfloat16", "int8"]
@@ -39,6 +41,52 @@ RowRange = Annotated[
     tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]], AfterValidator(_some)
 ]
 """First row of a store and the row after the last."""
+
+
+class HeadSettings(Model):
+    """A hookpoint of one of several stores that were generated from the same contexts."""
+
+    name: HookpointName | None = None
+    """What the dictionary calls it; absent, as its hookpoint. Heads have different names."""
+    store: ArtefactName
+    """Activation store in the lake."""
+    hookpoint: HookpointName
+    """A hookpoint of that store."""
+
+    @property
+    def called(self) -> str:
+        """Its name."""
+        return self.name or self.hookpoint
+
+
+def check_heads(heads: Sequence[HeadSettings]) -> None:
+    """Refuse heads that cannot be told apart.
+
+    Raises:
+        ValueError: Two have one name, or are the same hookpoint of the same store.
+    """
+    for one, other in combinations(heads, 2):
+        if one.called == other.called:
+            msg = f"two heads are called {one.called!r}: give each a name of its own"
+            raise ValueError(msg)
+        if (one.store, one.hookpoint) == (other.store, other.hookpoint):
+            msg = (
+                f"heads {one.called!r} and {other.called!r} are both {one.hookpoint} of {one.store!r}: "
+                "remove one"
+            )
+            raise ValueError(msg)
+
+
+def one_place(activations: str | None, heads: Sequence[HeadSettings]) -> None:
+    """Refuse rows of a store and of heads at once, and heads that cannot be told apart.
+
+    Raises:
+        ValueError: They are such.
+    """
+    if activations is not None and heads:
+        msg = "give activations or heads: heads name their stores"
+        raise ValueError(msg)
+    check_heads(heads)
 
 
 class StoreSettings(Model):

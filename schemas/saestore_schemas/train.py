@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from saestore_schemas.activations import RowFlag, RowRange
+from saestore_schemas.activations import HeadSettings, RowFlag, RowRange, check_heads
 from saestore_schemas.base import Model
 from saestore_schemas.evaluate import SpliceSettings
 from saestore_schemas.families import DictionarySettings, LinearSettings
@@ -45,15 +45,23 @@ class SourceSettings(Model):
 
 
 class ActivationsSettings(Model):
-    """Which rows train the dictionary. Give one store by `name`, or several in `sources`."""
+    """Which rows train the dictionary.
+
+    Give one store by `name`, several whose rows follow each other in `sources`, or several that hold the
+    same tokens, row by row, in `heads`.
+    """
 
     name: ArtefactName | None = None
-    """Activation store in the lake. Give this or `sources`."""
+    """Activation store in the lake. Give this, `sources` or `heads`."""
     rows: RowRange | None = None
-    """Only rows of this range of the store: the first, and the one after the last. Absent, all."""
+    """Only rows of this range of the store, or of all heads': the first, and the one after the last.
+    Absent, all."""
     sources: tuple[SourceSettings, ...] = ()
     """Several stores of one language model, mixed by weight. Their rows together are an epoch: a
     store with more than its share of them is not seen whole in it, one with less is seen again."""
+    heads: tuple[HeadSettings, ...] = ()
+    """Hookpoints of several stores that were generated from the same contexts, such as those of two
+    language models. `dictionary` calls them by their names."""
     flags: tuple[RowFlag, ...] = ()
     """Flags that a training row may carry, `special` or `ignored`; by default none. The scale is
     measured over rows without flags all the same."""
@@ -67,12 +75,13 @@ class ActivationsSettings(Model):
 
     @model_validator(mode="after")
     def _one_or_several(self) -> Self:
-        if (self.name is None) == (not self.sources):
-            msg = "give exactly one of name and sources"
+        if sum((self.name is not None, bool(self.sources), bool(self.heads))) != 1:
+            msg = "give exactly one of name, sources and heads"
             raise ValueError(msg)
         if self.sources and self.rows is not None:
-            msg = "rows goes with name: each of sources has rows of its own"
+            msg = "rows goes with name and heads: each of sources has rows of its own"
             raise ValueError(msg)
+        check_heads(self.heads)
         for one, other in combinations(self.sources, 2):
             if one.name == other.name and _overlap(one.rows, other.rows):
                 msg = (
@@ -83,7 +92,14 @@ class ActivationsSettings(Model):
         return self
 
     def conflicts(self, dictionary: LinearSettings) -> Iterator[str]:
-        """Yield what makes no sense together with a dictionary that reads whole contexts, and why."""
+        """Yield what makes no sense together with a dictionary, and why."""
+        names = [head.called for head in self.heads]
+        for hookpoint in dictionary.involved if names else ():
+            if hookpoint not in names:
+                yield (
+                    f"dictionary has {hookpoint!r}, which is none of activations.heads: these are "
+                    f"{', '.join(names)}"
+                )
         if not dictionary.reads_contexts:
             return
         if self.sources:
@@ -99,10 +115,14 @@ class ActivationsSettings(Model):
 
     @property
     def mixed(self) -> tuple[SourceSettings, ...]:
-        """All stores with their weights: `sources`, or the one store."""
-        if self.name is None:
+        """Stores whose rows follow each other, with their weights: `sources`, or one.
+
+        Of heads that is the first one's store, whose contexts stand for those of all.
+        """
+        if self.sources:
             return self.sources
-        return (SourceSettings(name=self.name, rows=self.rows),)
+        name = self.heads[0].store if self.name is None else self.name
+        return (SourceSettings(name=name, rows=self.rows),)
 
 
 def _overlap(one: RowRange | None, other: RowRange | None) -> bool:
@@ -273,6 +293,9 @@ class EvaluateEverySettings(Model):
             yield (
                 "evaluate_every measures rows that training holds out: activations.held_out is 0"
             )
+        if activations.heads and self.activations is not None:
+            yield "evaluate_every.activations is one of several sources, and heads are read together: remove it"
+            return
         names = list(dict.fromkeys(source.name for source in activations.mixed))
         if self.activations is None and len(names) > 1:
             yield f"evaluate_every.activations is missing: say which of {', '.join(names)}"
@@ -358,6 +381,17 @@ class TrainSettings(Model):
     @model_validator(mode="after")
     def _sweep(self) -> Self:
         self.runs()
+        return self
+
+    @model_validator(mode="after")
+    def _one_host(self) -> Self:
+        stores = {head.store for head in self.activations.heads}
+        if self.init.from_host is not None and len(stores) > 1:
+            msg = (
+                "init.from_host copies what a language model computes between two hookpoints of one store: "
+                f"activations.heads are of {', '.join(sorted(stores))}"
+            )
+            raise ValueError(msg)
         return self
 
     @model_validator(mode="after")

@@ -57,7 +57,7 @@ def test_the_first_other_token_is_placed_and_all_are_counted(lake, monkeypatch):
     ]  # fmt: skip
     (difference,) = found.compared[0].differences
     assert (difference.part, difference.count, difference.total) == ("tokens", 3, 300)
-    assert difference.first.startswith("context 3, position 4, after '<bos> w")
+    assert difference.first.startswith("row 100 (context 3, position 4), after '<bos> w")
     assert difference.first.endswith("' w3' (3) in base, ' w57' (57) in other")
     assert found.compared[1].together
 
@@ -74,7 +74,9 @@ def test_contexts_cut_elsewhere_are_named_and_the_rows_before_are_compared(lake)
     first, second = found.compared
     (contexts,) = first.differences
     assert (contexts.part, contexts.count, contexts.total) == ("contexts", 2, 3)
-    assert contexts.first == "context 1 has 100 tokens in one, 120 in other"
+    assert contexts.first == (
+        "context 1, which begins with row 100, has 100 tokens in one, 120 in other"
+    )
     assert second.differences[0].first == "one has 3 contexts, shorter 2"
 
 
@@ -88,7 +90,7 @@ def test_other_flags_and_documents_are_said_and_part_nothing(lake):
     assert found.same
     (difference,) = found.compared[0].differences
     assert (difference.part, difference.count, difference.apart) == ("flags", 1, False)
-    assert difference.first.startswith("context 1, position 8, ' w")
+    assert difference.first.startswith("row 40 (context 1, position 8), ' w")
     assert difference.first.endswith("flags 0 in one, 2 in other")
 
 
