@@ -146,8 +146,13 @@ class Exchanging:
 
     def _trained_on(self, manifest: Manifest) -> "ActivationStore | None":
         """Return the store that a dictionary was trained on, if it is still in the lake."""
+        from saestore.activations import JoinedStore, heads_of
+
         known = {ref.name for ref in self.lake.refs("activations")}
         names = [each.name for each in manifest.parents if each.kind == "activations"]
+        if heads_of(manifest):
+            whole = known.issuperset(names)
+            return JoinedStore.of(self.lake, heads_of(manifest), compared=True) if whole else None
         return _store(self.lake, names[0]) if names and names[0] in known else None
 
 

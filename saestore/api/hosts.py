@@ -40,7 +40,9 @@ def finder(lake: Lake, *, device: str) -> "Callable[[TrainSettings], Host]":
 
     def found(settings: TrainSettings) -> Host:
         (reads,), (writes,) = settings.dictionary.reads, settings.dictionary.writes
+        heads = {head.called: head.hookpoint for head in settings.activations.heads}
+        names = heads.get(reads, reads), heads.get(writes, writes)
         part = str(settings.init.from_host)
-        return between(part, settings.activations.mixed[0].name, reads, writes)
+        return between(part, settings.activations.mixed[0].name, *names)
 
     return found

@@ -1,4 +1,4 @@
-"""The rows a run trains on: those of one store, or of several mixed by weight."""
+"""The rows a run trains on: those of one store, of several mixed by weight, or of several side by side."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from saestore.activations import (
     ActivationStore,
     ActivationStream,
     ContextRowStream,
+    JoinedStore,
     MixedMoments,
     MixedStream,
     Moments,
@@ -20,9 +21,9 @@ from saestore.activations import (
 )
 from saestore.dictionaries import ContextRows, Contexts, contexts
 from saestore.errors import ConfigError
-from saestore.lake import Lake, manifest as manifests
+from saestore.lake import Lake
 from saestore_schemas.activations import FLAG_BITS
-from saestore_schemas.dictionary import ModelRecord
+from saestore_schemas.dictionary import HeadRecord, ModelRecord
 from saestore_schemas.manifest import Parent
 from saestore_schemas.train import ActivationsSettings
 
@@ -94,7 +95,8 @@ class TrainingRows:
 
     Attributes:
         settings: Which rows.
-        stores: By name, in the order of the settings; a store of two sources once.
+        stores: By name, in the order of the settings; a store of two sources once. Heads are one, by
+            the name of the first one's.
         contexts: Whether they come with the contexts they lie in.
     """
 
@@ -122,10 +124,10 @@ class TrainingRows:
         Raises:
             ArtefactNotFoundError: No such activation store.
             HookpointNotFoundError: A store lacks one of the hookpoints.
-            ConfigError: The stores are of different language models or widths, or have the same rows.
+            ConfigError: Stores of a mix are of different language models or widths, or have the same
+                rows; or those of heads do not hold the same tokens.
         """
-        names = dict.fromkeys(source.name for source in settings.mixed)
-        stores = {name: ActivationStore.open(lake, name) for name in names}
+        stores = _opened(settings, lake)
         for hookpoint in hookpoints:
             for store in stores.values():
                 store.array_of(hookpoint)
@@ -143,7 +145,7 @@ class TrainingRows:
     @property
     def parents(self) -> list[Parent]:
         """Every store, once."""
-        return [manifests.parent_of(store.manifest) for store in self.stores.values()]
+        return [parent for store in self.stores.values() for parent in store.parents]
 
     @property
     def widths(self) -> dict[str, int]:
@@ -246,25 +248,60 @@ class TrainingRows:
         return list(map(MixedSource, names, stream.shares, stream.source_rows))
 
     def model(self) -> ModelRecord | None:
-        """Return the language model behind the rows; None if a store does not say."""
-        stores = list(self.stores.values())
-        lm = stores[0].record.lm
-        if lm is None or any(store.record.lm is None for store in stores):
-            return None  # imported, and nobody said
-        fingerprints = [found for store in stores if (found := _fingerprint(store)) is not None]
-        return ModelRecord(
-            name=lm.model,
-            revision=lm.revision,
-            weights_fingerprint=fingerprints[0] if fingerprints else None,
-            processing=lm.processing,
-            capture_dtype=", ".join(dict.fromkeys(store.record.dtype for store in stores)),
-        )
+        """Return the language model behind the rows; None if a store does not say, or of several."""
+        found = [_model(store) for store in self._each]
+        known = [each for each in found if each is not None]
+        alike = all(store.fits_model_of(self._each[0]) for store in self._each)
+        if len(known) < len(found) or not alike:
+            return None
+        fingerprints = [each.weights_fingerprint for each in known if each.weights_fingerprint]
+        dtypes = dict.fromkeys(store.record.dtype for store in self._each)
+        told = {"weights_fingerprint": fingerprints[0] if fingerprints else None}
+        return known[0].model_copy(update={**told, "capture_dtype": ", ".join(dtypes)})
+
+    @property
+    def _each(self) -> list[ActivationStore]:
+        """Every store, those of heads too."""
+        return [
+            part
+            for store in self.stores.values()
+            for part in (store.stores if isinstance(store, JoinedStore) else [store])
+        ]
+
+    def heads(self) -> dict[str, HeadRecord] | None:
+        """Return where each head lies; None where hookpoints are called as in the one model."""
+        (joined, *_) = self.stores.values()
+        if not isinstance(joined, JoinedStore):
+            return None
+        found = {
+            name: HeadRecord(hookpoint=hookpoint, model=_model(store))
+            for name, (store, hookpoint) in joined.heads.items()
+        }
+        plain = all(name == head.hookpoint for name, head in found.items())
+        return None if plain and self.model() is not None else found
 
 
-def _fingerprint(store: ActivationStore) -> str | None:
-    known = store.manifest.facts.get("lm")
-    fingerprint = known.get("fingerprint") if isinstance(known, dict) else None
-    return None if fingerprint is None else str(fingerprint)
+def _opened(settings: ActivationsSettings, lake: Lake) -> dict[str, ActivationStore]:
+    """Return the stores by name; those of heads, compared, as one."""
+    if settings.heads:
+        joined = JoinedStore.of(lake, settings.heads)
+        return {joined.ref.name: joined}
+    names = dict.fromkeys(source.name for source in settings.mixed)
+    return {name: ActivationStore.open(lake, name) for name in names}
+
+
+def _model(store: ActivationStore) -> ModelRecord | None:
+    """Return the language model of a store; None if it does not say."""
+    lm = store.record.lm
+    if lm is None:
+        return None  # imported, and nobody said
+    return ModelRecord(
+        name=lm.model,
+        revision=lm.revision,
+        weights_fingerprint=store.weights_fingerprint,
+        processing=lm.processing,
+        capture_dtype=store.record.dtype,
+    )
 
 
 def _rows_once(stores: Mapping[str, ActivationStore]) -> None:
@@ -289,20 +326,13 @@ def _rows_once(stores: Mapping[str, ActivationStore]) -> None:
 def _one_model(stores: Sequence[ActivationStore]) -> None:
     """Refuse stores that are known to be of different language models.
 
-    Equal weights are one model whatever it is called; where a store does not know its weights, the
-    names decide. An imported store that names no model fits any.
-
     Raises:
         ConfigError: They are.
     """
     known = [(store, lm) for store in stores if (lm := store.record.lm) is not None]
     for store, lm in known[1:]:
         first, its = known[0]
-        one, other = _fingerprint(first), _fingerprint(store)
-        alike = (
-            one == other if one and other else (its.model, its.revision) == (lm.model, lm.revision)
-        )
-        if not alike or its.processing != lm.processing:
+        if not store.fits_model_of(first):
             raise ConfigError(
                 field="activations.sources",
                 found={
@@ -310,5 +340,6 @@ def _one_model(stores: Sequence[ActivationStore]) -> None:
                     for each, name in ((first, its), (store, lm))
                 },
                 expected="stores of one language model with one processing",
-                hint="a dictionary belongs to one model: train one on each store",
+                hint="a dictionary belongs to one model: train one on each store, or, of stores with "
+                "the same tokens, one on all by activations.heads",
             )

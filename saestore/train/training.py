@@ -216,6 +216,7 @@ class Training:
         config = dictionary.config.model_copy(
             update={
                 "model": self.rows.model(),
+                "heads": self.rows.heads(),
                 "parents": self.run.parents,
                 "train": TrainRecord(
                     fingerprint=self.run.fingerprint,

@@ -261,6 +261,15 @@ class ModelRecord(Model):
     """How the activations were stored that it was trained on."""
 
 
+class HeadRecord(Model):
+    """Where a hookpoint of a dictionary lies that was trained on several stores at once."""
+
+    hookpoint: HookpointName
+    """What it is called in its language model; the dictionary calls it by the name of its head."""
+    model: ModelRecord | None
+    """Its language model, null where nobody said."""
+
+
 class TrainRecord(Model):
     """History: how the weights came to be. Reading them does not need it."""
 
@@ -320,7 +329,9 @@ class DictionaryConfig(Model):
     scale: dict[str, ScaleRecord]
     """Normalisation of each hookpoint."""
     model: ModelRecord | None
-    """The language model, null for synthetic data."""
+    """The language model, null for synthetic data, and where heads are of several."""
+    heads: dict[str, HeadRecord] | None = None
+    """Where each hookpoint lies, by the name it has here; null where these are the model's own names."""
     train: TrainRecord | None
     """History, null when unknown."""
     parents: tuple[Parent, ...]

@@ -278,8 +278,8 @@ def test_what_training_saw_lies_in_its_ranges(lake):
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({}, "exactly one of name and sources"),
-        ({"name": "web", **MIX}, "exactly one of name and sources"),
+        ({}, "exactly one of name, sources and heads"),
+        ({"name": "web", **MIX}, "exactly one of name, sources and heads"),
         ({**MIX, "rows": [0, 5]}, "each of sources has rows of its own"),
         ({"name": "web", "rows": [5, 5]}, "there is no row from 5"),
         ({"name": "web", "rows": [-1, 5]}, "greater than or equal to 0"),
