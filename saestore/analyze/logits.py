@@ -13,7 +13,7 @@ every u_t changes nothing, not even rounding. Scores are computed for a block of
 features times vocabulary never exists.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,7 @@ def logit_rows(
     *,
     top_k: int,
     score: str = "direction",
+    head: int = 0,
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
     """Return pieces of `logits` and `logit_stats`, in order, a block of features at a time.
 
@@ -88,6 +89,7 @@ def logit_rows(
         onto: The projection.
         top_k: Tokens kept at each end.
         score: Name of the score in the tables.
+        head: Which head's vectors they are.
     """
     for first in range(0, len(vectors), _FEATURES):
         block = vectors[first : first + _FEATURES]
@@ -96,9 +98,25 @@ def logit_rows(
         up, down = extreme(scores, top_k, largest=True), extreme(scores, top_k, largest=False)
         spread = _distribution(scores, (down[0][:, 0], up[0][:, 0]), means)
         yield (
-            _named(tables.LOGITS.schema(), _ends(up, down), first, score),
-            _named(tables.LOGIT_STATS.schema(), spread, first, score),
+            _named(tables.LOGITS.schema(), _ends(up, down), first, score, head),
+            _named(tables.LOGIT_STATS.schema(), spread, first, score, head),
         )
+
+
+def heads_together(
+    each: Sequence[Iterator[tuple[pa.Table, pa.Table]]],
+) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Return what `logit_rows` gives of several heads as one, in the order of the tables."""
+    if len(each) == 1:
+        yield from each[0]
+        return
+    orders = [[(name, "ascending") for name in t.sort] for t in (tables.LOGITS, tables.LOGIT_STATS)]
+    for blocks in zip(*each, strict=True):
+        tokens, statistics = (
+            pa.concat_tables(parts).sort_by(order)
+            for parts, order in zip(zip(*blocks, strict=True), orders, strict=True)
+        )
+        yield tokens, statistics
 
 
 def extreme(
@@ -126,13 +144,12 @@ def _ends(
     up: tuple[Float[Tensor, "feature k"], Int64[Tensor, "feature k"]],
     down: tuple[Float[Tensor, "feature k"], Int64[Tensor, "feature k"]],
 ) -> dict[str, Any]:
-    """Return the columns of `logits` but for the score, features counted from 0."""
+    """Return the columns of `logits` but for score and head, features counted from 0."""
     n, k = up[0].shape
     # sorted by sign: suppressed first
     values, tokens = (torch.stack([b, a], dim=1).reshape(-1) for a, b in zip(up, down, strict=True))
     return {
         "feature": np.repeat(np.arange(n, dtype=np.uint32), 2 * k),
-        "head": np.zeros(2 * n * k, np.uint16),
         "sign": np.tile(np.repeat(np.array([-1, 1], np.int8), k), n),
         "rank": np.tile(np.arange(k, dtype=np.uint16), 2 * n),
         "token_id": tokens.cpu().numpy().astype(np.uint32),
@@ -145,7 +162,7 @@ def _distribution(
     ends: tuple[Float[Tensor, " feature"], Float[Tensor, " feature"]],
     means: Float[Tensor, " feature"],
 ) -> dict[str, Any]:
-    """Return the columns of `logit_stats` but for the score, features counted from 0.
+    """Return the columns of `logit_stats` but for score and head, features counted from 0.
 
     Moments are around the mean, which is 0 but for rounding; sums are float64.
     """
@@ -162,7 +179,6 @@ def _distribution(
     undefined = {"skew": third / safe**1.5, "kurtosis": fourth / safe**2}
     return {
         "feature": np.arange(n, dtype=np.uint32),
-        "head": np.zeros(n, np.uint16),
         "mean": _float32(means),
         "std": np.sqrt(second).astype(np.float32),
         **{
@@ -174,11 +190,16 @@ def _distribution(
     }
 
 
-def _named(schema: pa.Schema, columns: dict[str, Any], first: int, score: str) -> pa.Table:
+def _named(
+    schema: pa.Schema, columns: dict[str, Any], first: int, score: str, head: int
+) -> pa.Table:
     """Return the columns of some features as a table."""
     features = columns["feature"] + np.uint32(first)
-    named = {**columns, "feature": features, "score": arrow.repeated(score, len(features))}
-    return arrow.rows(schema, named)
+    told = {
+        "score": arrow.repeated(score, len(features)),
+        "head": np.full(len(features), head, np.uint16),
+    }
+    return arrow.rows(schema, {**columns, **told, "feature": features})
 
 
 def _float32(values: Float[Tensor, " feature"]) -> np.ndarray:

@@ -1,9 +1,12 @@
 """The verb: a dictionary and a store in, feature tables out."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from saestore import devices, dictionaries
-from saestore.activations import ActivationStore, only_store
+from saestore.activations import ActivationStore, Host, Place, hosts_of
 from saestore.analyze import encode, logits
 from saestore.analyze.context_tables import context_rows, document_rows, vocabulary_rows
 from saestore.analyze.decoders import decoder_rows
@@ -17,7 +20,7 @@ from saestore.lm import LanguageModel
 from saestore.progress import Progress, Silent
 from saestore_schemas import tables
 from saestore_schemas.analyze import AnalyzeSettings, LogitSettings
-from saestore_schemas.lm import LmSettings
+from saestore_schemas.dictionary import DictionaryConfig
 
 
 _SILENT = Silent()
@@ -52,20 +55,23 @@ def run(
     """
     ref = Ref("features", f"{settings.dictionary}/{settings.name}")
     trained = lake.manifest(Ref("dictionary", settings.dictionary))
-    store = ActivationStore.open(lake, settings.activations or only_store(lake, trained))
-    parents = (parent_of(trained), parent_of(store.manifest))
+    place = Place.of(lake, trained, settings.activations, settings.heads)
+    store = place.open(lake, trained)
+    parents = (parent_of(trained), *store.parents)
     job = Run.of(ref, settings, parents)
     artefact = lake.artefact(ref)
     if artefact.exists(layout.MANIFEST):  # nothing to write: the lake may be read-only
         begin(artefact, job)
         return ref
+    loaded = dictionaries.load(lake, settings.dictionary)
     if settings.logits is not None:  # before the rows, which may take long
-        LanguageModel.check(_model(store, settings.logits))
+        for host in _hosts(store, loaded.config, settings.logits):
+            LanguageModel.check(host.lm)
     with writing(artefact, name=ref.name):
         if begin(artefact, job) is not None:
             return ref
         _clear(artefact)
-        folded = dictionaries.load(lake, settings.dictionary).in_raw_units().eval()
+        folded = loaded.in_raw_units().eval()
         output = Output(artefact, job.fingerprint)
         analysis = _Analysis(settings, store, folded.to(devices.resolve(device)), output, progress)
         counts = analysis.write()
@@ -78,7 +84,7 @@ def run(
                 "value": "coefficient of the folded decoder vector, stored as "
                 + settings.value_dtype,
                 "semantics": folded.config.semantics.model_dump(mode="json"),
-                "activations": store.ref.name,
+                "activations": str(place),
                 "hookpoints": list(folded.hookpoints_in),
                 "context_size": store.record.context_size,
                 "block_rows": encode.block_rows(folded.d_sae),
@@ -129,32 +135,43 @@ class _Analysis:
         }
 
     def _logits(self, wanted: LogitSettings) -> None:
-        unembedding = LanguageModel.load(_model(self.store, wanted), device="cpu").unembedding()
-        vectors = self.folded.logit_directions().detach()
+        hosts = _hosts(self.store, self.folded.config, wanted)
+        each = [self._logits_in(host, wanted) for host in hosts]
+        output, total = self.output, self.folded.d_sae
+        with (
+            output.writer(tables.LOGITS) as ends,
+            output.writer(tables.LOGIT_STATS) as distribution,
+            self.progress.task("logits", total=total, unit="features") as task,
+        ):
+            for tokens, statistics in logits.heads_together(each):
+                ends.write(tokens)
+                distribution.write(statistics)
+                task.advance(statistics.num_rows // len(each))
+        output.wrote("logits", ends)
+        output.wrote("logit_stats", distribution)
+
+    def _logits_in(self, host: Host, wanted: LogitSettings) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """Return the tables of one language model: of several, of what is written to its last head."""
+        unembedding = LanguageModel.load(host.lm, device="cpu").unembedding()
+        if host.label:
+            vectors = self.folded.decoder_vectors_at(host.writes[-1]).detach()
+            head = self.folded.hookpoints_out.index(host.writes[-1])
+        else:
+            vectors, head = self.folded.logit_directions().detach(), 0
         # columns beyond the vocabulary pad the matrix: no text can say them
         known = self.store.vocabulary().num_rows
         onto = logits.projection(
             unembedding.W_U[:, :known], unembedding.gain, centred=unembedding.centred
         )
         onto = logits.Projection(onto.weight.to(vectors.device), onto.mean.to(vectors.device))
-        output = self.output
-        with (
-            output.writer(tables.LOGITS) as ends,
-            output.writer(tables.LOGIT_STATS) as distribution,
-            self.progress.task("logits", total=len(vectors), unit="features") as task,
-        ):
-            for tokens, statistics in logits.logit_rows(
-                vectors, onto, top_k=wanted.top_k, score=self.folded.logit_score
-            ):
-                ends.write(tokens)
-                distribution.write(statistics)
-                task.advance(statistics.num_rows)
-        output.wrote("logits", ends)
-        output.wrote("logit_stats", distribution)
+        score = self.folded.logit_score
+        return logits.logit_rows(vectors, onto, top_k=wanted.top_k, score=score, head=head)
 
 
-def _model(store: ActivationStore, wanted: LogitSettings) -> LmSettings:
-    return store.language_model(wanted.lm, field="logits.lm")
+def _hosts(store: ActivationStore, config: DictionaryConfig, wanted: LogitSettings) -> list[Host]:
+    """Return the language models that a dictionary writes to."""
+    reads, writes = config.hookpoints_in, config.hookpoints_out
+    return hosts_of(store, reads, writes, lm=wanted.lm, field="logits.lm")
 
 
 def _clear(artefact: Storage) -> None:

@@ -163,7 +163,7 @@ def parts_of(settings: ActivationsSettings, lake: Lake, split: Split, rows: int)
     flags = sum(FLAG_BITS[flag] for flag in set(settings.flags))
     found = []
     for source in settings.mixed:
-        store, within = with_contexts(lake, source.name, source.rows)
+        store, within = with_contexts(lake, source.name, source.rows, settings.heads)
         contexts = RowChoice(split, settings.held_out, within).contexts(store)
         limit = max(1, round(rows * source.weight / weights))
         total = int(contexts[:, 1].sum())

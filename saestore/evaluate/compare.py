@@ -13,10 +13,11 @@ from functools import lru_cache
 import pyarrow as pa
 from pydantic import JsonValue
 
+from saestore.activations import Place
 from saestore.errors import ConfigError
 from saestore.evaluate.evaluation import Evaluation
 from saestore.evaluate.run import run
-from saestore.evaluate.subject import Made, same_split, store_of
+from saestore.evaluate.subject import Made, place_of, same_split
 from saestore.fingerprint import fingerprint
 from saestore.lake import Lake, checkpoint
 from saestore.lm import LanguageModel
@@ -136,10 +137,10 @@ def _check(names: Sequence[str], lake: Lake) -> None:
 
 def _on_one_store(wanted: Sequence[EvaluateSettings], lake: Lake) -> list[EvaluateSettings]:
     """Return the settings so that all of them mean one store; those that do already stay."""
-    known: dict[str, str] = {}
+    known: dict[str, Place] = {}
     for each in wanted:
         with suppress(ConfigError):  # trained on a mix, or on nothing here
-            known[each.dictionary] = store_of(each, lake)
+            known[each.dictionary] = place_of(each, lake)
     stores = set(known.values())
     if len(stores) != 1:
         raise ConfigError(
@@ -149,10 +150,8 @@ def _on_one_store(wanted: Sequence[EvaluateSettings], lake: Lake) -> list[Evalua
             hint="say which: --set activations=NAME, and --set split=all if it trained none of them",
         )
     (store,) = stores
-    return [
-        each if each.dictionary in known else each.model_copy(update={"activations": store})
-        for each in wanted
-    ]
+    read = {"activations": store.store, "heads": store.heads}
+    return [each if each.dictionary in known else each.model_copy(update=read) for each in wanted]
 
 
 def _dictionary(evaluation: Evaluation) -> str:

@@ -1,14 +1,15 @@
 """The scores that need the language model: a few contexts, four forward passes each."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from pydantic import JsonValue
+from torch import Tensor
 
-from saestore.activations import ActivationStore, WholeContexts
+from saestore.activations import ActivationStore, Host, WholeContexts, hosts_of
 from saestore.evaluate.metrics import Score
 from saestore.evaluate.selection import spread
 from saestore.evaluate.splice import INTERVENTIONS, Splice, pad
@@ -44,32 +45,75 @@ def measure(
 ) -> CrossEntropyScores:
     """Run contexts of the split with activations clean, reconstructed, zero and mean.
 
-    Contexts keep the store's tokens and flags, so BOS is where generate put it.
+    Contexts keep the store's tokens and flags, so BOS is where generate put it. Heads in several
+    language models are replaced in each by itself, and its scores bear their names.
 
     Args:
         subject: Dictionary, store and split.
-        settings: How many contexts, how many at once, which model.
+        settings: How many contexts, how many at once, which models.
         means: Mean of the evaluated rows of each reconstructed hookpoint.
         load_model: Returns the language model of some settings.
         progress: Where to report.
+
+    Raises:
+        ConfigError: A store does not say which model it is of, and no other is named.
     """
-    lm_settings = model_of(subject.store, settings)
-    progress.note(f"loading {lm_settings.model}")
-    model = load_model(lm_settings)
-    same = is_the_stores(model, subject, progress)
+    scores: list[Score] = []
+    facts: dict[str, JsonValue] = {}
+    for host in hosts(subject, settings):
+        found = _in_one(subject, host, settings, means, load_model, progress)
+        if not host.label:
+            return found
+        scores += [replace(each, metric=f"{each.metric}@{host.label}") for each in found.scores]
+        facts[host.label] = found.facts
+    return CrossEntropyScores(scores, facts)
+
+
+def hosts(subject: Subject, settings: SpliceSettings) -> list[Host]:
+    """Return the language models that are asked; see `hosts_in`."""
+    reads, writes = subject.dictionary.hookpoints_in, subject.dictionary.hookpoints_out
+    return hosts_in(subject.store, reads, writes, settings)
+
+
+def hosts_in(
+    store: ActivationStore, reads: Sequence[str], writes: Sequence[str], settings: SpliceSettings
+) -> list[Host]:
+    """Return the language models in which hookpoints are replaced.
+
+    Raises:
+        ConfigError: A store does not say which one it is of, and no other is named.
+        HookpointNotFoundError: What is to be replaced is not reconstructed.
+    """
+    chosen = settings.hookpoints
+    return hosts_of(store, reads, writes, lm=settings.lm, field="splice.lm", chosen=chosen)
+
+
+def _in_one(
+    subject: Subject,
+    host: Host,
+    settings: SpliceSettings,
+    means: Mapping[str, Float64[np.ndarray, " d"]],
+    load_model: Callable[[LmSettings], LanguageModel],
+    progress: Progress,
+) -> CrossEntropyScores:
+    """Return the scores of one language model."""
+    progress.note(f"loading {host.lm.model}")
+    model = load_model(host.lm)
+    same = is_the_stores(model, host.store, progress)
     dictionary = subject.dictionary.to(model.device)
+    beside = [hook for hook in dictionary.hookpoints_in if hook not in host.names]
     splice = Splice(
         model,
-        reads=dictionary.hookpoints_in,
+        reads=[hook for hook in dictionary.hookpoints_in if hook in host.names],
         reconstruct=dictionary.reconstruct,
         means={
-            hook: torch.from_numpy(means[hook]).float().to(model.device)
-            for hook in dictionary.hookpoints_out
+            hook: torch.from_numpy(means[hook]).float().to(model.device) for hook in host.writes
         },
         whole=dictionary.reads_contexts,
+        named=host.names,
     )
     chosen = contexts_of(subject, settings.contexts)
-    _forward(splice, subject.store, chosen, settings, progress)
+    _forward(splice, subject, chosen, settings, beside, progress)
     facts: dict[str, JsonValue] = {
         "model": model.name,
         "model_fingerprint": model.fingerprint,
@@ -78,6 +122,8 @@ def measure(
         "contexts": len(chosen),
         "predictions": splice.predictions,
         "replaced": splice.replaced,
+        "replaced_hookpoints": list(host.writes),
+        "stored_rows_of": list(beside),
         "positions": _POSITIONS[settings.replace],
         "counted": "predictions made from kept positions",
         "mean": "of the evaluated rows",
@@ -87,18 +133,9 @@ def measure(
     return CrossEntropyScores(splice.scores(), facts)
 
 
-def model_of(store: ActivationStore, settings: SpliceSettings) -> LmSettings:
-    """Return how to load the language model that is asked.
-
-    Raises:
-        ConfigError: The store does not say which one it is of, and no other is named.
-    """
-    return store.language_model(settings.lm, field="splice.lm")
-
-
-def is_the_stores(model: LanguageModel, subject: Subject, progress: Progress) -> bool | None:
-    """Return whether a model has the weights that made the store, None if it is not recorded."""
-    known = _fingerprint(subject)
+def is_the_stores(model: LanguageModel, store: ActivationStore, progress: Progress) -> bool | None:
+    """Return whether a model has the weights that made a store, None if it is not recorded."""
+    known = store.weights_fingerprint
     if known is None:
         progress.note("the store does not say which weights it was made with")
         return None
@@ -110,12 +147,14 @@ def is_the_stores(model: LanguageModel, subject: Subject, progress: Progress) ->
 
 def _forward(
     splice: Splice,
-    store: ActivationStore,
+    subject: Subject,
     chosen: Int64[np.ndarray, " context"],
     settings: SpliceSettings,
+    beside: Sequence[str],
     progress: Progress,
 ) -> None:
-    """Run the chosen contexts, a few at a time."""
+    """Run the chosen contexts, a few at a time, with the stored rows of other models beside them."""
+    store = subject.store
     contexts, whole = store.contexts(), WholeContexts(store)
     with progress.task("cross-entropy", total=len(chosen), unit="context") as task:
         for start in range(0, len(chosen), settings.forward_contexts):
@@ -123,24 +162,23 @@ def _forward(
                 (int(first), int(first + length))
                 for first, length in contexts[chosen[start : start + settings.forward_contexts]]
             ]
-            splice.update(
-                pad(
-                    [store.tokens(*stretch) for stretch in stretches],
-                    [store.flags(*stretch) for stretch in stretches],
-                    positions=settings.replace,
-                    documents=[
-                        whole.around(np.arange(*stretch)).documents for stretch in stretches
-                    ],
-                )
+            batch = pad(
+                [store.tokens(*stretch) for stretch in stretches],
+                [store.flags(*stretch) for stretch in stretches],
+                positions=settings.replace,
+                documents=[whole.around(np.arange(*stretch)).documents for stretch in stretches],
             )
+            read = slice(None) if subject.dictionary.reads_contexts else batch.around.wanted
+            stored = {hook: _stored(store, hook, stretches)[read] for hook in beside}
+            splice.update(batch, stored)
             task.advance(len(stretches))
 
 
-def _fingerprint(subject: Subject) -> str | None:
-    """Return the digest of the weights that made the store, None if it is not recorded."""
-    lm = subject.store.manifest.facts.get("lm")
-    found = lm.get("fingerprint") if isinstance(lm, dict) else None
-    return found if isinstance(found, str) else None
+def _stored(
+    store: ActivationStore, hook: str, stretches: Sequence[tuple[int, int]]
+) -> Float[Tensor, "row _"]:
+    """Return the stored rows of some contexts, one after the other."""
+    return torch.from_numpy(np.concatenate([store.read(hook, *each) for each in stretches]))
 
 
 def contexts_of(subject: Subject, wanted: int) -> Int64[np.ndarray, " context"]:

@@ -60,15 +60,17 @@ def measure(
     """
     refuse(subject.dictionary)
     model = load_model(model_of(subject, settings))
-    same = is_the_stores(model, subject, progress)
+    same = is_the_stores(model, subject.store, progress)
     dictionary = subject.dictionary.to(model.device)
     contexts, chosen = subject.store.contexts(), contexts_of(subject, settings.contexts)
+    hooks = (*dictionary.hookpoints_in, *dictionary.hookpoints_out)
+    names = {hook: subject.store.home(hook)[1] for hook in hooks}  # in the model
     found = []
     with progress.task("jacobian", total=len(chosen), unit="context") as task:
         for first, length in contexts[chosen].tolist():
             stretch = (first, first + length)
             batch = pad([subject.store.tokens(*stretch)], [subject.store.flags(*stretch)])
-            found.append(_of_context(dictionary, model, batch, settings))
+            found.append(_of_context(dictionary, model, batch, settings, names))
             task.advance(1)
     cosines = np.concatenate(found) if found else np.zeros(0)
     cosines = cosines[np.isfinite(cosines)]  # a Jacobian of zero has no direction
@@ -109,19 +111,22 @@ def model_of(subject: Subject, settings: JacobianSettings) -> LmSettings:
 
 
 def _of_context(
-    dictionary: SparseDictionary, model: LanguageModel, batch: Batch, settings: JacobianSettings
+    dictionary: SparseDictionary,
+    model: LanguageModel,
+    batch: Batch,
+    settings: JacobianSettings,
+    names: Mapping[str, str],
 ) -> np.ndarray:
     """Return the cosine of each kept row of one context."""
     tokens = batch.tokens.to(model.device)
-    reads = {
-        hook: rows[0].float()
-        for hook, rows in model.capture(tokens, dictionary.hookpoints_in).items()
-    }
+    captured = model.capture(tokens, [names[hook] for hook in dictionary.hookpoints_in])
+    reads = {hook: captured[names[hook]][0].float() for hook in dictionary.hookpoints_in}
 
     def host(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        given = {hook: each.unsqueeze(0) for hook, each in rows.items()}
-        found = model.between(tokens, given, dictionary.hookpoints_out)
-        return {hook: each[0].to(next(iter(rows.values())).dtype) for hook, each in found.items()}
+        given = {names[hook]: each.unsqueeze(0) for hook, each in rows.items()}
+        found = model.between(tokens, given, [names[hook] for hook in dictionary.hookpoints_out])
+        dtype = next(iter(rows.values())).dtype
+        return {hook: found[names[hook]][0].to(dtype) for hook in dictionary.hookpoints_out}
 
     kept = batch.replaced[0].nonzero()[:, 0].to(model.device)
     _check_rows(host, dictionary.as_inputs(reads), kept)

@@ -54,7 +54,7 @@ class Periodic:
         if wanted is None:
             return None
         name = wanted.activations or chosen.mixed[0].name
-        store, _ = with_contexts(lake, name, None)
+        store, _ = with_contexts(lake, name, None, chosen.heads)
         split = held_out(store.n_contexts, chosen.held_out)
         if not split.any():
             raise ConfigError(
@@ -65,7 +65,9 @@ class Periodic:
             )
         trained = lake.artefact(Ref("dictionary", f"{settings.series}/{settings.name}"))
         if wanted.splice is not None and not trained.exists(layout.MANIFEST):
-            LanguageModel.check(cross_entropy.model_of(store, wanted.splice))
+            reads, writes = settings.dictionary.reads, settings.dictionary.writes
+            for host in cross_entropy.hosts_in(store, reads, writes, wanted.splice):
+                LanguageModel.check(host.lm)
         return cls(wanted, store, chosen.held_out, split, device)
 
     def __call__(self, dictionary: SparseDictionary, step: int) -> dict[str, float]:

@@ -66,7 +66,7 @@ def run(
     settings = settings.model_copy(update={"dictionary": named})
     subject = open_subject(settings, lake)
     ref = ref_of(settings)
-    parents = [Made.of(named, lake).parent, manifests.parent_of(subject.store.manifest)]
+    parents = [Made.of(named, lake).parent, *subject.store.parents]
     work = Run.of(ref, settings, parents)
     artefact = lake.artefact(ref)
     if artefact.exists(layout.MANIFEST):
@@ -109,7 +109,7 @@ def _models(settings: EvaluateSettings, subject: Subject) -> list[LmSettings]:
     """
     found = []
     if settings.splice is not None:
-        found.append(cross_entropy.model_of(subject.store, settings.splice))
+        found += [host.lm for host in cross_entropy.hosts(subject, settings.splice)]
     if settings.jacobian is not None:
         jacobian.refuse(subject.dictionary)
         found.append(jacobian.model_of(subject, settings.jacobian))
@@ -132,7 +132,7 @@ def _measure(
     facts: dict[str, JsonValue] = {
         "split": settings.split,
         "held_out": subject.held_out,
-        "store": subject.store.manifest.name,
+        "store": " + ".join(each.name for each in subject.store.parents),
         "hookpoints": list(subject.dictionary.hookpoints_out),
         **found.facts,
         "splice": None,

@@ -132,10 +132,11 @@ class Splice:
 
     Args:
         model: The language model.
-        reads: Hookpoints whose activations `reconstruct` takes.
+        reads: Hookpoints whose activations `reconstruct` takes from the model.
         reconstruct: Replaced rows by hookpoint to their reconstructions by hookpoint, raw units.
-        means: Mean row of every hookpoint that is replaced.
+        means: Mean row of every hookpoint that is replaced; others stay as they are.
         whole: Whether it takes them in the contexts they lie in.
+        named: What hookpoints are called in the model, where that is another name.
     """
 
     def __init__(
@@ -146,9 +147,11 @@ class Splice:
         reconstruct: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
         means: Mapping[str, Float[Tensor, " d"]],
         whole: bool = False,
+        named: Mapping[str, str] | None = None,
     ) -> None:
         self._model = model
         self._whole = whole
+        self._named = named or {}
         self._reads = tuple(reads)
         self._reconstruct = reconstruct
         self._means = dict(means)
@@ -157,14 +160,21 @@ class Splice:
         self.predictions = 0
         self.replaced = 0
 
-    def update(self, batch: Batch) -> None:
-        """Add one batch: four forward passes, and the unembedding of what is counted."""
+    def update(
+        self, batch: Batch, beside: Mapping[str, Float[Tensor, "row _"]] | None = None
+    ) -> None:
+        """Add one batch: four forward passes, and the unembedding of what is counted.
+
+        Args:
+            batch: Contexts.
+            beside: What `reconstruct` takes of other models: rows of the positions that it reads here.
+        """
         device = self._model.device
         tokens, counted = batch.tokens.to(device), batch.predicted.to(device)
         replaced = batch.replaced.to(device)
-        seen: dict[str, Tensor] = {}
+        seen = {name: rows.to(device) for name, rows in (beside or {}).items()}
         read = _there(batch).to(device) if self._whole else replaced
-        recorded = {name: _record(name, read, seen) for name in self._reads}
+        recorded = {self._named.get(name, name): _record(name, read, seen) for name in self._reads}
         clean = self._model.final_rows(tokens, patches=recorded)[counted]
         others = [
             self._model.final_rows(tokens, patches=patches)[counted]
@@ -187,11 +197,11 @@ class Splice:
         self, replaced: Bool[Tensor, "batch position"], seen: Mapping[str, Tensor]
     ) -> list[dict[str, Patch]]:
         """Return what is put in place, in the order of `INTERVENTIONS` after the clean pass."""
-        outputs = self._reconstruct(seen)
+        outputs = {n: out for n, out in self._reconstruct(seen).items() if n in self._means}
         zeros = {name: torch.zeros_like(out) for name, out in outputs.items()}
         means = {name: self._means[name].expand_as(out) for name, out in outputs.items()}
         return [
-            {name: _replace(replaced, rows) for name, rows in by_name.items()}
+            {self._named.get(n, n): _replace(replaced, rows) for n, rows in by_name.items()}
             for by_name in (outputs, zeros, means)
         ]
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 from pydantic import JsonValue
 
-from saestore.activations import ActivationStore, Ranges, held_out, only_store, trained_on
+from saestore.activations import ActivationStore, Place, Ranges, held_out, trained_on
 from saestore.dictionaries import SparseDictionary, load
 from saestore.errors import ConfigError, HookpointNotFoundError
 from saestore.lake import Lake, checkpoint, layout, manifest as manifests
@@ -78,15 +78,15 @@ def open_subject(settings: EvaluateSettings, lake: Lake) -> Subject:
     Raises:
         ArtefactNotFoundError: No such dictionary or store.
         HookpointNotFoundError: The store lacks a hookpoint of the dictionary.
-        ConfigError: The split cannot be told, or has no contexts.
+        ConfigError: The split cannot be told, or has no contexts; or stores of heads hold other tokens.
     """
     dictionary = load(lake, settings.dictionary)
-    name = store_of(settings, lake)
-    store = ActivationStore.open(lake, name)
+    place = place_of(settings, lake)
+    store = place.open(lake, Made.of(settings.dictionary, lake))
     for hookpoint in (*dictionary.hookpoints_in, *dictionary.hookpoints_out):
         if hookpoint not in store.hookpoints:
             raise HookpointNotFoundError(
-                pattern=hookpoint, where=f"store {name!r}", known=tuple(store.hookpoints)
+                pattern=hookpoint, where=f"store {str(place)!r}", known=tuple(store.hookpoints)
             )
     trained = Trained.of(settings.dictionary, store, lake)
     others = [Trained.of(other, store, lake) for other in settings.beside]
@@ -94,21 +94,20 @@ def open_subject(settings: EvaluateSettings, lake: Lake) -> Subject:
     return Subject(dictionary, store, 0.0 if trained is None else trained.share, split)
 
 
-def store_of(settings: EvaluateSettings, lake: Lake) -> str:
-    """Return the name of the store that an evaluation reads.
+def place_of(settings: EvaluateSettings, lake: Lake) -> Place:
+    """Return what an evaluation reads.
 
     Raises:
         ArtefactNotFoundError: No such dictionary.
         ConfigError: It is not said and cannot be told.
     """
-    if settings.activations is not None:
-        return settings.activations
-    return only_store(lake, Made.of(settings.dictionary, lake))
+    made = Made.of(settings.dictionary, lake)
+    return Place.of(lake, made, settings.activations, settings.heads)
 
 
 def same_split(wanted: Sequence[EvaluateSettings], lake: Lake) -> bool:
     """Return whether evaluations of one store use the same contexts of it, whatever is beside them."""
-    store = ActivationStore.open(lake, store_of(wanted[0], lake))
+    store = place_of(wanted[0], lake).open(lake, Made.of(wanted[0].dictionary, lake))
     trained = [Trained.of(each.dictionary, store, lake) for each in wanted]
     return wanted[0].split == "all" or len(set(trained)) == 1
 
@@ -133,7 +132,9 @@ class Trained:
             ArtefactNotFoundError: No such dictionary.
         """
         made = Made.of(name, lake)
-        ranges = trained_on(lake, made).get(store.ref.name)
+        known = trained_on(lake, made)
+        named = [each.name for each in store.parents if each.name in known]
+        ranges = known[named[0]] if named else None
         share = _share(made)
         return None if ranges is None or share is None else cls(share, tuple(ranges or [None]))
 

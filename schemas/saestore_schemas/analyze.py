@@ -1,11 +1,12 @@
 """Settings of `saestore analyze`: what every feature does, as Parquet."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from saestore_schemas.activations import HeadSettings, one_place
 from saestore_schemas.base import Model
-from saestore_schemas.names import ArtefactName, DictionaryName
+from saestore_schemas.names import ArtefactName, DictionaryName, HookpointName
 
 
 class TopSubsample(Model):
@@ -66,9 +67,9 @@ class LogitSettings(Model):
 
     top_k: int = Field(default=10, ge=1)
     """Tokens kept at each end."""
-    lm: str | None = None
-    """Language model whose unembedding is used (hub name or directory); absent, the one the store
-    was made with."""
+    lm: str | dict[HookpointName, str] | None = None
+    """Language model whose unembedding is used (hub name or directory); of heads in several models, by
+    the name of a head. Absent, the one the store was made with."""
 
 
 class AnalyzeSettings(Model):
@@ -81,6 +82,9 @@ class AnalyzeSettings(Model):
     activations: ArtefactName | None = None
     """Activation store; absent, the one it was trained on, or the original if that is a scattered
     copy. Of a mix, one must be named."""
+    heads: tuple[HeadSettings, ...] = ()
+    """Hookpoints of several stores of the same contexts, by the names the dictionary has for them; absent,
+    those it was trained on. Give this or `activations`, or neither."""
     rows: int | None = Field(default=None, ge=1)
     """Analyse whole contexts from the start of the store until this many rows are reached;
     absent, all of it."""
@@ -103,3 +107,8 @@ class AnalyzeSettings(Model):
     memory_mib: int = Field(default=1024, ge=16, exclude=True)
     """Memory for sorting firings; more than this is spilled to disk. Never changes a result, so it
     is not part of the fingerprint."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        one_place(self.activations, self.heads)
+        return self

@@ -1,11 +1,12 @@
 """Settings of `saestore evaluate`: how good is a dictionary?"""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from saestore_schemas.activations import HeadSettings, one_place
 from saestore_schemas.base import Model
-from saestore_schemas.names import ArtefactName, DictionaryOrCheckpoint
+from saestore_schemas.names import ArtefactName, DictionaryOrCheckpoint, HookpointName
 
 
 class SpliceSettings(Model):
@@ -18,8 +19,12 @@ class SpliceSettings(Model):
     replace: Literal["kept", "all"] = "kept"
     """Which positions get the reconstruction: kept ones, or special and ignored ones too. Counted are
     predictions made from kept positions either way."""
-    lm: str | None = None
-    """Language model to run (hub name or directory); absent, the one the store was made with."""
+    hookpoints: tuple[HookpointName, ...] | None = None
+    """Only these are replaced, of the hookpoints or heads that the dictionary reconstructs; absent, all of
+    one language model together."""
+    lm: str | dict[HookpointName, str] | None = None
+    """Language model to run (hub name or directory); of heads in several models, by the name of a head.
+    Absent, the one the store was made with."""
 
 
 class JacobianSettings(Model):
@@ -47,6 +52,9 @@ class EvaluateSettings(Model):
     activations: ArtefactName | None = None
     """Activation store; absent, the one it was trained on, or the original if that is a scattered
     copy. Of a mix, one must be named."""
+    heads: tuple[HeadSettings, ...] = ()
+    """Hookpoints of several stores of the same contexts, by the names the dictionary has for them; absent,
+    those it was trained on. Give this or `activations`, or neither."""
     split: Literal["held_out", "train", "all"] = "held_out"
     """Which contexts: those training never saw, those it saw, or all. `held_out` and `train` follow
     the training run's `activations.held_out`."""
@@ -63,3 +71,8 @@ class EvaluateSettings(Model):
     jacobian: JacobianSettings | None = None
     """Cosine of the dictionary's Jacobian and that of what the language model computes from the same
     hookpoints, such as an MLP; `{}` takes the defaults."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        one_place(self.activations, self.heads)
+        return self
