@@ -129,11 +129,10 @@ def _parents(settings: ConvertSettings, manifest: Manifest, lake: Lake) -> list[
     """Return the dictionary that is converted, and the stores of the rows."""
     own = {each.name: each for each in manifest.parents if each.kind == "activations"}
     found = [manifests.parent_of(manifest)]
-    for source in () if settings.activations is None else settings.activations.mixed:
-        if source.name not in own:
-            own[source.name] = manifests.parent_of(lake.manifest(Ref("activations", source.name)))
-        if own[source.name] not in found:
-            found.append(own[source.name])
+    for name in () if settings.activations is None else settings.activations.stores:
+        if name not in own:
+            own[name] = manifests.parent_of(lake.manifest(Ref("activations", name)))
+        found.append(own[name])
     return found
 
 
@@ -178,7 +177,7 @@ def _rows(settings: ConvertSettings) -> ActivationsSettings:
 def _there(settings: ActivationsSettings, lake: Lake) -> bool:
     """Return whether all stores of some rows are in the lake."""
     known = {ref.name for ref in lake.refs("activations")}
-    return all(source.name in known for source in settings.mixed)
+    return known.issuperset(settings.stores)
 
 
 def _compared(

@@ -286,8 +286,7 @@ def _opened(settings: ActivationsSettings, lake: Lake) -> dict[str, ActivationSt
     if settings.heads:
         joined = JoinedStore.of(lake, settings.heads)
         return {joined.ref.name: joined}
-    names = dict.fromkeys(source.name for source in settings.mixed)
-    return {name: ActivationStore.open(lake, name) for name in names}
+    return {name: ActivationStore.open(lake, name) for name in settings.stores}
 
 
 def _model(store: ActivationStore) -> ModelRecord | None:

@@ -124,6 +124,12 @@ class ActivationsSettings(Model):
         name = self.heads[0].store if self.name is None else self.name
         return (SourceSettings(name=name, rows=self.rows),)
 
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """Every store that is read, once."""
+        each = [head.store for head in self.heads] or [source.name for source in self.mixed]
+        return tuple(dict.fromkeys(each))
+
 
 def _overlap(one: RowRange | None, other: RowRange | None) -> bool:
     return one is None or other is None or max(one[0], other[0]) < min(one[1], other[1])
