@@ -58,12 +58,12 @@ def hosts_of(
     if isinstance(lm, Mapping):
         _refuse_unknown(tuple(lm), (*reads, *writes))
     elif lm is not None and len(groups) > 1:
-        names = [next(iter(group)) for _, group in groups]
+        each = [next(iter(group)) for _, group in groups]
         raise ConfigError(
             field=field,
             found=lm,
-            expected=f"a language model for each of {' and '.join(names)}: they lie in different ones",
-            hint=f"set {field}." + f" and {field}.".join(names),
+            expected=f"a language model for each of {' and '.join(each)}: they lie in different ones",
+            hint=f"set {field}." + f" and {field}.".join(each),
         )
     found = []
     for home, names in groups:

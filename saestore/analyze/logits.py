@@ -15,7 +15,7 @@ features times vocabulary never exists.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -110,13 +110,16 @@ def heads_together(
     if len(each) == 1:
         yield from each[0]
         return
-    orders = [[(name, "ascending") for name in t.sort] for t in (tables.LOGITS, tables.LOGIT_STATS)]
     for blocks in zip(*each, strict=True):
-        tokens, statistics = (
-            pa.concat_tables(parts).sort_by(order)
-            for parts, order in zip(zip(*blocks, strict=True), orders, strict=True)
-        )
-        yield tokens, statistics
+        tokens, statistics = zip(*blocks, strict=True)
+        yield _in_order(tables.LOGITS, tokens), _in_order(tables.LOGIT_STATS, statistics)
+
+
+def _in_order(table: tables.Table, parts: Sequence[pa.Table]) -> pa.Table:
+    order: list[tuple[str, Literal["ascending", "descending"]]] = [
+        (name, "ascending") for name in table.sort
+    ]
+    return pa.concat_tables(parts).sort_by(order)
 
 
 def extreme(
