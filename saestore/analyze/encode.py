@@ -60,7 +60,7 @@ def firings(
         OverflowRowError: A value does not fit `value_dtype`.
         DamagedArtefactError: The store's bytes are not what they should be.
     """
-    size = block_rows(folded.d_sae)
+    size = block_rows(folded.columns)
     rows = len(scope.tokens)
     whole = WholeContexts(store) if folded.reads_contexts else None
 
@@ -79,7 +79,7 @@ def firings(
             inputs = contexts.each(ahead.result(), lambda _, part: part.to(device))
             if start + size < rows:
                 ahead = reader.submit(read, start + size)
-            code = folded.encode(inputs)
+            code = folded.by_feature(folded.encode(inputs))
             yield min(size, rows - start), _placed(code, start, scope, settings)
 
 
@@ -113,7 +113,8 @@ def _placed(code: SparseCode, start: int, scope: Scope, settings: AnalyzeSetting
 
 def weight_facts(folded: SparseDictionary) -> WeightFacts:
     """Return what the folded weights say about each feature."""
-    thresholds, ranks = folded.thresholds(), folded.ranks()
+    thresholds = folded.thresholds() if folded.gates == 1 else None  # one of each gate: none of all
+    ranks = folded.ranks()
     norms = _numpy(folded.encoder_norms()), _numpy(folded.decoder_norms())
     cosine = _numpy(folded.enc_dec_cosine()).astype(np.float32)
     cosine[(norms[0] == 0) | (norms[1] == 0)] = np.nan

@@ -87,7 +87,7 @@ def run(
                 "activations": str(place),
                 "hookpoints": list(folded.hookpoints_in),
                 "context_size": store.record.context_size,
-                "block_rows": encode.block_rows(folded.d_sae),
+                "block_rows": encode.block_rows(folded.columns),
             },
         )
     return ref

@@ -19,7 +19,7 @@ class WeightFacts:
         dec_norm: Length of the decoder vector, raw units.
         enc_dec_cos: Their cosine; NaN where shapes differ or one is zero.
         b_enc: Encoder bias.
-        threshold: Threshold of the activation; None if it has none.
+        threshold: Threshold of the activation; None if it has none, or several of each feature.
         layer_features: Features of each layer, one after the other; None where there are no layers.
         rank: Rank of the linear map; None where features write vectors.
     """

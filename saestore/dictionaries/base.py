@@ -57,7 +57,7 @@ class Layer:
 
     Attributes:
         name: The hookpoint that they read; empty where they read several.
-        features: Which they are.
+        features: Which they are, as columns of a code.
         writes: The hookpoints where dead ones among them take over what is missing.
     """
 
@@ -167,26 +167,58 @@ class SparseDictionary(nn.Module, ABC):
         return self.config.features
 
     @property
+    def gates(self) -> int:
+        """How often each feature is decided on: once, or at each head that gates by itself.
+
+        A code has a column of each feature and gate, those of a gate beside each other: `by_feature`
+        says what each feature does.
+        """
+        return self.config.gates
+
+    @property
+    def columns(self) -> int:
+        """Columns of a code: features times gates."""
+        return self.config.columns
+
+    @property
     def layers(self) -> tuple[Layer, ...]:
         """Its features by layer, first layer first; as one where there are no layers."""
         name = self.hookpoints_in[0] if len(self.hookpoints_in) == 1 else ""
-        return (Layer(name, slice(0, self.d_sae), self.hookpoints_out),)
+        return (Layer(name, slice(0, self.columns), self.hookpoints_out),)
 
     @property
-    def ranked(self) -> tuple[slice, ...]:
-        """Features among which k chooses: all, or those of each layer."""
-        if self.config.semantics.l0_scope == "layer":
-            return tuple(layer.features for layer in self.layers)
-        return (slice(0, self.d_sae),)
+    def ranked(self) -> tuple[tuple[slice, float], ...]:
+        """Columns among which k chooses, and how many: all, those of each layer, or of each head."""
+        semantics = self.config.semantics
+        k = float(semantics.activation.model_dump()["k"])
+        if semantics.l0_scope == "layer":
+            return tuple((layer.features, k) for layer in self.layers)
+        if semantics.l0_scope == "head" and not semantics.ranks_together:
+            return tuple((own, k) for own in self._gate_columns())
+        return ((slice(0, self.columns), k * self.gates),)
+
+    def _gate_columns(self) -> list[slice]:
+        """Return the columns of each gate."""
+        return [slice(g * self.d_sae, (g + 1) * self.d_sae) for g in range(self.gates)]
 
     @property
     def groups(self) -> dict[str, dict[str, slice]]:
-        """Features that are worth numbers of their own, by what they have in common; none by default.
+        """Columns that are worth numbers of their own, by what they have in common; none by default.
 
-        Such as `layer`: each layer's name and features, one after the other.
+        Such as `layer`: each layer's name and features, one after the other; or `head`.
         """
+        if self.gates > 1:
+            return {"head": dict(zip(self.hookpoints_out, self._gate_columns(), strict=True))}
         layers = {layer.name: layer.features for layer in self.layers}
         return {"layer": layers} if len(layers) > 1 else {}
+
+    def by_feature(self, code: SparseCode) -> SparseCode:
+        """Return a code with one value of each feature: the largest of those at its gates."""
+        return code if self.gates == 1 else code.largest(self.gates)
+
+    def l0(self, code: TrainingCode) -> Int64[Tensor, " row"]:
+        """Return how many features fire on each row, at one gate or more."""
+        return code.l0() if self.gates == 1 else self.by_feature(code.to_sparse()).l0()
 
     def ranks(self) -> Int64[Tensor, " d_sae"] | None:
         """Return the rank of each feature's linear map; None where features write vectors."""
@@ -427,6 +459,10 @@ class SparseDictionary(nn.Module, ABC):
     def decoder_norms(self) -> Float[Tensor, " d_sae"]:
         """Return the length of each feature's decoder vector, in the weights' units."""
 
+    def column_norms(self) -> Float[Tensor, " _"]:
+        """Return the length of what each column of a code writes, in the weights' units."""
+        return self.decoder_norms()
+
     @abstractmethod
     def encoder_norms(self) -> Float[Tensor, " d_sae"]:
         """Return the length of each feature's encoder vector."""
@@ -461,8 +497,8 @@ class SparseDictionary(nn.Module, ABC):
         """Return the cosine of each feature's encoder and decoder vector; NaN where one is zero."""
 
     @abstractmethod
-    def thresholds(self) -> Float[Tensor, " d_sae"] | None:
-        """Return each feature's threshold, or None for activation functions without one."""
+    def thresholds(self) -> Float[Tensor, " _"] | None:
+        """Return each column's threshold, or None for activation functions without one."""
 
     def threshold_names(self) -> frozenset[str]:
         """Return which of `named_parameters` are thresholds: they have a learning rate of their own."""
@@ -512,7 +548,7 @@ class SparseDictionary(nn.Module, ABC):
         """Return the same dictionary, firing at inference where gate scores exceed a threshold.
 
         Args:
-            threshold: One, or one of each of `ranked`.
+            threshold: One of all columns, or one of each of `ranked`.
             record: How it was found.
 
         Raises:

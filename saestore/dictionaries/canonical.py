@@ -4,7 +4,8 @@
 
 Raw units, gate on h, nothing subtracted. Reached by exact rewrites only, in float64. Unit decoder
 vectors scale each feature by its own length, which changes what a top-k ranks unless it ranked by
-that product; where it did not, the decoder keeps its lengths. The caller rounds once, at the end.
+that product; where it did not, and where heads gate by themselves, the decoder keeps its lengths. The
+caller rounds once, at the end.
 """
 
 import copy
@@ -29,7 +30,7 @@ class Canonical:
     """
 
     dictionary: SparseDictionary
-    factors: Float64[Tensor, " d_sae"]
+    factors: Float64[Tensor, " _"]
     rewrites: tuple[str, ...]
 
 
@@ -49,8 +50,9 @@ def canonical(dictionary: SparseDictionary) -> Canonical:
     try:
         current = current.with_unit_decoder()
     except UnsupportedError:
-        rewrites.append("decoder lengths kept: the top-k ranks without them")
-        return Canonical(current, torch.ones_like(lengths), tuple(rewrites))
+        why = "the top-k ranks without them" if current.gates == 1 else "each head gates by its own"
+        rewrites.append(f"decoder lengths kept: {why}")
+        return Canonical(current, lengths.new_ones(current.columns), tuple(rewrites))
     if ranks and on_lengths:
         rewrites.append("unit decoder, which is what the top-k ranked")
     else:

@@ -11,7 +11,7 @@ Decoders are kept by source, as the file has them: all that a feature writes is 
 (L − s) d_out numbers, so a firing is one gather, n a row's length, and no decoder exists from a layer to
 an earlier one. With F features a layer, weights are L F (d_in + (L + 1)/2 d_out) numbers: in training, with
 gradients and moments, decoders take 8 L (L + 1) F d_out bytes, the square of the layers, and the step's
-pre-activations 4 L F bytes a row (8 with the gate on h n). `python -m benchmarks clt_memory` measures it.
+pre-activations 4 L F bytes a row (8 with the gate on h n, where that is ranked over all layers). `python -m benchmarks clt_memory` measures it.
 
 Weights start as W_enc^s ~ U(±1/√d_sae) and W_dec^{s→t} ~ U(±1/√(L d_out)), so that what a row gets from
 all layers together does not grow with their number; with `init.zero_cross_layer` features write to their

@@ -29,7 +29,7 @@ class SparseCode:
             number.
         indices: Feature of each firing, ascending within a row.
         values: Activation of each firing, never 0.
-        d_sae: Features of the dictionary.
+        d_sae: Features of the dictionary; of one with several gates, features of each.
     """
 
     offsets: Int64[Tensor, " _"]
@@ -60,6 +60,16 @@ class SparseCode:
         dense = self.values.new_zeros(self.n_rows, self.d_sae)
         dense[self.row_ids, self.indices] = self.values
         return dense
+
+    def largest(self, gates: int) -> "SparseCode":
+        """Return the largest activation of each feature, of a code whose columns are those of gates."""
+        features = self.d_sae // gates
+        cells = self.row_ids * features + self.indices % features
+        found, place = torch.unique(cells, return_inverse=True)
+        values = self.values.new_zeros(len(found))
+        values.scatter_reduce_(0, place, self.values, "amax", include_self=False)
+        counts = torch.bincount(found // features, minlength=self.n_rows)
+        return SparseCode(_offsets(counts), found % features, values, features)
 
     @classmethod
     def from_dense(cls, activations: Float[Tensor, "row d_sae"]) -> "SparseCode":

@@ -59,7 +59,8 @@ class LinearlyEncoded(SparseDictionary):
         self.config = config
         self.scales = dict(scales)
         self.reads, self.writes = sides_of(config)
-        self.activation = activation_function(config.semantics, tensors, layers=config.layers)
+        parts = config.layers * config.gates
+        self.activation = activation_function(config.semantics, tensors, parts=parts)
         self._scratch = Scratch()
 
     @classmethod
@@ -145,7 +146,7 @@ class LinearlyEncoded(SparseDictionary):
         rows = self.normalise(inputs)
         with torch.no_grad():
             code = self.encode_normalised(rows)
-        pairs = kernels.Pairs(code.offsets, code.indices, self.d_sae)
+        pairs = kernels.Pairs(code.offsets, code.indices, code.d_sae)
         fired = RaggedCode(pairs, self._pre_activations(rows, detached=True).at(pairs))
         return {
             hook: self.scales[hook].denormalise(part, inputs.get(hook))
@@ -197,7 +198,7 @@ class LinearlyEncoded(SparseDictionary):
         return float(torch.linalg.vector_norm(self.b_dec.detach()))
 
     @override
-    def thresholds(self) -> Float[Tensor, " d_sae"] | None:
+    def thresholds(self) -> Float[Tensor, " _"] | None:
         """Return what gate scores must exceed at inference; None where that is no fixed number."""
         return self.activation.thresholds()
 
@@ -279,7 +280,7 @@ class LinearEncoder(LinearlyEncoded):
         # Once for all blocks: a product with narrow vectors would widen them each time.
         encoder = self._wide(self.encoder)
         glu = None if self.glu is None else self._wide(self.glu)
-        lengths = self.decoder_norms()
+        lengths = self.column_norms()
         for block, given in encoding.blocks(rows):
             yield self._pre_activation(block, encoder, glu, lengths, given=given)
 
@@ -291,7 +292,7 @@ class LinearEncoder(LinearlyEncoded):
     @override
     def _pre_activations(self, inputs: Rows, *, detached: bool = False) -> PreActivation:
         """Return pre-activations of normalised rows, differentiable."""
-        rows, lengths = self.reads.joined(inputs), self.decoder_norms()
+        rows, lengths = self.reads.joined(inputs), self.column_norms()
         encoder: Tensor = self.encoder.detach() if detached else self.encoder
         glu: Tensor | None = self.glu
         if glu is not None and detached:

@@ -8,7 +8,7 @@ follows the encoder's product finds them in the caches.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -266,6 +266,72 @@ class Projections:
             first += len(part.bias)
 
 
+@dataclass(frozen=True)
+class Repeated:
+    """One projection that several gates decide on, each by its own lengths: its features once for each.
+
+    Attributes:
+        once: The projection, computed already.
+        gates: How many.
+    """
+
+    once: Projection
+    gates: int
+    known: ClassVar[bool] = True
+
+    @property
+    def values(self) -> Float[Tensor, "row _"]:
+        """The values of each gate's features side by side, without gradient: copies."""
+        return self.once.values.repeat(1, self.gates)
+
+    @property
+    def bias(self) -> Float[Tensor, " _"]:
+        """What was added."""
+        return self.once.bias.repeat(self.gates)
+
+    def taken(self, pairs: Pairs) -> Float[Tensor, " firing"]:
+        """Return the values at some pairs, without gradient."""
+        return self._once(pairs).of(self.once.values)
+
+    def at(self, pairs: Pairs) -> Float[Tensor, " firing"]:
+        """Return the values at some pairs, differentiable."""
+        return self.once.at(self._once(pairs))
+
+    def between(self, start: int, stop: int) -> "Projection | Projections":
+        """Return the projections on the vectors of a range of columns."""
+        width, found = len(self.once.bias), []
+        for first in range(0, width * self.gates, width):
+            low, high = max(start, first), min(stop, first + width)
+            if low < high:
+                found.append(self.once.between(low - first, high - first))
+        return _beside(found)
+
+    def of(self, features: Int64[Tensor, " feature"]) -> "Projection | Projections":
+        """Return the projections on the vectors of some columns, which must ascend."""
+        width, found = len(self.once.bias), []
+        for first in range(0, width * self.gates, width):
+            own = features[(features >= first) & (features < first + width)] - first
+            if len(own):
+                found.append(self.once.of(own))
+        return _beside(found)
+
+    def dense(self) -> Float[Tensor, "row _"]:
+        """Return all values, differentiable."""
+        return self.once.dense().repeat(1, self.gates)
+
+    def _once(self, pairs: Pairs) -> Pairs:
+        """Return the same pairs with what each gate calls its columns: the features."""
+        width = len(self.once.bias)
+        return Pairs(pairs.offsets, pairs.indices % width, width)
+
+
+def _beside(parts: Sequence[Projection]) -> Projection | Projections:
+    """Return known projections side by side; a single one as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    return Projections(torch.cat([part.values for part in parts], dim=1), tuple(parts))
+
+
 class _Joined(torch.autograd.Function):
     """Hands on a matrix whose stretches are already there, and gives each its gradient."""
 
@@ -343,7 +409,7 @@ class PreActivation:
         memory: Where gate scores go that are not h; the next forward pass overwrites them.
     """
 
-    linear: Projection | Projections | Computed
+    linear: Projection | Projections | Repeated | Computed
     dimmer: Projection | None
     lengths: Float[Tensor, " d_sae"]
     on_lengths: bool
@@ -352,7 +418,7 @@ class PreActivation:
 
     @property
     def d_sae(self) -> int:
-        """Number of features."""
+        """Columns of the code: features, or features of each gate."""
         return len(self.lengths)
 
     @property
@@ -367,16 +433,24 @@ class PreActivation:
     def gate(self) -> Float[Tensor, "row d_sae"]:
         """What is ranked or compared, likewise: h itself, or h times decoder length."""
         if "gate" not in self._found:
-            self._found["gate"] = self._gate(self.values, self.lengths)
+            linear = self.linear
+            values = linear.once.values if isinstance(linear, Repeated) else self.values
+            self._found["gate"] = self._gate(values, self.lengths)
         return self._found["gate"]
+
+    def taken(self, pairs: Pairs) -> Float[Tensor, " firing"]:
+        """Return h at some pairs, without gradient."""
+        if isinstance(self.linear, Repeated):
+            return self.linear.taken(pairs)
+        return pairs.of(self.values)
 
     def between(self, start: int, stop: int) -> "PreActivation":
         """Return the pre-activations of a range of features alone."""
         own = slice(start, stop)
-        found = {"values": self.values[:, own], "gate": self.gate[:, own]}
+        found = {name: each[:, own] for name, each in self._found.items() if name != "dense"}
         dimmer = None if self.dimmer is None else self.dimmer.between(start, stop)
         linear, lengths = self.linear.between(start, stop), self.lengths[own]
-        return PreActivation(linear, dimmer, lengths, self.on_lengths, _found=found)
+        return PreActivation(linear, dimmer, lengths, self.on_lengths, self.memory, found)
 
     def of(self, features: Int64[Tensor, " feature"]) -> "PreActivation":
         """Return the pre-activations of some features alone; nothing here costs what all would."""
@@ -461,8 +535,11 @@ class PreActivation:
         """Return the gate scores of pre-activations, without gradient: them, or kept memory."""
         if not self.on_lengths:
             return values
-        gate = self.memory.take("g", len(values), values.shape[1], values)
-        return torch.mul(values, lengths.detach(), out=gate)
+        rows, width = values.shape
+        gate = self.memory.take("g", rows, len(lengths), values)
+        by = lengths.detach().view(len(lengths) // width, width)
+        torch.mul(values.unsqueeze(1), by, out=gate.view(rows, len(by), width))
+        return gate
 
 
 def _some(projection: Projection, span: tuple[int, int], features: Tensor | None) -> Tensor:

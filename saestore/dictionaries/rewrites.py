@@ -36,8 +36,8 @@ EQUAL_LENGTHS = 1e-5
 
 Tensors = Mapping[str, Tensor]
 """Weights by the names of the file."""
-Lengths = Callable[[Tensors], Float[Tensor, " d_sae"]]
-"""Returns the decoder lengths of a family's tensors."""
+Lengths = Callable[[Tensors], Float[Tensor, " _"]]
+"""Returns the decoder lengths of a family's tensors: what gate scores may be multiplied with."""
 Divided = Callable[[Tensors, Float[Tensor, " d_sae"]], dict[str, Tensor]]
 """Returns a family's decoder, each feature's divided by a number."""
 Multiplied = Callable[[Tensors, Float[Tensor, " d_sae"]], dict[str, Tensor]]
@@ -81,9 +81,13 @@ class Weights:
 
     @property
     def ranks_lengths(self) -> bool:
-        """Whether it ranks pre-activations times decoder lengths, at inference too."""
-        threshold = self.config.semantics.inference.kind == "threshold"
-        return self.kind.ranks and self.on_lengths and not threshold
+        """Whether it ranks pre-activations times decoder lengths, at inference too.
+
+        Not where each head ranks by itself: what scales a hookpoint scales all of its head's scores.
+        """
+        semantics = self.config.semantics
+        free = semantics.inference.kind == "threshold" or semantics.l0_scope == "head"
+        return self.kind.ranks and self.on_lengths and not free
 
     @property
     def ranks_alone(self) -> bool:
@@ -104,14 +108,13 @@ class Weights:
         *,
         shift: Float[Tensor, " d_sae"] | float = 0.0,
         values: Float[Tensor, " d_sae"] | float = 1.0,
-        gate: Float[Tensor, " d_sae"] | float = 1.0,
+        gate: Float[Tensor, " _"] | float = 1.0,
     ) -> dict[str, Tensor]:
         """Return `owned` after `ActivationFunction.rewritten`."""
         owned = self.owned()
         ones = torch.ones_like(owned[self.kind.bias_name])
-        return self.kind.rewritten(
-            owned, shift=ones * shift, values=ones * values, gate=ones * gate
-        )
+        gate = ones.new_ones(self.config.columns) * gate
+        return self.kind.rewritten(owned, shift=ones * shift, values=ones * values, gate=gate)
 
     def rewritten(
         self,
@@ -232,9 +235,7 @@ def refuse_unequal(given: Weights, factors: Float[Tensor, " _"]) -> None:
         )
 
 
-def ratio(
-    after: Float[Tensor, " d_sae"], before: Float[Tensor, " d_sae"]
-) -> Float[Tensor, " d_sae"]:
+def ratio(after: Float[Tensor, " _"], before: Float[Tensor, " _"]) -> Float[Tensor, " _"]:
     """Return by which factor decoder lengths changed; 1 where there was none."""
     return torch.where(before == 0, 1.0, after / torch.where(before == 0, 1.0, before))
 
@@ -243,8 +244,17 @@ def with_unit_decoder(given: Weights) -> Weights:
     """Return weights with decoder vectors of length 1; activations take their lengths.
 
     Raises:
-        UnsupportedError: Pre-activations of features with unequal lengths are ranked.
+        UnsupportedError: Pre-activations of features with unequal lengths are ranked, or a feature is
+            decided on by several of its lengths.
     """
+    if given.config.gates > 1:
+        raise UnsupportedError(
+            "heads gate by themselves, each by its own decoder length: a feature has no one length that "
+            "its activation could take",
+            found="gating per_head",
+            expected="gating shared",
+            hint="keep the decoder as it is",
+        )
     old = given.exact()
     lengths = given.lengths(old)
     equal = bool(lengths.max() <= lengths.min() * (1 + EQUAL_LENGTHS))

@@ -3,7 +3,7 @@
 Training keeps the k largest a row over a batch; afterwards a row's code must not depend on its mates,
 so features fire where their gate score exceeds one threshold. It is exact on the calibration rows,
 two passes over up to `ROWS` rows of the contexts that trained, spread evenly over them, of each
-source by its weight. Where k counts in each layer, each has a threshold of its own. How well it carries over is measured on contexts that training held out.
+source by its weight. Where k counts in each layer or at each head, each has a threshold of its own. How well it carries over is measured on contexts that training held out.
 
 Source: Bussmann et al. 2024 (arXiv:2412.06410) for the threshold; the exact order statistic is
 `dictionaries.calibration`.
@@ -109,7 +109,7 @@ def calibrate(
     thresholds = [each.threshold for each in found]
     finished = dictionary.with_threshold(thresholds, record)
     unseen = held_out_l0(finished, parts_of(settings, lake, "held_out", HELD_OUT_ROWS))
-    progress.note(_said(found, tracked, unseen))
+    progress.note(_said(found, tracked, unseen, dictionary.config.semantics.l0_scope))
     if unseen is None:
         return finished
     measured = record.model_copy(update={"l0_heldout": unseen.l0})
@@ -123,15 +123,14 @@ def exact_thresholds(
 
     One of each of `SparseDictionary.ranked`.
     """
-    k = float(dictionary.config.semantics.activation.model_dump()["k"])
-    calibrations = [(features, Calibration(k)) for features in dictionary.ranked]
+    calibrations = [(own, Calibration(k)) for own, k in dictionary.ranked]
     total = sum(len(block.rows) for part in parts for block in part.blocks())
     with progress.task("calibrate", total=total * Calibration.PASSES, unit="row") as task:
         for _ in range(Calibration.PASSES):
             for block, inputs in read(parts, dictionary):
                 for scores in dictionary.gate_scores(inputs):
-                    for features, calibration in calibrations:
-                        calibration.add(scores[:, features])
+                    for own, calibration in calibrations:
+                        calibration.add(scores[:, own])
                 task.advance(len(block.rows))
             for _, calibration in calibrations:
                 calibration.end_pass()
@@ -182,13 +181,15 @@ def read(
         yield from read_blocks(part.store, dictionary, dictionary.hookpoints_in, part.blocks())
 
 
-def _said(found: Sequence[Calibrated], tracked: float | None, unseen: HeldOut | None) -> str:
+def _said(
+    found: Sequence[Calibrated], tracked: float | None, unseen: HeldOut | None, scope: str
+) -> str:
     """Return what calibration found, in a sentence."""
     running = "" if tracked is None else f" (running mean {tracked:.4g})"
     low, high = (pick(each.threshold for each in found) for pick in (min, max))
     what, where = f"threshold {low:.4g}", ""
     if len(found) > 1:
-        what, where = f"thresholds {low:.4g} to {high:.4g}", f" in each of {len(found)} layers"
+        what, where = f"thresholds {low:.4g} to {high:.4g}", f" in each of {len(found)} {scope}s"
     said = (
         f"{what}{running}: L0 {sum(each.l0 for each in found):.4g} for k {found[0].wanted:g}{where} on "
         f"{found[0].rows} rows"

@@ -64,9 +64,10 @@ def measure(
     dictionary = subject.dictionary.to(device)
     folded = dictionary.in_raw_units()  # lengths are in raw units
     norms = folded.decoder_norms().detach().cpu().double().numpy()
+    written = folded.column_norms().detach().cpu().double().numpy()
     sums = {hook: Reconstruction() for hook in dictionary.hookpoints_out}
     groups = {name: own for each in dictionary.groups.values() for name, own in each.items()}
-    sparsity = Sparsity(norms, groups)
+    sparsity = Sparsity(written, groups, gates=dictionary.gates)
     _pass(subject, dictionary, limit, sums, sparsity, progress)
     means = {
         hook: np.zeros(subject.store.hookpoints[hook].width)

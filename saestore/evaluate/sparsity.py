@@ -30,21 +30,29 @@ def rate_bound(trials: int, confidence: float = 0.95) -> float | None:
 class Sparsity:
     """Counts over codes, added in the order of the rows.
 
+    A feature that is decided on at several gates fires where it does at one of them, with the largest
+    of its values; `l1` adds up what all of them write.
+
     Args:
-        decoder_norms: Length of each decoder vector in raw units, the weights of `l1`.
-        groups: Name of each group of features that is scored by itself, such as those of one layer.
+        decoder_norms: Length of what each column of a code writes in raw units, the weights of `l1`.
+        groups: Name of each group of columns that is scored by itself, such as those of one layer.
+        gates: How often each feature is decided on; a code has a column of it for each.
     """
 
     def __init__(
         self,
-        decoder_norms: Float[np.ndarray, " d_sae"],
+        decoder_norms: Float[np.ndarray, " _"],
         groups: Mapping[str, slice] | None = None,
+        *,
+        gates: int = 1,
     ) -> None:
-        self._groups = groups or {}
+        self._groups, self._gates = groups or {}, gates
         self._norms = decoder_norms.astype(np.float64)
-        self._firings = np.zeros(len(decoder_norms), np.int64)
-        self._sums = np.zeros(len(decoder_norms), np.float64)
-        self._first = np.full(len(decoder_norms), _NEVER, np.int64)
+        self._column_firings = np.zeros(len(decoder_norms), np.int64)
+        self._column_sums = np.zeros(len(decoder_norms), np.float64)
+        self._firings = np.zeros(len(decoder_norms) // gates, np.int64)
+        self._sums = np.zeros(len(self._firings), np.float64)
+        self._first = np.full(len(self._firings), _NEVER, np.int64)
         self._context_starts: list[Int64[np.ndarray, " context"]] = []
         self._context_firings: list[Int64[np.ndarray, " context"]] = []
         self._rows_by_l0 = np.zeros(0, np.int64)
@@ -54,7 +62,7 @@ class Sparsity:
     def update(
         self,
         rows: Int64[np.ndarray, " firing"],
-        features: Int64[np.ndarray, " firing"],
+        columns: Int64[np.ndarray, " firing"],
         values: Float[np.ndarray, " firing"],
         contexts: Int64[np.ndarray, " row"],
     ) -> None:
@@ -62,26 +70,41 @@ class Sparsity:
 
         Args:
             rows: Row of each entry, from 0 within these rows.
-            features: Its feature.
+            columns: Its column: feature, or feature at a gate.
             values: Its value; zeros are no firings.
             contexts: Context of each of these rows, non-decreasing over the whole pass.
         """
         fires = values != 0
-        rows, features, values = rows[fires], features[fires], values[fires]
-        self._firings += np.bincount(features, minlength=len(self._firings))
-        self._sums += np.bincount(
-            features, weights=np.abs(values, dtype=np.float64), minlength=len(self._sums)
-        )
+        rows, columns = rows[fires], columns[fires]
+        sizes = np.abs(values[fires], dtype=np.float64)
+        _count(columns, sizes, self._column_firings, self._column_sums)
+        rows, features, sizes = self._of_features(rows, columns, sizes)
+        _count(features, sizes, self._firings, self._sums)
         np.minimum.at(self._first, features, rows + self.rows)
         before = np.concatenate([[self._last_context], contexts[:-1]])
         starts = np.flatnonzero(contexts != before)
         self._context_starts.append(starts + self.rows)
         if len(contexts):
-            self._count(np.bincount(rows, minlength=len(contexts)), starts)
+            self._per_row(np.bincount(rows, minlength=len(contexts)), starts)
             self._last_context = int(contexts[-1])
         self.rows += len(contexts)
 
-    def _count(self, per_row: Int64[np.ndarray, " row"], starts: Int64[np.ndarray, " _"]) -> None:
+    def _of_features(
+        self,
+        rows: Int64[np.ndarray, " firing"],
+        columns: Int64[np.ndarray, " firing"],
+        sizes: Float64[np.ndarray, " firing"],
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return row, feature and size of each feature that fires at some gate."""
+        if self._gates == 1:
+            return rows, columns, sizes
+        d_sae = len(self._firings)
+        cells, place = np.unique(rows * d_sae + columns % d_sae, return_inverse=True)
+        largest = np.zeros(len(cells), np.float64)
+        np.maximum.at(largest, place, sizes)
+        return cells // d_sae, cells % d_sae, largest
+
+    def _per_row(self, per_row: Int64[np.ndarray, " row"], starts: Int64[np.ndarray, " _"]) -> None:
         """Add how many features fired on each row, and where contexts begin among the rows."""
         self._rows_by_l0 = _added(self._rows_by_l0, np.bincount(per_row))
         if self._context_firings:  # the rows before the first start belong to the context before
@@ -120,13 +143,17 @@ class Sparsity:
         rows = self.rows
         per_row = {
             "l0": float(self._firings.sum()),
-            "l1": float((self._sums * self._norms).sum()),
-            "l1_raw": float(self._sums.sum()),
+            "l1": float((self._column_sums * self._norms).sum()),
+            "l1_raw": float(self._column_sums.sum()),
         }
         return [
             *(Score(name, total / rows if rows else None, rows) for name, total in per_row.items()),
             *(
-                Score(f"l0@{name}", float(self._firings[own].sum()) / rows if rows else None, rows)
+                Score(
+                    f"l0@{name}",
+                    float(self._column_firings[own].sum()) / rows if rows else None,
+                    rows,
+                )
                 for name, own in self._groups.items()
             ),
             self._mean_activation(),
@@ -189,6 +216,17 @@ class Sparsity:
             Score(f"density[{name}]", float(ordered[place - 1]) if self.rows else None, features)
             for name, place in places.items()
         ]
+
+
+def _count(
+    places: Int64[np.ndarray, " firing"],
+    sizes: Float64[np.ndarray, " firing"],
+    firings: Int64[np.ndarray, " _"],
+    sums: Float64[np.ndarray, " _"],
+) -> None:
+    """Add how often each place fires, and how strongly, in place."""
+    firings += np.bincount(places, minlength=len(firings))
+    sums += np.bincount(places, weights=sizes, minlength=len(sums))
 
 
 def _added(

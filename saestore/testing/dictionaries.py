@@ -128,9 +128,9 @@ def random_dictionary(
     if "threshold" in tensors:
         tensors["threshold"] = tensors["threshold"].abs()
     unit = plain.config.semantics.decoder_norm == "unit"
-    for name in [name for name in tensors if name.startswith("W_dec")]:
+    for number, name in enumerate([name for name in tensors if name.startswith("W_dec")]):
         count = len(tensors[name])
-        lengths = torch.linspace(0.3, 2.5, count, dtype=torch.float64)
+        lengths = torch.linspace(0.3, 2.5, count, dtype=torch.float64).roll(3 * number)
         vectors = tensors[name].view(count, -1)  # of several targets, if it has them, together
         norms = torch.linalg.vector_norm(vectors, dim=1)
         vectors *= ((torch.ones_like(lengths) if unit else lengths) / norms).unsqueeze(1)
@@ -188,7 +188,7 @@ class SparseDictionaryContract:
         dictionary = self.dictionary(torch.float32)
         code = dictionary.encode({hook: rows[:0] for hook, rows in self.inputs().items()})
         assert code.n_rows == 0
-        assert code.to_dense().shape == (0, dictionary.d_sae)
+        assert code.to_dense().shape == (0, dictionary.columns)
 
     def test_folding_changes_nothing_that_is_computed(self) -> None:
         """Oracle I5: the same codes and reconstructions; folding twice is refused."""

@@ -20,14 +20,18 @@ class FiringCounters:
         batches: Batches counted, which says whose turn it is.
     """
 
-    def __init__(self, d_sae: int, device: torch.device, window: int = 0) -> None:
+    def __init__(
+        self, d_sae: int, device: torch.device, window: int = 0, *, gates: int = 1
+    ) -> None:
         """Count nothing yet.
 
         Args:
-            d_sae: Features.
+            d_sae: Features; of one with several gates, features of each.
             device: Where they are.
             window: Batches over which densities are measured; 0, those since the last `drain`.
+            gates: How many each feature has: it is dead only where all of them are silent.
         """
+        self.gates = gates
         self.rows_since_fired: Int64[Tensor, " d_sae"] = torch.zeros(
             d_sae, dtype=torch.int64, device=device
         )
@@ -57,8 +61,19 @@ class FiringCounters:
         self.batches += 1
 
     def silent(self, rows: int) -> Bool[Tensor, " d_sae"]:
-        """Return which features have not fired for at least so many rows."""
+        """Return which features have not fired for at least so many rows; with gates, which of each."""
         return self.rows_since_fired >= rows
+
+    def dead(self, rows: int) -> Int64[Tensor, " feature"]:
+        """Return the features that were silent for so many rows at all of their gates."""
+        return self._everywhere(rows).repeat(self.gates).nonzero()[:, 0]
+
+    def count_dead(self, rows: int) -> int:
+        """Return how many features that are."""
+        return int(self._everywhere(rows).sum())
+
+    def _everywhere(self, rows: int) -> Bool[Tensor, " _"]:
+        return self.silent(rows).view(self.gates, -1).all(dim=0)
 
     def drain(self) -> tuple[Int64[Tensor, " d_sae"], int]:
         """Return firings and rows for densities; without a window, start them again."""

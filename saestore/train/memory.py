@@ -29,14 +29,19 @@ def _weight_and_gradient(size: int) -> int:
 
 
 def activations(trainer: Trainer) -> int:
-    """Return the bytes of the pre-activations that are there at once: of one batch, or of a part."""
+    """Return the bytes of the pre-activations that are there at once: of one batch, or of a part.
+
+    Gate scores that are ranked in each layer, or at each head, are there for one at a time.
+    """
     rows = -(-trainer.schedule.batch_rows // trainer.settings.optimizer.accumulate)
-    gates = rows if trainer.dictionary.config.semantics.gate_on_decoder_norm else 0
+    config = trainer.dictionary.config
+    gates = rows if config.semantics.gate_on_decoder_norm else 0
     d_sae, backend = trainer.dictionary.d_sae, backends.of(trainer.device)
     if trainer.dictionary.activation.in_parts(d_sae) and backend.product_rows is not None:
         rows = min(rows, backend.product_rows)
         gates = min(gates, backend.ranked_rows)
-    return (rows + gates) * d_sae * 4
+    apart = config.semantics.l0_scope != "row" and not config.semantics.ranks_together
+    return (rows * d_sae + gates * (config.d_sae if apart else config.columns)) * 4
 
 
 def described(trainers: Sequence[Trainer], held_rows: int) -> str:

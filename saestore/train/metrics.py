@@ -12,6 +12,7 @@ byte; rates stand in the manifest.
 | `l0_layer`, `l0_rank` | where features have layers, or maps of some ranks: mean firings on one row of those of each layer, in order; of each rank, highest first |
 | `dead_layer`, `dead_rank` | of these features, how many are `dead` |
 | `dec_norm_layer`, `dec_norm_rank` | of these features, mean `dec_norm` |
+| `l0_head`, `dead_head`, `dec_norm_head` | the same of all features at each head that gates by itself; what fires at some head counts once in `l0_mean`, what is silent at all of them in `dead` |
 | `lr`, `grad_norm` | learning rate; L2 norm of all gradients before clipping |
 | `weight_sparsity`, `weight_aux` | weights of the terms at this step |
 | `k`, … | what the activation function is set to |
@@ -111,6 +112,7 @@ class PassSums:
     def __init__(self) -> None:
         self._rows = 0
         self._error = self._error_length = self._length = self._activation = 0.0
+        self._firings = 0
         self._targets: dict[str, tuple[Tensor, float]] = {}
         self._l0: list[Tensor] = []
         self._grouped: dict[str, list[int]] = {}
@@ -125,11 +127,13 @@ class PassSums:
                 self._add(hook, target[few].double(), seen.output.reconstruction[hook][few])
             self._rows += min(WIDE_ROWS, rows - start)
         code = seen.output.code
-        self._l0.append(code.l0().double())
-        for kind, own in by_group(code.firings(), seen.dictionary.groups).items():
+        self._l0.append(seen.dictionary.l0(code).double())
+        firings = code.firings()
+        self._firings += int(firings.sum())
+        for kind, own in by_group(firings, seen.dictionary.groups).items():
             before = self._grouped.get(kind, [0] * len(own))
             self._grouped[kind] = [a + b for a, b in zip(before, own, strict=True)]
-        weights = torch.ones_like(seen.dictionary.decoder_norms())
+        weights = torch.ones_like(seen.dictionary.column_norms())
         self._activation += float(code.weighted_sum(weights).double().sum())
 
     def _add(
@@ -155,7 +159,6 @@ class PassSums:
         spread = sum(each for _, each in self._targets.values())
         l0 = torch.cat(self._l0)
         low, high = torch.quantile(l0, l0.new_tensor([0.05, 0.95])).tolist()
-        firings = float(l0.sum())
         found: Metrics = {
             f"l0_{kind}": tuple(count / len(l0) for count in counts)
             for kind, counts in self._grouped.items()
@@ -165,7 +168,7 @@ class PassSums:
             "l0_mean": float(l0.mean()),
             "l0_p5": low,
             "l0_p95": high,
-            "activation_mean": self._activation / firings if firings else float("nan"),
+            "activation_mean": self._activation / self._firings if self._firings else float("nan"),
             "l2_error": self._error_length / self._rows,
             "l2_error_ratio": self._error_length / self._length if self._length else float("nan"),
         }
@@ -193,11 +196,11 @@ def of_counters(counters: FiringCounters, dead_after: int, groups: Groups) -> Me
     firings, rows = counters.drain()
     density = firings.double() / max(rows, 1)
     dead = counters.silent(dead_after)
-    found: Metrics = {"dead": float(dead.sum()), "density_rows": float(rows)}
+    found: Metrics = {"dead": float(counters.count_dead(dead_after)), "density_rows": float(rows)}
     for kind, counts in by_group(dead.long(), groups).items():
         found[f"dead_{kind}"] = tuple(map(float, counts))
     for name, window in DEAD_WINDOWS.items():
-        found[name] = float(counters.silent(window).sum())
+        found[name] = float(counters.count_dead(window))
     for name, limit in DENSITY_ABOVE.items():
         found[name] = float((density > limit).double().mean())
     for name, limit in DENSITY_BELOW.items():
@@ -218,8 +221,9 @@ def of_weights(dictionary: SparseDictionary) -> Metrics:
             found[f"{name}_mean"] = float(values.double().mean())
             found[f"{name}_min"] = float(values.min())
             found[f"{name}_max"] = float(values.max())
+        written = dictionary.column_norms()
         for kind, each in dictionary.groups.items():
-            parts = [spans["dec_norm"][own] for own in each.values()]
+            parts = [written[own] for own in each.values()]
             found[f"dec_norm_{kind}"] = tuple(float(part.double().mean()) for part in parts)
     return found
 

@@ -105,14 +105,17 @@ class Trainer:
         }
         self.device = next(iter(self._named.values())).device
         chosen = settings.optimizer
-        width = dictionary.layers[0].features.stop / LEARNING_RATE_WIDTH  # of one layer
+        width = dictionary.config.d_sae / LEARNING_RATE_WIDTH  # of one layer
         lr = chosen.lr or LEARNING_RATE / math.sqrt(width)
         self.optimizer = Optimizer(
             self._named, chosen, lr=lr, thresholds=dictionary.threshold_names()
         )
         window = settings.log.density_window or 0
         self.counters = FiringCounters(
-            dictionary.d_sae, self.device, -(-window // schedule.batch_rows)
+            dictionary.columns,
+            self.device,
+            -(-window // schedule.batch_rows),
+            gates=dictionary.gates,
         )
         kinds = {settings.precision.autocast, settings.dictionary.dtype}
         self._scale = LossScale(used="float16" in kinds)
@@ -232,7 +235,7 @@ class Trainer:
         firings += output.code.firings()
         if whole:
             self.counters.update(firings, self.schedule.batch_rows)
-        dead = self.counters.silent(self.schedule.dead_after).nonzero()[:, 0]
+        dead = self.counters.dead(self.schedule.dead_after)
         return objectives.Pass(self.dictionary, inputs, targets, output, dead, self.step)
 
     def release(self) -> None:

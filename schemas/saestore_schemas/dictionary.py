@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, JsonValue, field_validator
 
 from saestore_schemas.attention import AttentionSettings
 from saestore_schemas.base import Model
+from saestore_schemas.gating import Gating
 from saestore_schemas.manifest import Parent
 from saestore_schemas.names import HookpointName
 
@@ -65,6 +66,9 @@ class BatchTopK(ActivationSettings):
     """Discriminator."""
     k: float = Field(gt=0)
     """Features that fire on one row on average; may be fractional."""
+    rank_over: Literal["head", "heads"] | None = None
+    """What is ranked together in a crosscoder whose heads gate by themselves: `head`, the features at
+    each head, or `heads`, those at all heads, with k at each on average. Null where there is no choice."""
 
 
 class JumpRelu(ActivationSettings):
@@ -132,8 +136,8 @@ Activation = Annotated[
 ]
 """Activation functions, one class each."""
 
-L0Scope = Literal["row", "layer"]
-"""What k counts over: all features of a row, or those of a row in each layer."""
+L0Scope = Literal["row", "layer", "head"]
+"""What k counts over: all features of a row, those of a row in each layer, or those at each head."""
 
 ScaleKind = Literal["none", "dataset_mean_norm", "dataset_rms", "dataset_centred_rms"]
 """Normalisation x' = a(x - mu) from the store's moments.
@@ -194,8 +198,8 @@ class ThresholdInference(Model):
     rows: int | None = Field(default=None, ge=1)
     """Rows it was calibrated on; null unless exact."""
     l0: float | None = Field(default=None, ge=0)
-    """Features that fire on one of these rows on average. Below k, they have too few positive
-    scores."""
+    """Features that fire on one of these rows on average; where k counts in each layer or at each head,
+    those of all together. Below k, they have too few positive scores."""
     l0_heldout: float | None = Field(default=None, ge=0)
     """The same on rows it was not calibrated on; null when not measured."""
     threshold_ema: float | None = Field(default=None, ge=0)
@@ -213,6 +217,8 @@ class Options(Model):
     """A second encoder `W_glu`, `b_glu` multiplies pre-activations by its sigmoid."""
     skip: bool = False
     """A linear map `W_skip` of the input is added to the reconstruction."""
+    gating: Gating | None = None
+    """Whether heads gate as one or each by itself; null where there are no heads."""
     attention: AttentionSettings | None = None
     """How features attend to earlier rows; null where a code is of one row."""
     ranks: dict[int, int] | None = None
@@ -241,9 +247,14 @@ class Semantics(Model):
     head_norm: Literal["l1", "l2"] | None = None
     """How decoder lengths of several heads add up to a feature's; null where there is one."""
     l0_scope: L0Scope
-    """What k counts over: all features of a row, or those of a row in each layer."""
+    """What k counts over: all features of a row, those of a row in each layer, or those at each head."""
     firing: Literal["positive", "nonzero"]
     """Which entries count as firings: strictly positive ones, or all that are not zero."""
+
+    @property
+    def ranks_together(self) -> bool:
+        """Whether what k counts at each head is ranked at all heads together."""
+        return getattr(self.activation, "rank_over", None) == "heads"
 
 
 class ModelRecord(Model):
@@ -350,3 +361,13 @@ class DictionaryConfig(Model):
     def features(self) -> int:
         """Number of features, of all layers together."""
         return self.d_sae * self.layers
+
+    @property
+    def gates(self) -> int:
+        """How often each feature is decided on: once, or at each head that gates by itself."""
+        return len(self.d_out) if self.options.gating == "per_head" else 1
+
+    @property
+    def columns(self) -> int:
+        """Columns of a code: one of each feature and gate, those of a gate beside each other."""
+        return self.features * self.gates

@@ -14,6 +14,7 @@ from typing_extensions import override
 from saestore_schemas.attention import AttentionSettings
 from saestore_schemas.base import Model
 from saestore_schemas.dictionary import Activation, L0Scope, ScaleKind, WeightType
+from saestore_schemas.gating import Gating, contradiction, with_ranking
 from saestore_schemas.names import HookpointName
 
 
@@ -138,6 +139,8 @@ class LinearSettings(Model):
     @model_validator(mode="after")
     def _offered(self) -> Self:
         objection = self.objection()
+        if getattr(self.activation, "rank_over", None) and self.l0_scope != "head":
+            objection = "has rank_over, and no heads that gate by themselves: remove rank_over"
         if objection is not None:
             msg = f"activation.kind {self.activation.kind!r} {objection}"
             raise ValueError(msg)
@@ -243,13 +246,17 @@ class TranscoderSettings(LinearSettings):
 class CrossCoderSettings(LinearSettings):
     """A crosscoder: one code for several hookpoints, with a head at each.
 
-    It is acausal: every feature reads and writes at all of them. For causal ones see `clt`.
+    It is acausal: every feature reads at all of them, and may write at all. For causal ones see `clt`.
     """
 
     family: Literal["crosscoder"]
     """Discriminator."""
     hookpoints: tuple[HookpointName, ...] = Field(min_length=1)
     """One head each, in order; must be in the activation store."""
+    gating: Gating = "shared"
+    """`shared`: a feature fires at all heads or at none (Anthropic). `per_head`: each head compares
+    pre-activation times its own decoder length, so that a feature may fire at some heads only; k
+    counts at each (llamascopium)."""
     decoder_norm: Literal["free"] = "free"
     """A feature may be long at one head and short at another."""
     gate_on_decoder_norm: bool = True
@@ -269,6 +276,43 @@ class CrossCoderSettings(LinearSettings):
     def norm_of_heads(self) -> Literal["l1", "l2"]:
         """As set."""
         return self.head_norm
+
+    @override
+    def parts(self) -> dict[str, Any]:
+        """Return how its heads gate."""
+        return {"gating": self.gating}
+
+    @property
+    @override
+    def l0_scope(self) -> L0Scope:
+        """Each head, where heads gate by themselves and k counts."""
+        return "head" if self.gating == "per_head" and self.activation.ranks else "row"
+
+    @override
+    def objection(self) -> str | None:
+        """Return that a gate of its own would be the same at all heads."""
+        if not self.activation.has_gate or self.gating == "shared":
+            return super().objection()
+        return (
+            "compares with zero, whatever the length of a decoder vector, so that all heads decide alike: "
+            "use gating = 'shared'"
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ranking(cls, given: Any) -> Any:
+        return with_ranking(given)
+
+    @model_validator(mode="after")
+    def _of_each_head(self) -> Self:
+        wrong = contradiction(
+            self.gating,
+            head_norm=self.head_norm,
+            gate_on_decoder_norm=self.gate_on_decoder_norm,
+        )
+        if wrong is not None:
+            raise ValueError(wrong)
+        return self
 
 
 class CltSettings(LinearSettings):

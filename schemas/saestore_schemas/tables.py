@@ -237,7 +237,7 @@ FEATURES = Table(
             nullable=True,
         ),
         Column("b_enc", pa.float32(), "folded encoder bias"),
-        Column("threshold", pa.float32(), "threshold, if the activation has one", nullable=True),
+        Column("threshold", pa.float32(), "threshold, if the activation has one of each feature", nullable=True),
         Column(
             "rank",
             pa.uint16(),

@@ -39,6 +39,10 @@ FAMILIES: dict[str, dict[str, object]] = {
     "crosscoder": {
         "family": "crosscoder", "hookpoints": HEADS, "activation": {"kind": "batchtopk", "k": 5},
     },
+    "crosscoder-per-head": {
+        "family": "crosscoder", "hookpoints": HEADS, "gating": "per_head",
+        "activation": {"kind": "batchtopk", "k": 5},
+    },
     "clt": {
         "family": "clt", "hookpoints_in": CLT_IN, "hookpoints_out": CLT_OUT,
         "activation": {"kind": "batchtopk", "k": 5},
@@ -146,7 +150,8 @@ def test_a_family_trains_and_its_scores_are_those_of_a_direct_computation(lake, 
         pooled = 1 - sum(errors) / sum(spreads)
         assert values["explained_variance_pooled"] == pytest.approx(pooled, rel=1e-6)
     code = dictionary.encode(given)
-    assert values["l0"] == pytest.approx(code.l0().double().mean().item(), rel=1e-9)
+    fired = dictionary.by_feature(code).l0()
+    assert values["l0"] == pytest.approx(fired.double().mean().item(), rel=1e-9)
     for groups in dictionary.groups.values():
         for group, own in groups.items():
             l0 = (code.to_dense()[:, own] != 0).sum(dim=1).double().mean().item()
@@ -210,7 +215,7 @@ def test_its_firings_are_those_of_its_code(lake, name):
         'SELECT feature, n_firings, layer, "index" FROM features '
         f"WHERE dictionary = '{name}' ORDER BY 1",
     )
-    wanted = (code.to_dense() != 0).sum(dim=0)
+    wanted = (dictionary.by_feature(code).to_dense() != 0).sum(dim=0)
     assert found["n_firings"].to_pylist() == wanted.tolist()
     for layer, own in enumerate(dictionary.layers):
         within = found.slice(own.features.start, own.features.stop - own.features.start)

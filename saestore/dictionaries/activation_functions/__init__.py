@@ -30,19 +30,25 @@ ACTIVATION_FUNCTIONS: dict[str, type[ActivationFunction]] = {
 
 
 def activation_function(
-    semantics: Semantics, tensors: Mapping[str, Tensor], *, layers: int = 1
+    semantics: Semantics, tensors: Mapping[str, Tensor], *, parts: int = 1
 ) -> ActivationFunction:
     """Return the activation function that the record describes, with its tensors of the file.
 
     Args:
         semantics: The record.
         tensors: By the names of the file, one number of each feature.
-        layers: How many layers the features belong to, one after the other.
+        parts: How many layers, or heads that gate by themselves, its columns belong to, one after the
+            other.
     """
     kind = ACTIVATION_FUNCTIONS[semantics.activation.kind]
-    if semantics.l0_scope == "layer":
-        return ByLayer(kind, semantics, tensors, layers)
-    return kind(semantics, tensors)
+    if semantics.l0_scope == "row":
+        return kind(semantics, tensors)
+    if not semantics.ranks_together:
+        return ByLayer(kind, semantics, tensors, parts)
+    together = kind(semantics, tensors)
+    if isinstance(together, BatchTopK):
+        together.heads = parts
+    return together
 
 
 __all__ = ["ACTIVATION_FUNCTIONS", "ActivationFunction", "activation_function"]

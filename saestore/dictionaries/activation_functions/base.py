@@ -64,7 +64,7 @@ class ActivationFunction(nn.Module, ABC):
 
     @classmethod
     def start(cls, settings: Any, d_sae: int, init: InitSettings) -> dict[str, Tensor]:
-        """Return its tensors before training."""
+        """Return its tensors before training; with one number of each feature, of those of all gates."""
         del settings, init
         return {name: torch.zeros(shape) for name, shape in cls.shapes(d_sae).items()}
 
@@ -119,27 +119,27 @@ class ActivationFunction(nn.Module, ABC):
     @classmethod
     def rewritten(
         cls,
-        tensors: Mapping[str, Float[Tensor, " d_sae"]],
+        tensors: Mapping[str, Float[Tensor, " _"]],
         *,
         shift: Float[Tensor, " d_sae"],
         values: Float[Tensor, " d_sae"],
-        gate: Float[Tensor, " d_sae"],
-    ) -> dict[str, Float[Tensor, " d_sae"]]:
+        gate: Float[Tensor, " _"],
+    ) -> dict[str, Float[Tensor, " _"]]:
         """Return encoder bias and parameters that keep the code, up to its units.
 
         Args:
             tensors: Its tensors, and the encoder bias under `bias_name`.
             shift: What the rewritten encoder adds to pre-activations, to be taken off again.
             values: Factor that pre-activations take after that, above 0.
-            gate: Factor that gate scores take, above 0.
+            gate: Factor that gate scores take, above 0; one of each column of the code.
         """
         del gate
         return {**tensors, cls.bias_name: (tensors[cls.bias_name] - shift) * values}
 
     @classmethod
     def as_jumprelu(
-        cls, tensors: Mapping[str, Float[Tensor, " d_sae"]]
-    ) -> tuple[Float[Tensor, " d_sae"], dict[str, Float[Tensor, " d_sae"]]]:
+        cls, tensors: Mapping[str, Float[Tensor, " _"]]
+    ) -> tuple[Float[Tensor, " d_sae"], dict[str, Float[Tensor, " _"]]]:
         """Return a JumpReLU with the same codes at inference, for all inputs.
 
         Args:
@@ -207,12 +207,12 @@ class Thresholded(ActivationFunction):
     @override
     def rewritten(
         cls,
-        tensors: Mapping[str, Float[Tensor, " d_sae"]],
+        tensors: Mapping[str, Float[Tensor, " _"]],
         *,
         shift: Float[Tensor, " d_sae"],
         values: Float[Tensor, " d_sae"],
-        gate: Float[Tensor, " d_sae"],
-    ) -> dict[str, Float[Tensor, " d_sae"]]:
+        gate: Float[Tensor, " _"],
+    ) -> dict[str, Float[Tensor, " _"]]:
         """Return bias and thresholds that keep the code, up to its units."""
         plain = super().rewritten(tensors, shift=shift, values=values, gate=gate)
         return {**plain, "threshold": tensors["threshold"] * gate}
@@ -220,8 +220,8 @@ class Thresholded(ActivationFunction):
     @classmethod
     @override
     def as_jumprelu(
-        cls, tensors: Mapping[str, Float[Tensor, " d_sae"]]
-    ) -> tuple[Float[Tensor, " d_sae"], dict[str, Float[Tensor, " d_sae"]]]:
+        cls, tensors: Mapping[str, Float[Tensor, " _"]]
+    ) -> tuple[Float[Tensor, " d_sae"], dict[str, Float[Tensor, " _"]]]:
         """Return the same: at inference it is one."""
         return torch.ones_like(tensors["b_enc"]), dict(tensors)
 
@@ -229,8 +229,8 @@ class Thresholded(ActivationFunction):
 def kept(pre: PreActivation, chosen: selection.Chosen) -> TrainingCode:
     """Return the code that is h at some pairs, differentiable, by the faster path."""
     pairs = Pairs(*chosen, pre.d_sae)
-    if len(pairs) > DENSE_SHARE * pre.values.numel():
-        mask = torch.zeros_like(pre.values, dtype=torch.bool)
+    if len(pairs) > DENSE_SHARE * pre.gate.numel():
+        mask = torch.zeros_like(pre.gate, dtype=torch.bool)
         mask[pairs.row_ids, pairs.indices] = True
         return DenseCode(torch.where(mask, pre.dense(), 0))
     return RaggedCode(pairs, pre.at(pairs))
@@ -239,5 +239,5 @@ def kept(pre: PreActivation, chosen: selection.Chosen) -> TrainingCode:
 def at_inference(pre: PreActivation, chosen: selection.Chosen) -> SparseCode:
     """Return the code that is h at some pairs, without gradient."""
     offsets, indices = chosen
-    values = Pairs(offsets, indices, pre.d_sae).of(pre.values)
+    values = pre.taken(Pairs(offsets, indices, pre.d_sae))
     return SparseCode(offsets, indices, values, pre.d_sae)

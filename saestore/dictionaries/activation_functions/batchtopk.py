@@ -41,11 +41,13 @@ class BatchTopK(Thresholded):
         threshold: What gate scores must exceed at inference, as loaded or calibrated.
         estimated: Whether the running mean takes its place, once there is one.
         ema: Running mean of the smallest score kept, and the sum of its weights.
+        heads: How many heads' features are ranked together, with k at each on average.
     """
 
     fixes_l0: ClassVar[bool] = True
     ranks: ClassVar[bool] = True
     row_wise: ClassVar[bool] = False
+    heads: int = 1
     threshold: Tensor
     ema: Tensor
 
@@ -77,7 +79,8 @@ class BatchTopK(Thresholded):
     @override
     def code(self, pre: PreActivation) -> TrainingCode:
         """Return the selected entries, differentiable."""
-        chosen = selection.largest_in_all(pre.gate, in_all(self.k_now, len(pre.gate)))
+        count = in_all(self.k_now, len(pre.gate) * self.heads)
+        chosen = selection.largest_in_all(pre.gate, count)
         if self.training and len(chosen[1]):
             smallest = float(Pairs(*chosen, pre.d_sae).of(pre.gate).min())
             self.ema.mul_(EMA_DECAY).add_(self.ema.new_tensor([smallest, 1.0]), alpha=1 - EMA_DECAY)

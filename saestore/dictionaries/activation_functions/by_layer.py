@@ -2,7 +2,8 @@
 
 Features of several layers stand in one axis, those of a layer beside each other. What ranks features
 ranks those of a layer among themselves, and a threshold that training estimates is estimated for each
-layer. Nothing here knows what is ranked: a part of the kind in question sees its layer alone.
+layer. Nothing here knows what is ranked: a part of the kind in question sees its layer alone. Heads of a
+crosscoder that gate by themselves are layers here.
 
 Where k counts features of all layers together, use the kind itself on the whole axis.
 """

@@ -93,8 +93,9 @@ def compute(dictionary: SparseDictionary, rows: Float[Tensor, "row d_in"]) -> Co
 
 def batch_threshold(dictionary: SparseDictionary, rows: Float[Tensor, "row d_in"]) -> float:
     """Return what the k largest gate scores a row of these rows exceed, and no other."""
-    k = float(dictionary.config.semantics.activation.model_dump()["k"])
-    scores = torch.cat(list(dictionary.gate_scores(rows))).reshape(-1).clamp(min=0)
+    k = sum(each for _, each in dictionary.ranked)
+    reads, _ = sides_of(dictionary.config)
+    scores = torch.cat(list(dictionary.gate_scores(reads.split(rows)))).reshape(-1).clamp(min=0)
     kept = int(k * len(rows))
     if kept >= len(scores):
         return 0.0

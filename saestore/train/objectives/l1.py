@@ -20,4 +20,4 @@ class DecoderWeightedL1(Penalty):
     def value(self, seen: Pass) -> Float[Tensor, ""]:
         """Return the term without its weight."""
         code = seen.output.code.penalised
-        return code.weighted_sum(seen.dictionary.decoder_norms()).mean()
+        return code.weighted_sum(seen.dictionary.column_norms()).mean()

@@ -58,7 +58,7 @@ class PAnneal(Penalty):
     def value(self, seen: Pass) -> Float[Tensor, ""]:
         """Return Σ (f n)^p, and remember it at each exponent that a fall may compare it at."""
         code = seen.output.code.penalised
-        entries = code.scaled(seen.dictionary.decoder_norms())
+        entries = code.scaled(seen.dictionary.column_norms())
         self._fall(self.falls_at(seen.step))
         found = power_sums(code, entries, self.exponent(self.falls)).mean()
         sums = [math.nan] * (self.settings.updates + 1)

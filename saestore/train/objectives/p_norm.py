@@ -29,7 +29,7 @@ class PNorm(Penalty):
     def value(self, seen: Pass) -> Float[Tensor, ""]:
         """Return the term without its weight."""
         code = seen.output.code.penalised
-        sums = power_sums(code, code.scaled(seen.dictionary.decoder_norms()), self.p)
+        sums = power_sums(code, code.scaled(seen.dictionary.column_norms()), self.p)
         if self.form == "norm":
             sums = powers(sums, 1 / self.p)
         return sums.mean()

@@ -26,5 +26,5 @@ class Tanh(Penalty):
     def value(self, seen: Pass) -> Float[Tensor, ""]:
         """Return the term without its weight."""
         code = seen.output.code.penalised
-        entries = code.scaled(self.stretch * seen.dictionary.decoder_norms())
+        entries = code.scaled(self.stretch * seen.dictionary.column_norms())
         return code.row_sums(torch.tanh(entries)).mean()

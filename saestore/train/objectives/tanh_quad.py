@@ -26,7 +26,7 @@ class TanhQuad(Penalty):
     def value(self, seen: Pass) -> Float[Tensor, ""]:
         """Return the term without its weight."""
         code = seen.output.code.penalised
-        entries = code.scaled(seen.dictionary.decoder_norms())
+        entries = code.scaled(seen.dictionary.column_norms())
         rows = len(next(iter(seen.targets.values())))
         often = code.feature_sums(torch.tanh(self.stretch * entries)) / rows
         return (often * (1 + often / self.scale)).sum()

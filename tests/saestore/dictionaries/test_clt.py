@@ -433,7 +433,7 @@ def test_a_threshold_of_each_layer():
     found = dictionary.with_threshold([0.5, 1.0, 2.0], record).tensors()["threshold"]
     assert torch.equal(found, torch.tensor([[0.5], [1.0], [2.0]]).double().expand(L, F))
     joint = clt(BatchLayerTopK(k=3.5))
-    assert joint.ranked == (slice(0, L * F),)
+    assert joint.ranked == ((slice(0, L * F), 3.5),)
     assert (joint.with_threshold(0.5, record).tensors()["threshold"] == 0.5).all()
 
 
