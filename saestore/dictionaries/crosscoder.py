@@ -15,9 +15,8 @@ the hookpoints, which may differ in width.
 With gating per head a feature is on at some heads and off at others; where it is on, its activation is h,
 at every head the same number. A code has a column of each head and feature, those of a head beside each
 other: k counts, penalties weigh (Σ_l f^l n^l) and thresholds stand at each head, threshold (L, d_sae). h is
-computed once. Folding divides W_dec^l by a_l and with it n^l, so that θ^l becomes θ^l/a_l. ReLUs fire
-at all heads or at none, and where a feature's lengths are equal at all heads, so does what compares with a
-number, or ranks each head's features: then, and only then, one kind of gating is the other.
+computed once. Folding divides W_dec^l by a_l and with it n^l, so that θ^l becomes θ^l/a_l. `regating` says where
+one kind of gating is the other.
 
 Source: Lindsey et al. 2024, "Sparse Crosscoders for Cross-Layer Features and Model Diffing" (shared);
 arXiv:2509.17196 and llamascopium, which divides n^l out of what it selected (per head).
@@ -38,12 +37,14 @@ from saestore.dictionaries.code import SparseCode, TrainingCode
 from saestore.dictionaries.linear import LinearDictionary
 from saestore.dictionaries.linear_encoder import LinearlyEncoded
 from saestore.dictionaries.pre_activation import PreActivation, Projection, Repeated
+from saestore.dictionaries.regating import regated
 from saestore.dictionaries.revival import revived
 from saestore.dictionaries.rewrites import Weights
 from saestore.dictionaries.scale import Scale
 from saestore.dictionaries.sides import Sides
 from saestore_schemas.dictionary import DictionaryConfig
 from saestore_schemas.families import CrossCoderSettings
+from saestore_schemas.gating import Gating
 
 
 class CrossCoder(LinearDictionary):
@@ -97,6 +98,29 @@ class CrossCoder(LinearDictionary):
         sides = Sides(config.hookpoints_out, config.d_out)
         parts = sides.split(decoder).values()
         return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in parts], dim=1)
+
+    def with_gating(self, gating: Gating) -> "CrossCoder":
+        """Return a crosscoder whose heads gate as one or each by itself, with the same codes.
+
+        A feature that writes nothing at a head, where heads gate by themselves, never fires there.
+
+        Raises:
+            UnsupportedError: Codes would be others, and why.
+        """
+        if gating == self.config.options.gating:
+            return self
+        tensors = self.tensors()
+        decoder = self.W_dec.detach().double()
+        found = regated(
+            self.config,
+            gating,
+            norms=self._each_head(decoder, self.config),
+            lengths=self.lengths(decoder, self.config),
+            threshold=tensors.get("threshold"),
+        )
+        if found.threshold is not None:
+            tensors["threshold"] = found.threshold.to(tensors["threshold"].dtype)
+        return self.restore(found.config, self.scales, tensors)
 
     def head_norms(self) -> Float[Tensor, "d_sae head"]:
         """Return the length of each feature's decoder vector at each head, in the weights' units."""

@@ -290,3 +290,61 @@ def test_rank_over_is_recorded_and_belongs_to_heads():
     assert settings(BatchTopK(k=2)).activation.rank_over == "head"
     with pytest.raises(ValidationError, match="no heads that gate"):
         SaeSettings(hookpoint="h", d_sae=F, activation=BatchTopK(k=2, rank_over="head"))
+
+
+def shared(activation, **more):
+    given = settings(activation, gating="shared", **more)
+    return random_dictionary(given, WIDTHS)
+
+
+def equally_long(cross, lengths):
+    tensors = cross.tensors()
+    for head in range(L):
+        vectors = tensors[f"W_dec.{head}"]
+        unit = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+        tensors[f"W_dec.{head}"] = unit * lengths.double().unsqueeze(1)
+    return cross.restore(cross.config, cross.scales, tensors)
+
+
+LENGTHS = torch.linspace(0.3, 2.5, F)
+SAME = {
+    "relu": lambda: shared(Relu(), gate_on_decoder_norm=False),
+    "jumprelu": lambda: shared(JumpRelu()),
+    "jumprelu-l2": lambda: shared(JumpRelu(), head_norm="l2"),
+    "jumprelu-h": lambda: shared(JumpRelu(), gate_on_decoder_norm=False),
+    "topk": lambda: equally_long(shared(TopK(k=3)), LENGTHS),
+    "topk-h": lambda: equally_long(shared(TopK(k=3), gate_on_decoder_norm=False), LENGTHS * 0 + 2),
+    "batchtopk": lambda: equally_long(shared(BatchTopK(k=3)), LENGTHS),
+}
+
+
+@pytest.mark.parametrize("kind", SAME)
+def test_one_kind_of_gating_becomes_the_other_where_codes_stay(kind):
+    one, inputs = SAME[kind](), rows_of()
+    each = one.with_gating("per_head")
+    code = one.encode(inputs).to_dense()
+    torch.testing.assert_close(each.encode(inputs).to_dense(), code.repeat(1, L))
+    assert 0 < float((code != 0).double().mean()) < 1
+    back = each.with_gating("shared")
+    torch.testing.assert_close(back.encode(inputs).to_dense(), code)
+    assert (one.config.options.gating, each.config.options.gating) == ("shared", "per_head")
+    for again in (each, back, each.folded()):
+        for hook, rows in one.reconstruct(inputs).items():
+            torch.testing.assert_close(again.reconstruct(inputs)[hook], rows)
+
+
+@pytest.mark.parametrize(
+    ("dictionary", "gating", "why"),
+    [
+        (lambda: shared(TopK(k=3)), "per_head", "not as long at one head"),
+        (lambda: equally_long(shared(TopK(k=3), gate_on_decoder_norm=False), LENGTHS), "per_head", "not as long"),
+        (lambda: shared(Gated(), gate_on_decoder_norm=False), "per_head", "gate of its own"),
+        (lambda: made(TopK(k=3)), "shared", "not as long at one head"),
+        (lambda: made(JumpRelu()), "shared", "fire at one head and not at another"),
+        (lambda: made(BatchTopK(k=3, rank_over="heads")), "shared", "ranks all heads together"),
+    ],
+)  # fmt: skip
+def test_another_gating_that_changes_codes_is_refused(dictionary, gating, why):
+    with pytest.raises(UnsupportedError, match=why) as caught:
+        dictionary().with_gating(gating)
+    assert caught.value.hint
