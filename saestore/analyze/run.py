@@ -9,7 +9,7 @@ from saestore import devices, dictionaries
 from saestore.activations import ActivationStore, Host, Place, hosts_of
 from saestore.analyze import encode, logits
 from saestore.analyze.context_tables import context_rows, document_rows, vocabulary_rows
-from saestore.analyze.decoders import decoder_rows
+from saestore.analyze.decoders import decoder_rows, pair_rows
 from saestore.analyze.survey import survey
 from saestore.analyze.write import Output, collected, sorted_by_context
 from saestore.dictionaries import SparseDictionary
@@ -122,6 +122,8 @@ class _Analysis:
         dead = collected(sorter, output, settings, scope, weights, progress=self.progress)
         if len(self.folded.hookpoints_out) > 1:
             output.write(tables.DECODERS, [decoder_rows(self.folded)])
+            if self.folded.config.layers == 1:  # the same features at all of them
+                output.write(tables.DECODER_PAIRS, [pair_rows(self.folded)])
         if settings.logits is not None:
             self._logits(settings.logits)
         else:

@@ -35,6 +35,7 @@ VIEWS = {
     "logits": "tokens each feature promotes and suppresses, with their text",
     "logit_stats": "distribution of each feature's logit scores",
     "decoders": "how much each feature writes to each hookpoint, where there are several",
+    "decoder_pairs": "how alike what each feature of a crosscoder writes at two heads is",
     "scores": "metrics of every evaluation",
     "feature_scores": "one line per feature and evaluation: density, nearest other features",
     "metrics": "metrics of every training run, by step",
@@ -149,6 +150,7 @@ _TABLES: Mapping[str, Table] = {
     "logits": tables.LOGITS,
     "logit_stats": tables.LOGIT_STATS,
     "decoders": tables.DECODERS,
+    "decoder_pairs": tables.DECODER_PAIRS,
 }
 
 

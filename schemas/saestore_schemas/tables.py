@@ -237,7 +237,12 @@ FEATURES = Table(
             nullable=True,
         ),
         Column("b_enc", pa.float32(), "folded encoder bias"),
-        Column("threshold", pa.float32(), "threshold, if the activation has one of each feature", nullable=True),
+        Column(
+            "threshold",
+            pa.float32(),
+            "threshold, if the activation has one of each feature",
+            nullable=True,
+        ),
         Column(
             "rank",
             pa.uint16(),
@@ -344,6 +349,30 @@ DECODERS = Table(
         Column("hookpoint", pa.string(), "the hookpoint"),
         Column("norm", pa.float32(), "length of what it writes there, folded, raw units"),
         Column("relative_norm", pa.float32(), "that over the sum of the feature's lengths"),
+    ),
+)
+
+DECODER_PAIRS = Table(
+    "decoder_pairs",
+    "How alike what each feature of a crosscoder writes at one head is to what it writes at another.",
+    ("feature", "head_a", "head_b"),
+    (
+        Column("feature", pa.uint32(), "feature"),
+        Column("head_a", pa.uint16(), "place of a hookpoint among those it reconstructs"),
+        Column("head_b", pa.uint16(), "the same or a later one"),
+        Column(
+            "cosine",
+            pa.float32(),
+            "of both decoder vectors; null where one is zero, or hookpoints differ in width",
+            nullable=True,
+        ),
+        Column(
+            "inner_product",
+            pa.float32(),
+            "of both, folded, raw units; of a head with itself its length squared; null where hookpoints "
+            "differ in width",
+            nullable=True,
+        ),
     ),
 )
 
@@ -468,7 +497,7 @@ RESULTS = Table(
 
 TABLES = (
     FILES, DOCUMENTS, VOCABULARY, CONTEXTS, FIRINGS_BY_FEATURE, FIRINGS_BY_CONTEXT, FEATURES,
-    HISTOGRAMS, EXAMPLES, LOGITS, LOGIT_STATS, DECODERS, METRICS, SCORES, RESULTS,
+    HISTOGRAMS, EXAMPLES, LOGITS, LOGIT_STATS, DECODERS, DECODER_PAIRS, METRICS, SCORES, RESULTS,
     FEATURE_SCORES, COMPARISON,
 )  # fmt: skip
 """Every table, for the reference pages and for readers that check what they open."""

@@ -238,6 +238,21 @@ def test_its_firings_are_those_of_its_code(lake, name):
     assert told["relative_norm"].to_pylist() == pytest.approx(
         shares[feature, head].tolist(), rel=1e-6
     )
+    pairs = features.query(
+        lake,
+        f"SELECT * FROM decoder_pairs WHERE dictionary = '{name}' ORDER BY feature, head_a, head_b",
+    )
+    crosscoder = dictionary.family == "crosscoder"
+    assert len(pairs) == 3 * dictionary.d_sae * crosscoder
+    if crosscoder:
+        a, b = (folded.decoder_vectors_at(hook).double() for hook in hooks)
+        products = torch.stack([(a * a).sum(1), (a * b).sum(1), (b * b).sum(1)], dim=1)
+        assert pairs["inner_product"].to_pylist() == pytest.approx(
+            products.flatten().tolist(), rel=1e-6
+        )
+        assert pairs["cosine"].to_pylist()[1::3] == pytest.approx(
+            torch.cosine_similarity(a, b).tolist(), rel=1e-6
+        )
     page = features.Analysis.open(lake, f"s/{name}/default").feature(0)
     assert [written.hookpoint for written in page.writes] == [hooks[h] for h in head[feature == 0]]
 
