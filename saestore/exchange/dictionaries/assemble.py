@@ -50,9 +50,17 @@ def assemble(
         raise ConfigError(
             file=str(foreign.files[0]), field="k", found=k, expected=f"at most {d_sae} features"
         )
-    record = ScaleRecord(
-        kind=meaning.scale, a=meaning.a, mean=None, rows=0, excluded=(), state="external"
-    )
+    records = {
+        hook: ScaleRecord(
+            kind=meaning.scale,
+            a=meaning.each.get(hook, meaning.a),
+            mean=None,
+            rows=0,
+            excluded=(),
+            state="external",
+        )
+        for hook in (*reads, *writes)
+    }
     versions = manifests.library_versions()
     values: Mapping[str, Any] = {
         "family": foreign.family,
@@ -62,9 +70,14 @@ def assemble(
         "dtype": "float32",
         "hookpoints_in": reads,
         "hookpoints_out": writes,
-        "options": {"glu": meaning.glu, "skip": meaning.skip, "ranks": meaning.ranks},
+        "options": {
+            "glu": meaning.glu,
+            "skip": meaning.skip,
+            "gating": meaning.gating,
+            "ranks": meaning.ranks,
+        },
         "semantics": _semantics(foreign),
-        "scale": dict.fromkeys((*reads, *writes), record),
+        "scale": records,
         "model": _model(settings.model or foreign.model),
         "train": None,
         "parents": (),
@@ -77,7 +90,7 @@ def assemble(
         },
         "versions": {name: versions[name] for name in ("saestore", "torch")},
     }
-    scales = {hook: Scale(record, None) for hook in (*reads, *writes)}
+    scales = {hook: Scale(record, None) for hook, record in records.items()}
     found = FAMILIES[foreign.family].restore(_validated(values), scales, foreign.tensors)
     if (found.decoder_norms() - 1).abs().max() > UNIT:
         return found
@@ -107,6 +120,7 @@ def _semantics(foreign: Foreign) -> Mapping[str, Any]:
         "decoder_norm": "free",
         "activation": dict(meaning.activation),
         "inference": inference,
+        "head_norm": None if meaning.gating is None else "l1",
         "l0_scope": meaning.l0_scope,
         "firing": ACTIVATION_FUNCTIONS[kind].firing,
     }

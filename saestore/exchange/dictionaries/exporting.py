@@ -67,7 +67,7 @@ def export_dictionary(
             place.write(path, data)
         asked = Asked(hookpoint=dictionary.hookpoints_in[0])
         conversion = measured(
-            dictionary,
+            written.instead or dictionary,
             form.read(staging, asked),
             title=f"{form.title} {form.version}",
             factors=written.factors,

@@ -20,6 +20,7 @@ from saestore.dictionaries import SparseDictionary
 from saestore.exchange.dictionaries.reference import Compute
 from saestore_schemas.dictionary import L0Scope, RowScaleKind, ScaleKind
 from saestore_schemas.exchange import FoldState
+from saestore_schemas.gating import Gating
 
 
 Normalisation: TypeAlias = ScaleKind | RowScaleKind
@@ -40,6 +41,8 @@ class Meaning:
         skip: Whether a linear map of what it reads is added to what it reconstructs.
         l0_scope: What k counts over.
         ranks: How many transforms of each rank, of a family that has such.
+        gating: How heads gate, of a family that has such.
+        each: Factors of the normalisation that differ from hookpoint to hookpoint; `a` for others.
     """
 
     activation: Mapping[str, Any]
@@ -51,6 +54,8 @@ class Meaning:
     skip: bool = False
     l0_scope: L0Scope = "row"
     ranks: Mapping[int, int] | None = None
+    gating: Gating | None = None
+    each: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,8 @@ class Foreign:
         """Return the same with a threshold of 0 where there is none, until one is found."""
         if self.uncalibrated is None:
             return self
-        none = torch.zeros(self.tensors["W_enc"].shape[1])
+        shape = self.tensors["b_enc"].shape
+        none = torch.zeros(shape if self.meaning.gating is None else (len(self.reads), *shape))
         return replace(self, tensors={**self.tensors, "threshold": none})
 
 
@@ -157,6 +163,7 @@ class Written:
         files: Path to bytes.
         rewrites: What was done to get there, in order.
         factors: The features in the files are the dictionary's times this; None: they are the same.
+        instead: The dictionary with another code for the same, which is what the files have; None: itself.
         inexact: Why the tool will not compute exactly the same; empty where it does.
     """
 
@@ -164,6 +171,7 @@ class Written:
     files: Mapping[str, bytes]
     rewrites: tuple[str, ...]
     factors: Float[Tensor, " d_sae"] | None = None
+    instead: SparseDictionary | None = None
     inexact: tuple[str, ...] = ()
 
 

@@ -25,8 +25,15 @@ from torch import Tensor
 from typing_extensions import override
 
 from saestore.dictionaries import SparseDictionary, tensor_file
+from saestore.dictionaries.crosscoder import CrossCoder
 from saestore.errors import ConfigError, UnsupportedError
-from saestore.exchange.dictionaries import llamascopium_clt, llamascopium_molt, measure, reference
+from saestore.exchange.dictionaries import (
+    llamascopium_clt,
+    llamascopium_crosscoder,
+    llamascopium_molt,
+    measure,
+    reference,
+)
 from saestore.exchange.dictionaries.files import Config, Weights, one_of
 from saestore.exchange.dictionaries.foreign import (
     Asked,
@@ -37,7 +44,13 @@ from saestore.exchange.dictionaries.foreign import (
     Written,
     WrittenFormat,
 )
-from saestore.exchange.dictionaries.llamascopium_clt import NORM, THETA
+from saestore.exchange.dictionaries.llamascopium_parts import (
+    NORM,
+    THETA,
+    factor,
+    thresholds,
+    written_config,
+)
 from saestore.exchange.dictionaries.plain import Plain, plain
 from saestore.exchange.dictionaries.reference import Codes, Computed
 
@@ -49,8 +62,6 @@ PLACES = (
     "checkpoints/final.safetensors", "checkpoints/final.pt",
 )  # fmt: skip
 """Where weights lie, in its own order of search."""
-PLAUSIBLE = (1e-3, 1e6)
-"""Mean lengths of rows that a model may have; memory that nobody filled holds anything."""
 CLEARLY = 0.05
 """Difference of explained variance that decides between two readings."""
 
@@ -141,7 +152,11 @@ class Llamascopium(WrittenFormat):
         """
         folder = place.parent if place.is_file() else place
         config = Config.read(one_of(folder, CONFIG, tool=self.title))
-        others = {"clt": llamascopium_clt.read, "molt": llamascopium_molt.read}
+        others = {
+            "clt": llamascopium_clt.read,
+            "crosscoder": llamascopium_crosscoder.read,
+            "molt": llamascopium_molt.read,
+        }
         other = others.get(config.get("sae_type", str, default="sae"))
         if other is not None:
             return other(config, _weights(place, self.title), asked, known=KNOWN)
@@ -193,6 +208,9 @@ class Llamascopium(WrittenFormat):
         Raises:
             UnsupportedError: It has no such activation function.
         """
+        if isinstance(dictionary, CrossCoder):
+            places = PLACES[0], CONFIG
+            return llamascopium_crosscoder.write(dictionary, places=places, version=self.version)
         form = _expressed(plain(dictionary, tool=f"{self.title} {self.version}", glu=True))
         a = dictionary.scales[dictionary.hookpoints_in[0]].record.a
         if a != 1:
@@ -239,23 +257,11 @@ def _expressed(form: Plain) -> Plain:
 
 
 def _config(dictionary: SparseDictionary, form: Plain) -> dict[str, Any]:
-    d_in, d_sae = dictionary.config.d_in[0], dictionary.d_sae
-    expansion = d_sae / d_in
-    if int(d_in * expansion) != d_sae:  # it rounds the product down
-        expansion = math.nextafter(expansion, math.inf)
     hook = dictionary.hookpoints_in[0]
+    width, features = dictionary.config.d_in[0], dictionary.d_sae
     return {
-        "sae_type": "sae",
-        "d_model": d_in,
-        "expansion_factor": expansion,
-        "use_decoder_bias": True,
-        "act_fn": form.activation.kind,
-        "norm_activation": "inference",
+        **written_config("sae", form.activation, width=width, features=features),
         "sparsity_include_decoder_norm": form.gate_on_decoder_norm,
-        "top_k": int(getattr(form.activation, "k", 50)),
-        "use_triton_kernel": False,
-        "sparsity_threshold_for_triton_spmm_kernel": 0.996,
-        "jumprelu_threshold_window": float(getattr(form.activation, "bandwidth", 2.0)),
         "hook_point_in": hook,
         "hook_point_out": hook,
         "use_glu_encoder": "W_glu" in form.tensors,
@@ -284,8 +290,8 @@ def _supported(config: Config) -> None:
         raise UnsupportedError(
             f"{config.path}: {why}",
             found=family,
-            expected="sae_type sae with one hookpoint, clt or molt",
-            hint="its sparse autoencoders, cross-layer transcoders and molts can be imported",
+            expected="sae_type sae with one hookpoint, crosscoder, clt or molt",
+            hint="its sparse autoencoders, crosscoders, cross-layer transcoders and molts can be imported",
         )
 
 
@@ -325,16 +331,7 @@ def _taken(weights: Weights, config: Config) -> dict[str, Tensor]:
         w["W_glu"] = weights.take("W_E_glu", d_in, d_sae)
         w["b_glu"] = weights.take("b_E_glu", d_sae)
     if config.get("act_fn", str, default="relu").lower() == "jumprelu":
-        theta = weights.raw(THETA).float().exp()
-        if tuple(theta.shape) != (d_sae,) or not torch.isfinite(theta).all():
-            raise ConfigError(
-                file=str(weights.path),
-                field=THETA,
-                found=list(theta.shape),
-                expected=f"logarithms of {d_sae} thresholds",
-                hint="memory that was never filled, or another dictionary's",
-            )
-        w["threshold"] = theta
+        w["threshold"] = thresholds(weights, (d_sae,))
     weights.done(f"{NORM}*")
     return w
 
@@ -362,7 +359,7 @@ def _scale(files: _Files, weights: Weights, asked: Asked) -> tuple[Normalisation
         return "none", 1.0, [f"the weights contain the normalisation (said by {told})"]
     hook = files.config.get("hook_point_in", str)
     if asked.fold_state == "external":
-        a = _factor(weights, hook)
+        a = factor(weights, hook, weights.shape("W_E")[0])
         return "dataset_mean_norm", a, [f"rows are multiplied by {a:g} (said by --fold-state)"]
     rows = asked.rows(hook) if asked.rows is not None else None
     if rows is None:
@@ -387,7 +384,7 @@ def _measured(
     Raises:
         ConfigError: Neither does clearly.
     """
-    a = _factor(weights, hook)
+    a = factor(weights, hook, weights.shape("W_E")[0])
     explained = {
         state: measure.explained(rows, files.compute(kind, factor)(rows).reconstruction)
         or -math.inf
@@ -405,23 +402,3 @@ def _measured(
         )
     note = f"fold state {better}, measured on {len(rows)} rows: explained variance {said}"
     return ("none", 1.0, [note]) if better == "folded" else ("dataset_mean_norm", a, [note])
-
-
-def _factor(weights: Weights, hook: str) -> float:
-    """Return √d over the mean length of rows.
-
-    Raises:
-        ConfigError: It is not in the file, or was never set.
-    """
-    norm = weights.number(f"{NORM}{hook}")
-    low, high = PLAUSIBLE
-    if norm is None or not low <= norm <= high:
-        raise ConfigError(
-            file=str(weights.path),
-            field=f"{NORM}{hook}",
-            found=norm,
-            problem="is not there" if norm is None else f"is {norm:g}: memory that nobody filled",
-            expected=f"the mean length of rows, {low:g} to {high:g}",
-            hint="if the weights contain the normalisation, say --fold-state folded",
-        )
-    return math.sqrt(weights.shape("W_E")[0]) / norm

@@ -7,7 +7,7 @@ k counts in each layer (`topk`) or over all (`layertopk`). The batch kinds hold 
 stands for them would not be what was trained: they are refused.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,15 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saestore.errors import ConfigError, UnsupportedError
-from saestore.exchange import spelling
 from saestore.exchange.dictionaries import reference
 from saestore.exchange.dictionaries.files import Config, Weights
 from saestore.exchange.dictionaries.foreign import Asked, Foreign, Meaning
+from saestore.exchange.dictionaries.llamascopium_parts import NORM, hooks, thresholds
 from saestore.exchange.dictionaries.reference import Codes, Compute, Computed
 
 
-THETA = "activation_function.log_jumprelu_threshold"
-NORM = "dataset_average_activation_norm."
 KNOWN = frozenset(
     [
         "hook_points_in",
@@ -81,7 +79,7 @@ def read(config: Config, weights: Weights, asked: Asked, *, known: frozenset[str
         )
     decided = _contained(config, asked)
     biased = config.get("use_decoder_bias", bool, default=True)
-    reads, writes = (_hooks(config, name) for name in ("hook_points_in", "hook_points_out"))
+    reads, writes = (hooks(config, name) for name in ("hook_points_in", "hook_points_out"))
     tensors = _tensors(weights, len(reads), biased=biased)
     activation: dict[str, Any] = {"kind": kind}
     k = config.get("top_k", int, default=50)
@@ -143,27 +141,6 @@ def _contained(config: Config, asked: Asked) -> str:
     return "the weights contain the normalisation (said by --fold-state)"
 
 
-def _hooks(config: Config, name: str) -> tuple[str, ...]:
-    """Return hookpoints as TransformerLens spells them.
-
-    Raises:
-        ConfigError: One has no such name.
-    """
-    found = []
-    for theirs in config.get(name, list):
-        ours = spelling.translated(str(theirs))
-        if ours is None:
-            raise ConfigError(
-                file=str(config.path),
-                field=name,
-                found=theirs,
-                expected="names such as blocks.8.hook_mlp_out",
-                hint="write TransformerLens's names into the config",
-            )
-        found.append(ours)
-    return tuple(found)
-
-
 def _tensors(weights: Weights, layers: int, *, biased: bool) -> dict[str, Tensor]:
     """Return the weights by our names: decoders by source."""
     _, d_in, d_sae = weights.raw("W_E").shape
@@ -178,24 +155,6 @@ def _tensors(weights: Weights, layers: int, *, biased: bool) -> dict[str, Tensor
         found[f"W_enc.{s}"], found[f"b_enc.{s}"] = encoder[s].contiguous(), bias[s].contiguous()
         found[f"W_dec.{s}"] = torch.stack([by_target[t][s] for t in range(s, layers)], dim=1)
     return found
-
-
-def thresholds(weights: Weights, shape: Sequence[int]) -> Float[Tensor, "..."]:
-    """Return the thresholds themselves, which are stored as their logarithms.
-
-    Raises:
-        ConfigError: They are no numbers of each layer and feature.
-    """
-    theta = weights.raw(THETA).float().exp()
-    if tuple(theta.shape) != tuple(shape) or not torch.isfinite(theta).all():
-        raise ConfigError(
-            file=str(weights.path),
-            field=THETA,
-            found=list(theta.shape),
-            expected=f"logarithms of {list(shape)} thresholds",
-            hint="memory that was never filled, or another dictionary's",
-        )
-    return theta
 
 
 def _compute(

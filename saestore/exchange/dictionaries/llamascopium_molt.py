@@ -21,7 +21,7 @@ from saestore.errors import ConfigError, UnsupportedError
 from saestore.exchange.dictionaries import reference
 from saestore.exchange.dictionaries.files import Config, Weights
 from saestore.exchange.dictionaries.foreign import Asked, Foreign, Meaning
-from saestore.exchange.dictionaries.llamascopium_clt import NORM, thresholds
+from saestore.exchange.dictionaries.llamascopium_parts import NORM, thresholds
 from saestore.exchange.dictionaries.reference import Codes, Compute, Computed
 
 
