@@ -168,9 +168,9 @@ class LinearlyEncoded(SparseDictionary):
         """Return a JumpReLU dictionary, with the same codes at inference or firing above thresholds."""
         if thresholds is None:
             return self._restored(rewrites.as_jumprelu(self._weights()))
-        spread = torch.empty(self.d_sae, dtype=torch.float64)
-        for features, threshold in zip(self.ranked, thresholds, strict=True):
-            spread[features] = threshold
+        spread = torch.empty(self.columns, dtype=torch.float64)
+        for (own, _), threshold in zip(self.ranked, thresholds, strict=True):
+            spread[own] = threshold
         return self._restored(rewrites.above(self._weights(), spread))
 
     @abstractmethod

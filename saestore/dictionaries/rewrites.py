@@ -301,7 +301,7 @@ def as_jumprelu(given: Weights) -> Weights:
     return _jumping(given, *given.kind.as_jumprelu(given.owned()))
 
 
-def above(given: Weights, threshold: Float[Tensor, " d_sae"]) -> Weights:
+def above(given: Weights, threshold: Float[Tensor, " _"]) -> Weights:
     """Return weights of a JumpReLU that fires above thresholds where these rank gate scores.
 
     Raises:
@@ -317,7 +317,7 @@ def above(given: Weights, threshold: Float[Tensor, " d_sae"]) -> Weights:
             hint="keep the dictionary as it is",
         )
     ones = torch.ones_like(owned[kind.bias_name])
-    return _jumping(given, ones, {**owned, "threshold": threshold.to(ones).reshape(ones.shape)})
+    return _jumping(given, ones, {**owned, "threshold": threshold.to(ones)})
 
 
 def _jumping(

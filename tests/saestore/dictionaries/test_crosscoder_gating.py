@@ -261,6 +261,8 @@ def test_a_unit_decoder_is_refused_and_the_canonical_form_says_so():
 
 def test_as_a_jumprelu_it_has_the_same_codes():
     inputs = rows_of()
+    above = made(TopK(k=2)).as_jumprelu([0.5, 1.0, 2.0]).tensors()["threshold"]
+    assert torch.equal(above, torch.tensor([[0.5], [1.0], [2.0]]).double().expand(L, F))
     for activation in (BatchTopK(k=2), Relu()):
         cross = made(activation)
         torch.testing.assert_close(
