@@ -43,7 +43,7 @@ from saestore.dictionaries.rewrites import Weights
 from saestore.dictionaries.scale import Scale
 from saestore.dictionaries.sides import Sides
 from saestore_schemas.dictionary import DictionaryConfig
-from saestore_schemas.families import CrossCoderSettings
+from saestore_schemas.families import LinearSettings
 from saestore_schemas.gating import Gating
 
 
@@ -55,9 +55,9 @@ class CrossCoder(LinearDictionary):
 
     @classmethod
     @override
-    def begin(cls, settings: CrossCoderSettings, beginning: Beginning) -> LinearlyEncoded:
+    def begin(cls, settings: LinearSettings, beginning: Beginning) -> LinearlyEncoded:
         """Return an untrained dictionary, with the settings' kind of gating; see `linear_start`."""
-        if settings.gating == "per_head" and cls is CrossCoder:
+        if settings.parts()["gating"] == "per_head" and cls is CrossCoder:
             return PerHeadCrossCoder.begin(settings, beginning)
         return super().begin(settings, beginning)
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from saestore_schemas.base import Model
+
 
 Gating = Literal["shared", "per_head"]
 """All heads as one, or each by itself."""
@@ -13,7 +15,7 @@ def with_ranking(given: Any) -> Any:
     if not isinstance(given, Mapping) or given.get("gating") != "per_head":
         return given
     activation = given.get("activation")
-    if hasattr(activation, "model_dump"):
+    if isinstance(activation, Model):
         activation = activation.model_dump()
     if not isinstance(activation, Mapping) or activation.get("kind") != "batchtopk":
         return given
