@@ -305,11 +305,7 @@ class CrossCoderSettings(LinearSettings):
 
     @model_validator(mode="after")
     def _of_each_head(self) -> Self:
-        wrong = contradiction(
-            self.gating,
-            head_norm=self.head_norm,
-            gate_on_decoder_norm=self.gate_on_decoder_norm,
-        )
+        wrong = contradiction(self.gating, self.head_norm, on_lengths=self.gate_on_decoder_norm)
         if wrong is not None:
             raise ValueError(wrong)
         return self

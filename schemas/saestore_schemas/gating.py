@@ -23,17 +23,17 @@ def with_ranking(given: Any) -> Any:
     return {**given, "activation": {**activation, "rank_over": rank_over}}
 
 
-def contradiction(gating: Gating, *, head_norm: str, gate_on_decoder_norm: bool) -> str | None:
+def contradiction(gating: Gating, head_norm: str, *, on_lengths: bool) -> str | None:
     """Return why heads cannot gate so; None where they can.
 
     Args:
         gating: How they shall.
         head_norm: How a feature's decoder lengths at the heads add up.
-        gate_on_decoder_norm: Whether what is compared is pre-activation times decoder length.
+        on_lengths: Whether what is compared is pre-activation times decoder length.
     """
     if gating == "shared":
         return None
-    if not gate_on_decoder_norm:
+    if not on_lengths:
         return (
             "gate_on_decoder_norm = false lets all heads decide alike, on the pre-activation that they "
             "share: with gating = 'per_head' each compares it times its own decoder length"
