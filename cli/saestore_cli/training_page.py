@@ -63,6 +63,8 @@ def _converted(found: Mapping[str, Any]) -> list[tuple[str, Text | str]]:
     """Return what a dictionary was converted from, and how far its codes are the same."""
     was = found["activation"]["kind"]
     how = "the same codes" if found["exact"] else f"L0 {value(found['l0'])} at its thresholds"
+    if "gating" in found:
+        how = f"heads gating {found['gating']}, {how}"
     rows: list[tuple[str, Text | str]] = [("converted", f"from {found['from']} ({was}), {how}")]
     if "l0_measured" in found:
         where = (

@@ -29,6 +29,7 @@ from saestore.dictionaries.scale import MomentsLike, Scale
 from saestore.dictionaries.sides import Sides
 from saestore.errors import ConfigError, HookpointNotFoundError, UnsupportedError
 from saestore_schemas.dictionary import DictionaryConfig, ThresholdInference
+from saestore_schemas.gating import Gating
 from saestore_schemas.train import InitSettings
 
 
@@ -454,6 +455,19 @@ class SparseDictionary(nn.Module, ABC):
             UnsupportedError: Its activation function ranks a row's features, and no thresholds are
                 given; or they are, and its firings are not what exceeds a number.
         """
+
+    def with_gating(self, gating: Gating) -> "SparseDictionary":
+        """Return the same dictionary with heads that gate as one, or each by itself; the same codes.
+
+        Raises:
+            UnsupportedError: Codes would be others, or it has no heads.
+        """
+        raise UnsupportedError(
+            f"a dictionary of family {self.family!r} has no heads that could gate as one or by themselves",
+            found=self.family,
+            expected="a crosscoder",
+            hint=f"leave out gating {gating}",
+        )
 
     @abstractmethod
     def decoder_norms(self) -> Float[Tensor, " d_sae"]:

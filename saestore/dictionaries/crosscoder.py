@@ -99,6 +99,7 @@ class CrossCoder(LinearDictionary):
         parts = sides.split(decoder).values()
         return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in parts], dim=1)
 
+    @override
     def with_gating(self, gating: Gating) -> "CrossCoder":
         """Return a crosscoder whose heads gate as one or each by itself, with the same codes.
 

@@ -1,4 +1,4 @@
-"""`saestore convert`: a dictionary as a JumpReLU, and how far its codes are those it had.
+"""`saestore convert`: a dictionary as a JumpReLU or with another gating, and how far its codes stay.
 
     relu, gated, batchtopk, batchlayertopk    the same codes, for all rows: gated by a threshold of each
                                               feature, batchtopk by the one it was calibrated with
@@ -8,6 +8,9 @@
 A top-k keeps k features on every row, a threshold more on some and fewer on others: no conversion of it is
 exact. What it does is measured on contexts that training held out: L0 with its interval, and the share of
 firings that both have.
+
+A crosscoder whose heads gate as one becomes one whose heads gate by themselves, and back, only where codes
+stay the same: `dictionaries.regating`.
 
 Source: Bussmann et al. 2024 (arXiv:2412.06410) for the threshold; Rajamanoharan et al. 2024
 (arXiv:2404.16014) for gated as a JumpReLU.
@@ -70,7 +73,7 @@ def convert(
     device: str = "auto",
     progress: Progress = _SILENT,
 ) -> Converted:
-    """Write a dictionary as a JumpReLU; a finished one is returned as it is.
+    """Write a dictionary as a JumpReLU, or with another gating; a finished one is returned as it is.
 
     Args:
         settings: Which dictionary, and on which rows.
@@ -82,7 +85,7 @@ def convert(
         ArtefactNotFoundError: There is no such dictionary, or no store to find thresholds on.
         ArtefactExistsError: The name is taken by other settings.
         ConfigError: Thresholds are to be found, and nothing says on which rows.
-        UnsupportedError: Its firings are not those above a threshold.
+        UnsupportedError: Its firings are not those above a threshold, or with another gating.
     """
     manifest = lake.manifest(Ref("dictionary", settings.dictionary))
     given = dictionaries.load(lake, settings.dictionary)
@@ -139,9 +142,13 @@ def _parents(settings: ConvertSettings, manifest: Manifest, lake: Lake) -> list[
 def _made(
     given: SparseDictionary, settings: ConvertSettings, lake: Lake, progress: Progress
 ) -> tuple[SparseDictionary, dict[str, JsonValue]]:
-    """Return the JumpReLU, and what was measured of it."""
+    """Return what it becomes, and what was measured of it."""
     activation = given.config.semantics.activation.model_dump()
     facts: dict[str, JsonValue] = {"from": settings.dictionary, "activation": activation}
+    if settings.gating is not None:
+        facts |= {"gating": settings.gating, "exact": True, "rows": None, "l0": None}
+        progress.note(f"heads gate {settings.gating}, with the same codes")
+        return given.with_gating(settings.gating), facts
     ranks = given.activation.ranks and given.thresholds() is None
     if not ranks:
         made = given.as_jumprelu()

@@ -1,5 +1,6 @@
 """The rest: a model's hookpoints, conversion, removal."""
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,13 @@ from saestore_cli.session import Session, command
 
 
 PANEL = "More"
+
+
+class GatingName(StrEnum):
+    """How the heads of a crosscoder decide what fires."""
+
+    SHARED = "shared"
+    PER_HEAD = "per_head"
 
 
 def add(app: typer.Typer) -> None:
@@ -26,6 +34,7 @@ def add(app: typer.Typer) -> None:
         "convert",
         "saestore convert demo/topk-32 demo/topk-32-jumprelu",
         "saestore convert scope/layer-8 scope/layer-8-jumprelu --activations llama",
+        "saestore convert demo/crosscoder demo/by-head --gating per_head",
         uses=("lake", "device", "no_progress"),
         panel=PANEL,
     )(convert)
@@ -75,6 +84,14 @@ def convert(
     rows: Annotated[
         int, typer.Option(min=1, help="Rows on which thresholds are found, at most.")
     ] = 1 << 18,
+    gating: Annotated[
+        GatingName | None,
+        typer.Option(
+            help="How a crosscoder's heads shall gate, instead of becoming a JumpReLU; refused where codes "
+            "would be others.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """A dictionary as a JumpReLU, which fires above a threshold of each feature.
 
@@ -93,7 +110,7 @@ def convert(
             hint=f"for example: saestore convert {dictionary} {dictionary}-jumprelu",
         )
     settings: dict[str, Any] = {"series": series, "name": rest, "dictionary": dictionary}
-    settings["rows"] = rows
+    settings |= {"rows": rows, "gating": None if gating is None else gating.value}
     if activations is not None:
         settings["activations"] = {"name": activations}
     made = session.lake.convert(settings, progress=session.progress)

@@ -12,8 +12,8 @@ from saestore.progress import Recorder
 from saestore.testing.analyses import synthetic_dictionary, write_dictionary
 from saestore.testing.dictionaries import random_dictionary
 from saestore.testing.stores import synthetic_store
-from saestore_schemas.dictionary import AbsTopK, BatchTopK, Gated, LayerTopK, TopK
-from saestore_schemas.families import CltSettings, SaeSettings
+from saestore_schemas.dictionary import AbsTopK, BatchTopK, Gated, LayerTopK, Relu, TopK
+from saestore_schemas.families import CltSettings, CrossCoderSettings, SaeSettings
 
 
 IN, OUT = (tuple(f"blocks.{n}.hook_{kind}" for n in (0, 1)) for kind in ("mlp_in", "mlp_out"))
@@ -67,9 +67,10 @@ def test_a_top_k_gets_thresholds_with_its_l0_and_says_how_much_is_the_same(lake,
     assert facts["rows"] == seen.n_rows
     assert int(seen.l0().sum()) == k * seen.n_rows
     assert facts["l0"] == k
-    for features in given.ranked:  # k of each layer, where it counts in each
+    for features, own in given.ranked:  # k of each layer, where it counts in each
         fired = seen.to_dense()[:, features] != 0
-        assert int(fired.sum()) == k // len(given.ranked) * seen.n_rows
+        assert int(fired.sum()) == own * seen.n_rows
+    assert sum(own for _, own in given.ranked) == k
     unseen = rows_of(lake, "held_out", given.hookpoints_in)
     one, other = (each.encode(unseen).to_dense() for each in (given, jump))
     assert facts["measured_on"] == "held_out"
@@ -134,3 +135,21 @@ def test_what_was_trained_here_needs_no_store_named(lake):
     assert made.manifest.settings["activations"]["name"] == "store"
     assert made.facts["l0"] == 2
     assert made.facts["measured_on"] == "held_out"
+
+
+def test_heads_gate_by_themselves_where_codes_stay_the_same(lake):
+    widths = dict.fromkeys(IN, WIDTH)
+    for name, activation in {"cross-relu": Relu(), "cross-topk": TopK(k=3)}.items():
+        settings = CrossCoderSettings(
+            family="crosscoder", hookpoints=IN, d_sae=F, activation=activation, dtype="float64"
+        )
+        write_dictionary(lake.lake, f"s/{name}", random_dictionary(settings, widths), settings)
+    found, made = converted(lake, "cross-relu", gating="per_head")
+    assert (made.facts["gating"], made.facts["exact"]) == ("per_head", True)
+    before, rows = lake.dictionary("s/cross-relu"), rows_of(lake, "train", IN)
+    code = before.encode(rows).to_dense()
+    torch.testing.assert_close(found.encode(rows).to_dense(), code.repeat(1, len(IN)))
+    with pytest.raises(UnsupportedError, match="not as long at one head"):
+        converted(lake, "cross-topk", gating="per_head")
+    with pytest.raises(UnsupportedError, match="no heads that could gate"):
+        lake.convert({"series": "s", "name": "n", "dictionary": "s/gated", "gating": "shared"})
