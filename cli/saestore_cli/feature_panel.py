@@ -17,7 +17,7 @@ from saestore_cli.tokens import around_peak, legend, marked, visible
 
 
 if TYPE_CHECKING:
-    from saestore.features import Example, ExampleGroup, FeaturePage, LogitTable
+    from saestore.features import Example, ExampleGroup, FeaturePage, LogitTable, Written
 
 QUANTILES = {"q01": "1 %", "q10": "10 %", "q50": "50 %", "q90": "90 %", "q99": "99 %"}
 
@@ -99,9 +99,16 @@ def _head(page: "FeaturePage") -> RenderableType:
     if shown:
         rows.append(("weights", shown))
     if page.writes:
-        each = (f"{where.hookpoint} {where.share:.0%}" for where in page.writes)
-        rows.append(("writes", "   ".join(each)))
+        rows.append(("writes", "   ".join(map(_writes, page.writes))))
     return facts(rows)
+
+
+def _writes(where: "Written") -> str:
+    """Return the share of a hookpoint, and what says whether a small one means anything."""
+    said = f"{where.hookpoint} {where.share:.0%}"
+    if where.nu_error is None or where.nu_reconstruction is None:
+        return said
+    return f"{said} (nu error {where.nu_error:.2f}, reconstruction {where.nu_reconstruction:.2f})"
 
 
 def _fires(page: "FeaturePage") -> str:

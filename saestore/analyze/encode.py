@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saestore.activations import ActivationStore, WholeContexts
+from saestore.analyze.scaling import HeadScaling
 from saestore.analyze.scope import Scope
 from saestore.analyze.sort import Firings
 from saestore.analyze.values import stored
@@ -46,6 +47,7 @@ def firings(
     settings: AnalyzeSettings,
     *,
     device: torch.device,
+    scaling: HeadScaling | None = None,
 ) -> Iterator[tuple[int, Firings]]:
     """Return the firings of each block in order, with how many of its rows are analysed.
 
@@ -55,6 +57,7 @@ def firings(
         scope: Which rows are analysed.
         settings: How values are stored.
         device: Where the dictionary is.
+        scaling: Takes all rows of the blocks, if it is wanted.
 
     Raises:
         OverflowRowError: A value does not fit `value_dtype`.
@@ -79,8 +82,11 @@ def firings(
             inputs = contexts.each(ahead.result(), lambda _, part: part.to(device))
             if start + size < rows:
                 ahead = reader.submit(read, start + size)
-            code = folded.by_feature(folded.encode(inputs))
-            yield min(size, rows - start), _placed(code, start, scope, settings)
+            code = folded.encode(inputs)
+            if scaling is not None:
+                scaling.update(code, inputs, np.asarray(scope.kept[start : start + size]))
+            each = folded.by_feature(code)
+            yield min(size, rows - start), _placed(each, start, scope, settings)
 
 
 def _read(

@@ -10,6 +10,7 @@ from saestore.activations import ActivationStore, Host, Place, hosts_of
 from saestore.analyze import encode, logits
 from saestore.analyze.context_tables import context_rows, document_rows, vocabulary_rows
 from saestore.analyze.decoders import decoder_rows, pair_rows
+from saestore.analyze.scaling import HeadScaling, measurable
 from saestore.analyze.survey import survey
 from saestore.analyze.write import Output, collected, sorted_by_context
 from saestore.dictionaries import SparseDictionary
@@ -110,8 +111,13 @@ class _Analysis:
         documents = document_rows(self.store, scope)
         output.write(tables.DOCUMENTS, [documents], schema=documents.schema)
         device = self.folded.encoder_bias().device
+        scaling = None
+        if settings.head_scaling and measurable(self.folded):
+            scaling = HeadScaling(self.folded)
         sorter = sorted_by_context(
-            encode.firings(self.store, self.folded, scope, settings, device=device),
+            encode.firings(
+                self.store, self.folded, scope, settings, device=device, scaling=scaling
+            ),
             output,
             settings,
             features=self.folded.d_sae,
@@ -124,6 +130,8 @@ class _Analysis:
             output.write(tables.DECODERS, [decoder_rows(self.folded)])
             if self.folded.config.layers == 1:  # the same features at all of them
                 output.write(tables.DECODER_PAIRS, [pair_rows(self.folded)])
+        if scaling is not None:
+            output.write(tables.HEAD_SCALING, [scaling.table()])
         if settings.logits is not None:
             self._logits(settings.logits)
         else:

@@ -13,6 +13,7 @@ from saestore.features.page import (
     LogitToken,
     Provenance,
     TokenPiece,
+    Written,
 )
 
 
@@ -29,6 +30,7 @@ __all__ = [
     "Parameter",
     "Provenance",
     "TokenPiece",
+    "Written",
     "connect",
     "different_words",
     "features_about_something",

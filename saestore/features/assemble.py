@@ -113,10 +113,18 @@ class Assembler:
     def _writes(self, feature: int) -> tuple[Written, ...]:
         if "decoders" not in self._readers:
             return ()
-        return tuple(
-            Written(line["hookpoint"], line["norm"], line["relative_norm"])
-            for line in self._rows("decoders", feature)
-        )
+        lengths = {line["hookpoint"]: line for line in self._rows("decoders", feature)}
+        if "head_scaling" not in self._readers:
+            return tuple(
+                Written(name, line["norm"], line["relative_norm"]) for name, line in lengths.items()
+            )
+        found = []
+        for line in self._rows("head_scaling", feature):
+            own = lengths.get(line["hookpoint"], {"norm": 0.0, "relative_norm": 0.0})
+            other = line["head"] != line["owner"]
+            nu = (line[f"nu_{what}"] if other else None for what in ("error", "reconstruction"))
+            found.append(Written(line["hookpoint"], own["norm"], own["relative_norm"], *nu))
+        return tuple(found)
 
     def _groups(self, feature: int) -> tuple[ExampleGroup, ...]:
         lines = self._rows("examples", feature)

@@ -41,8 +41,9 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
 
     Every view carries the columns `series`, `dictionary` and `analysis`. Views: features, firings
     (in feature order, with `row`), firings_by_context, contexts, tokens, vocabulary, documents,
-    examples, histograms, logits (with `token`), logit_stats, decoders, decoder_pairs; scores and
-    feature_scores over evaluations, metrics over training runs, artefacts over manifests. In a lake that holds none they are empty.
+    examples, histograms, logits (with `token`), logit_stats, decoders, decoder_pairs, head_scaling,
+    feature_heads; scores and feature_scores over evaluations, metrics over training runs, artefacts over
+    manifests. In a lake that holds none they are empty.
 
     The connection is yours: close it. What it creates lives in memory and is gone with it. Files are
     there and of their size when it is opened; `query` compares more.

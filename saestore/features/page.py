@@ -130,11 +130,16 @@ class Written:
         hookpoint: Where.
         norm: Length of what it writes there, in raw units.
         share: That over the sum of its lengths.
+        nu_error: Latent scaling, of a head other than the feature's longest: near 1, it was shrunk
+            away here; None where that was not measured.
+        nu_reconstruction: The same: near 1, other features write it here.
     """
 
     hookpoint: str
     norm: float
     share: float
+    nu_error: float | None = None
+    nu_reconstruction: float | None = None
 
 
 @dataclass(frozen=True)

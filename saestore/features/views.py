@@ -36,6 +36,8 @@ VIEWS = {
     "logit_stats": "distribution of each feature's logit scores",
     "decoders": "how much each feature writes to each hookpoint, where there are several",
     "decoder_pairs": "how alike what each feature of a crosscoder writes at two heads is",
+    "head_scaling": "whether what a feature writes at one head is at the others too: latent scaling",
+    "feature_heads": "one line per feature: whose it is, and whether latent scaling confirms that",
     "scores": "metrics of every evaluation",
     "feature_scores": "one line per feature and evaluation: density, nearest other features",
     "metrics": "metrics of every training run, by step",
@@ -117,6 +119,8 @@ def _schema(view: str) -> pa.Schema:
             row,
         ]
         return _keyed(pa.schema(columns), KEYS)
+    if view == "feature_heads":
+        return _keyed(pa.schema(_HEADS), KEYS)
     schema = _keyed(_TABLES[view].schema(), KEYS)
     if view == "logits":
         return schema.append(pa.field("token", pa.string()))
@@ -151,7 +155,19 @@ _TABLES: Mapping[str, Table] = {
     "logit_stats": tables.LOGIT_STATS,
     "decoders": tables.DECODERS,
     "decoder_pairs": tables.DECODER_PAIRS,
+    "head_scaling": tables.HEAD_SCALING,
 }
+
+_HEADS: list[Any] = [
+    pa.field("feature", pa.uint32()),
+    pa.field("hookpoint", pa.string()),
+    pa.field("n_firings", pa.uint64()),
+    pa.field("norm_ratio", pa.float32()),
+    pa.field("nu_error", pa.float32()),
+    pa.field("nu_reconstruction", pa.float32()),
+    pa.field("verdict", pa.string()),
+]
+"""Columns of `feature_heads`: the owner, and the largest numbers at any other head."""
 
 
 def _whole(source: Source, table: str) -> str:
@@ -190,11 +206,28 @@ def _logits(source: Source) -> str:
     )
 
 
+def _feature_heads(source: Source) -> str:
+    # thresholds of arXiv:2504.02922: decoder norms .2 and .8 of the owner's, nu .2 and .5
+    return (
+        f"SELECT {source.keys()}, * EXCLUDE (unknown), CASE WHEN norm_ratio > .8 THEN 'shared' "
+        "WHEN norm_ratio >= .2 THEN 'between' WHEN norm_ratio IS NULL OR unknown > 0 THEN 'unknown' "
+        "WHEN nu_error >= .2 THEN 'shrunk' WHEN nu_reconstruction >= .5 THEN 'decoupled' "
+        "ELSE 'alone' END AS verdict FROM ("
+        "SELECT feature, any_value(hookpoint) FILTER (head = owner) AS hookpoint, "
+        "any_value(n_firings) AS n_firings, max(norm_ratio) FILTER (head <> owner) AS norm_ratio, "
+        "max(nu_error) FILTER (head <> owner) AS nu_error, "
+        "max(nu_reconstruction) FILTER (head <> owner) AS nu_reconstruction, "
+        "count(*) FILTER (nu_error IS NULL) AS unknown "
+        f"FROM {source.files('head_scaling')} GROUP BY feature)"
+    )
+
+
 _SPECIAL: Mapping[str, tuple[str, Callable[[Source], str]]] = {
     "firings": ("firings_by_feature", _firings),
     "firings_by_context": ("firings_by_feature", _by_context),
     "tokens": ("contexts", _tokens),
     "logits": ("logits", _logits),
+    "feature_heads": ("head_scaling", _feature_heads),
 }
 """Views that are more than one table: the table they need, and their SQL."""
 
@@ -203,7 +236,7 @@ def analysis_views(sources: Iterable[Source]) -> dict[str, str]:
     """Return the SQL of every view over analyses."""
     known = list(sources)
     found = {}
-    for name in (*_TABLES, "tokens"):
+    for name in (*_TABLES, "tokens", "feature_heads"):
         needs, arm = _SPECIAL.get(name, (name, None))
         arms = [
             arm(source) if arm is not None else _whole(source, name)

@@ -102,6 +102,9 @@ class AnalyzeSettings(Model):
     """Example groups by name."""
     logits: LogitSettings | None = LogitSettings()
     """Logit attribution; null skips it and loads no language model."""
+    head_scaling: bool = True
+    """Measure whether features of one head alone are absent from the others (latent scaling), of
+    dictionaries that read and reconstruct several hookpoints. Rows are decoded for it."""
     seed: int = Field(default=0, ge=0)
     """Seed of the random subsamples."""
     memory_mib: int = Field(default=1024, ge=16, exclude=True)

@@ -376,6 +376,44 @@ DECODER_PAIRS = Table(
     ),
 )
 
+HEAD_SCALING = Table(
+    "head_scaling",
+    "Latent scaling (arXiv:2504.02922): whether what a feature writes at its longest head, the owner, is there "
+    "at the others too. One line of each feature and head, of dictionaries with several that read them.",
+    ("feature", "head"),
+    (
+        Column("feature", pa.uint32(), "feature"),
+        Column("head", pa.uint16(), "place of the hookpoint among those it reconstructs"),
+        Column("hookpoint", pa.string(), "the hookpoint, or the name of the head"),
+        Column("owner", pa.uint16(), "the head at which its decoder vector is longest"),
+        Column("n_firings", pa.uint64(), "kept rows on which it fires"),
+        Column(
+            "norm_ratio",
+            pa.float32(),
+            "length of its decoder vector here over that at the owner, in normalised units; null if it "
+            "writes nothing",
+            nullable=True,
+        ),
+        Column(
+            "beta_error",
+            pa.float32(),
+            "least-squares scale of the owner's vector on what is left here without the feature; null if "
+            "it never fires, or widths differ",
+            nullable=True,
+        ),
+        Column(
+            "beta_reconstruction",
+            pa.float32(),
+            "the same on what all features write here",
+            nullable=True,
+        ),
+        Column("nu_error", pa.float32(), "beta_error over the owner's", nullable=True),
+        Column(
+            "nu_reconstruction", pa.float32(), "beta_reconstruction over the owner's", nullable=True
+        ),
+    ),
+)
+
 METRICS = Table(
     "metrics",
     "Metrics of a training run, long form.",
@@ -497,7 +535,8 @@ RESULTS = Table(
 
 TABLES = (
     FILES, DOCUMENTS, VOCABULARY, CONTEXTS, FIRINGS_BY_FEATURE, FIRINGS_BY_CONTEXT, FEATURES,
-    HISTOGRAMS, EXAMPLES, LOGITS, LOGIT_STATS, DECODERS, DECODER_PAIRS, METRICS, SCORES, RESULTS,
+    HISTOGRAMS, EXAMPLES, LOGITS, LOGIT_STATS, DECODERS, DECODER_PAIRS, HEAD_SCALING, METRICS,
+    SCORES, RESULTS,
     FEATURE_SCORES, COMPARISON,
 )  # fmt: skip
 """Every table, for the reference pages and for readers that check what they open."""

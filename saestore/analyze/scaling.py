@@ -1,0 +1,208 @@
+"""Latent scaling: whether a feature that is long at one head only is absent from the others, or shrunk.
+
+A feature's owner o is the head at which its decoder vector d_o is longest, in the units in which it was
+trained. Of each head m, over the rows of the analysis,
+
+    β(y) = argmin_β Σ_rows ‖β f d_o − y‖² = ⟨d_o, Σ_rows f y⟩ / (‖d_o‖² Σ_rows f²)
+    error:           y = x^m − (x̂^m − f d_m)        what is left at m without the feature
+    reconstruction:  y = x̂^m                        what all features together write at m
+
+    ν_error = β_error(m) / β_error(o)      ν_reconstruction = β_reconstruction(m) / β_reconstruction(o)
+
+A feature that is really o's alone has both near 0. One that was shrunk away at m, though m has it, is
+missing there: ν_error near 1 (complete shrinkage). One that other features write at m has
+ν_reconstruction near 1 (decoupling). The paper takes ν_error < .2 and ν_reconstruction < .5 for alone.
+
+All of it is sums over firings, in float64 and in the order of the store. The price is decoding, and two
+inner products for each firing and head. Heads of unequal width have no direction in common: null.
+
+Source: Minder et al. 2025 (arXiv:2504.02922), section 3; f and d as in their crosscoder, both heads'
+activations and reconstructions in normalised units, decoder bias included.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from saestore.dictionaries import SparseCode, SparseDictionary
+from saestore.features import arrow
+from saestore_schemas import tables
+
+
+_AT_ONCE = 1 << 22
+"""Numbers of decoder vectors held at once, one vector for each firing: 32 MiB in float64."""
+
+
+def measurable(dictionary: SparseDictionary) -> bool:
+    """Return whether a dictionary's features have several heads that can be compared.
+
+    It reconstructs several hookpoints, and reads them: what it leaves out of one could be in its code.
+    """
+    several = len(dictionary.hookpoints_out) > 1
+    same = set(dictionary.hookpoints_out) <= set(dictionary.hookpoints_in)
+    return several and same and not any(each.by_row for each in dictionary.scales.values())
+
+
+class HeadScaling:
+    """Sums over firings of a dictionary in raw units."""
+
+    def __init__(self, folded: SparseDictionary) -> None:
+        """Find the owner of each feature; no row is read."""
+        self._folded = folded
+        self._hooks = folded.hookpoints_out
+        self._vectors = {hook: folded.decoder_vectors_at(hook).detach() for hook in self._hooks}
+        lengths = [
+            folded.scales[hook].record.a * torch.linalg.vector_norm(own.double(), dim=1)
+            for hook, own in self._vectors.items()
+        ]
+        self.lengths: Float64[np.ndarray, "feature head"] = (
+            torch.stack(lengths, dim=1).cpu().numpy()
+        )
+        self.owner: Int64[np.ndarray, " feature"] = self.lengths.argmax(axis=1)
+        self._owner = torch.from_numpy(self.owner).to(next(iter(self._vectors.values())).device)
+        shape = (len(self.owner), len(self._hooks))
+        self.firings = np.zeros(shape[0], np.int64)
+        self.squares = np.zeros(shape[0])
+        self._left, self._written = np.zeros(shape), np.zeros(shape)
+
+    def update(
+        self, code: SparseCode, rows: Mapping[str, Tensor], kept: Bool[np.ndarray, " row"]
+    ) -> None:
+        """Add rows.
+
+        Args:
+            code: What fires on them.
+            rows: They at each hookpoint, in raw units; those that were encoded.
+            kept: Which of the first ones count; those after them do not.
+        """
+        count = int(code.offsets[len(kept)])
+        row, feature, value = code.row_ids[:count], code.indices[:count], code.values[:count]
+        counted = torch.from_numpy(kept).to(row.device)[row]
+        row, feature, value = row[counted], feature[counted], value[counted].double()
+        decoded = self._folded.decode(code, rows)
+        targets = [self._targets(hook, rows[hook], decoded[hook]) for hook in self._hooks]
+        firings, squares = (
+            self._added(feature, torch.ones_like(value)),
+            self._added(feature, value**2),
+        )
+        self.firings += firings.astype(np.int64)
+        self.squares += squares
+        for owner, hook in enumerate(self._hooks):
+            mine = self._owner[feature] == owner
+            at, which, strength = row[mine], feature[mine], value[mine]
+            factor = self._folded.scales[hook].record.a
+            products = _products(self._vectors[hook], which, at, targets)
+            for head, (left, written) in enumerate(products):
+                self._left[:, head] += self._added(which, factor * strength * left)
+                self._written[:, head] += self._added(which, factor * strength * written)
+
+    def _targets(self, hook: str, rows: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is left of rows and what is written of them, in normalised units."""
+        scale = self._folded.scales[hook]
+        written = decoded.double()
+        left = scale.record.a * (rows.to(written) - written)
+        if scale.mean is not None:
+            written = written - scale.mean.to(written)
+        return left, scale.record.a * written
+
+    def _added(self, feature: Tensor, amount: Tensor) -> Float64[np.ndarray, " feature"]:
+        """Return the sum of amounts of each feature, in their order."""
+        size = len(self.owner)
+        found = np.bincount(feature.cpu().numpy(), amount.cpu().numpy(), minlength=size)
+        return found.astype(np.float64, copy=False)  # of nothing they are integers
+
+    def scales(self) -> "Scales":
+        """Return the least-squares scales and their ratios, NaN where they are undefined."""
+        features = np.arange(len(self.owner))
+        squared = self.lengths[features, self.owner] ** 2
+        own = np.zeros_like(self._left)  # <d_o, d_m>, which leaving the feature out adds
+        comparable = np.zeros(own.shape, np.bool_)
+        for owner, hook in enumerate(self._hooks):
+            mine = self.owner == owner
+            longest = self._vectors[hook][torch.from_numpy(mine)].double()
+            for head, other in enumerate(self._hooks):
+                if self._vectors[other].shape[1] == longest.shape[1]:
+                    theirs = self._vectors[other][torch.from_numpy(mine)].double()
+                    both = self._folded.scales[hook].record.a * self._folded.scales[other].record.a
+                    own[mine, head] = both * torch.linalg.vecdot(longest, theirs).cpu().numpy()
+                    comparable[mine, head] = True
+        with np.errstate(divide="ignore", invalid="ignore"):
+            length = squared[:, None]
+            energy = length * self.squares[:, None]
+            error = np.where(comparable & (energy > 0), self._left / energy + own / length, np.nan)
+            written = np.where(comparable & (energy > 0), self._written / energy, np.nan)
+            ratio = self.lengths / self.lengths[features, self.owner][:, None]
+            return Scales(
+                ratio, error, written,
+                error / error[features, self.owner][:, None],
+                written / written[features, self.owner][:, None],
+            )  # fmt: skip
+
+    def table(self) -> pa.Table:
+        """Return `head_scaling`: one line for each feature and head."""
+        found, heads = self.scales(), len(self._hooks)
+        features = len(self.owner)
+        schema = tables.HEAD_SCALING.schema()
+        columns = {
+            "feature": np.repeat(np.arange(features, dtype=np.uint32), heads),
+            "head": np.tile(np.arange(heads, dtype=np.uint16), features),
+            "hookpoint": np.tile(np.array(self._hooks, dtype=object), features),
+            "owner": np.repeat(self.owner.astype(np.uint16), heads),
+            "n_firings": np.repeat(self.firings.astype(np.uint64), heads),
+            **{name: _nullable(value, schema, name) for name, value in vars(found).items()},
+        }
+        return arrow.rows(schema, columns)
+
+
+@dataclass(frozen=True)
+class Scales:
+    """What latent scaling says of each feature at each head; see the module.
+
+    Attributes:
+        norm_ratio: Length of the decoder vector over that at the owner, in normalised units.
+        beta_error: Least-squares scale of the owner's vector on what is left.
+        beta_reconstruction: The same on what is written.
+        nu_error: The first over the owner's.
+        nu_reconstruction: The second over the owner's.
+    """
+
+    norm_ratio: Float64[np.ndarray, "feature head"]
+    beta_error: Float64[np.ndarray, "feature head"]
+    beta_reconstruction: Float64[np.ndarray, "feature head"]
+    nu_error: Float64[np.ndarray, "feature head"]
+    nu_reconstruction: Float64[np.ndarray, "feature head"]
+
+
+def _products(
+    vectors: Tensor, feature: Tensor, row: Tensor, targets: list[tuple[Tensor, Tensor]]
+) -> list[tuple[Tensor, Tensor]]:
+    """Return for each head the products of each firing's decoder vector with both targets.
+
+    Zero where the head has another width than the vectors.
+    """
+    width = vectors.shape[1]
+    found = [
+        [torch.zeros(len(row), dtype=torch.float64, device=row.device) for _ in pair]
+        for pair in targets
+    ]
+    step = max(_AT_ONCE // width, 1)
+    for start in range(0, len(row), step):
+        part = slice(start, start + step)
+        taken = vectors[feature[part]].double()
+        for pair, out in zip(targets, found, strict=True):
+            if pair[0].shape[1] == width:
+                for target, products in zip(pair, out, strict=True):
+                    products[part] = torch.linalg.vecdot(taken, target[row[part]])
+    return [(left, written) for left, written in found]
+
+
+def _nullable(
+    values: Float64[np.ndarray, "feature head"], schema: pa.Schema, name: str
+) -> "pa.Array":
+    flat = values.reshape(-1)
+    return arrow.column(flat.astype(np.float32), schema.field(name).type, null=~np.isfinite(flat))
