@@ -13,6 +13,8 @@ A feature that is really o's alone has both near 0. One that was shrunk away at 
 missing there: ν_error near 1 (complete shrinkage). One that other features write at m has
 ν_reconstruction near 1 (decoupling). The paper takes ν_error < .2 and ν_reconstruction < .5 for alone.
 
+Where each head gates by itself, f is the owner's activation, and f d_m the head's own times d_m.
+
 All of it is sums over firings, in float64 and in the order of the store. The price is decoding, and two
 inner products for each firing and head. Heads of unequal width have no direction in common: null.
 
@@ -69,6 +71,7 @@ class HeadScaling:
         self.firings = np.zeros(shape[0], np.int64)
         self.squares = np.zeros(shape[0])
         self._left, self._written = np.zeros(shape), np.zeros(shape)
+        self._together = np.zeros(shape)  # of the owner's activations and the head's
 
     def update(
         self, code: SparseCode, rows: Mapping[str, Tensor], kept: Bool[np.ndarray, " row"]
@@ -81,25 +84,25 @@ class HeadScaling:
             kept: Which of the first ones count; those after them do not.
         """
         count = int(code.offsets[len(kept)])
-        row, feature, value = code.row_ids[:count], code.indices[:count], code.values[:count]
+        row, column, value = code.row_ids[:count], code.indices[:count], code.values[:count]
         counted = torch.from_numpy(kept).to(row.device)[row]
-        row, feature, value = row[counted], feature[counted], value[counted].double()
+        fired = _Fired(row[counted], column[counted], value[counted].double(), self._folded.d_sae)
         decoded = self._folded.decode(code, rows)
         targets = [self._targets(hook, rows[hook], decoded[hook]) for hook in self._hooks]
-        firings, squares = (
-            self._added(feature, torch.ones_like(value)),
-            self._added(feature, value**2),
-        )
-        self.firings += firings.astype(np.int64)
-        self.squares += squares
         for owner, hook in enumerate(self._hooks):
-            mine = self._owner[feature] == owner
-            at, which, strength = row[mine], feature[mine], value[mine]
+            gate = fired.of(owner if self._folded.gates > 1 else 0)
+            mine = gate.chosen(self._owner[gate.column] == owner)
+            self.firings += self._added(mine.column, torch.ones_like(mine.value)).astype(np.int64)
+            self.squares += self._added(mine.column, mine.value**2)
             factor = self._folded.scales[hook].record.a
-            products = _products(self._vectors[hook], which, at, targets)
+            products = _products(self._vectors[hook], mine, targets)
             for head, (left, written) in enumerate(products):
-                self._left[:, head] += self._added(which, factor * strength * left)
-                self._written[:, head] += self._added(which, factor * strength * written)
+                self._left[:, head] += self._added(mine.column, factor * mine.value * left)
+                self._written[:, head] += self._added(mine.column, factor * mine.value * written)
+                there = mine.value
+                if self._folded.gates > 1:
+                    there = fired.of(head).at(mine)
+                self._together[:, head] += self._added(mine.column, mine.value * there)
 
     def _targets(self, hook: str, rows: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is left of rows and what is written of them, in normalised units."""
@@ -134,7 +137,8 @@ class HeadScaling:
         with np.errstate(divide="ignore", invalid="ignore"):
             length = squared[:, None]
             energy = length * self.squares[:, None]
-            error = np.where(comparable & (energy > 0), self._left / energy + own / length, np.nan)
+            left = self._left + own * self._together
+            error = np.where(comparable & (energy > 0), left / energy, np.nan)
             written = np.where(comparable & (energy > 0), self._written / energy, np.nan)
             ratio = self.lengths / self.lengths[features, self.owner][:, None]
             return Scales(
@@ -178,26 +182,60 @@ class Scales:
     nu_reconstruction: Float64[np.ndarray, "feature head"]
 
 
+@dataclass(frozen=True)
+class _Fired:
+    """Firings, row by row.
+
+    Attributes:
+        row: Row of each.
+        column: Column of the code, ascending within a row.
+        value: Activation.
+        features: Features, which is how many columns each gate has.
+    """
+
+    row: Tensor
+    column: Tensor
+    value: Tensor
+    features: int
+
+    def chosen(self, which: Tensor) -> "_Fired":
+        """Return some of them."""
+        return _Fired(self.row[which], self.column[which], self.value[which], self.features)
+
+    def of(self, gate: int) -> "_Fired":
+        """Return those of one gate, columns counted from its first: features."""
+        mine = self.chosen(self.column // self.features == gate)
+        return _Fired(mine.row, mine.column % self.features, mine.value, self.features)
+
+    def at(self, others: "_Fired") -> Tensor:
+        """Return the activation of the same feature on the same row for each of others; else 0."""
+        found = torch.zeros_like(others.value)
+        if len(self.row):
+            cells = self.row * self.features + self.column
+            wanted = others.row * self.features + others.column
+            place = torch.searchsorted(cells, wanted).clamp(max=len(cells) - 1)
+            there = cells[place] == wanted
+            found[there] = self.value[place[there]]
+        return found
+
+
 def _products(
-    vectors: Tensor, feature: Tensor, row: Tensor, targets: list[tuple[Tensor, Tensor]]
+    vectors: Tensor, fired: _Fired, targets: list[tuple[Tensor, Tensor]]
 ) -> list[tuple[Tensor, Tensor]]:
     """Return for each head the products of each firing's decoder vector with both targets.
 
     Zero where the head has another width than the vectors.
     """
     width = vectors.shape[1]
-    found = [
-        [torch.zeros(len(row), dtype=torch.float64, device=row.device) for _ in pair]
-        for pair in targets
-    ]
+    found = [tuple(torch.zeros_like(fired.value) for _ in pair) for pair in targets]
     step = max(_AT_ONCE // width, 1)
-    for start in range(0, len(row), step):
+    for start in range(0, len(fired.row), step):
         part = slice(start, start + step)
-        taken = vectors[feature[part]].double()
+        taken = vectors[fired.column[part]].double()
         for pair, out in zip(targets, found, strict=True):
             if pair[0].shape[1] == width:
                 for target, products in zip(pair, out, strict=True):
-                    products[part] = torch.linalg.vecdot(taken, target[row[part]])
+                    products[part] = torch.linalg.vecdot(taken, target[fired.row[part]])
     return [(left, written) for left, written in found]
 
 

@@ -151,6 +151,7 @@ CROSS_ENTROPY = (
     Metric("kl_recovered[zero]", "", "1 - kl[dict] / kl[zero]"),
     Metric("kl_recovered[mean]", "", "1 - kl[dict] / kl[mean]"),
 )
+"""Of heads in several language models `@head` is added to the names, of each model for itself."""
 
 JACOBIAN = (
     Metric(

@@ -45,8 +45,9 @@ def least_squares(design, target):
     return float(np.linalg.lstsq(design.reshape(-1, 1), target.reshape(-1), rcond=None)[0][0])
 
 
-def test_scales_are_those_of_dense_least_squares():
-    settings = crosscoder(WIDTHS, activation={"kind": "topk", "k": 4})
+@pytest.mark.parametrize("gating", ["shared", "per_head"])
+def test_scales_are_those_of_dense_least_squares(gating):
+    settings = crosscoder(WIDTHS, activation={"kind": "topk", "k": 4}, gating=gating)
     plain = random_dictionary(settings, WIDTHS, dtype=torch.float64)
     lengths = torch.from_numpy(np.random.default_rng(0).uniform(0.2, 2, (11, len(WIDTHS))))
     with torch.no_grad():
@@ -59,24 +60,27 @@ def test_scales_are_those_of_dense_least_squares():
     found = scales_of(plain.in_raw_units(), rows, kept)
     scales = found.scales()
     # Everything again, in the units of training and with dense arrays of the plain dictionary.
-    f = plain.encode(rows).to_dense().numpy()[kept]
+    code = plain.encode(rows).to_dense().numpy()[kept]
+    f = dict(
+        zip(WIDTHS, np.split(code, 3, axis=1) if gating == "per_head" else 3 * [code], strict=True)
+    )
     x = {hook: each.numpy()[kept] for hook, each in plain.normalise(rows).items()}
     vectors = plain.writes.split(plain.decoder_vectors())
     d = {hook: vectors[hook].numpy() for hook in WIDTHS}
     bias = plain.writes.split(plain.b_dec.detach())
-    written = {hook: f @ d[hook] + bias[hook].numpy() for hook in WIDTHS}
+    written = {hook: f[hook] @ d[hook] + bias[hook].numpy() for hook in WIDTHS}
     lengths = np.stack([np.linalg.norm(d[hook], axis=1) for hook in WIDTHS], axis=1)
     assert np.array_equal(found.owner, lengths.argmax(axis=1))
-    assert np.array_equal(found.firings, (f != 0).sum(axis=0))
+    owners = [list(WIDTHS)[o] for o in found.owner]
+    assert found.firings.tolist() == [(f[hook][:, i] != 0).sum() for i, hook in enumerate(owners)]
     assert 0 < (found.firings == 0).sum() < 11
-    assert len(set(found.owner)) == 3
-    for i, o in enumerate(found.owner):
-        owner = list(WIDTHS)[o]
-        design = f[:, i, None] * d[owner][i]
+    assert len(set(owners)) == 3
+    for i, (o, owner) in enumerate(zip(found.owner, owners, strict=True)):
+        design = f[owner][:, i, None] * d[owner][i]
         beta = np.full((2, 3), np.nan)
         for m, hook in enumerate(WIDTHS):
             if WIDTHS[hook] == WIDTHS[owner]:
-                without = written[hook] - f[:, i, None] * d[hook][i]
+                without = written[hook] - f[hook][:, i, None] * d[hook][i]
                 beta[:, m] = [least_squares(design, y) for y in (x[hook] - without, written[hook])]
         wanted = [lengths[i] / lengths[i, o], *beta, *(beta / beta[:, [o]])]
         for name, value in zip(vars(scales), wanted, strict=True):
@@ -154,8 +158,12 @@ def planted(lake):
 def test_a_shrunk_feature_is_told_from_one_that_a_head_has_alone():
     with scratch_lake() as lake:
         planted(lake)
+        question = "SELECT * FROM feature_heads ORDER BY feature"
+        columns = features.query(lake, question).schema
         analyze.run(AnalyzeSettings(dictionary="s/planted", logits=None), lake, device="cpu")
-        found = features.query(lake, "SELECT * FROM feature_heads ORDER BY feature").to_pylist()
+        table = features.query(lake, question)
+        assert table.schema.equals(columns)
+        found = table.to_pylist()
         assert [line["verdict"] for line in found] == [*PLANTED, "decoupled", "unknown"]
         assert [line["hookpoint"] for line in found[1:5]] == ["base"] * 3 + ["tuned"]
         by_norm = [line["norm_ratio"] < 0.2 for line in found[:5]]
