@@ -47,7 +47,7 @@ def least_squares(design, target):
 
 @pytest.mark.parametrize("gating", ["shared", "per_head"])
 def test_scales_are_those_of_dense_least_squares(gating):
-    settings = crosscoder(WIDTHS, activation={"kind": "topk", "k": 4}, gating=gating)
+    settings = crosscoder(WIDTHS, activation={"kind": "topk", "k": 2}, gating=gating)
     plain = random_dictionary(settings, WIDTHS, dtype=torch.float64)
     lengths = torch.from_numpy(np.random.default_rng(0).uniform(0.2, 2, (11, len(WIDTHS))))
     with torch.no_grad():
