@@ -24,6 +24,7 @@ activations and reconstructions in normalised units, decoder bias included.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -241,6 +242,6 @@ def _products(
 
 def _nullable(
     values: Float64[np.ndarray, "feature head"], schema: pa.Schema, name: str
-) -> "pa.Array":
+) -> "pa.Array[Any]":
     flat = values.reshape(-1)
     return arrow.column(flat.astype(np.float32), schema.field(name).type, null=~np.isfinite(flat))
