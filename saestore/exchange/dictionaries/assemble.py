@@ -75,6 +75,7 @@ def assemble(
             "skip": meaning.skip,
             "gating": meaning.gating,
             "ranks": meaning.ranks,
+            "attention": meaning.attention,
         },
         "semantics": _semantics(foreign),
         "scale": records,
@@ -100,6 +101,9 @@ def assemble(
 
 def _widths(foreign: Foreign) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     """Return widths of input and output hookpoints, and the number of features."""
+    if foreign.widths is not None:
+        d_in, d_out, d_sae = foreign.widths
+        return (d_in,), (d_out,), d_sae
     several = "W_enc" not in foreign.tensors
     names = [f".{place}" for place in range(len(foreign.reads))] if several else [""]
     encoders = [foreign.tensors[f"W_enc{name}"].shape for name in names]

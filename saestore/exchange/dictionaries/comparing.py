@@ -4,12 +4,14 @@ The fixed batch always, rows of a store where there is one.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
-from saestore.activations import ActivationStore
+from saestore.activations import ActivationStore, WholeContexts
 from saestore.dictionaries import SparseDictionary
 from saestore.errors import UnsupportedError
 from saestore.exchange.dictionaries import measure
@@ -49,15 +51,13 @@ def measured(
     rows = measure.fixed_batch(dictionary).to(kind)
     found = measure.compare(_ours(wide, rows, foreign), foreign.compute(rows), total)
     explained = l0 = None
-    rows = torch.zeros(0)
-    if store is not None:
-        rows = _beside(store, dictionary.hookpoints_in).to(kind)
-    if store is not None and len(rows):
-        ours = _ours(wide, rows, foreign)
-        found = found.worse(measure.compare(ours, foreign.compute(rows), total))
-        targets = _beside(store, dictionary.hookpoints_out).to(kind)
-        explained = measure.explained(targets, ours.reconstruction)
-        l0 = float((ours.codes.values != 0).sum(dim=1).double().mean())
+    beside = None if store is None else _Beside.of(store, dictionary, kind)
+    if beside is not None and len(beside.rows):
+        ours = _ours(wide, beside.rows, foreign)
+        found = found.worse(measure.compare(ours, foreign.compute(beside.rows), total))
+        kept = beside.kept
+        explained = measure.explained(beside.targets[kept], ours.reconstruction[kept])
+        l0 = float((ours.codes.values[kept] != 0).sum(dim=1).double().mean())
     return Conversion(
         format=title,
         architecture=foreign.architecture,
@@ -90,9 +90,48 @@ def _ours(
     return measure.compute(dictionary, rows)
 
 
-def _beside(store: ActivationStore, hookpoints: Sequence[str]) -> Float32[Tensor, "row d"]:
-    """Return the first rows of a store at some hookpoints, side by side."""
-    return torch.cat([first_rows(store, hook) for hook in hookpoints], dim=1)
+@dataclass(frozen=True)
+class _Beside:
+    """Rows of a store, hookpoints side by side.
+
+    Attributes:
+        rows: What the dictionary reads.
+        targets: What it reconstructs.
+        kept: Which rows count; the others are only read.
+    """
+
+    rows: Float[Tensor, "row d_in"]
+    targets: Float[Tensor, "row d_out"]
+    kept: Bool[Tensor, " row"]
+
+    @classmethod
+    def of(
+        cls, store: ActivationStore, dictionary: SparseDictionary, kind: torch.dtype
+    ) -> "_Beside":
+        """Return the first rows that training would use; the first document, where contexts are read.
+
+        Raises:
+            HookpointNotFoundError: The store does not have them.
+        """
+        if dictionary.reads_contexts:
+            first, length = store.contexts()[0].tolist() if store.n_contexts else (0, 0)
+            around = WholeContexts(store).around(np.arange(first, first + length))
+            stop = first + int((around.documents <= 1).sum())
+        else:
+            first, stop = 0, min(store.n_rows, 2 * measure.ROWS)
+        kept = torch.tensor(store.flags(first, stop)) == 0
+        chosen = (
+            torch.arange(len(kept))
+            if dictionary.reads_contexts
+            else kept.nonzero()[: measure.ROWS, 0]
+        )
+
+        def side_by_side(hookpoints: Sequence[str]) -> Float[Tensor, "row _"]:
+            parts = [torch.tensor(store.read(hook, first, stop)) for hook in hookpoints]
+            return torch.cat(parts, dim=1)[chosen].to(kind)
+
+        reads, writes = dictionary.hookpoints_in, dictionary.hookpoints_out
+        return cls(side_by_side(reads), side_by_side(writes), kept[chosen])
 
 
 def first_rows(store: ActivationStore, hookpoint: str) -> Float32[Tensor, "row d_in"]:

@@ -179,18 +179,18 @@ class Weights:
         """Return whether there is such a tensor."""
         return name in self._tensors
 
-    def shape(self, name: str) -> tuple[int, int]:
-        """Return the shape of a matrix.
+    def shape(self, name: str, *, axes: int = 2) -> tuple[int, ...]:
+        """Return the shape of a tensor with so many axes.
 
         Raises:
-            ConfigError: It is not there, or no matrix.
+            ConfigError: It is not there, or has more or fewer.
         """
         tensor = self._tensors.get(name)
         if tensor is None:
             raise self._absent(name)
-        if tensor.ndim != 2:  # noqa: PLR2004 - a matrix
-            raise self._misshapen(name, tensor, "two axes")
-        return int(tensor.shape[0]), int(tensor.shape[1])
+        if tensor.ndim != axes:
+            raise self._misshapen(name, tensor, f"{axes} axes")
+        return tuple(map(int, tensor.shape))
 
     def take(self, name: str, *shape: int) -> Tensor:
         """Return a tensor in float32.

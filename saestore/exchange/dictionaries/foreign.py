@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from saestore.dictionaries import SparseDictionary
 from saestore.exchange.dictionaries.reference import Compute
+from saestore_schemas.attention import AttentionSettings
 from saestore_schemas.dictionary import L0Scope, RowScaleKind, ScaleKind
 from saestore_schemas.exchange import FoldState
 from saestore_schemas.gating import Gating
@@ -43,6 +44,7 @@ class Meaning:
         ranks: How many transforms of each rank, of a family that has such.
         gating: How heads gate, of a family that has such.
         each: Factors of the normalisation that differ from hookpoint to hookpoint; `a` for others.
+        attention: How features attend to earlier rows, of a family whose features do.
     """
 
     activation: Mapping[str, Any]
@@ -56,6 +58,7 @@ class Meaning:
     ranks: Mapping[int, int] | None = None
     gating: Gating | None = None
     each: Mapping[str, float] = field(default_factory=dict)
+    attention: AttentionSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ class Foreign:
         reads: The hookpoints of a family that reads several, as TransformerLens spells them, for which
             `compute` takes rows side by side; empty where `hookpoint` says it.
         writes: Those that it reconstructs, likewise.
+        widths: Width of what it reads and of what it reconstructs, and the number of features, where no
+            tensor `W_enc` says them.
     """
 
     architecture: str
@@ -101,6 +106,7 @@ class Foreign:
     family: str = "sae"
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    widths: tuple[int, int, int] | None = None
 
     def by_row(self) -> "Foreign":
         """Return what stands for a BatchTopK without a threshold, and why it is not exact."""
@@ -119,7 +125,10 @@ class Foreign:
         """Return the same with a threshold of 0 where there is none, until one is found."""
         if self.uncalibrated is None:
             return self
-        shape = self.tensors["b_enc"].shape
+        if self.widths is not None:
+            shape: tuple[int, ...] = (self.widths[2],)
+        else:
+            shape = tuple(self.tensors["b_enc"].shape)
         none = torch.zeros(shape if self.meaning.gating is None else (len(self.reads), *shape))
         return replace(self, tensors={**self.tensors, "threshold": none})
 

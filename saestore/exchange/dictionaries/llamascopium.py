@@ -14,7 +14,7 @@ Written in raw units: `inference`, features over the factor of the scale, decode
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +30,8 @@ from saestore.errors import ConfigError, UnsupportedError
 from saestore.exchange.dictionaries import (
     llamascopium_clt,
     llamascopium_crosscoder,
+    llamascopium_fold as fold,
+    llamascopium_lorsa,
     llamascopium_molt,
     measure,
     reference,
@@ -44,6 +46,7 @@ from saestore.exchange.dictionaries.foreign import (
     Written,
     WrittenFormat,
 )
+from saestore.exchange.dictionaries.llamascopium_activation import FUNCTIONS, Activation
 from saestore.exchange.dictionaries.llamascopium_parts import (
     NORM,
     THETA,
@@ -52,7 +55,7 @@ from saestore.exchange.dictionaries.llamascopium_parts import (
     written_config,
 )
 from saestore.exchange.dictionaries.plain import Plain, plain
-from saestore.exchange.dictionaries.reference import Codes, Computed
+from saestore.exchange.dictionaries.reference import Computed
 
 
 CONFIG = "config.json"
@@ -86,17 +89,6 @@ KNOWN = frozenset(
     ]
 )
 
-Select = Callable[[Tensor, Tensor, Mapping[str, Tensor], int], Codes]
-"""Pre-activations, gate scores, weights and k to codes."""
-
-FUNCTIONS: Mapping[str, Select] = {
-    "relu": lambda h, *_: reference.relu(h),
-    "topk": lambda h, g, _, k: reference.topk(h, k, gate=g),
-    "jumprelu": lambda h, g, w, _: reference.above(h, w["threshold"], gate=g),
-    "batchtopk": lambda h, g, _, k: reference.batchtopk(h, k, gate=g),
-}
-"""Its activation functions."""
-
 
 @dataclass(frozen=True)
 class _Files:
@@ -105,16 +97,12 @@ class _Files:
     Attributes:
         config: Its config.
         weights: Weights by our names, and the threshold itself.
-        act_fn: Its activation function.
-        gate_on_norm: Whether the gate includes the decoder's lengths.
-        k: For the top-k functions.
+        activation: Its activation function.
     """
 
     config: Config
     weights: Mapping[str, Tensor]
-    act_fn: str
-    gate_on_norm: bool
-    k: int
+    activation: Activation
 
     def compute(self, scale: str, a: float) -> reference.Compute:
         """Return what it computes with a normalisation of the rows."""
@@ -126,9 +114,10 @@ class _Files:
             if "W_glu" in w:
                 h = h * torch.sigmoid(read @ w["W_glu"] + w["b_glu"])
             lengths = torch.linalg.vector_norm(w["W_dec"], dim=1)
-            g = h * lengths if self.gate_on_norm else h
-            codes = FUNCTIONS[self.act_fn](h, g, w, self.k)
-            if self.gate_on_norm:  # it divides by the length again: 0/0 for a vector of zero
+            codes = self.activation.codes(h, lengths, w.get("threshold"))
+            if (
+                self.activation.gate_on_norm
+            ):  # it divides by the length again: 0/0 for a vector of zero
                 codes = codes._replace(values=torch.where(lengths > 0, codes.values, 0))
             return Computed(codes, back(codes.values @ w["W_dec"] + w["b_dec"]))
 
@@ -155,41 +144,37 @@ class Llamascopium(WrittenFormat):
         others = {
             "clt": llamascopium_clt.read,
             "crosscoder": llamascopium_crosscoder.read,
+            "lorsa": llamascopium_lorsa.read,
             "molt": llamascopium_molt.read,
         }
         other = others.get(config.get("sae_type", str, default="sae"))
         if other is not None:
             return other(config, _weights(place, self.title), asked, known=KNOWN)
         _supported(config)
+        activation, inexact = Activation.of(config, "sparse autoencoder"), config.unknown(KNOWN)
         weights = _weights(place, self.title)
         files = _Files(
             config=config,
             weights=_taken(weights, config),
-            act_fn=config.get("act_fn", str, default="relu").lower(),
-            gate_on_norm=config.get("sparsity_include_decoder_norm", bool, default=True),
-            k=config.get("top_k", int, default=50),
+            activation=activation,
         )
         scale, a, decided = _scale(files, weights, asked)
-        activation: dict[str, Any] = {"kind": files.act_fn}
-        inexact = config.unknown(KNOWN)
-        if files.act_fn in {"topk", "batchtopk"}:
-            activation["k"] = files.k
         notes = [*weights.notes, *decided]
         silent = int((torch.linalg.vector_norm(files.weights["W_dec"], dim=1) == 0).sum())
-        if silent and files.gate_on_norm:
+        if silent and activation.gate_on_norm:
             notes.append(
                 f"{silent} features with a decoder vector of zero, which it makes NaN, are 0"
             )
         return Foreign(
-            architecture=f"sae, {files.act_fn}",
+            architecture=f"sae, {activation.kind}",
             version=None,
             files=(config.path, weights.path),
             hookpoint=config.get("hook_point_in", str),
             model=None,
             meaning=Meaning(
-                activation,
+                activation.settings,
                 subtract_b_dec=False,
-                gate_on_decoder_norm=files.gate_on_norm,
+                gate_on_decoder_norm=activation.gate_on_norm,
                 scale=scale,
                 a=a,
                 glu="W_glu" in files.weights,
@@ -198,7 +183,7 @@ class Llamascopium(WrittenFormat):
             compute=files.compute(scale, a),
             decided=tuple(notes),
             inexact=inexact,
-            uncalibrated=weights.path if files.act_fn == "batchtopk" else None,
+            uncalibrated=weights.path if activation.kind == "batchtopk" else None,
         )
 
     @override
@@ -272,10 +257,9 @@ def _supported(config: Config) -> None:
     """Refuse what has no counterpart here.
 
     Raises:
-        UnsupportedError: It is another family, or another activation function.
+        UnsupportedError: It is another family, or a transcoder.
     """
     family = config.get("sae_type", str, default="sae")
-    act_fn = config.get("act_fn", str, default="relu").lower()
     why = None
     if family != "sae":
         why = f"family {family!r} has no counterpart here yet"
@@ -284,14 +268,13 @@ def _supported(config: Config) -> None:
         reads := config.get("hook_point_in", str),
     }:
         why = f"it is a transcoder from {reads} to {writes}, which has no counterpart here yet"
-    elif act_fn not in FUNCTIONS:
-        why = f"activation function {act_fn!r} is no sparse autoencoder's"
     if why is not None:
         raise UnsupportedError(
             f"{config.path}: {why}",
             found=family,
-            expected="sae_type sae with one hookpoint, crosscoder, clt or molt",
-            hint="its sparse autoencoders, crosscoders, cross-layer transcoders and molts can be imported",
+            expected="sae_type sae with one hookpoint, crosscoder, clt, lorsa or molt",
+            hint="its sparse autoencoders, crosscoders, cross-layer transcoders, lorsas and molts can be "
+            "imported",
         )
 
 
@@ -343,36 +326,18 @@ def _scale(files: _Files, weights: Weights, asked: Asked) -> tuple[Normalisation
         ConfigError: Nothing says whether they do, or the mean length is none.
         UnsupportedError: It differs from batch to batch.
     """
-    norm = files.config.get("norm_activation", str, default="dataset-wise")
-    if norm == "token-wise":
+    if files.config.get("norm_activation", str, default="dataset-wise") == "token-wise":
         return "token_norm", 1.0, ["each row is scaled to length √d"]
-    if norm == "batch-wise":
-        raise UnsupportedError(
-            f"{files.config.path} says norm_activation = 'batch-wise': a row's code depends on the "
-            "other rows of its batch",
-            found=norm,
-            expected="dataset-wise, token-wise or inference",
-            hint="train with norm_activation = 'dataset-wise'",
-        )
-    if norm == "inference" or asked.fold_state == "folded":
-        told = "the config" if norm == "inference" else "--fold-state"
-        return "none", 1.0, [f"the weights contain the normalisation (said by {told})"]
+    state = fold.stated(files.config, asked)
+    if state == "folded":
+        return "none", 1.0, [fold.said_folded(files.config)]
     hook = files.config.get("hook_point_in", str)
-    if asked.fold_state == "external":
+    if state == "external":
         a = factor(weights, hook, weights.shape("W_E")[0])
         return "dataset_mean_norm", a, [f"rows are multiplied by {a:g} (said by --fold-state)"]
     rows = asked.rows(hook) if asked.rows is not None else None
     if rows is None:
-        raise ConfigError(
-            file=str(files.config.path),
-            field="norm_activation",
-            found=norm,
-            problem="is 'dataset-wise', and nothing in the files says whether the weights contain "
-            "that normalisation already",
-            expected="to be told, or rows to measure on",
-            hint="say --fold-state folded or external; or --store NAME, and the reading that explains "
-            "its rows is taken. What its trainer saves at the end is folded by default",
-        )
+        raise fold.unstated(files.config, measurable=True)
     return _measured(files, weights, hook, rows)
 
 

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saestore.errors import ConfigError, UnsupportedError
-from saestore.exchange.dictionaries import reference
+from saestore.errors import UnsupportedError
+from saestore.exchange.dictionaries import llamascopium_fold as fold, reference
 from saestore.exchange.dictionaries.files import Config, Weights
 from saestore.exchange.dictionaries.foreign import Asked, Foreign, Meaning
 from saestore.exchange.dictionaries.llamascopium_parts import NORM, hooks, thresholds
@@ -118,27 +118,15 @@ def _contained(config: Config, asked: Asked) -> str:
         ConfigError: Nobody.
         UnsupportedError: They do not.
     """
-    norm = config.get("norm_activation", str, default="dataset-wise")
-    if norm == "inference":
-        return "the weights contain the normalisation (said by the config)"
-    if norm != "dataset-wise" or asked.fold_state == "external":
+    if fold.required(config, asked) == "external":
         raise UnsupportedError(
-            f"{config.path}: rows of a cross-layer transcoder that are normalised {norm} outside of its "
-            "weights have no counterpart here",
-            found=norm,
+            f"{config.path}: rows of a cross-layer transcoder that are normalised outside of its weights have "
+            "no counterpart here",
+            found="external",
             expected="weights that contain the normalisation",
             hint="save it with llamascopium after its standardize_parameters_of_dataset_norm",
         )
-    if asked.fold_state is None:
-        raise ConfigError(
-            file=str(config.path),
-            field="norm_activation",
-            found=norm,
-            problem="does not say whether the weights contain the normalisation already",
-            expected="to be told",
-            hint="say --fold-state folded: what its trainer saves at the end is, by default",
-        )
-    return "the weights contain the normalisation (said by --fold-state)"
+    return fold.said_folded(config)
 
 
 def _tensors(weights: Weights, layers: int, *, biased: bool) -> dict[str, Tensor]:

@@ -24,8 +24,8 @@ from torch import Tensor
 from saestore.dictionaries import SparseDictionary, tensor_file
 from saestore.dictionaries.crosscoder import CrossCoder
 from saestore.dictionaries.regating import EQUAL
-from saestore.errors import ConfigError, UnsupportedError
-from saestore.exchange.dictionaries import reference
+from saestore.errors import UnsupportedError
+from saestore.exchange.dictionaries import llamascopium_fold as fold, reference
 from saestore.exchange.dictionaries.files import Config, Weights
 from saestore.exchange.dictionaries.foreign import Asked, Foreign, Meaning, Written
 from saestore.exchange.dictionaries.llamascopium_parts import (
@@ -139,29 +139,10 @@ def _factors(
         ConfigError: Nobody does, or a mean length is missing.
         UnsupportedError: Rows are normalised otherwise.
     """
-    norm = config.get("norm_activation", str, default="dataset-wise")
-    if norm == "inference" or (norm == "dataset-wise" and asked.fold_state == "folded"):
-        told = "the config" if norm == "inference" else "--fold-state"
+    if fold.required(config, asked) == "folded":
         return (), (
-            f"the weights contain the normalisation (said by {told}); where hookpoints were scaled "
-            "unequally, its own fold changed what they compute"
-        )
-    if norm != "dataset-wise":
-        raise UnsupportedError(
-            f"{config.path}: rows of a crosscoder that are normalised {norm} have no counterpart here",
-            found=norm,
-            expected="dataset-wise or inference",
-            hint="train with norm_activation = 'dataset-wise'",
-        )
-    if asked.fold_state is None:
-        raise ConfigError(
-            file=str(config.path),
-            field="norm_activation",
-            found=norm,
-            problem="does not say whether the weights contain the normalisation already",
-            expected="to be told",
-            hint="say --fold-state folded or external: what its trainer saves at the end is folded by "
-            "default, and that is another function than what was trained",
+            f"{fold.said_folded(config)}; where hookpoints were scaled unequally, its own fold changed what "
+            "they compute"
         )
     found = tuple(factor(weights, str(hook), width) for hook in config.get("hook_points", list))
     said = ", ".join(f"{each:.4g}" for each in found)

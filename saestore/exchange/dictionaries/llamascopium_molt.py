@@ -9,35 +9,22 @@ of a molt misses a factor of the input, and is another function than what was tr
 as it is.
 """
 
-import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saestore.errors import ConfigError, UnsupportedError
-from saestore.exchange.dictionaries import reference
+from saestore.exchange.dictionaries import llamascopium_fold as fold
 from saestore.exchange.dictionaries.files import Config, Weights
 from saestore.exchange.dictionaries.foreign import Asked, Foreign, Meaning
+from saestore.exchange.dictionaries.llamascopium_activation import Activation
 from saestore.exchange.dictionaries.llamascopium_parts import NORM, thresholds
-from saestore.exchange.dictionaries.reference import Codes, Compute, Computed
+from saestore.exchange.dictionaries.reference import Compute, Computed
 
 
 KNOWN = frozenset({"rank_counts"})
 """Keys beside those of every family."""
-
-Select = Callable[[Tensor, Tensor, Tensor, int], Codes]
-"""Pre-activations, gate scores, thresholds and k to codes."""
-
-FUNCTIONS: Mapping[str, Select] = {
-    "relu": lambda h, *_: reference.relu(h),
-    "topk": lambda h, g, _, k: reference.topk(h, k, gate=g),
-    "batchtopk": lambda h, g, _, k: reference.batchtopk(h, k, gate=g),
-    "jumprelu": lambda h, g, theta, _: reference.above(h, theta, gate=g),
-}
-"""Its activation functions."""
 
 
 def read(config: Config, weights: Weights, asked: Asked, *, known: frozenset[str]) -> Foreign:
@@ -48,93 +35,37 @@ def read(config: Config, weights: Weights, asked: Asked, *, known: frozenset[str
             normalisation.
         UnsupportedError: It has an activation function or a normalisation without a counterpart here.
     """
-    kind = config.get("act_fn", str, default="relu").lower()
-    if kind not in FUNCTIONS:
-        raise UnsupportedError(
-            f"{config.path}: act_fn {kind!r} of a molt has no counterpart here",
-            found=kind,
-            expected=f"one of {', '.join(FUNCTIONS)}",
-            hint="train it with one of these",
-        )
+    activation = Activation.of(config, "molt")
     reads, writes = (config.get(f"hook_point_{side}", str) for side in ("in", "out"))
-    a, c, decided = _factors(config, weights, asked, (reads, writes))
+    a, c, decided = fold.pair(config, weights, asked, (reads, writes), weights.shape("W_E")[0])
     ranks = {int(rank): int(count) for rank, count in config.get("rank_counts", dict).items()}
     ranks = dict(sorted(ranks.items(), reverse=True))
     theirs = _tensors(weights, ranks, biased=config.get("use_decoder_bias", bool, default=True))
-    on_lengths = config.get("sparsity_include_decoder_norm", bool, default=True)
-    if kind == "jumprelu":
+    if activation.kind == "jumprelu":
         order = _order(ranks)
         theirs["threshold"] = thresholds(weights, (len(order),))[order]
     weights.done(f"{NORM}*")
-    activation: dict[str, Any] = {"kind": kind}
-    k = config.get("top_k", int, default=50)
-    if kind.endswith("topk"):
-        activation["k"] = k
     return Foreign(
-        architecture=f"molt, {kind}",
+        architecture=f"molt, {activation.kind}",
         version=None,
         files=(config.path, weights.path),
         hookpoint=reads,
         model=None,
         meaning=Meaning(
-            activation, subtract_b_dec=False, gate_on_decoder_norm=on_lengths, ranks=ranks
+            activation.settings,
+            subtract_b_dec=False,
+            gate_on_decoder_norm=activation.gate_on_norm,
+            ranks=ranks,
         ),
-        tensors=_folded(theirs, a, c, on_lengths=on_lengths),
-        compute=_compute(theirs, ranks, FUNCTIONS[kind], (a, c), k=k, on_lengths=on_lengths),
+        tensors=_folded(theirs, a, c, on_lengths=activation.gate_on_norm),
+        compute=_compute(theirs, ranks, activation, (a, c)),
         decided=(*weights.notes, decided, "features are in the order of descending rank"),
         inexact=config.unknown(known | KNOWN),
-        uncalibrated=weights.path if kind == "batchtopk" else None,
+        uncalibrated=weights.path if activation.kind == "batchtopk" else None,
         transcodes=True,
         hookpoint_out=writes,
         family="molt",
     )
-
-
-def _factors(
-    config: Config, weights: Weights, asked: Asked, hooks: tuple[str, str]
-) -> tuple[float, float, str]:
-    """Return by what rows of input and output are multiplied outside of the weights, and who says so.
-
-    Raises:
-        ConfigError: Nobody does, or a factor is missing.
-        UnsupportedError: Rows are normalised otherwise.
-    """
-    norm = config.get("norm_activation", str, default="dataset-wise")
-    if norm == "inference" or (norm == "dataset-wise" and asked.fold_state == "folded"):
-        told = "the config" if norm == "inference" else "--fold-state"
-        return 1.0, 1.0, f"the weights contain the normalisation (said by {told})"
-    if norm != "dataset-wise":
-        raise UnsupportedError(
-            f"{config.path}: rows of a molt that are normalised {norm} have no counterpart here",
-            found=norm,
-            expected="dataset-wise or inference",
-            hint="train with norm_activation = 'dataset-wise'",
-        )
-    if asked.fold_state is None:
-        raise ConfigError(
-            file=str(config.path),
-            field="norm_activation",
-            found=norm,
-            problem="does not say whether the weights contain the normalisation already",
-            expected="to be told",
-            hint="say --fold-state folded or external: what its trainer saves at the end is folded by "
-            "default, and that is another function than what was trained",
-        )
-    lengths = [weights.number(NORM + hook) for hook in hooks]
-    width = weights.shape("W_E")[0]
-    a, c = (math.sqrt(width) / each if each else math.nan for each in lengths)
-    if not (0 < a < math.inf and 0 < c < math.inf):
-        raise ConfigError(
-            file=str(weights.path),
-            field=NORM + hooks[0 if not 0 < a < math.inf else 1],
-            found=lengths,
-            expected="the mean length of rows of input and of output",
-            hint="save it with llamascopium after its initialisation on data",
-        )
-    said = (
-        f"rows are multiplied by {a:g}, outputs divided by {c:g} (said by --fold-state), and folded"
-    )
-    return a, c, said
 
 
 def _order(ranks: Mapping[int, int]) -> Tensor:
@@ -173,11 +104,8 @@ def _folded(
 def _compute(
     tensors: Mapping[str, Tensor],
     ranks: Mapping[int, int],
-    select: Select,
+    activation: Activation,
     factors: tuple[float, float],
-    *,
-    k: int,
-    on_lengths: bool,
 ) -> Compute:
     """Return what it computes from rows as they are."""
     a, c = factors
@@ -187,8 +115,7 @@ def _compute(
         x = rows * a
         h = x @ w["W_enc"] + w["b_enc"]
         maps = torch.cat([w[f"U.{rank}"] @ w[f"V.{rank}"] for rank in ranks])
-        g = h * torch.linalg.matrix_norm(maps) if on_lengths else h
-        codes = select(h, g, w.get("threshold", torch.zeros(())), k)
+        codes = activation.codes(h, torch.linalg.matrix_norm(maps), w.get("threshold"))
         written = torch.einsum("bt,toi,bi->bo", codes.values, maps, x)
         return Computed(codes, (written + w["b_dec"]) / c)
 

@@ -121,7 +121,7 @@ def changed(folder, **tensors):
         ({"b_dec": torch.zeros(8)}, r"b_dec: has shape \[8\]; expected \[7\]"),
         (
             {"encoder__weight": torch.zeros(7)},
-            r"encoder\.weight: has shape \[7\]; expected two axes",
+            r"encoder\.weight: has shape \[7\]; expected 2 axes",
         ),
         ({"b_dec": torch.full((7,), float("nan"))}, "b_dec: holds NaN"),
         ({"b_dec": torch.zeros(7, dtype=torch.int8)}, "b_dec: found 'torch.int8'"),
@@ -156,7 +156,7 @@ def test_half_precision_is_widened_exactly_and_said(lake, copied):
         ("sparsify", "run", {"k": 12}, (ConfigError, "k: found 12; expected at most 11")),
         ("sparsify", "run", {"d_in": 8}, (ConfigError, "d_in: found 8")),
         ("sparsify", "run", {"novelty": 1}, (UnsupportedError, "novelty = 1, which this release")),
-        ("llamascopium", "glu", {"sae_type": "lorsa"}, (UnsupportedError, "family 'lorsa'")),
+        ("llamascopium", "glu", {"sae_type": "temporal"}, (UnsupportedError, "family 'temporal'")),
         ("llamascopium", "glu", {"hook_point_out": "x"}, (UnsupportedError, "transcoder")),
         ("llamascopium", "glu", {"act_fn": "layertopk"}, (UnsupportedError, "layertopk")),
         ("llamascopium", "glu", {"norm_activation": "batch-wise"}, (UnsupportedError, "other rows")),

@@ -1,0 +1,246 @@
+"""llamascopium's Lorsas: queries and keys of each group, values and outputs of each feature.
+
+    z_{t,i} = Σ_{u≤t} softmax_u(q_t · k_u / scale) (x'_u · W_V[i] + b_V[i])        of group ⌊i / (F / n_qk)⌋
+    f = activation function of z n, over n        n_i = ‖W_O[i]‖        ŷ' = f W_O + b_D
+
+Masks and rotary tables stand in the file and are computed instead. Weights that do not contain the
+normalisation are folded while they are read: W_Q, W_K, W_V *= a; W_O, b_dec /= c; θ on z n: θ/c. Its own
+folding leaves θ as it is, which is another function with jumprelu; what it left is read as it is.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from pydantic import ValidationError
+from torch import Tensor
+
+from saestore.errors import ConfigError, UnsupportedError
+from saestore.exchange.dictionaries import llamascopium_fold as fold
+from saestore.exchange.dictionaries.files import Config, Weights
+from saestore.exchange.dictionaries.foreign import Asked, Foreign, Meaning
+from saestore.exchange.dictionaries.llamascopium_activation import Activation
+from saestore.exchange.dictionaries.llamascopium_parts import NORM, thresholds
+from saestore.exchange.dictionaries.reference import Compute, Computed
+from saestore_schemas.attention import AttentionSettings, NtkSettings, RopeSettings
+
+
+KNOWN = frozenset(
+    [
+        "n_qk_heads",
+        "d_qk_head",
+        "positional_embedding_type",
+        "rotary_dim",
+        "rotary_base",
+        "rotary_adjacent_pairs",
+        "rotary_scale",
+        "use_NTK_by_parts_rope",
+        "NTK_by_parts_factor",
+        "NTK_by_parts_low_freq_factor",
+        "NTK_by_parts_high_freq_factor",
+        "old_context_len",
+        "n_ctx",
+        "attn_scale",
+        "use_post_qk_ln",
+        "normalization_type",
+        "eps",
+    ]
+)
+"""Keys beside those of every family."""
+COMPUTED = ("mask", "IGNORE", "rotary_sin", "rotary_cos")
+"""Tensors of the file that follow from the config."""
+
+
+def read(config: Config, weights: Weights, asked: Asked, *, known: frozenset[str]) -> Foreign:
+    """Return what a config and its weights hold.
+
+    Raises:
+        ConfigError: A tensor is missing or misshapen, or nothing says whether the weights contain the
+            normalisation.
+        UnsupportedError: It has an activation function, a normalisation or a geometry of positions without a
+            counterpart here.
+    """
+    activation = Activation.of(config, "lorsa")
+    reads, writes = (config.get(f"hook_point_{side}", str) for side in ("in", "out"))
+    groups, width, d_qk = weights.shape("W_Q", axes=3)
+    attention = _attention(config, groups, d_qk)
+    a, c, decided = fold.pair(config, weights, asked, (reads, writes), width)
+    theirs = _tensors(weights, attention, config)
+    features = len(theirs["b_V"])
+    if activation.kind == "jumprelu":
+        theirs["threshold"] = thresholds(weights, (features,))
+    weights.done(f"{NORM}*", *COMPUTED)
+    return Foreign(
+        architecture=f"lorsa, {activation.kind}",
+        version=None,
+        files=(config.path, weights.path),
+        hookpoint=reads,
+        model=None,
+        meaning=Meaning(
+            activation.settings,
+            subtract_b_dec=False,
+            gate_on_decoder_norm=activation.gate_on_norm,
+            attention=attention,
+        ),
+        tensors=_folded(theirs, a, c, on_lengths=activation.gate_on_norm),
+        compute=_compute(theirs, attention, activation, (a, c)),
+        decided=(*weights.notes, decided),
+        inexact=config.unknown(known | KNOWN),
+        uncalibrated=weights.path if activation.kind == "batchtopk" else None,
+        transcodes=True,
+        hookpoint_out=writes,
+        family="lorsa",
+        widths=(width, theirs["W_O"].shape[1], features),
+    )
+
+
+def _attention(config: Config, groups: int, d_qk: int) -> AttentionSettings:
+    """Return how its features attend.
+
+    Raises:
+        UnsupportedError: In a way that has no counterpart here.
+    """
+    normed = config.get("use_post_qk_ln", bool, default=False)
+    kind = config.get("normalization_type", str, default="")
+    if normed and kind != "RMS":
+        raise UnsupportedError(
+            f"{config.path}: queries and keys are normalised by {kind!r}",
+            found=kind,
+            expected="RMS",
+            hint="its own package refuses others too",
+        )
+    try:
+        return AttentionSettings(
+            n_qk=groups,
+            d_qk=d_qk,
+            scale=config.get("attn_scale", float, default=math.sqrt(d_qk)),
+            qk_norm="rms" if normed else "none",
+            eps=config.get("eps", float, default=1e-6),
+            rope=_rope(config),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            file=str(config.path),
+            field=".".join(map(str, first["loc"])) or "rotary_dim",
+            found=str(first["input"]),
+            problem=first["msg"],
+            expected="a geometry of positions that its attention can have",
+            hint="another tool's file, or a torn one",
+        ) from error
+
+
+def _rope(config: Config) -> RopeSettings | None:
+    """Return its rotary positions.
+
+    Raises:
+        UnsupportedError: Dimensions are repeated before they turn.
+    """
+    if config.get("positional_embedding_type", str, default="rotary") == "none":
+        return None
+    if config.get("rotary_scale", float, default=1.0) != 1:
+        raise UnsupportedError(
+            f"{config.path}: rotary_scale repeats the dimensions of queries and keys",
+            found=config.values["rotary_scale"],
+            expected="1",
+            hint="train it with rotary_scale = 1",
+        )
+    ntk = None
+    if config.get("use_NTK_by_parts_rope", bool, default=False):
+        ntk = NtkSettings(
+            factor=config.get("NTK_by_parts_factor", float, default=1.0),
+            low=config.get("NTK_by_parts_low_freq_factor", float, default=1.0),
+            high=config.get("NTK_by_parts_high_freq_factor", float, default=1.0),
+            context_size=config.get("old_context_len", int, default=2048),
+        )
+    adjacent = config.get("rotary_adjacent_pairs", bool, default=True)
+    return RopeSettings(
+        dim=config.get("rotary_dim", int),
+        base=config.get("rotary_base", float, default=10000.0),
+        pairs="adjacent" if adjacent else "halves",
+        ntk=ntk,
+    )
+
+
+def _tensors(weights: Weights, attention: AttentionSettings, config: Config) -> dict[str, Tensor]:
+    """Return the weights by our names."""
+    groups, width, d_qk = weights.shape("W_Q", axes=3)
+    features, d_out = weights.shape("W_O")
+    found = {name: weights.take(name, groups, width, d_qk) for name in ("W_Q", "W_K")}
+    found |= {name: weights.take(name, groups, d_qk) for name in ("b_Q", "b_K")}
+    found |= {"W_V": weights.take("W_V", features, width), "b_V": weights.take("b_V", features)}
+    found["W_O"] = weights.take("W_O", features, d_out)
+    biased = config.get("use_decoder_bias", bool, default=True)
+    found["b_dec"] = weights.take("b_D", d_out) if biased else torch.zeros(d_out)
+    if attention.qk_norm == "rms":
+        found["q_norm"] = weights.take("ln_q.w", groups, d_qk)
+        found["k_norm"] = weights.take("ln_k.w", groups, d_qk)
+    return found
+
+
+def _folded(
+    tensors: Mapping[str, Tensor], a: float, c: float, *, on_lengths: bool
+) -> dict[str, Tensor]:
+    """Return weights that read and reconstruct rows as they are."""
+    by = {"W_Q": a, "W_K": a, "W_V": a, "W_O": 1 / c, "b_dec": 1 / c}
+    by["threshold"] = 1 / c if on_lengths else 1.0
+    return {name: (tensor.double() * by.get(name, 1.0)).float() for name, tensor in tensors.items()}
+
+
+def _compute(
+    tensors: Mapping[str, Tensor],
+    attention: AttentionSettings,
+    activation: Activation,
+    factors: tuple[float, float],
+) -> Compute:
+    """Return what it computes from the rows of one context as they are."""
+    a, c = factors
+
+    def compute(rows: Float[Tensor, "row d_in"]) -> Computed:
+        w = {name: tensor.to(rows.dtype) for name, tensor in tensors.items()}
+        x = rows * a
+        sides = []
+        for side in "QK":
+            vectors = torch.einsum("td,hdk->htk", x, w[f"W_{side}"]) + w[f"b_{side}"].unsqueeze(1)
+            norm = w.get(f"{side.lower()}_norm")
+            if norm is not None:
+                mean = vectors.pow(2).mean(dim=-1, keepdim=True)
+                vectors = vectors / (mean + attention.eps).sqrt() * norm.unsqueeze(1)
+            sides.append(vectors if attention.rope is None else _turned(vectors, attention.rope))
+        scores = sides[0] @ sides[1].mT / attention.divisor
+        later = torch.ones(len(x), len(x), dtype=torch.bool).triu(1)
+        pattern = scores.masked_fill(later, -torch.inf).softmax(dim=-1)
+        values = (x @ w["W_V"].T + w["b_V"]).view(len(x), attention.n_qk, -1)
+        z = torch.einsum("htu,uhg->thg", pattern, values).flatten(1)
+        codes = activation.codes(z, torch.linalg.vector_norm(w["W_O"], dim=1), w.get("threshold"))
+        return Computed(codes, (codes.values @ w["W_O"] + w["b_dec"]) / c)
+
+    return compute
+
+
+def _turned(
+    vectors: Float[Tensor, "head position d"], rope: RopeSettings
+) -> Float[Tensor, "head position d"]:
+    """Return vectors turned by their places, written as it writes it: x cos + flipped x sin."""
+    dim = rope.dim or vectors.shape[2]
+    speed = rope.base ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    if rope.ntk is not None:
+        turns = rope.ntk.context_size / (2 * math.pi / speed)
+        smooth = (turns - rope.ntk.low) / (rope.ntk.high - rope.ntk.low)
+        between = (1 - smooth) * speed / rope.ntk.factor + smooth * speed
+        slow = torch.where(turns < rope.ntk.low, speed / rope.ntk.factor, between)
+        speed = torch.where(turns > rope.ntk.high, speed, slow)
+    adjacent = rope.pairs == "adjacent"
+    speed = speed.repeat_interleave(2) if adjacent else speed.repeat(2)
+    angles = torch.arange(vectors.shape[1], dtype=torch.float64).unsqueeze(1) * speed
+    x, rest = vectors[..., :dim], vectors[..., dim:]
+    flipped = torch.empty_like(x)
+    first, second = (
+        (slice(0, None, 2), slice(1, None, 2))
+        if adjacent
+        else (slice(0, dim // 2), slice(dim // 2, dim))
+    )
+    flipped[..., first], flipped[..., second] = -x[..., second], x[..., first]
+    turned = x * angles.cos().to(x.dtype) + flipped * angles.sin().to(x.dtype)
+    return torch.cat([turned, rest], dim=-1)
