@@ -8,9 +8,11 @@ import pyarrow as pa
 from saestore import devices, dictionaries
 from saestore.activations import ActivationStore, Host, Place, hosts_of
 from saestore.analyze import encode, logits
+from saestore.analyze.attention import Pairs, attention_rows
 from saestore.analyze.context_tables import context_rows, document_rows, vocabulary_rows
 from saestore.analyze.decoders import decoder_rows, pair_rows
 from saestore.analyze.scaling import HeadScaling, measurable
+from saestore.analyze.scope import Scope
 from saestore.analyze.survey import survey
 from saestore.analyze.write import Output, collected, sorted_by_context
 from saestore.dictionaries import SparseDictionary
@@ -125,13 +127,16 @@ class _Analysis:
             progress=self.progress,
         )
         weights = encode.weight_facts(self.folded)
-        dead = collected(sorter, output, settings, scope, weights, progress=self.progress)
-        if len(self.folded.hookpoints_out) > 1:
-            output.write(tables.DECODERS, [decoder_rows(self.folded)])
-            if self.folded.config.layers == 1:  # the same features at all of them
-                output.write(tables.DECODER_PAIRS, [pair_rows(self.folded)])
-        if scaling is not None:
-            output.write(tables.HEAD_SCALING, [scaling.table()])
+        attended = Pairs(self.folded.d_sae) if self.folded.reads_contexts else None
+
+        def seen(name: str, piece: pa.Table) -> None:
+            if attended is not None and name == tables.EXAMPLES.name:
+                attended.add(piece)
+
+        dead = collected(
+            sorter, output, settings, scope, weights, progress=self.progress, seen=seen
+        )
+        self._of_family(scope, attended, scaling)
         if settings.logits is not None:
             self._logits(settings.logits)
         else:
@@ -143,6 +148,26 @@ class _Analysis:
             "firings": sorter.n_firings,
             "dead": dead,
         }
+
+    def _of_family(self, scope: Scope, attended: Pairs | None, scaling: HeadScaling | None) -> None:
+        """Write the tables of families that read or write several rows or hookpoints."""
+        output = self.output
+        if attended is not None:
+            rows = attention_rows(
+                self.store,
+                self.folded,
+                scope,
+                attended,
+                memory_mib=self.settings.memory_mib,
+                progress=self.progress,
+            )
+            output.write(tables.ATTENTION, rows)
+        if len(self.folded.hookpoints_out) > 1:
+            output.write(tables.DECODERS, [decoder_rows(self.folded)])
+            if self.folded.config.layers == 1:  # the same features at all of them
+                output.write(tables.DECODER_PAIRS, [pair_rows(self.folded)])
+        if scaling is not None:
+            output.write(tables.HEAD_SCALING, [scaling.table()])
 
     def _logits(self, wanted: LogitSettings) -> None:
         hosts = _hosts(self.store, self.folded.config, wanted)

@@ -3,7 +3,7 @@
 Needs no model and no torch: whoever has firings in context order can write an analysis.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -119,6 +119,7 @@ def collected(
     weights: WeightFacts,
     *,
     progress: Progress,
+    seen: Callable[[str, pa.Table], None] | None = None,
 ) -> int:
     """Write the by-feature order and every collector's table; return how many features are dead.
 
@@ -129,6 +130,7 @@ def collected(
         scope: The rows analysed.
         weights: What the weights say.
         progress: Where to report.
+        seen: Called with a collector's name and each piece of its table.
     """
     dead = 0
     table = tables.firings(ARROW[settings.value_dtype], "feature")
@@ -143,7 +145,10 @@ def collected(
             for name, make in COLLECTORS.items():
                 collector = make(settings, scope, weights)
                 collector.update(block)
-                writers[name].write(collector.table())
+                piece = collector.table()
+                writers[name].write(piece)
+                if seen is not None:
+                    seen(name, piece)
             dead += int((block.counts == 0).sum())
             task.advance(len(block.value))
     for name, writer in {table.name: by_feature, **writers}.items():

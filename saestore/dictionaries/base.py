@@ -383,6 +383,34 @@ class SparseDictionary(nn.Module, ABC):
             inputs: Rows of each input hookpoint; a bare tensor when there is only one.
         """
 
+    def contributions(
+        self,
+        inputs: Rows | Float[Tensor, "row _"],
+        features: Int64[Tensor, " pair"],
+        queries: Int64[Tensor, " pair"],
+    ) -> Float[Tensor, "pair position"]:
+        """Return what each row of a context adds to pre-activations, of families that read contexts.
+
+        Over the rows of the context they sum to the pre-activation, whose bits depend on the context and the
+        feature alone.
+
+        Args:
+            inputs: Rows of one context in raw units.
+            features: Whose pre-activations.
+            queries: At which row of the context each.
+
+        Raises:
+            UnsupportedError: A row's code depends on that row alone.
+            ConfigError: There are several contexts.
+        """
+        del inputs, features, queries
+        raise UnsupportedError(
+            f"a row's code of a {self.family} depends on that row alone",
+            found=self.family,
+            expected="a family whose features attend to other rows",
+            hint="ask a dictionary whose `reads_contexts` is true",
+        )
+
     @abstractmethod
     def reconstruct_with(
         self,

@@ -242,19 +242,58 @@ class Lorsa(LinearDictionary):
             ConfigError: There are several contexts.
         """
         with torch.no_grad():
-            given = self.normalise(self.as_inputs(inputs))
-            rows, contexts = around(given, self.reads.hookpoints[0])
-            if len(contexts.offsets) != 2:  # noqa: PLR2004 - begin and end
-                raise ConfigError(
-                    field="inputs",
-                    found=f"{len(contexts.offsets) - 1} contexts",
-                    expected="one: patterns are of a context",
-                )
-            groups = features // (self.d_sae // self.attention.n_qk)
+            rows, contexts = self._one_context(inputs)
+            groups = features // self._group_size
             read: Tensor = groups.unique()  # type: ignore[no-untyped-call]
             found = self._pattern(rows, contexts, read)
             values = rows @ self._wide(self.encoder[features]).T + self.b_enc[features]
             return found[torch.searchsorted(read, groups)] * values.T.unsqueeze(1)
+
+    @override
+    def contributions(
+        self,
+        inputs: Rows | Float[Tensor, "row _"],
+        features: Int64[Tensor, " pair"],
+        queries: Int64[Tensor, " pair"],
+    ) -> Float[Tensor, "pair position"]:
+        """Return A_{t,u} (x'_u · W_V[i] + b_V[i]) for rows u of a context: a line of each feature i and row t."""
+        with torch.no_grad():
+            rows, contexts = self._one_context(inputs)
+            size = self._group_size
+            found = rows.new_zeros(len(features), len(rows))
+            groups = features // size
+            # Group by group, all its features: products of fixed shapes, whatever is asked for.
+            for group in groups.unique():  # type: ignore[no-untyped-call]
+                of_group = slice(int(group) * size, (int(group) + 1) * size)
+                values = rows @ self._wide(self.encoder[of_group]).T + self.b_enc[of_group]
+                pattern = self._pattern(rows, contexts, group.reshape(1))[0]
+                own = (groups == group).nonzero()[:, 0]
+                read = values[:, features[own] - of_group.start]
+                found[own] = pattern[queries[own]] * read.T
+            return found
+
+    @property
+    def _group_size(self) -> int:
+        """Features of a group."""
+        return self.d_sae // self.attention.n_qk
+
+    def _one_context(
+        self, inputs: Rows | Float[Tensor, "row _"]
+    ) -> tuple[Float[Tensor, "position d_in"], Contexts]:
+        """Return normalised rows of one context, and its layout.
+
+        Raises:
+            ConfigError: There are several.
+        """
+        given = self.normalise(self.as_inputs(inputs))
+        rows, contexts = around(given, self.reads.hookpoints[0])
+        if len(contexts.offsets) != 2:  # noqa: PLR2004 - begin and end
+            raise ConfigError(
+                field="inputs",
+                found=f"{len(contexts.offsets) - 1} contexts",
+                expected="one: patterns are of a context",
+            )
+        return rows, contexts
 
     def _pattern(
         self,

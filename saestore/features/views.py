@@ -38,6 +38,7 @@ VIEWS = {
     "decoder_pairs": "how alike what each feature of a crosscoder writes at two heads is",
     "head_scaling": "whether what a feature writes at one head is at the others too: latent scaling",
     "feature_heads": "one line per feature: whose it is, and whether latent scaling confirms that",
+    "attention": "which positions a feature reads from where it fires in its examples, if it attends",
     "scores": "metrics of every evaluation",
     "feature_scores": "one line per feature and evaluation: density, nearest other features",
     "metrics": "metrics of every training run, by step",
@@ -156,6 +157,7 @@ _TABLES: Mapping[str, Table] = {
     "decoders": tables.DECODERS,
     "decoder_pairs": tables.DECODER_PAIRS,
     "head_scaling": tables.HEAD_SCALING,
+    "attention": tables.ATTENTION,
 }
 
 _HEADS: list[Any] = [

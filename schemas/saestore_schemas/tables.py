@@ -414,6 +414,29 @@ HEAD_SCALING = Table(
     ),
 )
 
+REMAINDER = 65_535
+"""Key of the line with what is left of a sum; no context is that long."""
+
+ATTENTION = Table(
+    "attention",
+    "What earlier rows a feature reads from where it fires in its examples, of dictionaries that attend: "
+    "lines of one firing sum to its value.",
+    ("feature", "context", "query", "key"),
+    (
+        Column("feature", pa.uint32(), "feature"),
+        Column("context", pa.uint32(), "row of `contexts`"),
+        Column("query", pa.uint16(), "position where it fires"),
+        Column(
+            "key",
+            pa.uint16(),
+            "position that is attended to; 65535: all others together, each below 1 % of the sum",
+        ),
+        Column(
+            "value", pa.float32(), "how much the key adds: attention times value, A (x w_V + b_V)"
+        ),
+    ),
+)
+
 METRICS = Table(
     "metrics",
     "Metrics of a training run, long form.",
@@ -535,8 +558,8 @@ RESULTS = Table(
 
 TABLES = (
     FILES, DOCUMENTS, VOCABULARY, CONTEXTS, FIRINGS_BY_FEATURE, FIRINGS_BY_CONTEXT, FEATURES,
-    HISTOGRAMS, EXAMPLES, LOGITS, LOGIT_STATS, DECODERS, DECODER_PAIRS, HEAD_SCALING, METRICS,
-    SCORES, RESULTS,
+    HISTOGRAMS, EXAMPLES, LOGITS, LOGIT_STATS, DECODERS, DECODER_PAIRS, HEAD_SCALING, ATTENTION,
+    METRICS, SCORES, RESULTS,
     FEATURE_SCORES, COMPARISON,
 )  # fmt: skip
 """Every table, for the reference pages and for readers that check what they open."""
