@@ -6,8 +6,9 @@ makes every table the same, byte for byte, whatever part, batch or worker asks f
 dictionary reads contexts, those of a block's rows are read along, whole.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -48,6 +49,7 @@ def firings(
     *,
     device: torch.device,
     scaling: HeadScaling | None = None,
+    at_gates: Callable[[Firings], None] | None = None,
 ) -> Iterator[tuple[int, Firings]]:
     """Return the firings of each block in order, with how many of its rows are analysed.
 
@@ -58,6 +60,7 @@ def firings(
         settings: How values are stored.
         device: Where the dictionary is.
         scaling: Takes all rows of the blocks, if it is wanted.
+        at_gates: Told each block's firings at each gate, of gate g of feature i as number i gates + g.
 
     Raises:
         OverflowRowError: A value does not fit `value_dtype`.
@@ -85,6 +88,8 @@ def firings(
             code = folded.encode(inputs)
             if scaling is not None:
                 scaling.update(code, inputs, np.asarray(scope.kept[start : start + size]))
+            if at_gates is not None:
+                at_gates(_placed(_by_gate(code, folded.gates), start, scope, settings))
             each = folded.by_feature(code)
             yield min(size, rows - start), _placed(each, start, scope, settings)
 
@@ -97,6 +102,12 @@ def _read(
         hook: torch.from_numpy(np.ascontiguousarray(store.read(hook, start, stop)))
         for hook in hookpoints
     }
+
+
+def _by_gate(code: SparseCode, gates: int) -> SparseCode:
+    """Return a code with the gates of a feature beside each other instead of the features of a gate."""
+    features = code.d_sae // gates
+    return replace(code, indices=code.indices % features * gates + code.indices // features)
 
 
 def _placed(code: SparseCode, start: int, scope: Scope, settings: AnalyzeSettings) -> Firings:

@@ -13,8 +13,15 @@ from saestore.analyze.context_tables import context_rows, document_rows, vocabul
 from saestore.analyze.decoders import decoder_rows, pair_rows
 from saestore.analyze.scaling import HeadScaling, measurable
 from saestore.analyze.scope import Scope
+from saestore.analyze.sort import Sorter
 from saestore.analyze.survey import survey
-from saestore.analyze.write import Output, collected, sorted_by_context
+from saestore.analyze.write import (
+    HEAD_RUNS,
+    Output,
+    collected,
+    sorted_by_context,
+    write_at_heads,
+)
 from saestore.dictionaries import SparseDictionary
 from saestore.lake import Lake, Ref, Storage, layout
 from saestore.lake.lock import is_lock, writing
@@ -116,10 +123,18 @@ class _Analysis:
         scaling = None
         if settings.head_scaling and measurable(self.folded):
             scaling = HeadScaling(self.folded)
+        heads = self._heads()
+        found = encode.firings(
+            self.store,
+            self.folded,
+            scope,
+            settings,
+            device=device,
+            scaling=scaling,
+            at_gates=None if heads is None else heads.add,
+        )
         sorter = sorted_by_context(
-            encode.firings(
-                self.store, self.folded, scope, settings, device=device, scaling=scaling
-            ),
+            found,
             output,
             settings,
             features=self.folded.d_sae,
@@ -136,6 +151,8 @@ class _Analysis:
         dead = collected(
             sorter, output, settings, scope, weights, progress=self.progress, seen=seen
         )
+        if heads is not None:
+            write_at_heads(heads, output, settings, gates=self.folded.gates)
         self._of_family(scope, attended, scaling)
         if settings.logits is not None:
             self._logits(settings.logits)
@@ -148,6 +165,16 @@ class _Analysis:
             "firings": sorter.n_firings,
             "dead": dead,
         }
+
+    def _heads(self) -> Sorter | None:
+        """Return what takes the firings at each head; None where all heads gate as one."""
+        if self.folded.gates == 1:
+            return None
+        return Sorter(
+            self.output.artefact.scratch(HEAD_RUNS),
+            features=self.folded.columns,
+            memory_mib=self.settings.memory_mib,
+        )
 
     def _of_family(self, scope: Scope, attended: Pairs | None, scaling: HeadScaling | None) -> None:
         """Write the tables of families that read or write several rows or hookpoints."""

@@ -28,6 +28,8 @@ from saestore_schemas.tables import Table
 
 RUNS = f"{layout.PROGRESS}/runs"
 """Where sorted runs are spilled."""
+HEAD_RUNS = f"{layout.PROGRESS}/head_runs"
+"""Where those of firings at each head are."""
 
 _TABLES = {
     "features": tables.FEATURES,
@@ -156,7 +158,29 @@ def collected(
     return dead
 
 
-def _lines(table: Table, feature: np.ndarray, columns: Firings | FeatureBlock) -> pa.Table:
+def write_at_heads(
+    sorter: Sorter, output: Output, settings: AnalyzeSettings, *, gates: int
+) -> None:
+    """Write the firings at each head.
+
+    Args:
+        sorter: They, at head l of feature i as number i gates + l.
+        output: Where to write.
+        settings: Which type of value.
+        gates: How many heads there are.
+    """
+    table = tables.head_firings(ARROW[settings.value_dtype])
+    with output.writer(table) as writer:
+        for block in sorter.blocks():
+            number = np.repeat(block.features, block.counts)
+            lines = _lines(table, number // gates, block, head=number % gates)
+            writer.write(lines, cuts=block.offsets[:-1][block.counts > 0])
+    output.wrote(table.name, writer)
+
+
+def _lines(
+    table: Table, feature: np.ndarray, columns: Firings | FeatureBlock, **more: np.ndarray
+) -> pa.Table:
     schema = table.schema()
     value = columns.value
     if pa.types.is_float16(schema.field("value").type):
@@ -168,5 +192,6 @@ def _lines(table: Table, feature: np.ndarray, columns: Firings | FeatureBlock) -
             "context": columns.context,
             "position": columns.position,
             "value": value,
+            **{name: each.astype(np.uint16) for name, each in more.items()},
         },
     )

@@ -40,8 +40,8 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     """Return a sandboxed connection with a view for each table over all analyses.
 
     Every view carries the columns `series`, `dictionary` and `analysis`. Views: features, firings
-    (in feature order, with `row`), firings_by_context, contexts, tokens, vocabulary, documents,
-    examples, histograms, logits (with `token`), logit_stats, decoders, decoder_pairs, head_scaling,
+    (in feature order, with `row`), firings_by_context, head_firings, contexts, tokens, vocabulary,
+    documents, examples, histograms, logits (with `token`), logit_stats, decoders, decoder_pairs, head_scaling,
     feature_heads; scores and feature_scores over evaluations, metrics over training runs, artefacts over
     manifests. In a lake that holds none they are empty.
 

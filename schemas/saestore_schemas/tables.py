@@ -163,6 +163,25 @@ def firings(value: pa.DataType, order: str) -> Table:
 FIRINGS_BY_FEATURE = firings(pa.float32(), "feature")
 FIRINGS_BY_CONTEXT = firings(pa.float32(), "context")
 
+
+def head_firings(value: pa.DataType) -> Table:
+    """Return the table of firings at each head of a crosscoder whose heads gate by themselves."""
+    feature, *others = firings(value, "feature").columns
+    return Table(
+        "head_firings",
+        "Every firing at each head, of crosscoders whose heads gate by themselves. Elsewhere a feature "
+        "counts as firing where it does at some head, with the largest value.",
+        ("feature", "head", "context", "position"),
+        (
+            feature,
+            Column("head", pa.uint16(), "place of the hookpoint among those it reconstructs"),
+            *others,
+        ),
+    )
+
+
+HEAD_FIRINGS = head_firings(pa.float32())
+
 QUANTILES = {
     "q001": 1, "q01": 10, "q05": 50, "q10": 100, "q25": 250, "q50": 500,
     "q75": 750, "q90": 900, "q95": 950, "q99": 990, "q999": 999,
@@ -557,9 +576,9 @@ RESULTS = Table(
 )
 
 TABLES = (
-    FILES, DOCUMENTS, VOCABULARY, CONTEXTS, FIRINGS_BY_FEATURE, FIRINGS_BY_CONTEXT, FEATURES,
-    HISTOGRAMS, EXAMPLES, LOGITS, LOGIT_STATS, DECODERS, DECODER_PAIRS, HEAD_SCALING, ATTENTION,
-    METRICS, SCORES, RESULTS,
+    FILES, DOCUMENTS, VOCABULARY, CONTEXTS, FIRINGS_BY_FEATURE, FIRINGS_BY_CONTEXT, HEAD_FIRINGS,
+    FEATURES, HISTOGRAMS, EXAMPLES, LOGITS, LOGIT_STATS, DECODERS, DECODER_PAIRS, HEAD_SCALING,
+    ATTENTION, METRICS, SCORES, RESULTS,
     FEATURE_SCORES, COMPARISON,
 )  # fmt: skip
 """Every table, for the reference pages and for readers that check what they open."""

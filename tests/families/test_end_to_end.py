@@ -27,6 +27,7 @@ HEADS = tuple(f"blocks.{layer}.hook_resid_post" for layer in (0, 1))
 CLT_IN = tuple(f"blocks.{layer}.ln2.hook_normalized" for layer in (0, 1))
 CLT_OUT = tuple(f"blocks.{layer}.hook_mlp_out" for layer in (0, 1))
 SHARE = 0.3
+SLOW = {"crosscoder-per-head"}  # to interrupt: each head ranks as each layer of a clt does
 TOPK = {"kind": "topk", "k": 5}
 FAMILIES: dict[str, dict[str, object]] = {
     "transcoder": {
@@ -257,6 +258,23 @@ def test_its_firings_are_those_of_its_code(lake, name):
     assert [written.hookpoint for written in page.writes] == [hooks[h] for h in head[feature == 0]]
 
 
+def test_firings_are_told_of_each_head_that_gates_by_itself(lake):
+    name = "crosscoder-per-head"
+    train.run(settings(name), lake, device="cpu")
+    analyze.run(AnalyzeSettings(dictionary=f"s/{name}"), lake, device="cpu")
+    dictionary, store = load(lake, f"s/{name}"), ActivationStore.open(lake, "store")
+    code = dictionary.encode(kept_rows(store, dictionary.hookpoints_in, store.contexts()))
+    each = code.to_dense().view(code.n_rows, dictionary.gates, -1)
+    feature, head, row = each.permute(2, 1, 0).nonzero(as_tuple=True)
+    told = features.query(
+        lake, "SELECT * FROM head_firings ORDER BY feature, head, context, position"
+    )
+    assert told["feature"].to_pylist() == feature.tolist()
+    assert told["head"].to_pylist() == head.tolist()
+    values = each[row, head, feature].tolist()
+    assert told["value"].to_pylist() == pytest.approx(values, rel=1e-5)
+
+
 def jacobian(name, **chosen):
     return EvaluateSettings(
         name="jacobian", dictionary=f"s/{name}", rows=64, cosines=False, splice=None,
@@ -322,7 +340,9 @@ def test_a_molt_tells_the_ranks_of_its_features_and_what_its_logits_are_of(lake)
     assert all(length > 0 for length in of_ranks("dec_norm"))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in FAMILIES]
+)
 def test_interrupted_it_ends_with_the_same_bytes(lake, name, tmp_path):
     whole = train.run(settings(name), lake, device="cpu")
     again = Lake.at(tmp_path)
