@@ -1,13 +1,18 @@
 """Shared by all tests: tiny models, no network beyond loopback, and examples in docs as tests.
 
 Every Python block of the Markdown pages and every `>>>` of the library runs.
+
+Types and shapes of annotated calls are checked, which takes as long as all else together: so only in
+the first half second of each test, unless somebody wants `--types all`.
 """
 
 import ipaddress
 import os
 import socket
+import threading
 
 import hypothesis
+import jaxtyping
 import pytest
 import torch
 from sybil import Sybil
@@ -25,6 +30,25 @@ hypothesis.settings.register_profile("saestore", deadline=None)
 hypothesis.settings.load_profile("saestore")
 
 pytest_plugins = ["saestore.testing.fixtures"]
+
+_TYPES_SECONDS = 0.5
+
+
+def pytest_addoption(parser):
+    """Let somebody have all types checked."""
+    parser.addoption("--types", choices=["some", "all"], default="some")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Check types in the beginning of a test, fixtures included."""
+    jaxtyping.config.update("jaxtyping_disable", "0")
+    enough = threading.Timer(_TYPES_SECONDS, jaxtyping.config.update, ["jaxtyping_disable", True])
+    if item.config.getoption("types") == "some":
+        enough.start()
+    result = yield
+    enough.cancel()
+    return result
 
 
 @pytest.fixture(autouse=True)

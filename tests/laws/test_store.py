@@ -127,7 +127,7 @@ shapes = {
 }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(**shapes, kills=st.lists(st.integers(0, 40), max_size=3), dtype=st.sampled_from(
     ["float32", "float16", "bfloat16"]))  # fmt: skip
 def test_killed_and_resumed_is_uninterrupted(kills, dtype, shard_rows, **shape):

@@ -53,7 +53,7 @@ def by_zarr(store, hookpoint):
     return values.astype(np.float32)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_every_row_comes_back_bit_for_bit(data):
     dtype = data.draw(st.sampled_from(DTYPES))
