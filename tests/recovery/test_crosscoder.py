@@ -51,7 +51,7 @@ class Planted:
         }
 
 
-def trained(planted, steps, head_norm):
+def trained(planted, steps, **how):
     """A crosscoder that learnt from the rows, and its decoder vectors at the planted ones' scale."""
     chosen = TrainSettings.model_validate(
         {
@@ -62,9 +62,9 @@ def trained(planted, steps, head_norm):
                 "family": "crosscoder",
                 "hookpoints": tuple(WIDTHS),
                 "d_sae": FEATURES,
-                "head_norm": head_norm,
                 "activation": {"kind": "batchtopk", "k": PLANTED * RATE},
-            },
+            }
+            | how,
             "budget": {"rows": steps * BATCH},
             "optimizer": {"lr": 1e-2},
             "loss": {"aux": {"dead_after_rows": 20 * BATCH}},
@@ -88,10 +88,23 @@ def trained(planted, steps, head_norm):
     return folded, {hook: part.double().numpy() / SCALES[hook] for hook, part in vectors.items()}
 
 
-@pytest.mark.parametrize("head_norm", ["l1", "l2"])
-def test_shared_features_and_those_of_one_hookpoint_are_found(head_norm):
+AT_EACH = {"kind": "batchtopk", "k": (SHARED + ALONE) * RATE}
+HOW = {
+    "l1": {"head_norm": "l1"},
+    "l2": {"head_norm": "l2"},
+    "per_head": {"gating": "per_head", "activation": AT_EACH},
+}
+
+
+SLOW = HOW.keys() - {"l1"}
+
+
+@pytest.mark.parametrize(
+    "how", [pytest.param(h, marks=pytest.mark.slow) if h in SLOW else h for h in HOW]
+)
+def test_shared_features_and_those_of_one_hookpoint_are_found(how):
     planted = Planted(0)
-    found, vectors = trained(planted, 300, head_norm)
+    found, vectors = trained(planted, 300, **HOW[how])
     held_out = planted.rows(4096)
     for hook, rows in found.reconstruct(held_out).items():
         y = held_out[hook]
