@@ -14,6 +14,8 @@ BENCHES = {
     "capture_small": "benchmarks.capture_small",
     "clt_memory": "benchmarks.clt",
     "clt_step": "benchmarks.clt",
+    "crosscoder_step": "benchmarks.crosscoder",
+    "crosscoder_step_per_head": "benchmarks.crosscoder",
     "molt_step": "benchmarks.molt",
     "remote": "benchmarks.remote",
     "stream": "benchmarks.stream",
