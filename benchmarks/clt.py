@@ -1,42 +1,33 @@
 """A cross-layer transcoder's step against dense matrices, and its memory as layers and features grow.
 
-The dense reference is the family as its equations are written: one decoder of each target over the
-features of all layers up to it, codes with their zeros, gradients by autograd, and torch's fused Adam
-with the same clipping. Both start from the same weights, keep k features of each layer and read the same
-batches, already in memory. Its loss is compared with ours before anything is timed.
+The reference (`dense_step`) has one decoder of each target over the features of all layers up to it.
 
-Memory is the peak of a process of its own above what a tiny step took, imports and compiled loops, beside what weights, gradients,
-moments, pre-activations and batches must take: what is above one is overhead.
+Memory is the peak of a process of its own above what a tiny step took, imports and compiled loops, beside what
+weights, gradients, moments, pre-activations and batches must take: what is above one is overhead.
 """
 
 import json
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from benchmarks.dense_step import CLIP, LR, DenseStep, beside
+from benchmarks.dense_step import Batch, DenseStep, beside, strongest, trainer
 from benchmarks.harness import Amount, Note, Options, Setup
-from saestore import dictionaries
-from saestore.activations import Moments
 from saestore.dictionaries import SparseDictionary
 from saestore.train import memory
-from saestore.train.trainer import Schedule, Trainer
 from saestore_schemas.dictionary import TopK
 from saestore_schemas.families import CltSettings
-from saestore_schemas.train import ActivationsSettings, BudgetSettings, InitSettings, TrainSettings
 
 
 D, K, BATCH = 256, 16, 1024
 """Width of every hookpoint, features kept of each layer, rows of a step."""
 LAYERS, FEATURES = 6, 2048
 """Of the step that is timed."""
-RUN_STEPS = 10_000
-"""Steps the schedules believe in: long enough that no feature counts as dead meanwhile."""
 SIZES = ((2, 2048), (4, 2048), (8, 2048), (4, 4096), (4, 8192))
 """Layers and features of each whose memory is measured."""
 OVERHEAD = 1.5
@@ -64,65 +55,38 @@ def batches(layers: int, count: int) -> list[dict[str, Tensor]]:
     return found
 
 
-def ours(layers: int, features: int, given: Sequence[dict[str, Tensor]]) -> Trainer:
-    """Return our trainer at step 0."""
+def settings(layers: int, features: int) -> CltSettings:
+    """Return what is trained."""
     reads, writes = hooks(layers)
-    settings = TrainSettings(
-        series="bench",
-        name="clt",
-        activations=ActivationsSettings(name="none", batch_rows=BATCH),
-        dictionary=CltSettings(
-            family="clt", hookpoints_in=reads, hookpoints_out=writes, d_sae=features,
-            activation=TopK(k=K), gate_on_decoder_norm=False,
-        ),
-        budget=BudgetSettings(rows=RUN_STEPS * BATCH),
+    return CltSettings(
+        family="clt", hookpoints_in=reads, hookpoints_out=writes, d_sae=features, activation=TopK(k=K),
+        gate_on_decoder_norm=False,
     )  # fmt: skip
-    chosen = settings.optimizer.model_copy(update={"lr": LR, "clip": CLIP})
-    settings = settings.model_copy(update={"optimizer": chosen})
-    dictionary = dictionaries.build(
-        settings.dictionary,
-        widths=dict.fromkeys((*reads, *writes), D),
-        moments={hook: Moments.of(rows.numpy()) for hook, rows in given[0].items()},
-        init=InitSettings(),
-        seed=0,
-    )
-    schedule = Schedule(steps=RUN_STEPS, batch_rows=BATCH, dead_after=RUN_STEPS * BATCH)
-    return Trainer(dictionary, settings, schedule, variance=dict.fromkeys(writes, float(D)))
+
+
+def by_target(like: SparseDictionary) -> dict[str, Tensor]:
+    """Return a CLT's weights, its decoders by target."""
+    tensors = like.tensors()
+    for t in range(len(like.hookpoints_in)):
+        parts = [tensors[f"W_dec.{s}"][:, t - s] for s in range(t + 1)]
+        tensors[f"to.{t}"] = torch.cat(parts)
+    return {name: each for name, each in tensors.items() if not name.startswith("W_dec")}
 
 
 class Dense(DenseStep):
-    """The reference: matrices by target, codes with their zeros."""
+    """Matrices by target."""
 
-    def __init__(self, like: SparseDictionary) -> None:
-        """Start from another one's weights."""
-        self.like, tensors = like, like.tensors()
-        layers = len(like.hookpoints_in)
-
-        def parameter(tensor: Tensor) -> Tensor:
-            return tensor.clone().requires_grad_()
-
-        self.encoders = [parameter(tensors[f"W_enc.{s}"]) for s in range(layers)]
-        self.biases = [parameter(tensors[f"b_enc.{s}"]) for s in range(layers)]
-        self.decoders = [
-            parameter(torch.cat([tensors[f"W_dec.{s}"][:, t - s] for s in range(t + 1)]))
-            for t in range(layers)
-        ]
-        self.outputs = [parameter(tensors[f"b_dec.{t}"]) for t in range(layers)]
-        super().__init__([*self.encoders, *self.biases, *self.decoders, *self.outputs])
-
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Return the squared error of normalised rows."""
-        rows = self.like.normalise(batch)
+        w, rows = self.tensors, self.like.normalise(batch)
         code: list[Tensor] = []
         total = torch.zeros(())
         for t, (read, write) in enumerate(
             zip(self.like.hookpoints_in, self.like.hookpoints_out, strict=True)
         ):
-            h = torch.relu(rows[read] @ self.encoders[t] + self.biases[t])
-            kept = torch.topk(h, K, dim=1)
-            code.append(torch.zeros_like(h).scatter(1, kept.indices, kept.values))
-            found = torch.cat(code, dim=1) @ self.decoders[t] + self.outputs[t]
-            total = total + (found - rows[write]).square().sum() / BATCH
+            code.append(strongest(rows[read] @ w[f"W_enc.{t}"] + w[f"b_enc.{t}"], K))
+            found = torch.cat(code, dim=1) @ w[f"to.{t}"] + w[f"b_dec.{t}"]
+            total = total + (found - rows[write]).square().sum() / len(found)
         return total
 
 
@@ -138,13 +102,11 @@ class CltStep:
         if options.threads:
             torch.set_num_threads(options.threads)
         given = batches(LAYERS, 3)
-        trainer = ours(LAYERS, FEATURES, given)
-        dense = Dense(trainer.dictionary)
+        mine = trainer(settings(LAYERS, FEATURES), given[0])
         yield beside(
-            trainer,
-            dense,
+            mine,
+            Dense(mine.dictionary, by_target(mine.dictionary)),
             given,
-            rows=BATCH,
             wanted=4.0,
             sizes={
                 "shapes": f"{LAYERS} layers, {D} -> {FEATURES} -> {D}, k {K} each, {BATCH} rows, float32",
@@ -205,14 +167,14 @@ def measured(layers: int, features: int) -> dict[str, float]:
     """Return MiB that some training steps take in this process, and what they are made of."""
     torch.set_num_threads(1)
     for batch in batches(1, 1):  # compiles loops, which takes hundreds of MiB once
-        ours(1, 64, [batch]).advance(batch, log=False)
+        trainer(settings(1, 64), batch).advance(batch, log=False)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     given = batches(layers, 2)
-    trainer = ours(layers, features, given)
+    measuring = trainer(settings(layers, features), given[0])
     for batch in given:
-        trainer.advance(batch, log=False)
+        measuring.advance(batch, log=False)
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    weights, pre = memory.weights(trainer) / MIB, memory.activations(trainer) / MIB
+    weights, pre = memory.weights(measuring) / MIB, memory.activations(measuring) / MIB
     rows = len(given) * 2 * layers * BATCH * D * 4 / MIB
     return {
         "peak": peak,

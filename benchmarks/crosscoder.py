@@ -1,10 +1,7 @@
 """A crosscoder's step against dense matrices, with one gate for all heads and with one of each.
 
-The dense reference is the family as its equations are written: one product of all hookpoints side by side with
-the encoder, codes with their zeros, of each head where heads gate by themselves, through each head's decoder;
-gradients by autograd, and torch's fused Adam with the same clipping. Both start from the same weights, keep
-k features, at each head where these gate by themselves, and read the same batches, already in memory. Its loss
-is compared with ours before anything is timed.
+The reference (`dense_step`) has one product of all hookpoints side by side with the encoder, and codes with their
+zeros, of each head where heads gate by themselves, through each head's decoder. k counts at each head then.
 """
 
 from collections.abc import Iterator
@@ -14,23 +11,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.dense_step import CLIP, LR, DenseStep, beside
+from benchmarks.dense_step import Batch, DenseStep, beside, trainer
 from benchmarks.harness import Options, Setup
-from saestore import dictionaries
-from saestore.activations import Moments
-from saestore.dictionaries import SparseDictionary
-from saestore.train.trainer import Schedule, Trainer
 from saestore_schemas.dictionary import TopK
 from saestore_schemas.families import CrossCoderSettings
 from saestore_schemas.gating import Gating
-from saestore_schemas.train import ActivationsSettings, BudgetSettings, InitSettings, TrainSettings
+from saestore_schemas.train import InitSettings
 
 
 D, K, BATCH, FEATURES = 256, 32, 1024, 8192
 """Width of every hookpoint, features kept, rows of a step, features."""
 HOOKS = tuple(f"hook.{head}" for head in range(3))
-RUN_STEPS = 10_000
-"""Steps the schedules believe in: long enough that no feature counts as dead meanwhile."""
 
 
 def batches(count: int) -> list[dict[str, Tensor]]:
@@ -41,41 +32,17 @@ def batches(count: int) -> list[dict[str, Tensor]]:
     return [{hook: x @ each for hook, each in maps.items()} for x in rows]
 
 
-def ours(given: list[dict[str, Tensor]], gating: Gating) -> Trainer:
-    """Return our trainer at step 0."""
-    settings = TrainSettings(
-        series="bench",
-        name="crosscoder",
-        activations=ActivationsSettings(name="none", batch_rows=BATCH),
-        dictionary=CrossCoderSettings(
-            family="crosscoder", hookpoints=HOOKS, d_sae=FEATURES, activation=TopK(k=K), gating=gating,
-        ),
-        budget=BudgetSettings(rows=RUN_STEPS * BATCH),
-        init=InitSettings(repeat_heads=False),
+def settings(gating: Gating) -> CrossCoderSettings:
+    """Return what is trained."""
+    return CrossCoderSettings(
+        family="crosscoder", hookpoints=HOOKS, d_sae=FEATURES, activation=TopK(k=K), gating=gating,
     )  # fmt: skip
-    chosen = settings.optimizer.model_copy(update={"lr": LR, "clip": CLIP})
-    settings = settings.model_copy(update={"optimizer": chosen})
-    dictionary = dictionaries.build(
-        settings.dictionary,
-        widths=dict.fromkeys(HOOKS, D),
-        moments={hook: Moments.of(rows.numpy()) for hook, rows in given[0].items()},
-        init=settings.init,
-        seed=0,
-    )
-    schedule = Schedule(steps=RUN_STEPS, batch_rows=BATCH, dead_after=RUN_STEPS * BATCH)
-    return Trainer(dictionary, settings, schedule, variance=float(D * len(HOOKS)))
 
 
 class Dense(DenseStep):
-    """The reference: codes with their zeros."""
+    """Codes with their zeros."""
 
-    def __init__(self, like: SparseDictionary) -> None:
-        """Start from another one's weights."""
-        self.like = like
-        self.tensors = {n: t.clone().requires_grad_() for n, t in like.tensors().items()}
-        super().__init__(list(self.tensors.values()))
-
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Return the squared error of normalised rows."""
         t, rows = self.tensors, self.like.normalise(batch)
         decoders = [t[f"W_dec.{head}"] for head in range(len(HOOKS))]
@@ -125,12 +92,11 @@ class CrossCoderStep:
         if options.threads:
             torch.set_num_threads(options.threads)
         given = batches(3)
-        trainer = ours(given, self.gating)
+        mine = trainer(settings(self.gating), given[0], InitSettings(repeat_heads=False))
         yield beside(
-            trainer,
-            Dense(trainer.dictionary),
+            mine,
+            Dense(mine.dictionary, mine.dictionary.tensors()),
             given,
-            rows=BATCH,
             wanted=self.wanted,
             sizes={
                 "shapes": f"{len(HOOKS)} x {D} -> {FEATURES}, k {K}, {BATCH} rows, float32",
