@@ -15,12 +15,13 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Int64
+from typing_extensions import override
 
 from saestore.activations import shuffle
 from saestore.activations.ahead import read_ahead
 from saestore.activations.batches import Batches
 from saestore.activations.choice import RowChoice
-from saestore.activations.position import Rank, State, number, same_sequence
+from saestore.activations.position import Positioned, Saved, State
 from saestore.activations.store import ActivationStore
 from saestore.activations.whole_contexts import RowsInContexts, Surroundings, WholeContexts
 from saestore.errors import ConfigError
@@ -32,7 +33,7 @@ _KEPT = 2
 """Batches that stay valid: the newest, and the one before."""
 
 
-class ContextRowStream:
+class ContextRowStream(Positioned):
     """Batches of rows with their contexts, the same for the same arguments.
 
     The tensors of a batch stay valid until the next but one is asked for.
@@ -75,7 +76,7 @@ class ContextRowStream:
             ConfigError: The choice has no row, or the size is below 1.
             UnsupportedError: It is a scattered copy, in which no context's rows stand together.
         """
-        self._rank = Rank(rank, world)
+        super().__init__(rank, world)
         for hookpoint in hookpoints:
             store.array_of(hookpoint)
         self._store, self._hookpoints, self._seed = store, tuple(hookpoints), seed
@@ -98,29 +99,28 @@ class ContextRowStream:
         squares = float(np.square(self._counts).sum())
         self.inflation = squares / self.rows_per_epoch
         self.mixing = self.inflation - 1
-        self.position = 0
         self._epoch = lru_cache(maxsize=2)(self._permuted)
         self._reading: Iterator[RowsInContexts] | None = None
 
-    def state_dict(self) -> dict[str, int | str]:
-        """Return the position, and what the sequence depends on."""
+    @property
+    @override
+    def _total(self) -> int | None:
+        """Batches of the whole sequence."""
+        return self._batches.count
+
+    @override
+    def _sequence(self) -> Saved:
+        """Return what the sequence depends on."""
         return {
-            "position": self.position,
             "batch_rows": self._batches.batch_rows,
             "seed": self._seed,
             "rows_per_epoch": self.rows_per_epoch,
             "contexts_per_epoch": len(self._chosen),
         }
 
-    def load_state_dict(self, state: State) -> None:
-        """Go to a saved position.
-
-        Raises:
-            ConfigError: It was saved by a stream of another sequence.
-        """
-        names = ("batch_rows", "seed", "rows_per_epoch", "contexts_per_epoch")
-        same_sequence(self.state_dict(), state, names, section="activations")
-        self.position = number(state, "position")
+    @override
+    def _resumed(self, saved: State) -> None:
+        """Drop what was read ahead."""
         self._reading = None
 
     def __iter__(self) -> Iterator[RowsInContexts]:
@@ -134,9 +134,7 @@ class ContextRowStream:
             StopIteration: All epochs are over.
             DamagedArtefactError: A chunk does not match its crc32c.
         """
-        mine = self._rank.next(self.position)
-        if self._batches.count is not None and mine >= self._batches.count:
-            raise StopIteration
+        mine = self._due()
         if self._reading is None:
             self._reading = self._read(mine)
         batch = next(self._reading)

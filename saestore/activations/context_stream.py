@@ -13,15 +13,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int32, Int64, Shaped, UInt8
 from torch import Tensor
+from typing_extensions import override
 
 from saestore.activations import shuffle
 from saestore.activations.batches import Batches, Last
 from saestore.activations.choice import RowChoice
-from saestore.activations.position import Rank, State, number, same_sequence
+from saestore.activations.position import Positioned, Saved
 from saestore.activations.split import Split
 from saestore.activations.store import ActivationStore
 from saestore.activations.tensors import Form, Tensors
@@ -57,7 +59,7 @@ class ContextBatch:
     segments: Int64[np.ndarray, "segment 6"]
 
 
-class ContextStream:
+class ContextStream(Positioned):
     """Batches of whole contexts, the same for the same arguments.
 
     The tensors of a batch stay valid until the next but one is asked for.
@@ -66,6 +68,8 @@ class ContextStream:
         contexts_per_epoch: Contexts of the split that begin and end in the range.
         position: Batches that all ranks together have delivered.
     """
+
+    section: ClassVar[str] = "contexts"
 
     def __init__(
         self,
@@ -105,7 +109,7 @@ class ContextStream:
             HookpointNotFoundError: The store lacks one of the hookpoints.
             ConfigError: There is no such context, or a size is below 1.
         """
-        self._rank = Rank(rank, world)
+        super().__init__(rank, world)
         self._store = store
         self._tensors = Tensors(store, hookpoints, dtype)
         self._table = store.contexts()
@@ -120,7 +124,6 @@ class ContextStream:
         self._batches = Batches(self.contexts_per_epoch, batch_contexts, last, epochs)
         self._seed = seed
         self._world = world
-        self.position = 0
         self._segments = store.segments()
         self._order = lru_cache(maxsize=2)(partial(_ordered, self._chosen, seed))
         self._chunk = lru_cache(maxsize=2 * _KEPT_CHUNKS)(store.read_chunk)
@@ -134,25 +137,21 @@ class ContextStream:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="saestore-contexts")
         weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
 
-    def state_dict(self) -> dict[str, int | str | None]:
-        """Return the position, and what the sequence depends on."""
+    @property
+    @override
+    def _total(self) -> int | None:
+        """Batches of the whole sequence."""
+        return self._batches.count
+
+    @override
+    def _sequence(self) -> Saved:
+        """Return what the sequence depends on."""
         return {
-            "position": self.position,
             "batch_contexts": self._batches.batch_rows,
             "seed": self._seed,
             "contexts_per_epoch": self.contexts_per_epoch,
             "last": self._batches.last,
         }
-
-    def load_state_dict(self, state: State) -> None:
-        """Go to a saved position.
-
-        Raises:
-            ConfigError: It was saved by a stream of another sequence.
-        """
-        names = ("batch_contexts", "seed", "contexts_per_epoch", "last")
-        same_sequence(self.state_dict(), state, names, section="contexts")
-        self.position = number(state, "position")
 
     def __iter__(self) -> Iterator[ContextBatch]:
         """Return the stream itself."""
@@ -165,9 +164,7 @@ class ContextStream:
             StopIteration: All epochs are over.
             DamagedArtefactError: A chunk does not match its crc32c.
         """
-        mine = self._rank.next(self.position)
-        if self._batches.count is not None and mine >= self._batches.count:
-            raise StopIteration
+        mine = self._due()
         if not self._outputs:
             self._memory = [self._tensors.stored(self._most) for _ in self._memory]
             rows = self._most if self._tensors.converts else 0

@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
+from typing_extensions import override
 
 from saestore.activations.batches import Batches, Last
 from saestore.activations.choice import RowChoice
 from saestore.activations.feed import Column, Feed
 from saestore.activations.mixed_batches import SourceBatches
-from saestore.activations.position import Rank, State, number, same_sequence
+from saestore.activations.position import Positioned, Saved, State, number
 from saestore.activations.store import ActivationStore
 from saestore.activations.stream import default_window
 from saestore.activations.tensors import Form, Held
@@ -92,7 +93,7 @@ def pattern(weights: Sequence[float]) -> Int64[np.ndarray, " row"]:
     return order
 
 
-class MixedStream:
+class MixedStream(Positioned):
     """Batches of rows of several stores, the same for the same arguments.
 
     A batch maps each hookpoint to a tensor [batch_rows, width] and each column to a tensor
@@ -150,7 +151,7 @@ class MixedStream:
             ConfigError: Widths or stored types differ, a choice has no row, or weights or sizes are
                 not above 0.
         """
-        self._rank = Rank(rank, world)
+        super().__init__(rank, world)
         self._pattern = pattern([source.weight for source in sources])
         _fit_together(sources, hookpoints, dtype)
         if window_rows is not None and window_rows < 1:
@@ -168,7 +169,6 @@ class MixedStream:
         self._counts = np.bincount(self._pattern)
         self.shares = tuple((self._counts / len(self._pattern)).tolist())
         self._seed = seed
-        self.position = 0
         lanes = world if lanes is None else lanes
         self._batches = Batches(self.rows_per_epoch, batch_rows, last, epochs, lanes)
         widest = max(feed.tensors.row_bytes for feed in self._feeds)
@@ -207,32 +207,35 @@ class MixedStream:
         """Return how many rows of each source come before a batch of the global sequence."""
         return [cut.before(batch) for cut in self._cuts]
 
-    def state_dict(self) -> dict[str, int | str | list[int]]:
-        """Return the position, and what the sequence depends on."""
+    @property
+    @override
+    def _total(self) -> int | None:
+        """Batches of the whole sequence."""
+        return self._batches.count
+
+    @override
+    def _sequence(self) -> Saved:
+        """Return what the sequence depends on."""
         return {
-            "position": self.position,
             "batch_rows": self._batches.batch_rows,
             "seed": self._seed,
             "source_rows": list(self.source_rows),
             "shares": self._counts.tolist(),
             "last": self._batches.last,
-            "window_rows": self._budget,
-            "lanes": self._batches.lanes,
         }
 
-    def load_state_dict(self, state: State) -> None:
-        """Go to a saved position; the saved window and lanes are taken over.
+    @override
+    def _plans(self) -> Saved:
+        """Return window and lanes: their defaults depend on the machine and on the number of processes."""
+        return {"window_rows": self._budget, "lanes": self._batches.lanes}
 
-        Raises:
-            ConfigError: It was saved by a stream of another sequence.
-        """
-        names = ("batch_rows", "seed", "source_rows", "shares", "last")
-        same_sequence(self.state_dict(), state, names, section="activations")
-        window, lanes = number(state, "window_rows"), number(state, "lanes")
+    @override
+    def _resumed(self, saved: State) -> None:
+        """Take window and lanes over: with others the remaining batches would be others."""
+        window, lanes = number(saved, "window_rows"), number(saved, "lanes")
         if (window, lanes) != (self._budget, self._batches.lanes):
             self._batches = replace(self._batches, lanes=lanes)
             self._plan(window)
-        self.position = number(state, "position")
         self._sought = False
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -246,9 +249,7 @@ class MixedStream:
             StopIteration: All epochs are over.
             DamagedArtefactError: A chunk does not match its crc32c.
         """
-        mine = self._rank.next(self.position)
-        if self._batches.count is not None and mine >= self._batches.count:
-            raise StopIteration
+        mine = self._due()
         if not self._sought:
             self._seek(mine)
         self._turn = (self._turn + 1) % _BUFFERS

@@ -1,14 +1,18 @@
 """Where a stream stands: one number for all processes that share its sequence of batches."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
+from typing import ClassVar
 
 from saestore.errors import ConfigError
 
 
 State = Mapping[str, int | str | list[int] | None]
 """What a stream saves: its position, and what its sequence depends on."""
+Saved = dict[str, int | str | list[int] | None]
+"""The same, as it is made."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,74 @@ class Rank:
         """Return its first batch in one of its lanes, from a batch of its on."""
         while batch % lanes != lane:
             batch += self.world
+        return batch
+
+
+class Positioned(ABC):
+    """A stream of batches with a position, which processes that share it count alike.
+
+    Attributes:
+        position: Batches of the sequence that all processes together have delivered.
+    """
+
+    section: ClassVar[str] = "activations"
+    """Of which settings what it depends on is, for errors."""
+
+    def __init__(self, rank: int, world: int) -> None:
+        """Stand at the start.
+
+        Args:
+            rank: Which of the processes this one is: it gets the batches rank, rank + world, ….
+            world: How many processes share the sequence.
+
+        Raises:
+            ConfigError: There is no such process.
+        """
+        self._rank = Rank(rank, world)
+        self.position = 0
+
+    @property
+    @abstractmethod
+    def _total(self) -> int | None:
+        """Batches of the whole sequence; None without an end."""
+
+    @abstractmethod
+    def _sequence(self) -> Saved:
+        """Return what the sequence depends on."""
+
+    def _plans(self) -> Saved:
+        """Return what a stream that resumes takes over, whatever it had planned itself."""
+        return {}
+
+    def _resumed(self, saved: State) -> None:
+        """Take such plans over, and drop what was read ahead."""
+        del saved
+
+    def state_dict(self) -> Saved:
+        """Return the position, and what the sequence depends on."""
+        return {"position": self.position, **self._sequence(), **self._plans()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Go to a saved position.
+
+        Raises:
+            ConfigError: It was saved by a stream of another sequence.
+        """
+        sequence = self._sequence()
+        same_sequence(sequence, state, tuple(sequence), section=self.section)
+        position = number(state, "position")
+        self._resumed(state)
+        self.position = position
+
+    def _due(self) -> int:
+        """Return this process's next batch.
+
+        Raises:
+            StopIteration: The sequence is over.
+        """
+        batch = self._rank.next(self.position)
+        if self._total is not None and batch >= self._total:
+            raise StopIteration
         return batch
 
 

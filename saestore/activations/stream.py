@@ -20,11 +20,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from saestore.activations.batches import Batches, Last
 from saestore.activations.choice import RowChoice
 from saestore.activations.feed import Column, Feed
-from saestore.activations.position import Rank, State, number, same_sequence
+from saestore.activations.position import Positioned, Saved, State, number
 from saestore.activations.split import Split
 from saestore.activations.store import ActivationStore
 from saestore.activations.tensors import Form, Held
@@ -39,7 +40,7 @@ _BUFFERS = 2
 """Output buffers in turn: the batch before the newest stays valid."""
 
 
-class ActivationStream:
+class ActivationStream(Positioned):
     """Batches of rows, the same for the same arguments.
 
     A batch maps each hookpoint to a tensor [batch_rows, width], and each column to a tensor
@@ -103,7 +104,7 @@ class ActivationStream:
             HookpointNotFoundError: The store lacks one of the hookpoints.
             ConfigError: The choice has no row, or a size is below 1.
         """
-        self._rank = Rank(rank, world)
+        super().__init__(rank, world)
         if window_rows is not None and window_rows < 1:
             raise ConfigError(
                 field="activations.window_rows", found=window_rows, expected="1 or more"
@@ -113,7 +114,6 @@ class ActivationStream:
         self._tensors = self._feed.tensors
         self.rows_per_epoch = self._feed.rows
         self._seed = seed
-        self.position = 0
         lanes = world if lanes is None else lanes
         self._batches = Batches(self.rows_per_epoch, batch_rows, last, epochs, lanes)
         held = len(self._rank.lanes(lanes))
@@ -131,34 +131,34 @@ class ActivationStream:
         mixed = self._feed.mixed(self._batches.batch_rows)
         self.window_rows, self.mixing, self.inflation = mixed
 
-    def state_dict(self) -> dict[str, int | str]:
-        """Return the position, and what the sequence depends on; see `load_state_dict`."""
+    @property
+    @override
+    def _total(self) -> int | None:
+        """Batches of the whole sequence."""
+        return self._batches.count
+
+    @override
+    def _sequence(self) -> Saved:
+        """Return what the sequence depends on."""
         return {
-            "position": self.position,
             "batch_rows": self._batches.batch_rows,
             "seed": self._seed,
             "rows_per_epoch": self.rows_per_epoch,
             "last": self._batches.last,
-            "window_rows": self._budget,
-            "lanes": self._batches.lanes,
         }
 
-    def load_state_dict(self, state: State) -> None:
-        """Go to a saved position.
+    @override
+    def _plans(self) -> Saved:
+        """Return window and lanes: their defaults depend on the machine and on the number of processes."""
+        return {"window_rows": self._budget, "lanes": self._batches.lanes}
 
-        The saved window and lanes are taken over: their defaults depend on the machine and on the
-        number of processes, and with others the remaining batches would be others.
-
-        Raises:
-            ConfigError: It was saved by a stream of another sequence: batch size, seed or rows.
-        """
-        names = ("batch_rows", "seed", "rows_per_epoch", "last")
-        same_sequence(self.state_dict(), state, names, section="activations")
-        window, lanes = number(state, "window_rows"), number(state, "lanes")
+    @override
+    def _resumed(self, saved: State) -> None:
+        """Take window and lanes over: with others the remaining batches would be others."""
+        window, lanes = number(saved, "window_rows"), number(saved, "lanes")
         if (window, lanes) != (self._budget, self._batches.lanes):
             self._batches = replace(self._batches, lanes=lanes)
             self._plan(window)
-        self.position = number(state, "position")
         self._sought = False
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -172,9 +172,7 @@ class ActivationStream:
             StopIteration: All epochs are over.
             DamagedArtefactError: A chunk does not match its crc32c.
         """
-        mine = self._rank.next(self.position)
-        if self._batches.count is not None and mine >= self._batches.count:
-            raise StopIteration
+        mine = self._due()
         if not self._sought:
             self._seek(mine)
         lane, start, stop = self._batches.span(mine)

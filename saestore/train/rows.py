@@ -59,7 +59,7 @@ class ContextBatches:
         self.mixing, self.inflation = stream.mixing, stream.inflation
         self.held_rows = stream.held_rows
 
-    def state_dict(self) -> dict[str, int | str]:
+    def state_dict(self) -> dict[str, int | str | list[int] | None]:
         """Return the position, and what the sequence depends on."""
         return self._stream.state_dict()
 
