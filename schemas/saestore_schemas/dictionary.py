@@ -219,6 +219,8 @@ class Options(Model):
     """A linear map `W_skip` of the input is added to the reconstruction."""
     gating: Gating | None = None
     """Whether heads gate as one or each by itself; null where there are no heads."""
+    layers: int | None = Field(default=None, ge=1)
+    """How many layers have `d_sae` features each; null where there are none."""
     attention: AttentionSettings | None = None
     """How features attend to earlier rows; null where a code is of one row."""
     ranks: dict[int, int] | None = None
@@ -355,7 +357,7 @@ class DictionaryConfig(Model):
     @property
     def layers(self) -> int:
         """How many layers have `d_sae` features each; 1 where there are none."""
-        return len(self.d_in) if self.family == "clt" else 1
+        return self.options.layers or 1
 
     @property
     def features(self) -> int:

@@ -356,6 +356,11 @@ class CltSettings(LinearSettings):
         """How many layers have features."""
         return len(self.hookpoints_in)
 
+    @override
+    def parts(self) -> dict[str, Any]:
+        """Return how many layers it has."""
+        return {"layers": self.layers}
+
     @property
     @override
     def l0_scope(self) -> L0Scope:

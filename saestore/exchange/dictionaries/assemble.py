@@ -75,6 +75,7 @@ def assemble(
             "skip": meaning.skip,
             "gating": meaning.gating,
             "ranks": meaning.ranks,
+            "layers": meaning.layers,
             "attention": meaning.attention,
         },
         "semantics": _semantics(foreign),

@@ -91,7 +91,7 @@ class CircuitTracer(WrittenFormat):
             files=(*([config.path] if config.values else []), *(f for _, own in read for f in own)),
             hookpoint=None,
             model=config.get("model_name", str, default=None),
-            meaning=Meaning({"kind": kind}, subtract_b_dec=False),
+            meaning=Meaning({"kind": kind}, subtract_b_dec=False, layers=layers),
             tensors=tensors,
             compute=lambda rows: _compute(tensors, rows, layers),
             decided=(f"its layers 0 to {layers - 1} are blocks {first} to {blocks[-1]}",),

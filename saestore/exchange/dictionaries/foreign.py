@@ -44,6 +44,7 @@ class Meaning:
         ranks: How many transforms of each rank, of a family that has such.
         gating: How heads gate, of a family that has such.
         each: Factors of the normalisation that differ from hookpoint to hookpoint; `a` for others.
+        layers: How many layers have features, of a family that has layers.
         attention: How features attend to earlier rows, of a family whose features do.
     """
 
@@ -58,6 +59,7 @@ class Meaning:
     ranks: Mapping[int, int] | None = None
     gating: Gating | None = None
     each: Mapping[str, float] = field(default_factory=dict)
+    layers: int | None = None
     attention: AttentionSettings | None = None
 
 

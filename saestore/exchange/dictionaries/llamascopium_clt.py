@@ -100,6 +100,7 @@ def read(config: Config, weights: Weights, asked: Asked, *, known: frozenset[str
             subtract_b_dec=False,
             gate_on_decoder_norm=on_lengths,
             l0_scope="layer" if kind == "topk" else "row",
+            layers=len(reads),
         ),
         tensors=tensors,
         compute=_compute(tensors, FUNCTIONS[kind], k=k, on_lengths=on_lengths, layers=len(reads)),
