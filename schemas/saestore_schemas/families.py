@@ -205,19 +205,13 @@ class SaeSettings(LinearSettings):
         return {"glu": self.glu}
 
 
-class TranscoderSettings(LinearSettings):
-    """A transcoder: reconstructs another hookpoint than it reads, such as an MLP's output."""
+class BetweenSettings(LinearSettings):
+    """What families have in common that reconstruct one hookpoint from another."""
 
-    family: Literal["transcoder"]
-    """Discriminator."""
     hookpoint_in: HookpointName
-    """What it reads; must be in the activation store."""
+    """What it reads, such as an MLP's or an attention's input; must be in the activation store."""
     hookpoint_out: HookpointName
-    """What it reconstructs; must be in the activation store."""
-    skip: bool = False
-    """Add x' W_skip to the reconstruction: a linear map beside the features."""
-    glu: bool = False
-    """Multiply pre-activations by sigmoid(x' W_glu + b_glu): a second encoder that dims them."""
+    """What it reconstructs, such as their output; must be in the activation store."""
 
     @property
     @override
@@ -230,6 +224,17 @@ class TranscoderSettings(LinearSettings):
     def writes(self) -> tuple[str, ...]:
         """The hookpoint it reconstructs."""
         return (self.hookpoint_out,)
+
+
+class TranscoderSettings(BetweenSettings):
+    """A transcoder: reconstructs another hookpoint than it reads, such as an MLP's output."""
+
+    family: Literal["transcoder"]
+    """Discriminator."""
+    skip: bool = False
+    """Add x' W_skip to the reconstruction: a linear map beside the features."""
+    glu: bool = False
+    """Multiply pre-activations by sigmoid(x' W_glu + b_glu): a second encoder that dims them."""
 
     @property
     @override
@@ -399,31 +404,15 @@ class CltSettings(LinearSettings):
         return self
 
 
-class LorsaSettings(LinearSettings):
+class LorsaSettings(BetweenSettings):
     """Low-rank sparse attention: reconstructs what attention writes, from what it reads."""
 
     family: Literal["lorsa"]
     """Discriminator."""
-    hookpoint_in: HookpointName
-    """What attention reads; must be in the activation store."""
-    hookpoint_out: HookpointName
-    """What it writes; must be in the activation store."""
     attention: AttentionSettings
     """Groups of features that attend alike, and how."""
     gate_on_decoder_norm: bool = True
     """Compare pre-activation times decoder length instead of the pre-activation alone."""
-
-    @property
-    @override
-    def reads(self) -> tuple[str, ...]:
-        """What attention reads."""
-        return (self.hookpoint_in,)
-
-    @property
-    @override
-    def writes(self) -> tuple[str, ...]:
-        """What attention writes."""
-        return (self.hookpoint_out,)
 
     @property
     @override
@@ -486,15 +475,11 @@ class LorsaSettings(LinearSettings):
         return self
 
 
-class MoltSettings(LinearSettings):
+class MoltSettings(BetweenSettings):
     """A mixture of linear transforms: each feature adds a linear map of the input, of low rank."""
 
     family: Literal["molt"]
     """Discriminator."""
-    hookpoint_in: HookpointName
-    """What it reads; must be in the activation store."""
-    hookpoint_out: HookpointName
-    """What it reconstructs; must be in the activation store."""
     d_sae: int | None = Field(default=None, ge=1)
     """Number of features: the sum of the counts in `ranks`, which need not be given."""
     expansion: None = None
@@ -510,18 +495,6 @@ class MoltSettings(LinearSettings):
     """Normalisation of what it reads, without a mean: no transform can contain one."""
     scale_out: ScaleKind = "dataset_centred_rms"
     """Normalisation of what it reconstructs."""
-
-    @property
-    @override
-    def reads(self) -> tuple[str, ...]:
-        """The hookpoint it reads."""
-        return (self.hookpoint_in,)
-
-    @property
-    @override
-    def writes(self) -> tuple[str, ...]:
-        """The hookpoint it reconstructs."""
-        return (self.hookpoint_out,)
 
     @property
     @override
