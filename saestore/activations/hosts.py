@@ -18,6 +18,7 @@ class Host:
         store: A store of its activations.
         names: What each hookpoint that lies in it is called there.
         writes: Which of them the dictionary reconstructs.
+        field: The setting that names the model, or could.
     """
 
     label: str
@@ -25,6 +26,7 @@ class Host:
     store: ActivationStore
     names: Mapping[str, str]
     writes: tuple[str, ...]
+    field: str
 
 
 def hosts_of(
@@ -70,8 +72,9 @@ def hosts_of(
         mine = tuple(hook for hook in writes if hook in names and hook in wanted)
         if mine:
             label = "+".join(mine) if len(groups) > 1 else ""
-            known = _language_model(home, names, lm, field, alone=len(groups) == 1)
-            found.append(Host(label, known, home, names, mine))
+            own = field if len(groups) == 1 else f"{field}.{next(iter(names))}"
+            known = _language_model(home, names, lm, own)
+            found.append(Host(label, known, home, names, mine, own))
     return found
 
 
@@ -98,11 +101,8 @@ def _language_model(
     names: Mapping[str, str],
     lm: str | Mapping[str, str] | None,
     field: str,
-    *,
-    alone: bool,
 ) -> LmSettings:
     """Return how to load the model of some hookpoints."""
-    field = field if alone else f"{field}.{next(iter(names))}"
     if not isinstance(lm, Mapping):
         return home.language_model(lm, field=field)
     given = {name: lm[name] for name in names if name in lm}

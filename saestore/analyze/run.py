@@ -76,7 +76,7 @@ def run(
     loaded = dictionaries.load(lake, settings.dictionary)
     if settings.logits is not None:  # before the rows, which may take long
         for host in _hosts(store, loaded.config, settings.logits):
-            LanguageModel.check(host.lm)
+            LanguageModel.check(host.lm, field=host.field)
     with writing(artefact, name=ref.name):
         if begin(artefact, job) is not None:
             return ref
@@ -214,7 +214,7 @@ class _Analysis:
 
     def _logits_in(self, host: Host, wanted: LogitSettings) -> Iterator[tuple[pa.Table, pa.Table]]:
         """Return the tables of one language model: of several, of what is written to its last head."""
-        unembedding = LanguageModel.load(host.lm, device="cpu").unembedding()
+        unembedding = LanguageModel.load(host.lm, device="cpu", field=host.field).unembedding()
         if host.label:
             vectors = self.folded.decoder_vectors_at(host.writes[-1]).detach()
             head = self.folded.hookpoints_out.index(host.writes[-1])

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from saestore.dictionaries import Host
 
 
+_FIELD = "init.from_host"
+"""The setting for which a model is loaded."""
+
+
 def finder(lake: Lake, *, device: str) -> "Callable[[TrainSettings], Host]":
     """Return what finds the part of the model that a run replaces, as `init.from_host` names it.
 
@@ -33,9 +37,8 @@ def finder(lake: Lake, *, device: str) -> "Callable[[TrainSettings], Host]":
     @lru_cache(maxsize=1)
     def between(part: str, store: str, reads: str, writes: str) -> Host:
         opened = ActivationStore.open(lake, store)
-        model = LanguageModel.load(
-            opened.language_model(None, field="init.from_host"), device=device
-        )
+        settings = opened.language_model(None, field=_FIELD)
+        model = LanguageModel.load(settings, device=device, field=_FIELD)
         return parts[part](model, reads, writes)
 
     def found(settings: TrainSettings) -> Host:

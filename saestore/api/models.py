@@ -28,7 +28,7 @@ def hookpoints(model: str, pattern: str | None = None) -> "list[HookpointInfo]":
         if (missing := missing_extra(error, purpose="listing hookpoints")) is not None:
             raise missing from error
         raise
-    loaded = LanguageModel.load(LmSettings(model=model), device="cpu")
+    loaded = LanguageModel.load(LmSettings(model=model), device="cpu", field="model")
     found = loaded.hookpoints()
     names = list(found) if pattern is None else loaded.match([pattern])
     return [found[name] for name in names]

@@ -76,16 +76,28 @@ def hosts(subject: Subject, settings: SpliceSettings) -> list[Host]:
 
 
 def hosts_in(
-    store: ActivationStore, reads: Sequence[str], writes: Sequence[str], settings: SpliceSettings
+    store: ActivationStore,
+    reads: Sequence[str],
+    writes: Sequence[str],
+    settings: SpliceSettings,
+    *,
+    section: str = "splice",
 ) -> list[Host]:
     """Return the language models in which hookpoints are replaced.
+
+    Args:
+        store: Where the rows lie.
+        reads: What the dictionary reads.
+        writes: What it reconstructs.
+        settings: Which models, if they are others.
+        section: Where these settings stand, for errors.
 
     Raises:
         ConfigError: A store does not say which one it is of, and no other is named.
         HookpointNotFoundError: What is to be replaced is not reconstructed.
     """
     chosen = settings.hookpoints
-    return hosts_of(store, reads, writes, lm=settings.lm, field="splice.lm", chosen=chosen)
+    return hosts_of(store, reads, writes, lm=settings.lm, field=f"{section}.lm", chosen=chosen)
 
 
 def _in_one(

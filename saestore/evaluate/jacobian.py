@@ -32,6 +32,10 @@ from saestore_schemas.evaluate import JacobianSettings
 from saestore_schemas.lm import LmSettings
 
 
+FIELD = "jacobian.lm"
+"""The setting that names the language model, or could."""
+
+
 @dataclass(frozen=True)
 class JacobianScores:
     """Scores over rows and the facts they rest on."""
@@ -107,7 +111,7 @@ def model_of(subject: Subject, settings: JacobianSettings) -> LmSettings:
     Raises:
         ConfigError: The store does not say which one it is of, and no other is named.
     """
-    return subject.store.language_model(settings.lm, field="jacobian.lm")
+    return subject.store.language_model(settings.lm, field=FIELD)
 
 
 def _of_context(

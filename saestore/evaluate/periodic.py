@@ -66,8 +66,11 @@ class Periodic:
         trained = lake.artefact(Ref("dictionary", f"{settings.series}/{settings.name}"))
         if wanted.splice is not None and not trained.exists(layout.MANIFEST):
             reads, writes = settings.dictionary.reads, settings.dictionary.writes
-            for host in cross_entropy.hosts_in(store, reads, writes, wanted.splice):
-                LanguageModel.check(host.lm)
+            section = "evaluate_every.splice"
+            for host in cross_entropy.hosts_in(
+                store, reads, writes, wanted.splice, section=section
+            ):
+                LanguageModel.check(host.lm, field=host.field)
         return cls(wanted, store, chosen.held_out, split, device)
 
     def __call__(self, dictionary: SparseDictionary, step: int) -> dict[str, float]:

@@ -73,8 +73,8 @@ def run(
         manifests.begin(artefact, work)  # same settings, or an error
         progress.note(f"evaluation {ref.name}: finished already")
         return Evaluation.open(lake, ref.name)
-    for lm in _models(settings, subject):  # before the rows, which may take long
-        LanguageModel.check(lm)
+    for field, lm in _models(settings, subject):  # before the rows, which may take long
+        LanguageModel.check(lm, field=field)
     with writing(artefact, name=ref.name):
         if manifests.begin(artefact, work) is None:
             table, features, facts = _measure(
@@ -101,18 +101,18 @@ def ref_of(settings: EvaluateSettings) -> Ref:
     return Ref("evaluation", f"{name}/{settings.name}{'-step' if at else ''}{step}")
 
 
-def _models(settings: EvaluateSettings, subject: Subject) -> list[LmSettings]:
-    """Return the language models that are asked.
+def _models(settings: EvaluateSettings, subject: Subject) -> list[tuple[str, LmSettings]]:
+    """Return the language models that are asked, with the settings that name them, or could.
 
     Raises:
         ConfigError: The store does not say which one it is of; or there is no Jacobian to compare.
     """
     found = []
     if settings.splice is not None:
-        found += [host.lm for host in cross_entropy.hosts(subject, settings.splice)]
+        found += [(h.field, h.lm) for h in cross_entropy.hosts(subject, settings.splice)]
     if settings.jacobian is not None:
         jacobian.refuse(subject.dictionary)
-        found.append(jacobian.model_of(subject, settings.jacobian))
+        found.append((jacobian.FIELD, jacobian.model_of(subject, settings.jacobian)))
     return found
 
 

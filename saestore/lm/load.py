@@ -10,7 +10,7 @@ import torch
 from saestore import devices
 from saestore.errors import MissingExtraError, UnsupportedError
 from saestore.lm import weights
-from saestore.lm.place import Place, loading
+from saestore.lm.place import FIELD, Place, loading
 from saestore.lm.plain import PlainModel, plain_model, twin_of
 from saestore.lm.tokenizer import LmTokenizer
 from saestore_schemas.lm import LmSettings
@@ -35,18 +35,23 @@ class Loaded:
     revision: str | None
 
 
-def load(settings: LmSettings, *, device: str) -> Loaded:
+def load(settings: LmSettings, *, device: str, field: str = FIELD) -> Loaded:
     """Load a model.
+
+    Args:
+        settings: Which, and how its weights are used.
+        device: Where it runs.
+        field: The setting that names it, for errors.
 
     Raises:
         ConfigError: There is no such model, it cannot be read, or the device is not there.
         UnsupportedError: TransformerLens does not know its architecture.
         MissingExtraError: TransformerLens is not installed.
     """
-    place = Place.of(settings)
+    place = Place.of(settings, field=field)
     chosen = str(devices.resolve(device))
     bridge_class = _bridge_class()
-    tokenizer = LmTokenizer.load(settings)
+    tokenizer = LmTokenizer.load(settings, field=field)
     source = _Source(place)
     try:
         with loading(place, "model"), warnings.catch_warnings():
@@ -75,15 +80,19 @@ def load(settings: LmSettings, *, device: str) -> Loaded:
     return Loaded(bridge, plain, tokenizer, source.fingerprint, source.revision)
 
 
-def check(settings: LmSettings) -> None:
+def check(settings: LmSettings, *, field: str = FIELD) -> None:
     """Find a model and what runs it, for work that needs it only later: weights are not read.
+
+    Args:
+        settings: Which model.
+        field: The setting that names it, for errors.
 
     Raises:
         ConfigError: There is no such model.
         MissingExtraError: TransformerLens is not installed.
     """
     _bridge_class()
-    _configuration(settings)
+    _configuration(settings, field)
 
 
 def layer_count(model: str, *, revision: str | None = None) -> int:
@@ -92,14 +101,14 @@ def layer_count(model: str, *, revision: str | None = None) -> int:
     Raises:
         ConfigError: There is no such model.
     """
-    config = _configuration(LmSettings(model=model, revision=revision))
+    config = _configuration(LmSettings(model=model, revision=revision), FIELD)
     return int(config.get_text_config().num_hidden_layers)
 
 
-def _configuration(settings: LmSettings) -> Any:
+def _configuration(settings: LmSettings, field: str) -> Any:
     from transformers import AutoConfig  # noqa: PLC0415 - seconds
 
-    place = Place.of(settings)
+    place = Place.of(settings, field=field)
     with loading(place, "config.json"):
         return AutoConfig.from_pretrained(
             place.name, revision=place.revision, local_files_only=place.here_only

@@ -16,6 +16,7 @@ from saestore.lm.attention import Attention, attention_of
 from saestore.lm.hookpoints import HookpointInfo, Hookpoints, survey, tiny_tokens
 from saestore.lm.hooks import Enough, Function, hooked
 from saestore.lm.losses import NextTokenLoss, Predictions
+from saestore.lm.place import FIELD
 from saestore.lm.plain import agree
 from saestore.lm.row_map import TRIED, RowMap, row_map
 from saestore.lm.tokenizer import LmTokenizer
@@ -59,29 +60,36 @@ class LanguageModel:
         self.dtype: torch.dtype = head.dtype
 
     @classmethod
-    def load(cls, settings: LmSettings, *, device: str = "auto") -> "LanguageModel":
+    def load(
+        cls, settings: LmSettings, *, device: str = "auto", field: str = FIELD
+    ) -> "LanguageModel":
         """Load a model; no socket is opened for a local directory.
 
         Args:
             settings: Which model, and how its weights are used.
             device: `auto`, or what torch understands, such as `cpu` or `cuda:1`.
+            field: The setting that names the model, for errors.
 
         Raises:
             ConfigError: There is no such model, or it cannot be read.
             UnsupportedError: TransformerLens does not know its architecture.
             MissingExtraError: TransformerLens is not installed.
         """
-        return cls(load.load(settings, device=device), settings)
+        return cls(load.load(settings, device=device, field=field), settings)
 
     @staticmethod
-    def check(settings: LmSettings) -> None:
+    def check(settings: LmSettings, *, field: str = FIELD) -> None:
         """Find a model for work that needs it only later, without reading its weights.
+
+        Args:
+            settings: Which model.
+            field: The setting that names it, for errors.
 
         Raises:
             ConfigError: There is no such model.
             MissingExtraError: TransformerLens is not installed.
         """
-        load.check(settings)
+        load.check(settings, field=field)
 
     @cached_property
     def _hookpoints(self) -> Hookpoints:

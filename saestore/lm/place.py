@@ -15,6 +15,10 @@ from saestore.lm.quiet import quiet
 from saestore_schemas.lm import LmSettings
 
 
+FIELD = "lm.model"
+"""The setting that names a model where nothing else does."""
+
+
 @dataclass(frozen=True)
 class Place:
     """A model's whereabouts.
@@ -23,11 +27,13 @@ class Place:
         name: The local directory, or the hub name.
         revision: Commit, tag or branch; None for local directories.
         local: Whether it is a directory: no socket is opened for it.
+        field: The setting that names it, for errors.
     """
 
     name: str
     revision: str | None
     local: bool
+    field: str
 
     @cached_property
     def here_only(self) -> bool:
@@ -38,8 +44,12 @@ class Place:
         return self.local or not hub_known()
 
     @classmethod
-    def of(cls, settings: LmSettings) -> "Place":
+    def of(cls, settings: LmSettings, *, field: str) -> "Place":
         """Return where the model of some settings is.
+
+        Args:
+            settings: Which model.
+            field: The setting that names it, for errors.
 
         Raises:
             ConfigError: It is spelled as a path and nothing is there, or the directory holds no
@@ -50,24 +60,24 @@ class Place:
             if not (path / "config.json").is_file():
                 holds = ", ".join(sorted(each.name for each in path.iterdir())[:8]) or "nothing"
                 raise ConfigError(
-                    field="lm.model",
+                    field=field,
                     found=settings.model,
                     expected="a Hugging Face directory, which has a config.json",
                     hint=f"that folder holds {holds}; name the folder that save_pretrained wrote",
                 )
-            return cls(str(path), None, local=True)
+            return cls(str(path), None, local=True, field=field)
         if (
             path.exists()
             or settings.model.startswith((".", "~", os.sep))
             or (settings.model.count("/") > 1)
         ):
             raise ConfigError(
-                field="lm.model",
+                field=field,
                 found=settings.model,
                 expected="a directory, or a hub name such as EleutherAI/pythia-70m",
                 hint=_near(path),
             )
-        return cls(settings.model, settings.revision, local=False)
+        return cls(settings.model, settings.revision, local=False, field=field)
 
 
 def hub_known() -> bool:
@@ -108,7 +118,7 @@ def loading(place: Place, what: str) -> Iterator[None]:
                 "directory)"
             )
         raise ConfigError(
-            field="lm.model", found=place.name, expected=expected, hint=hint
+            field=place.field, found=place.name, expected=expected, hint=hint
         ) from error
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from saestore.errors import ConfigError, UnsupportedError
-from saestore.lm.place import Place, loading
+from saestore.lm.place import FIELD, Place, loading
 from saestore_schemas.lm import LmSettings
 
 
@@ -44,8 +44,12 @@ class LmTokenizer:
         self.special_ids: frozenset[int] = frozenset(control)
 
     @classmethod
-    def load(cls, settings: LmSettings) -> "LmTokenizer":
+    def load(cls, settings: LmSettings, *, field: str = FIELD) -> "LmTokenizer":
         """Return the tokenizer of a model without loading the model.
+
+        Args:
+            settings: Which model.
+            field: The setting that names it, for errors.
 
         Raises:
             ConfigError: There is no such model, or it comes without a tokenizer.
@@ -53,7 +57,7 @@ class LmTokenizer:
         """
         from transformers import AutoTokenizer  # noqa: PLC0415 - seconds
 
-        place = Place.of(settings)
+        place = Place.of(settings, field=field)
         with loading(place, "tokenizer"):
             vendor = AutoTokenizer.from_pretrained(
                 place.name, revision=place.revision, local_files_only=place.here_only
