@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from saestore import dictionaries
+from saestore import dictionaries, open_lake
 from saestore.errors import ConfigError, UnsupportedError
 from saestore.exchange.dictionaries import export_dictionary, import_dictionary
 from saestore.lake import Lake
 from saestore.testing.dictionaries import random_dictionary, raw_rows
+from saestore.testing.stores import synthetic_store
 from saestore_schemas.dictionary import BatchTopK, JumpRelu, Relu, ThresholdInference, TopK
 from saestore_schemas.exchange import ImportDictionarySettings
 from saestore_schemas.families import CrossCoderSettings
@@ -76,6 +77,20 @@ def test_its_batchtopk_ranks_all_heads_together(tmp_path):
     tensors = {**found.tensors(), "threshold": torch.zeros(HEADS, FEATURES)}
     batch = found.restore(config, found.scales, tensors)
     computes(batch, "batchtopk", batch(batch.normalise(ROWS)).code.to_sparse())
+
+
+def test_over_a_store_its_batchtopk_gets_one_threshold_of_all_heads(tmp_path):
+    lake = open_lake(tmp_path, device="cpu")
+    synthetic_store(lake.lake, rows=300, width=D, hookpoints=HOOKS)
+    settings = {"series": "a", "name": "b", "tool": "llamascopium", "fold_state": "external"}
+    settings["path"] = str(HERE / "saved-batchtopk")
+    conversion = lake.import_dictionary(settings, store="synthetic").conversion
+    assert not conversion.inexact
+    assert conversion.max_error < 1e-6
+    found = lake.dictionary("a/b")
+    assert found.config.semantics.activation == BatchTopK(k=3, rank_over="heads")
+    assert found.config.semantics.inference.l0 == pytest.approx(3 * HEADS)
+    assert len(found.thresholds().unique()) == 1
 
 
 def test_what_its_files_do_not_say_is_asked_or_refused(tmp_path):
