@@ -12,7 +12,7 @@ live; the losses themselves are outside, in the trainer.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from saestore.dictionaries import contexts, precision
 from saestore.dictionaries.activation_functions import ActivationFunction
 from saestore.dictionaries.code import SparseCode, TrainingCode
 from saestore.dictionaries.host import Host
-from saestore.dictionaries.pre_activation import PreActivation
+from saestore.dictionaries.passes import DictionaryOutput, Layer, Rows
 from saestore.dictionaries.scale import MomentsLike, Scale
 from saestore.dictionaries.sides import Sides
 from saestore.errors import ConfigError, HookpointNotFoundError, UnsupportedError
@@ -33,38 +33,7 @@ from saestore_schemas.gating import Gating
 from saestore_schemas.train import InitSettings
 
 
-Rows = Mapping[str, Float[Tensor, "row _"]]
-"""Rows of each hookpoint."""
 HostT = TypeVar("HostT", bound=Host)
-
-
-class DictionaryOutput(NamedTuple):
-    """One training forward pass, in normalised units.
-
-    Attributes:
-        code: Activations, differentiable.
-        reconstruction: Output hookpoint to reconstruction, differentiable.
-        pre: Pre-activations and gate scores; overwritten by the next forward pass.
-    """
-
-    code: TrainingCode
-    reconstruction: dict[str, Float[Tensor, "row d_out"]]
-    pre: PreActivation
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Features that belong together: those of one layer, or all where there are no layers.
-
-    Attributes:
-        name: The hookpoint that they read; empty where they read several.
-        features: Which they are, as columns of a code.
-        writes: The hookpoints where dead ones among them take over what is missing.
-    """
-
-    name: str
-    features: slice
-    writes: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,11 @@ from typing_extensions import override
 
 from saestore.dictionaries import encoding, kernels, precision, products, rewrites
 from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS
-from saestore.dictionaries.base import Beginning, DictionaryOutput, Layer, Rows
+from saestore.dictionaries.base import Beginning
 from saestore.dictionaries.code import SparseCode, TrainingCode
 from saestore.dictionaries.linear_encoder import LinearlyEncoded
 from saestore.dictionaries.linear_start import Start
+from saestore.dictionaries.passes import DictionaryOutput, Layer, Rows
 from saestore.dictionaries.pre_activation import (
     PreActivation,
     Projection,

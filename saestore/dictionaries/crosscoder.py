@@ -32,10 +32,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from saestore.dictionaries import kernels
-from saestore.dictionaries.base import Beginning, DictionaryOutput, Rows
+from saestore.dictionaries.base import Beginning
 from saestore.dictionaries.code import SparseCode, TrainingCode
 from saestore.dictionaries.linear import LinearDictionary
 from saestore.dictionaries.linear_encoder import LinearlyEncoded
+from saestore.dictionaries.passes import DictionaryOutput, Rows
 from saestore.dictionaries.pre_activation import PreActivation, Projection, Repeated
 from saestore.dictionaries.regating import regated
 from saestore.dictionaries.revival import revived

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from saestore.dictionaries.base import Rows, SparseDictionary
+from saestore.dictionaries.base import SparseDictionary
+from saestore.dictionaries.passes import Rows
 from saestore.errors import ConfigError, UnsupportedError
 
 

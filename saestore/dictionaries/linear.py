@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from saestore.dictionaries import kernels, linear_start, products, rewrites
-from saestore.dictionaries.base import Beginning, DictionaryOutput, Rows
+from saestore.dictionaries.base import Beginning
 from saestore.dictionaries.code import SparseCode, TrainingCode
 from saestore.dictionaries.linear_encoder import LinearEncoder
+from saestore.dictionaries.passes import DictionaryOutput, Rows
 from saestore.dictionaries.revival import revived
 from saestore.dictionaries.rewrites import Weights
 from saestore.dictionaries.scale import Scale

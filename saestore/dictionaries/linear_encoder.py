@@ -24,8 +24,9 @@ from typing_extensions import override
 
 from saestore.dictionaries import encoding, kernels, linear_start, precision, products, rewrites
 from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS, activation_function
-from saestore.dictionaries.base import Beginning, Rows, SparseDictionary
+from saestore.dictionaries.base import Beginning, SparseDictionary
 from saestore.dictionaries.code import RaggedCode, SparseCode
+from saestore.dictionaries.passes import Rows
 from saestore.dictionaries.pre_activation import PreActivation, Projection, Scratch
 from saestore.dictionaries.rewrites import Weights
 from saestore.dictionaries.scale import Scale

@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from saestore.dictionaries import attention, lorsa_start, precision, products, rewrites, rotary
-from saestore.dictionaries.base import Beginning, Rows
+from saestore.dictionaries.base import Beginning
 from saestore.dictionaries.contexts import Contexts, around
 from saestore.dictionaries.host import HostAttention
 from saestore.dictionaries.linear import LinearDictionary
+from saestore.dictionaries.passes import Rows
 from saestore.dictionaries.pre_activation import Computed, PreActivation
 from saestore.dictionaries.scale import Scale
 from saestore.errors import ConfigError

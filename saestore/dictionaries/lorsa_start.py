@@ -19,9 +19,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from saestore.dictionaries import initial, linear_start, precision
-from saestore.dictionaries.base import Beginning, Rows
+from saestore.dictionaries.base import Beginning
 from saestore.dictionaries.contexts import each
 from saestore.dictionaries.host import HostAttention
+from saestore.dictionaries.passes import Rows
 from saestore.dictionaries.scale import Scale
 from saestore.errors import ConfigError
 from saestore_schemas.dictionary import DictionaryConfig

@@ -31,10 +31,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from saestore.dictionaries import kernels, precision, rewrites
-from saestore.dictionaries.base import Beginning, DictionaryOutput, Rows
+from saestore.dictionaries.base import Beginning
 from saestore.dictionaries.code import SparseCode, TrainingCode
 from saestore.dictionaries.linear_encoder import LinearEncoder
 from saestore.dictionaries.linear_start import Start
+from saestore.dictionaries.passes import DictionaryOutput, Rows
 from saestore.dictionaries.revival import strongest
 from saestore.dictionaries.rewrites import Tensors, Weights
 from saestore.dictionaries.scale import Scale
