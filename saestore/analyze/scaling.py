@@ -29,16 +29,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from saestore.analyze.scaling_loops import products
 from saestore.dictionaries import SparseCode, SparseDictionary
 from saestore.features import arrow
 from saestore_schemas import tables
-
-
-_AT_ONCE = 1 << 22
-"""Numbers of decoder vectors held at once, one vector for each firing: 32 MiB in float64."""
 
 
 def measurable(dictionary: SparseDictionary) -> bool:
@@ -90,14 +87,17 @@ class HeadScaling:
         fired = _Fired(row[counted], column[counted], value[counted].double(), self._folded.d_sae)
         decoded = self._folded.decode(code, rows)
         targets = [self._targets(hook, rows[hook], decoded[hook]) for hook in self._hooks]
+        width = [each.shape[2] for each in targets]
         for owner, hook in enumerate(self._hooks):
             gate = fired.of(owner if self._folded.gates > 1 else 0)
             mine = gate.chosen(self._owner[gate.column] == owner)
             self.firings += self._added(mine.column, torch.ones_like(mine.value)).astype(np.int64)
             self.squares += self._added(mine.column, mine.value**2)
             factor = self._folded.scales[hook].record.a
-            products = _products(self._vectors[hook], mine, targets)
-            for head, (left, written) in enumerate(products):
+            alike = [head for head, each in enumerate(targets) if each.shape[2] == width[owner]]
+            given = torch.cat([targets[head] for head in alike])
+            found = products(self._vectors[hook], given, mine.column, mine.row)
+            for head, (left, written) in zip(alike, found.unflatten(0, (-1, 2)), strict=True):
                 self._left[:, head] += self._added(mine.column, factor * mine.value * left)
                 self._written[:, head] += self._added(mine.column, factor * mine.value * written)
                 there = mine.value
@@ -105,14 +105,14 @@ class HeadScaling:
                     there = fired.of(head).at(mine)
                 self._together[:, head] += self._added(mine.column, mine.value * there)
 
-    def _targets(self, hook: str, rows: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
+    def _targets(self, hook: str, rows: Tensor, decoded: Tensor) -> Float[Tensor, "2 row d"]:
         """Return what is left of rows and what is written of them, in normalised units."""
-        scale = self._folded.scales[hook]
-        written = decoded.double()
-        left = scale.record.a * (rows.to(written) - written)
+        scale, like = self._folded.scales[hook], self._vectors[hook]
+        rows, written = rows.to(like), decoded.to(like)
+        left = rows - written
         if scale.mean is not None:
-            written = written - scale.mean.to(written)
-        return left, scale.record.a * written
+            written = written - scale.mean.to(like)
+        return scale.record.a * torch.stack([left, written])
 
     def _added(self, feature: Tensor, amount: Tensor) -> Float64[np.ndarray, " feature"]:
         """Return the sum of amounts of each feature, in their order."""
@@ -218,26 +218,6 @@ class _Fired:
             there = cells[place] == wanted
             found[there] = self.value[place[there]]
         return found
-
-
-def _products(
-    vectors: Tensor, fired: _Fired, targets: list[tuple[Tensor, Tensor]]
-) -> list[tuple[Tensor, Tensor]]:
-    """Return for each head the products of each firing's decoder vector with both targets.
-
-    Zero where the head has another width than the vectors.
-    """
-    width = vectors.shape[1]
-    found = [tuple(torch.zeros_like(fired.value) for _ in pair) for pair in targets]
-    step = max(_AT_ONCE // width, 1)
-    for start in range(0, len(fired.row), step):
-        part = slice(start, start + step)
-        taken = vectors[fired.column[part]].double()
-        for pair, out in zip(targets, found, strict=True):
-            if pair[0].shape[1] == width:
-                for target, products in zip(pair, out, strict=True):
-                    products[part] = torch.linalg.vecdot(taken, target[fired.row[part]])
-    return [(left, written) for left, written in found]
 
 
 def _nullable(

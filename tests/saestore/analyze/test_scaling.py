@@ -8,6 +8,7 @@ import torch
 
 from saestore import analyze, dictionaries, features
 from saestore.activations import JoinedStore
+from saestore.analyze import scaling_loops
 from saestore.analyze.scaling import HeadScaling, measurable
 from saestore.lake import Ref, manifest as manifests
 from saestore.lake.lock import writing
@@ -85,6 +86,19 @@ def test_scales_are_those_of_dense_least_squares(gating):
         wanted = [lengths[i] / lengths[i, o], *beta, *(beta / beta[:, [o]])]
         for name, value in zip(vars(scales), wanted, strict=True):
             assert getattr(scales, name)[i] == pytest.approx(value, rel=1e-9, nan_ok=True), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_are_those_of_gathered_vectors(dtype):
+    generator = torch.Generator().manual_seed(0)
+    vectors, targets = (
+        torch.randn(*n, 7, dtype=dtype, generator=generator) for n in ([11], [4, 13])
+    )
+    feature, row = (torch.randint(n, (2500,), generator=generator) for n in (11, 13))
+    found = scaling_loops.products(vectors, targets, feature, row)
+    other = torch.zeros_like(found)
+    scaling_loops.gather(vectors, targets, feature, row, other)
+    torch.testing.assert_close(found, other, rtol=1e-12, atol=1e-12)
 
 
 def test_what_it_cannot_say_is_not_said():
