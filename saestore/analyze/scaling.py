@@ -97,7 +97,9 @@ class HeadScaling:
             alike = [head for head, each in enumerate(targets) if each.shape[2] == width[owner]]
             given = torch.cat([targets[head] for head in alike])
             found = products(self._vectors[hook], given, mine.column, mine.row)
-            for head, (left, written) in zip(alike, found.unflatten(0, (-1, 2)), strict=True):
+            for head, (left, written) in zip(
+                alike, found.reshape(len(alike), 2, len(mine.row)), strict=True
+            ):
                 self._left[:, head] += self._added(mine.column, factor * mine.value * left)
                 self._written[:, head] += self._added(mine.column, factor * mine.value * written)
                 there = mine.value

@@ -19,10 +19,10 @@ _AT_ONCE = 1 << 22
 
 def products(
     vectors: Float[Tensor, "feature d"],
-    targets: Float[Tensor, "target row d"],
+    targets: Float[Tensor, "_ row d"],
     feature: Int64[Tensor, " firing"],
     row: Int64[Tensor, " firing"],
-) -> Float64[Tensor, "target firing"]:
+) -> Float64[Tensor, "_ firing"]:
     """Return the product of each firing's vector with its row of every target.
 
     Args:
@@ -42,10 +42,10 @@ def products(
 
 def gather(
     vectors: Float[Tensor, "feature d"],
-    targets: Float[Tensor, "target row d"],
+    targets: Float[Tensor, "_ row d"],
     feature: Int64[Tensor, " firing"],
     row: Int64[Tensor, " firing"],
-    found: Float64[Tensor, "target firing"],
+    found: Float64[Tensor, "_ firing"],
 ) -> None:
     """Write the products into memory, by tensor operations."""
     step = max(_AT_ONCE // vectors.shape[1], 1)
@@ -61,10 +61,10 @@ def _multiply(  # noqa: PLR0917 - arrays of one loop
     first: int,
     stop: int,
     vectors: Float[np.ndarray, "feature d"],
-    targets: Float[np.ndarray, "target row d"],
+    targets: Float[np.ndarray, "_ row d"],
     feature: Int64[np.ndarray, " firing"],
     row: Int64[np.ndarray, " firing"],
-    found: Float64[np.ndarray, "target firing"],
+    found: Float64[np.ndarray, "_ firing"],
 ) -> None:
     width = vectors.shape[1]
     for firing in range(first, stop):
