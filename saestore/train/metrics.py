@@ -12,7 +12,7 @@ byte; rates stand in the manifest.
 | `l0_layer`, `l0_rank` | where features have layers, or maps of some ranks: mean firings on one row of those of each layer, in order; of each rank, highest first |
 | `dead_layer`, `dead_rank` | of these features, how many are `dead` |
 | `dec_norm_layer`, `dec_norm_rank` | of these features, mean `dec_norm` |
-| `l0_head`, `dead_head`, `dec_norm_head` | the same of all features at each head that gates by itself; what fires at some head counts once in `l0_mean`, what is silent at all of them in `dead` |
+| `l0_head`, `dead_head`, `dec_norm_head` | the same of all features at each head that gates by itself; what fires at some head counts once in `l0_mean`, what is silent at all of them in `dead`; densities are of each feature at each head |
 | `lr`, `grad_norm` | learning rate; L2 norm of all gradients before clipping |
 | `weight_sparsity`, `weight_aux` | weights of the terms at this step |
 | `k`, … | what the activation function is set to |

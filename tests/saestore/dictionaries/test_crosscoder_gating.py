@@ -45,7 +45,6 @@ def rows_of(widths=WIDTHS, rows=B):
 VARIANTS = {
     "topk": TopK(k=4),
     "batchtopk": BatchTopK(k=3.5),
-    "batchtopk-heads": BatchTopK(k=3.5, rank_over="heads"),
     "jumprelu": JumpRelu(bandwidth=0.5),
 }
 
@@ -183,6 +182,9 @@ def test_heads_that_are_ranked_together_share_what_k_allows():
     assert int((wanted != 0).sum()) == count
     assert cross.ranked == ((slice(0, L * F), pytest.approx(2.3 * L)),)
     assert [k for _, k in made(BatchTopK(k=2.3)).ranked] == [2.3] * L
+    scaled = made(BatchTopK(k=2.3, rank_over="heads"))
+    code = scaled.encode(inputs).to_dense()
+    torch.testing.assert_close(scaled.folded().encode(inputs).to_dense(), code)
 
 
 def test_a_feature_is_dead_where_no_head_lets_it_fire():
