@@ -423,12 +423,20 @@ HEAD_SCALING = Table(
         Column(
             "beta_reconstruction",
             pa.float32(),
-            "the same on what all features write here",
+            "the same on what all features write here, and null where that is",
             nullable=True,
         ),
-        Column("nu_error", pa.float32(), "beta_error over the owner's", nullable=True),
         Column(
-            "nu_reconstruction", pa.float32(), "beta_reconstruction over the owner's", nullable=True
+            "nu_error",
+            pa.float32(),
+            "beta_error over the owner's; null if either is, or the owner's is 0",
+            nullable=True,
+        ),
+        Column(
+            "nu_reconstruction",
+            pa.float32(),
+            "beta_reconstruction over the owner's; null likewise, if either is",
+            nullable=True,
         ),
     ),
 )

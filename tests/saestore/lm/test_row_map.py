@@ -11,6 +11,7 @@ from saestore.testing.models import N_LAYERS
 WRITES = f"blocks.{N_LAYERS - 1}.hook_mlp_out"
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "neox", "llama"])  # no gate, parallel, gated
 @pytest.mark.parametrize("side", ["hook_normalized", "hook_out"])
 def test_it_gives_what_the_mlp_writes_for_each_row(models, kind, tokens, side, monkeypatch):
     monkeypatch.setattr(row_map, "ROWS_AT_ONCE", 5)
