@@ -51,11 +51,11 @@ def streamed(joined, most=None, position=None, **options):
 
 @pytest.mark.parametrize(("window", "kind"), [(128, Ring), (None, Resident)])
 def test_a_batch_has_the_same_rows_of_every_store(joined, window, kind):
-    options = {"window_rows": window, "lanes": 2, "epochs": 2}
+    options = {"window_rows": window, "lanes": 2, "epochs": 1}
     whole, _, windows = streamed(joined, **options)
     assert windows == {kind}
     times = np.bincount(np.concatenate(whole), minlength=ROWS)
-    assert times.tolist() == (2 * joined.kept()).tolist()
+    assert times.tolist() == joined.kept().astype(int).tolist()
     first, state, _ = streamed(joined, most=3, **options)
     rest, _, _ = streamed(joined, position=state, **options)
     assert first + rest == whole
