@@ -50,17 +50,7 @@ def assemble(
         raise ConfigError(
             file=str(foreign.files[0]), field="k", found=k, expected=f"at most {d_sae} features"
         )
-    records = {
-        hook: ScaleRecord(
-            kind=meaning.scale,
-            a=meaning.each.get(hook, meaning.a),
-            mean=None,
-            rows=0,
-            excluded=(),
-            state="external",
-        )
-        for hook in (*reads, *writes)
-    }
+    records = {hook: _scale(foreign, hook) for hook in (*reads, *writes)}
     versions = manifests.library_versions()
     values: Mapping[str, Any] = {
         "family": foreign.family,
@@ -98,6 +88,18 @@ def assemble(
         return found
     semantics = found.config.semantics.model_copy(update={"decoder_norm": "unit"})
     return found.with_config(found.config.model_copy(update={"semantics": semantics}))
+
+
+def _scale(foreign: Foreign, hook: str) -> ScaleRecord:
+    meaning = foreign.meaning
+    return ScaleRecord(
+        kind=meaning.scale,
+        a=meaning.each.get(hook, meaning.a),
+        mean=None,
+        rows=0,
+        excluded=(),
+        state="external",
+    )
 
 
 def _widths(foreign: Foreign) -> tuple[tuple[int, ...], tuple[int, ...], int]:
