@@ -21,7 +21,7 @@ from saestore.api.store_page import ActivationsPage
 from saestore.numbers import count, value
 from saestore_cli import store_page, sweep_page, training_page
 from saestore_cli.drawing import bars, facts, pairs
-from saestore_cli.numbers import many, size
+from saestore_cli.numbers import many, of_heads, size
 
 
 if TYPE_CHECKING:
@@ -67,11 +67,8 @@ def _(page: DictionaryPage, console: Console) -> None:
         name = evaluation.manifest.name.rsplit("/", 1)[-1]
         console.print(Text(f"Evaluation {name}", style="bold"))
         found = {score.metric: score for score in evaluation.scores}
-        console.print(
-            Padding(
-                facts([(m, value(found[m].value)) for m in HEADLINES if m in found]), (0, 0, 0, 2)
-            )
-        )
+        shown = [(m, value(found[m].value)) for name in HEADLINES for m in of_heads(name, found)]
+        console.print(Padding(facts(shown), (0, 0, 0, 2)))
     if not page.evaluations:
         console.print(f"\nnot evaluated yet: saestore evaluate {page.manifest.name}")
     _children(console, page.children)

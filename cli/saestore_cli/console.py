@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from rich.tree import Tree
 
 from saestore.numbers import count, share, value
 from saestore_cli.drawing import facts, terminal
-from saestore_cli.numbers import many, size
+from saestore_cli.numbers import many, of_heads, size
 from saestore_cli.report import Report
 from saestore_cli.tokens import visible
 
@@ -51,9 +51,6 @@ QUALITY = {
     "dead[all]": "of the features do not fire on any of the {rows} rows (dead there)",
 }
 """Score to what it says, after evaluate and at the end of the demo."""
-
-_SEVERAL = 4
-"""Heads of which each score is said; of more they are in the table alone."""
 
 
 class ConsoleOutput:
@@ -272,18 +269,12 @@ class ConsoleOutput:
 
     def _quality(self, scores: Mapping[str, float | None], rows: int) -> None:
         for name, says in QUALITY.items():
-            each = {name: ""} if name in scores else _of_heads(name, scores)
-            for full, where in each.items():
+            for full in of_heads(name, scores):
                 if (x := scores[full]) is not None:
                     shown = value(x) if name == "l0" else share(x)
+                    where = f": {head}" if (head := full.partition("@")[2]) else ""
                     said = f"  {shown:>7}  {says.format(rows=count(rows))}{where}"
                     self._out.print(said, soft_wrap=True)
-
-
-def _of_heads(name: str, scores: Iterable[str]) -> dict[str, str]:
-    """Return a score's names of several heads, with what to add to what it says; none of many."""
-    found = {full: f": {full.partition('@')[2]}" for full in scores if full.startswith(f"{name}@")}
-    return found if len(found) <= _SEVERAL else {}
 
 
 def table_text(table: "pa.Table") -> str:

@@ -1,5 +1,7 @@
 """Numbers with what they count: so many things, bytes, rates, durations."""
 
+from collections.abc import Collection
+
 from saestore.numbers import count
 
 
@@ -61,3 +63,15 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+_SEVERAL = 4
+"""Heads of which each score is said; of more they are in the table alone."""
+
+
+def of_heads(name: str, scores: Collection[str]) -> list[str]:
+    """Return the names under which a score is found: its own, or those of several heads; none of many."""
+    if name in scores:
+        return [name]
+    found = [full for full in scores if full.startswith(f"{name}@")]
+    return found if len(found) <= _SEVERAL else []

@@ -44,6 +44,7 @@ def facts_of(config: "DictionaryConfig", found: Mapping[str, Any]) -> list[tuple
             "reads",
             f"{', '.join(config.hookpoints_in)}, {' + '.join(count(d) for d in config.d_in)} wide",
         ),
+        *_heads(config),
         ("features", count(config.features)),
         ("scale", ", ".join(sorted({f"{s.kind} ({s.state})" for s in config.scale.values()}))),
     ]
@@ -57,6 +58,15 @@ def facts_of(config: "DictionaryConfig", found: Mapping[str, Any]) -> list[tuple
         best = value(early.get("best"))
         rows.append(("ended early", f"{early.get('metric')} no longer beat {best}"))
     return rows
+
+
+def _heads(config: "DictionaryConfig") -> list[tuple[str, Text | str]]:
+    """Return where each head lies, of a dictionary of several stores."""
+    heads = config.heads or {}
+    of = {
+        name: "" if head.model is None else f" of {head.model.name}" for name, head in heads.items()
+    }
+    return [(name, f"{head.hookpoint}{of[name]}") for name, head in heads.items()]
 
 
 def _converted(found: Mapping[str, Any]) -> list[tuple[str, Text | str]]:
