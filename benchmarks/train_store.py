@@ -195,7 +195,8 @@ with scratch_lake() as few:
     synthetic_store(few, rows=4096, width=8)
     small = wanted.model_dump()
     small["activations"] |= {"name": "synthetic", "batch_rows": 256}
-    small["dictionary"] |= {"hookpoint": "blocks.1.hook_resid_post", "d_sae": 64, "activation": {"kind": "topk", "k": 4}}
+    small["dictionary"] |= {"hookpoint": "blocks.1.hook_resid_post", "d_sae": 256, "activation": {"kind": "topk", "k": 4}}
+    small["loss"] = {"aux": {"dead_after_rows": 1}}
     small["budget"]["rows"] = 4096
     train.run(TrainSettings.model_validate(small), few, device="cpu")
 before = size("VmRSS")

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from saestore.dictionaries import products, selection
+from saestore.dictionaries.backends.torch_backend import row_ids
 from saestore.dictionaries.kernels import Pairs, decoded, parted, placed
 from saestore.dictionaries.transforms import Transforms
 
@@ -45,11 +46,7 @@ class SparseCode:
     @property
     def row_ids(self) -> Int64[Tensor, " firing"]:
         """Row of each firing."""
-        return torch.repeat_interleave(
-            torch.arange(self.n_rows, device=self.offsets.device),
-            self.offsets.diff(),
-            output_size=len(self.indices),
-        )
+        return row_ids(self.offsets, len(self.indices))
 
     def l0(self) -> Int64[Tensor, " row"]:
         """Return the number of firings of each row."""

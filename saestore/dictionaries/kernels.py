@@ -26,6 +26,7 @@ from torch.nn.functional import pad
 from typing_extensions import override
 
 from saestore.dictionaries import backends, gradients, products
+from saestore.dictionaries.backends.torch_backend import ByFeature, row_ids
 
 
 class Pairs:
@@ -46,7 +47,7 @@ class Pairs:
         self.d_sae = d_sae
         # Whoever begins goes on: gradients are asked for later, and in another thread.
         self.backend = backends.of(indices.device)
-        self._by_feature: tuple[Tensor, Tensor, Tensor] | None = None
+        self._by_feature: ByFeature | None = None
         self._between: dict[tuple[int, int], tuple[Pairs, Tensor]] = {}
 
     def __len__(self) -> int:
@@ -61,22 +62,19 @@ class Pairs:
     @property
     def row_ids(self) -> Int64[Tensor, " firing"]:
         """Row of each pair: made anew each time, for it is as large as the pairs."""
-        rows = torch.arange(self.n_rows, device=self.offsets.device)
-        return torch.repeat_interleave(rows, self.offsets.diff(), output_size=len(self.indices))
+        return row_ids(self.offsets, len(self.indices))
 
     def of(self, matrix: Float[Tensor, "row d_sae"]) -> Float[Tensor, " firing"]:
         """Return a matrix's entries at the pairs."""
         return matrix[self.row_ids, self.indices]
 
-    def by_feature(
-        self,
-    ) -> tuple[Int64[Tensor, " firing"], Int64[Tensor, " firing"], Int64[Tensor, " _"]]:
+    def by_feature(self) -> ByFeature:
         """Return the pairs' places, their rows, and where each feature's pairs start.
 
         Sorted by feature, then row.
         """
         if self._by_feature is None:
-            self._by_feature = self.backend.by_feature(self.indices, self.row_ids, self.d_sae)
+            self._by_feature = self.backend.by_feature(self.indices, self.offsets, self.d_sae)
         return self._by_feature
 
     def by_rows(
@@ -93,7 +91,7 @@ class Pairs:
     ) -> Float[Tensor, "d_sae d"]:
         """Return, for each feature, the rows that use it weighted and summed; without gradient."""
         order, row_ids, starts = self.by_feature()
-        return self.backend.long_bags(values[order], row_ids, rows, starts)
+        return self.backend.long_bags(values.index_select(0, order), row_ids, rows, starts)
 
     def gradient(
         self,
@@ -111,7 +109,7 @@ class Pairs:
         if place is None or self.backend.gradient_bytes is None:
             return self.by_features(values, rows)
         order, row_ids, starts = self.by_feature()
-        ordered, ends = values[order], starts.tolist()
+        ordered, ends = values.index_select(0, order), starts.tolist()
 
         def part(start: int, stop: int) -> Tensor:
             inside, begin = slice(ends[start], ends[stop]), starts[start : stop + 1] - ends[start]
@@ -268,7 +266,7 @@ class _FeatureSums(torch.autograd.Function):
         values, pairs = inputs
         ctx.pairs = pairs
         order, _, starts = pairs.by_feature()
-        sums: Tensor = pairs.backend.sums(values[order], starts)
+        sums: Tensor = pairs.backend.sums(values.index_select(0, order), starts)
         return sums
 
     @staticmethod
@@ -293,7 +291,7 @@ class _Spread(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         pairs: Pairs = ctx.pairs
         order, _, starts = pairs.by_feature()
-        return pairs.backend.sums(upstream[0][order], starts), None
+        return pairs.backend.sums(upstream[0].index_select(0, order), starts), None
 
 
 class _Picked(torch.autograd.Function):

@@ -16,7 +16,12 @@ from torch import Tensor
 
 from saestore.dictionaries import backends
 from saestore.dictionaries.backends import Chosen
-from saestore.dictionaries.backends.torch_backend import exactly_largest, of_mask, starts_of
+from saestore.dictionaries.backends.torch_backend import (
+    ByFeature,
+    exactly_largest,
+    of_mask,
+    starts_of,
+)
 
 
 def largest(scores: Float[Tensor, "row d_sae"], k: int) -> Chosen:
@@ -49,19 +54,19 @@ def firings(activations: Float[Tensor, "row d_sae"]) -> Int64[Tensor, " d_sae"]:
 
 
 def by_feature(
-    indices: Int64[Tensor, " firing"], rows: Int64[Tensor, " firing"], d_sae: int
-) -> tuple[Int64[Tensor, " firing"], Int64[Tensor, " firing"], Int64[Tensor, " _"]]:
+    indices: Int64[Tensor, " firing"], offsets: Int64[Tensor, " _"], d_sae: int
+) -> ByFeature:
     """Return pairs in order of feature, then row.
 
     Args:
         indices: Features, in order of row.
-        rows: Their rows.
+        offsets: Where each row's start; one more than there are rows.
         d_sae: Features of the dictionary.
 
     Returns:
         Places of the pairs, their rows, and where each feature's pairs start.
     """
-    return backends.of(indices.device).by_feature(indices, rows, d_sae)
+    return backends.of(indices.device).by_feature(indices, offsets, d_sae)
 
 
 __all__ = [

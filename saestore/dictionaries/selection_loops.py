@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Float, Int, Int32, Int64
 from torch import Tensor
 
 from saestore.compiled import compiled
@@ -87,14 +87,21 @@ def firings(activations: Float[Tensor, "row d_sae"]) -> Int64[Tensor, " d_sae"]:
 
 
 def by_feature(
-    indices: Int64[Tensor, " firing"], rows: Int64[Tensor, " firing"], d_sae: int
-) -> tuple[Int64[Tensor, " firing"], Int64[Tensor, " firing"], Int64[Tensor, " _"]]:
+    indices: Int64[Tensor, " firing"], offsets: Int64[Tensor, " _"], d_sae: int
+) -> tuple[Int32[Tensor, " firing"], Int32[Tensor, " firing"], Int32[Tensor, " _"]]:
     """Return pairs in order of feature, then row: places, rows, and where each feature's start."""
-    starts = np.zeros(d_sae + 1, dtype=np.int64)
-    order = np.empty(len(indices), dtype=np.int64)
-    sorted_rows = np.empty(len(indices), dtype=np.int64)
-    _by_feature(_array(indices), _array(rows), starts, order, sorted_rows)
+    starts = np.zeros(d_sae + 1, dtype=np.int32)
+    order = np.empty(len(indices), dtype=np.int32)
+    sorted_rows = np.empty(len(indices), dtype=np.int32)
+    _by_feature(_array(indices), _array(offsets), starts, order, sorted_rows)
     return torch.from_numpy(order), torch.from_numpy(sorted_rows), torch.from_numpy(starts)
+
+
+def sums(values: Float[Tensor, " firing"], offsets: Int[Tensor, " _"]) -> Float[Tensor, " _"]:
+    """Return the sum of each stretch of values, in order."""
+    out = values.new_zeros(len(offsets) - 1)
+    _sums(_array(values), _array(offsets), out.numpy())
+    return out
 
 
 def _array(tensor: Tensor) -> Any:
@@ -280,18 +287,32 @@ def _firings(
 @compiled
 def _by_feature(
     indices: Int64[np.ndarray, " firing"],
-    rows: Int64[np.ndarray, " firing"],
-    starts: Int64[np.ndarray, " _"],
-    order: Int64[np.ndarray, " firing"],
-    sorted_rows: Int64[np.ndarray, " firing"],
+    offsets: Int64[np.ndarray, " _"],
+    starts: Int32[np.ndarray, " _"],
+    order: Int32[np.ndarray, " firing"],
+    sorted_rows: Int32[np.ndarray, " firing"],
 ) -> None:
     for i in range(len(indices)):
         starts[indices[i] + 1] += 1
     for feature in range(len(starts) - 1):
         starts[feature + 1] += starts[feature]
     following = starts.copy()
-    for i in range(len(indices)):
-        at = following[indices[i]]
-        following[indices[i]] += 1
-        order[at] = i
-        sorted_rows[at] = rows[i]
+    for row in range(len(offsets) - 1):
+        for i in range(offsets[row], offsets[row + 1]):
+            at = following[indices[i]]
+            following[indices[i]] += 1
+            order[at] = i
+            sorted_rows[at] = row
+
+
+@compiled
+def _sums(
+    values: Float[np.ndarray, " firing"],
+    offsets: Int[np.ndarray, " _"],
+    out: Float[np.ndarray, " _"],
+) -> None:
+    for at in range(len(out)):
+        total = out[at]
+        for i in range(offsets[at], offsets[at + 1]):
+            total += values[i]
+        out[at] = total

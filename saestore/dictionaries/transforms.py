@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
@@ -169,7 +169,7 @@ class _Share:
     group: int
     own: int
     pairs: slice
-    rows: Int64[Tensor, " firing"] | None
+    rows: Int[Tensor, " firing"] | None
 
     def of(self, matrix: Tensor) -> Tensor:
         """Return its rows of a matrix."""

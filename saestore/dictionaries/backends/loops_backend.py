@@ -1,12 +1,12 @@
 """The work on pairs on the CPU: torch, but selection by compiled loops."""
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 from typing_extensions import override
 
 from saestore.dictionaries import selection_loops
-from saestore.dictionaries.backends.torch_backend import Chosen, Torch
+from saestore.dictionaries.backends.torch_backend import ByFeature, Chosen, Torch
 
 
 PRODUCT_ROWS = 1024
@@ -17,6 +17,8 @@ RANKED_ROWS = 128
 
 GRADIENT_BYTES = 2 << 20
 """Of a gradient that is added to another: what the second cache holds."""
+
+_INT32 = 2**31 - 1
 
 
 class Loops(Torch):
@@ -59,10 +61,23 @@ class Loops(Torch):
 
     @override
     def by_feature(
-        self, indices: Int64[Tensor, " firing"], rows: Int64[Tensor, " firing"], d_sae: int
-    ) -> tuple[Int64[Tensor, " firing"], Int64[Tensor, " firing"], Int64[Tensor, " _"]]:
-        """Return pairs by feature, then row: places, rows, and where each feature's pairs start."""
-        return selection_loops.by_feature(indices, rows, d_sae)
+        self, indices: Int64[Tensor, " firing"], offsets: Int64[Tensor, " _"], d_sae: int
+    ) -> ByFeature:
+        """Return pairs by feature, then row, in 32 bits: there are as many as all codes have."""
+        if len(indices) > _INT32:
+            return super().by_feature(indices, offsets, d_sae)
+        return selection_loops.by_feature(indices, offsets, d_sae)
+
+    @override
+    def sums(
+        self, values: Float[Tensor, " firing"], offsets: Int[Tensor, " _"]
+    ) -> Float[Tensor, " _"]:
+        """Return the sum of each stretch of values, in order."""
+        return (
+            selection_loops.sums(values, offsets)
+            if _known(values)
+            else super().sums(values, offsets)
+        )
 
 
 def _known(scores: Tensor) -> bool:

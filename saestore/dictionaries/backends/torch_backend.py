@@ -1,14 +1,24 @@
 """The work on pairs by torch alone: it runs on every device, and is what the others are tested against."""
 
+from typing import Any
+
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag, pad
 from typing_extensions import override
 
 
 Chosen = tuple[Int64[Tensor, " _"], Int64[Tensor, " firing"]]
 """Where each row's pairs start, one more than there are rows; and the pairs' features."""
+
+_BAGS_TOGETHER = 512
+_SUM = 0
+"""Torch's number of that mode of bags."""
+
+ByFeature = tuple[Int[Tensor, " firing"], Int[Tensor, " firing"], Int[Tensor, " _"]]
+"""Places of the pairs in order of feature, then row; their rows; and where each feature's start."""
 
 
 class Torch:
@@ -35,9 +45,9 @@ class Torch:
     def bags(
         self,
         values: Float[Tensor, " firing"],
-        indices: Int64[Tensor, " firing"],
+        indices: Int[Tensor, " firing"],
         vectors: Float[Tensor, "_ d"],
-        offsets: Int64[Tensor, " _"],
+        offsets: Int[Tensor, " _"],
     ) -> Float[Tensor, "_ d"]:
         """Return each bag's vectors weighted and summed, in order; differentiable in the values.
 
@@ -48,30 +58,26 @@ class Torch:
             offsets: Where each bag's pairs start; one more than there are bags.
         """
         kind = torch.promote_types(values.dtype, vectors.dtype)
-        return embedding_bag(
-            indices,
-            vectors.detach().to(kind),
-            offsets,
-            per_sample_weights=values.to(kind),
-            mode="sum",
-            include_last_offset=True,
+        result: Tensor = _Bags.apply(  # type: ignore[no-untyped-call]
+            values.to(kind), indices, vectors.detach().to(kind), offsets
         )
+        return result
 
     def long_bags(
         self,
         values: Float[Tensor, " firing"],
-        indices: Int64[Tensor, " firing"],
+        indices: Int[Tensor, " firing"],
         vectors: Float[Tensor, "_ d"],
-        offsets: Int64[Tensor, " _"],
+        offsets: Int[Tensor, " _"],
     ) -> Float[Tensor, "_ d"]:
         """Return the same for bags of which some may be very long; without gradient."""
         return self.bags(values.detach(), indices, vectors, offsets)
 
     def sums(
-        self, values: Float[Tensor, " firing"], offsets: Int64[Tensor, " _"]
+        self, values: Float[Tensor, " firing"], offsets: Int[Tensor, " _"]
     ) -> Float[Tensor, " _"]:
         """Return the sum of each stretch of values, in order."""
-        zeros = torch.zeros(len(values), dtype=torch.int64, device=values.device)
+        zeros = torch.zeros(len(values), dtype=offsets.dtype, device=values.device)
         return self.bags(values, zeros, values.new_ones(1, 1), offsets)[:, 0]
 
     def largest(self, scores: Float[Tensor, "row d_sae"], k: int) -> Chosen:
@@ -116,11 +122,12 @@ class Torch:
         return torch.count_nonzero(activations, dim=0)
 
     def by_feature(
-        self, indices: Int64[Tensor, " firing"], rows: Int64[Tensor, " firing"], d_sae: int
-    ) -> tuple[Int64[Tensor, " firing"], Int64[Tensor, " firing"], Int64[Tensor, " _"]]:
-        """Return pairs by feature, then row: places, rows, and where each feature's pairs start."""
+        self, indices: Int64[Tensor, " firing"], offsets: Int64[Tensor, " _"], d_sae: int
+    ) -> ByFeature:
+        """Return pairs by feature, then row."""
         ordered, order = torch.sort(indices, stable=True)
         features = torch.arange(d_sae + 1, device=indices.device)
+        rows = row_ids(offsets, len(indices))
         return order, rows[order], torch.searchsorted(ordered, features)
 
 
@@ -140,6 +147,43 @@ class OnCuda(Torch):
         return wide
 
 
+class _Bags(torch.autograd.Function):
+    """Bags whose gradient is computed some bags at a time: torch's own notes down each pair's bag."""
+
+    @staticmethod
+    @override
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        values, indices, vectors, offsets = inputs
+        ctx.save_for_backward(indices, vectors, offsets)
+        return embedding_bag(
+            indices, vectors, offsets,
+            per_sample_weights=values, mode="sum", include_last_offset=True,
+        )  # fmt: skip
+
+    @staticmethod
+    @once_differentiable
+    @override
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        indices, vectors, offsets = ctx.saved_tensors
+        gradient = upstream[0].contiguous()
+        parts = []
+        for start in range(0, len(gradient), _BAGS_TOGETHER):
+            ends = offsets[start : start + _BAGS_TOGETHER + 1]
+            first, last = int(ends[0]), int(ends[-1])
+            own = ends - first
+            parts.append(
+                torch.ops.aten._embedding_bag_per_sample_weights_backward(  # noqa: SLF001 - torch's own gradient
+                    gradient[start : start + _BAGS_TOGETHER],
+                    vectors,
+                    indices[first:last],
+                    own[:-1],
+                    row_ids(own, last - first),
+                    _SUM,
+                )
+            )
+        return torch.cat(parts) if parts else gradient.new_zeros(0), None, None, None
+
+
 def exactly_largest(
     scores: Float[Tensor, "row d_sae"], k: int
 ) -> tuple[Int64[Tensor, "row k"], Float[Tensor, "row k"]]:
@@ -157,3 +201,9 @@ def of_mask(mask: Bool[Tensor, "row d_sae"]) -> Chosen:
 def starts_of(counts: Int64[Tensor, " _"]) -> Int64[Tensor, " _"]:
     """Return where each starts when so many of each lie one after the other; and the end."""
     return pad(counts.cumsum(0), (1, 0))
+
+
+def row_ids(offsets: Int64[Tensor, " _"], pairs: int) -> Int64[Tensor, " firing"]:
+    """Return the row of each of so many pairs, from where each row's start."""
+    rows = torch.arange(len(offsets) - 1, device=offsets.device)
+    return torch.repeat_interleave(rows, offsets.diff(), output_size=pairs)

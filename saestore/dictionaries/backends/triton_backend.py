@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import triton.language as tl
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
@@ -52,9 +52,9 @@ class Triton(OnCuda):
     def bags(
         self,
         values: Float[Tensor, " firing"],
-        indices: Int64[Tensor, " firing"],
+        indices: Int[Tensor, " firing"],
         vectors: Float[Tensor, "_ d"],
-        offsets: Int64[Tensor, " _"],
+        offsets: Int[Tensor, " _"],
     ) -> Float[Tensor, "_ d"]:
         """Return each bag's vectors weighted and summed, differentiable in the values."""
         result: Tensor = _Bags.apply(values, indices, vectors, offsets)  # type: ignore[no-untyped-call]
@@ -64,9 +64,9 @@ class Triton(OnCuda):
     def long_bags(
         self,
         values: Float[Tensor, " firing"],
-        indices: Int64[Tensor, " firing"],
+        indices: Int[Tensor, " firing"],
         vectors: Float[Tensor, "_ d"],
-        offsets: Int64[Tensor, " _"],
+        offsets: Int[Tensor, " _"],
     ) -> Float[Tensor, "_ d"]:
         """Return the same for bags of which some may be very long; without gradient."""
         out, how = _room(values, vectors, offsets)
@@ -94,7 +94,7 @@ class Triton(OnCuda):
 
     @override
     def sums(
-        self, values: Float[Tensor, " firing"], offsets: Int64[Tensor, " _"]
+        self, values: Float[Tensor, " firing"], offsets: Int[Tensor, " _"]
     ) -> Float[Tensor, " _"]:
         """Return the sum of each stretch of values."""
         out = values.new_empty(len(offsets) - 1)

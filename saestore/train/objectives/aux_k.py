@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saestore.dictionaries import Layer
+from saestore.train.objectives import errors
 from saestore.train.objectives.base import Pass
 from saestore_schemas.objective import AuxSettings
 
@@ -60,9 +61,9 @@ class AuxK:
         missed, spread, energy = zero, zero, zero
         for hook in layer.writes:
             residual = seen.targets[hook] - seen.output.reconstruction[hook].detach()
-            missed = missed + (residual - revived[hook]).square().sum()
-            energy = energy + _energy(residual)
-            spread = spread + _energy(residual.sub_(residual.mean(dim=0)))
+            energy = energy + errors.energy(residual)
+            spread = spread + errors.spread(residual)
+            missed = missed + errors.squared_distance(revived.pop(hook), residual, spent=True)
         # Equal residuals leave a spread of rounding errors only, which is 0.
         if spread <= torch.finfo(spread.dtype).eps * energy:
             return zero
@@ -76,9 +77,3 @@ class AuxK:
         """Return α."""
         del step
         return self.settings.coefficient
-
-
-def _energy(rows: Float[Tensor, "row d"]) -> Float[Tensor, ""]:
-    """Return the sum of squares, without memory for the squares."""
-    energy: Tensor = torch.linalg.vector_norm(rows).square()
-    return energy

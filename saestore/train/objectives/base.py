@@ -73,15 +73,3 @@ class Penalty(ABC):
         """Return λ at a step."""
         factor = schedules.penalty_factor(self._warmup, step, self.total_steps)
         return self._coefficient * factor
-
-
-def summed_error(
-    reconstruction: Mapping[str, Float[Tensor, "row _"]],
-    targets: Mapping[str, Float[Tensor, "row _"]],
-) -> Float[Tensor, ""]:
-    """Return the mean over rows of the squared error, summed over dimensions and hookpoints."""
-    errors = [
-        (reconstruction[hook] - target).square().sum() / len(target)
-        for hook, target in targets.items()
-    ]
-    return sum(errors[1:], start=errors[0])

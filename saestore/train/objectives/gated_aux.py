@@ -9,7 +9,8 @@ Source: Rajamanoharan et al. 2024 (arXiv:2404.16014), equation 8.
 from jaxtyping import Float
 from torch import Tensor
 
-from saestore.train.objectives.base import Pass, summed_error
+from saestore.train.objectives.base import Pass
+from saestore.train.objectives.errors import summed_error
 from saestore_schemas.objective import GatedAuxSettings
 
 

@@ -18,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saestore.errors import ConfigError
-from saestore.train.objectives.base import Pass, summed_error
+from saestore.train.objectives.base import Pass
+from saestore.train.objectives.errors import summed_error
 from saestore_schemas.objective import MatryoshkaSettings
 
 

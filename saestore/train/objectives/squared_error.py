@@ -3,7 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from saestore.train.objectives.base import Pass, summed_error
+from saestore.train.objectives.base import Pass
+from saestore.train.objectives.errors import summed_error
 
 
 class SquaredError:

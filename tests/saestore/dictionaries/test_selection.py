@@ -102,8 +102,8 @@ def test_a_wrong_guess_costs_time_only():
 
 
 def test_pairs_by_feature():
-    indices, rows = torch.tensor([1, 3, 0, 1, 1]), torch.tensor([0, 0, 1, 1, 2])
-    order, sorted_rows, starts = selection.by_feature(indices, rows, 5)
+    indices, offsets = torch.tensor([1, 3, 0, 1, 1]), torch.tensor([0, 2, 4, 5])
+    order, sorted_rows, starts = selection.by_feature(indices, offsets, 5)
     assert order.tolist() == [2, 0, 3, 4, 1]
     assert sorted_rows.tolist() == [1, 0, 1, 2, 0]
     assert starts.tolist() == [0, 1, 4, 4, 5, 5]
