@@ -49,9 +49,10 @@ demo: $(VENV)/model
 
 JOBS ?= 2
 
-# Each process with one thread of arithmetic: more would wait for each other.
+# Each process with one thread of arithmetic: more would wait for each other. In the order of files, for
+# those with few tests, which pytest-xdist would leave for the end, are the longest.
 test: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow" -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m "slow and not gpu"

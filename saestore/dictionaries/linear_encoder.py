@@ -167,12 +167,14 @@ class LinearlyEncoded(SparseDictionary):
     @override
     def as_jumprelu(self, thresholds: Sequence[float] | None = None) -> "LinearlyEncoded":
         """Return a JumpReLU dictionary, with the same codes at inference or firing above thresholds."""
+        weights = self._weights()
         if thresholds is None:
-            return self._restored(rewrites.as_jumprelu(self._weights()))
+            return self._restored(rewrites.as_jumprelu(weights))
+        rewrites.must_rank(weights)
         spread = torch.empty(self.columns, dtype=torch.float64)
         for (own, _), threshold in zip(self.ranked, thresholds, strict=True):
             spread[own] = threshold
-        return self._restored(rewrites.above(self._weights(), spread))
+        return self._restored(rewrites.above(weights, spread))
 
     @abstractmethod
     def _weights(self) -> Weights:

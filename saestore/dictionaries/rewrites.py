@@ -305,19 +305,36 @@ def above(given: Weights, threshold: Float[Tensor, " _"]) -> Weights:
     """Return weights of a JumpReLU that fires above thresholds where these rank gate scores.
 
     Raises:
-        UnsupportedError: Negative ones may fire, or another pre-activation than the gate's is kept.
+        UnsupportedError: See `must_rank`.
     """
-    kind, owned = given.kind, given.owned()
-    if kind.firing != "positive" or kind.has_gate:
-        why = "has a gate of its own" if kind.has_gate else "keeps negative pre-activations too"
-        raise UnsupportedError(
-            f"{given.config.semantics.activation.kind} {why}, so that its firings are not those above a threshold",
-            found=given.config.semantics.activation.kind,
-            expected="an activation function that keeps the largest gate scores",
-            hint="keep the dictionary as it is",
-        )
-    ones = torch.ones_like(owned[kind.bias_name])
+    must_rank(given)
+    owned = given.owned()
+    ones = torch.ones_like(owned[given.kind.bias_name])
     return _jumping(given, ones, {**owned, "threshold": threshold.to(ones)})
+
+
+def must_rank(given: Weights) -> None:
+    """Refuse what does not keep the largest gate scores.
+
+    Raises:
+        UnsupportedError: Negative ones may fire, another pre-activation than the gate's is kept, or
+            there is no k.
+    """
+    kind, activation = given.kind, given.config.semantics.activation
+    if kind.has_gate:
+        why = "has a gate of its own"
+    elif kind.firing != "positive":
+        why = "keeps negative pre-activations too"
+    elif "k" not in type(activation).model_fields:
+        why = "does not rank"
+    else:
+        return
+    raise UnsupportedError(
+        f"{activation.kind} {why}, so that its firings are not those above a threshold",
+        found=activation.kind,
+        expected="an activation function that keeps the largest gate scores",
+        hint="keep the dictionary as it is",
+    )
 
 
 def _jumping(

@@ -27,7 +27,8 @@ HEADS = tuple(f"blocks.{layer}.hook_resid_post" for layer in (0, 1))
 CLT_IN = tuple(f"blocks.{layer}.ln2.hook_normalized" for layer in (0, 1))
 CLT_OUT = tuple(f"blocks.{layer}.hook_mlp_out" for layer in (0, 1))
 SHARE = 0.3
-SLOW = {"crosscoder-per-head"}  # to interrupt: each head ranks as each layer of a clt does
+SLOW = {"crosscoder-per-head", "skip", "weakly-causal-crosscoder"}
+"""Not interrupted in the ordinary suite: others of it take the same steps."""
 TOPK = {"kind": "topk", "k": 5}
 FAMILIES: dict[str, dict[str, object]] = {
     "transcoder": {

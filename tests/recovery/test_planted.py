@@ -38,10 +38,11 @@ def found(decoder, directions):
     ("dictionary", "loss", "wanted"),
     [
         ({"activation": {"kind": "topk", "k": 4}}, {}, 0.97),
-        (
+        pytest.param(
             {"activation": {"kind": "relu"}, "decoder_norm": "free"},
             {"sparsity": {"kind": "l1", "coefficient": 1.0}},
             0.97,
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["topk", "relu-l1"],

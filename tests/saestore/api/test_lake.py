@@ -116,7 +116,9 @@ def test_the_demo_shows_what_its_queries_find(lake, plan, monkeypatch, tiny_llam
     assert all("--lake" in command for _, command in result.commands)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "neox", "qwen2"])
+@pytest.mark.parametrize(
+    "kind", ["gpt2", *(pytest.param(each, marks=pytest.mark.slow) for each in ("neox", "qwen2"))]
+)
 def test_every_architecture_goes_all_the_way(kind, tiny_models, tiny_jsonl, tmp_path):
     plan = small_plan(tiny_models(kind), tiny_jsonl, tokens=1500)
     lake = small_lake(tmp_path / "lake", plan)

@@ -133,7 +133,11 @@ def test_above_a_threshold_a_top_k_fires_with_the_same_activations(gate_on_decod
 
 @pytest.mark.parametrize(
     ("activation", "reason"),
-    [(AbsTopK(k=2), "negative pre-activations too"), (Gated(), "a gate of its own")],
+    [
+        (AbsTopK(k=2), "negative pre-activations too"),
+        (Gated(), "a gate of its own"),
+        (Relu(), "does not rank"),
+    ],
 )
 def test_no_threshold_stands_for_what_is_not_above_one(activation, reason):
     with pytest.raises(UnsupportedError, match=reason):
