@@ -25,6 +25,7 @@ BENCHES = {
     "train_step": "benchmarks.train_step",
     "train_step_batchtopk": "benchmarks.train_step",
     "train_step_cuda": "benchmarks.train_paths",
+    "train_step_cuda_bfloat16": "benchmarks.train_paths",
     "train_step_jumprelu": "benchmarks.train_step",
     "train_step_relu": "benchmarks.train_step",
     "train_step_wide": "benchmarks.train_step",

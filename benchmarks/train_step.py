@@ -25,14 +25,15 @@ from saestore.train.trainer import Schedule, Trainer
 from saestore_schemas.dictionary import BatchTopK, JumpRelu, Relu, TopK
 from saestore_schemas.families import SaeSettings
 from saestore_schemas.objective import L0Settings, L1Settings, LossSettings
+from saestore_schemas.optimize import PrecisionSettings
 from saestore_schemas.train import ActivationsSettings, BudgetSettings, InitSettings, TrainSettings
 
 
 D_IN, D_SAE, K, BATCH = 512, 8192, 32, 2048
 """The shapes the goals are stated for."""
 
-STEPS = 3
-"""Steps a repetition."""
+STEPS, STEPS_ON_DEVICE = 3, 20
+"""Steps a repetition, on the CPU and elsewhere."""
 
 HOOK = "synthetic"
 LR = 1e-4
@@ -55,6 +56,9 @@ class Variant:
         options: Settings of that class.
         loss: Our objective.
         d_sae: Features.
+        d_in: Width of a row.
+        batch: Rows of a step.
+        autocast: Narrow type of products; None, float32.
     """
 
     name: str
@@ -64,6 +68,14 @@ class Variant:
     options: dict[str, Any]
     loss: LossSettings = field(default_factory=LossSettings)
     d_sae: int = D_SAE
+    d_in: int = D_IN
+    batch: int = BATCH
+    autocast: str | None = None
+
+    @property
+    def shapes(self) -> str:
+        """Sizes in words."""
+        return f"d_in {self.d_in}, d_sae {self.d_sae}, batch {self.batch}, {self.autocast or 'float32'}"
 
 
 _SPARSE = {"k": K, "aux_loss_coefficient": 1 / 32}
@@ -83,13 +95,19 @@ VARIANTS = (
 )  # fmt: skip
 
 
-def rows(number: int, seed: int) -> torch.Tensor:
+def rows(number: int, seed: int, *, width: int = D_IN) -> torch.Tensor:
     """Return sparse sums of random directions around a mean, as activations are."""
     draw = torch.Generator().manual_seed(seed)
-    directions = torch.randn(4 * D_IN, D_IN, generator=draw) / D_IN**0.5
-    firing = torch.rand(number, 4 * D_IN, generator=draw) < 0.02
-    values = torch.rand(number, 4 * D_IN, generator=draw) * firing
-    return values @ directions + 0.1 * torch.randn(number, D_IN, generator=draw)
+    directions = torch.randn(4 * width, width, generator=draw) / width**0.5
+    firing = torch.rand(number, 4 * width, generator=draw) < 0.02
+    values = torch.rand(number, 4 * width, generator=draw) * firing
+    return values @ directions + 0.1 * torch.randn(number, width, generator=draw)
+
+
+def batches_of(variant: Variant) -> list[torch.Tensor]:
+    """Return four batches on the CPU."""
+    found = rows(4 * variant.batch, seed=1, width=variant.d_in)
+    return [part.contiguous() for part in found.split(variant.batch)]
 
 
 def ours(
@@ -99,17 +117,18 @@ def ours(
     settings = TrainSettings(
         series="bench",
         name="step",
-        activations=ActivationsSettings(name="none", batch_rows=BATCH),
+        activations=ActivationsSettings(name="none", batch_rows=variant.batch),
         dictionary=SaeSettings(hookpoint=HOOK, d_sae=variant.d_sae, activation=variant.activation),
         loss=variant.loss,
-        budget=BudgetSettings(rows=RUN_STEPS * BATCH),
+        budget=BudgetSettings(rows=RUN_STEPS * variant.batch),
+        precision=PrecisionSettings(autocast=variant.autocast),
     )
     settings = settings.model_copy(
         update={"optimizer": settings.optimizer.model_copy(update={"lr": LR})}
     )
     dictionary = dictionaries.build(
         settings.dictionary,
-        widths={HOOK: D_IN},
+        widths={HOOK: variant.d_in},
         moments={HOOK: Moments.of(torch.cat(batches).numpy())},
         init=InitSettings(),
         seed=0,
@@ -117,8 +136,9 @@ def ours(
     if variant.activation.kind == "jumprelu":
         dictionary.activation.threshold.data.fill_(threshold(dictionary, batches[0]))
     dictionary = dictionary.to(device)
-    schedule = Schedule(steps=RUN_STEPS, batch_rows=BATCH, dead_after=RUN_STEPS * BATCH)
-    return Trainer(dictionary, settings, schedule, variance=float(D_IN)), dictionary
+    rows = variant.batch
+    schedule = Schedule(steps=RUN_STEPS, batch_rows=rows, dead_after=RUN_STEPS * rows)
+    return Trainer(dictionary, settings, schedule, variance=float(variant.d_in)), dictionary
 
 
 def threshold(dictionary: SparseDictionary, batch: torch.Tensor) -> float:
@@ -141,7 +161,7 @@ def sae_lens(variant: Variant, dictionary: SparseDictionary, device: str):
     kind = f"{variant.peer}TrainingSAE"
     sae = getattr(package, kind)(
         getattr(package, f"{kind}Config")(
-            d_in=D_IN, d_sae=variant.d_sae, device=device, normalize_activations="none",
+            d_in=variant.d_in, d_sae=variant.d_sae, device=device, normalize_activations="none",
             apply_b_dec_to_input=True, **variant.options,
         )
     )  # fmt: skip
@@ -152,8 +172,9 @@ def sae_lens(variant: Variant, dictionary: SparseDictionary, device: str):
         if variant.activation.kind == "jumprelu":
             sae.threshold.copy_(start["threshold"])
     config = SAETrainerConfig(
-        total_training_samples=RUN_STEPS * BATCH, train_batch_size_samples=BATCH, lr=LR,
-        lr_end=LR / 10, device=device, dead_feature_window=RUN_STEPS,
+        total_training_samples=RUN_STEPS * variant.batch, train_batch_size_samples=variant.batch,
+        lr=LR, lr_end=LR / 10, device=device, dead_feature_window=RUN_STEPS,
+        autocast=variant.autocast is not None,
     )  # fmt: skip
     return SAETrainer(config, sae, data_provider=iter(()))
 
@@ -164,9 +185,9 @@ class TrainStep:
     def __init__(self, variant: Variant) -> None:
         self.variant = variant
         self.name = variant.name
-        shapes = f"{D_IN} -> {variant.d_sae}"
+        shapes = f"{variant.d_in} -> {variant.d_sae}"
         kind = variant.activation.kind
-        self.doc = f"a step of {kind}, {shapes}, {BATCH} rows, against floor and sae-lens"
+        self.doc = f"a step of {kind}, {shapes}, {variant.batch} rows, against floor and sae-lens"
 
     @contextmanager
     def setup(self, options: Options) -> Iterator[Setup]:
@@ -178,28 +199,33 @@ class TrainStep:
 
 def prepare(variant: Variant, device: str) -> Setup:
     """Return the contenders."""
-    batches = [part.contiguous() for part in rows(4 * BATCH, seed=1).split(BATCH)]
+    batches = batches_of(variant)
     trainer, dictionary = ours(variant, batches, device)
     raw = itertools.cycle([batch.to(device) for batch in batches])
     scaled = itertools.cycle(
         [dictionary.normalise(dictionary.as_inputs(batch))[HOOK].clone() for batch in batches]
     )
-    start = {name: tensor.clone().to(device) for name, tensor in dictionary.tensors().items()}
+    kind = getattr(torch, variant.autocast or "float32")
+    start = {name: each.clone().to(device, kind) for name, each in dictionary.tensors().items()}
+    narrow = itertools.cycle([next(scaled).to(kind) for _ in batches])
+    k = getattr(variant.activation, "k", K)
     absent = {}
     contenders = [
         Contender(
             "saestore step",
-            lambda: repeated(lambda: trainer.advance({HOOK: next(raw)}, log=False), device),
+            lambda: repeated(
+                lambda: trainer.advance({HOOK: next(raw)}, log=False), variant, device
+            ),
             f"saestore {saestore.__version__}, torch {torch.__version__}",
         ),
         Contender(
             "floor: encoder + topk",
-            lambda: repeated(lambda: floor(start, next(scaled)), device),
+            lambda: repeated(lambda: floor(start, next(narrow), k), variant, device),
             f"torch {torch.__version__}",
         ),
         Contender(
             "matrix products",
-            lambda: repeated(lambda: products(start, next(scaled)), device),
+            lambda: repeated(lambda: products(start, next(narrow)), variant, device),
             f"torch {torch.__version__}",
         ),
     ]
@@ -213,7 +239,7 @@ def prepare(variant: Variant, device: str) -> Setup:
         contenders.append(
             Contender(
                 "sae-lens step",
-                lambda: repeated(lambda: peer.step(next(scaled)), device),
+                lambda: repeated(lambda: peer.step(next(scaled)), variant, device),
                 f"sae-lens {package.__version__}, dense",
             )
         )
@@ -225,7 +251,7 @@ def prepare(variant: Variant, device: str) -> Setup:
         goals=tuple(goals),
         unit="row",
         sizes={
-            "shapes": f"d_in {D_IN}, d_sae {variant.d_sae}, batch {BATCH}, float32",
+            "shapes": variant.shapes,
             "activation": f"{variant.activation!r}, {l0(dictionary, batches[0]):.1f} fire on a row",
             "device": f"{device}, {torch.get_num_threads()} threads",
         },
@@ -242,10 +268,10 @@ def l0(dictionary: SparseDictionary, batch: torch.Tensor) -> float:
         return float(dictionary(given).code.l0().double().mean())
 
 
-def floor(start: dict[str, torch.Tensor], batch: torch.Tensor) -> None:
+def floor(start: dict[str, torch.Tensor], batch: torch.Tensor, k: int) -> None:
     """Multiply and rank, as any TopK step must."""
     with torch.inference_mode():
-        torch.topk(torch.addmm(start["b_enc"], batch, start["W_enc"]), K, dim=1, sorted=False)
+        torch.topk(torch.addmm(start["b_enc"], batch, start["W_enc"]), k, dim=1, sorted=False)
 
 
 def products(start: dict[str, torch.Tensor], batch: torch.Tensor) -> None:
@@ -254,16 +280,18 @@ def products(start: dict[str, torch.Tensor], batch: torch.Tensor) -> None:
         torch.addmm(start["b_enc"], batch, start["W_enc"])
 
 
-def repeated(step, device: str) -> tuple[float, float]:
+def repeated(step, variant: Variant, device: str) -> tuple[float, float]:
     """Return rows and seconds of some steps."""
+    there = device.startswith("cuda")
+    steps = STEPS_ON_DEVICE if there else STEPS
 
     def work() -> None:
-        for _ in range(STEPS):
+        for _ in range(steps):
             step()
-        if device.startswith("cuda"):
+        if there:
             torch.cuda.synchronize()
 
-    return STEPS * BATCH, timed(work)
+    return steps * variant.batch, timed(work)
 
 
 BENCHES = {variant.name: TrainStep(variant) for variant in VARIANTS}
