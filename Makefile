@@ -52,10 +52,10 @@ JOBS ?= 2
 # Each process with one thread of arithmetic: more would wait for each other. In the order of files, for
 # those with few tests, which pytest-xdist would leave for the end, are the longest.
 test: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/ready
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m "slow and not gpu"
 
 test-gpu: $(VENV)/ready
 	$(BIN)/python -m pytest -m gpu

@@ -16,14 +16,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt32
+from jaxtyping import Float, Int32, Int64, UInt32
 from torch import Tensor
 
 from saestore.compiled import compiled
 from saestore.dictionaries.activation_functions.batchtopk import in_all
 
 
-HALF = 1 << 16
+HALF_BITS = 16
+HALF = 1 << HALF_BITS
 """Bins of one histogram: half of a float32's bits."""
 
 
@@ -72,14 +73,13 @@ class Calibration:
 
     def add(self, scores: Float[Tensor, "row d_sae"]) -> None:
         """Count gate scores of some rows; as float32."""
-        values = scores.detach().to(device="cpu", dtype=torch.float32).contiguous()
-        bits = values.numpy().view(np.uint32).reshape(-1)
+        bits = scores.detach().to(torch.float32).contiguous().view(torch.int32).view(-1)
         if self._passes == 0:
             self.rows += len(scores)
-            _count_upper(bits, self._upper)
+            self._upper += counted(bits)
         elif self._passes == 1:
-            for each, counts in self._lower.items():
-                _count_lower(bits, each, counts)
+            for upper in self._lower:
+                self._lower[upper] += counted(bits, upper)
 
     def end_pass(self) -> None:
         """Say that all rows were added once."""
@@ -140,6 +140,33 @@ def _at_rank(counts: Int64[np.ndarray, " bin"], rank: int) -> tuple[int, int]:
     later = np.cumsum(counts[::-1])
     place = int(np.searchsorted(later, rank))
     return len(counts) - 1 - place, int(later[place] - counts[::-1][place])
+
+
+def counted(bits: Int32[Tensor, " _"], upper: int | None = None) -> Int64[np.ndarray, " bin"]:
+    """Return how often each half occurs among numbers, counted where they are.
+
+    Args:
+        bits: The numbers, as they lie in memory.
+        upper: None, for upper halves of positive numbers; else for lower halves of those with this
+            upper half.
+    """
+    if bits.device.type != "cpu":
+        return by_torch(bits, upper)
+    counts, numbers = np.zeros(HALF, dtype=np.int64), bits.numpy().view(np.uint32)
+    if upper is None:
+        _count_upper(numbers, counts)
+    else:
+        _count_lower(numbers, upper, counts)
+    return counts
+
+
+def by_torch(bits: Int32[Tensor, " _"], upper: int | None) -> Int64[np.ndarray, " bin"]:
+    """Return the same on any device."""
+    if upper is None:
+        halves = bits[bits > 0] >> HALF_BITS
+    else:
+        halves = bits[bits >> HALF_BITS == upper] & (HALF - 1)
+    return torch.bincount(halves, minlength=HALF).cpu().numpy()
 
 
 @compiled

@@ -171,7 +171,8 @@ class LinearlyEncoded(SparseDictionary):
         if thresholds is None:
             return self._restored(rewrites.as_jumprelu(weights))
         rewrites.must_rank(weights)
-        spread = torch.empty(self.columns, dtype=torch.float64)
+        device = next(self.parameters()).device
+        spread = torch.empty(self.columns, dtype=torch.float64, device=device)
         for (own, _), threshold in zip(self.ranked, thresholds, strict=True):
             spread[own] = threshold
         return self._restored(rewrites.above(weights, spread))

@@ -154,7 +154,8 @@ class Weights:
             else torch.zeros(width, dtype=torch.float64)
             for scale, width in zip(scales, sides.widths, strict=True)
         ]
-        return factor, torch.cat(means)
+        device = next(iter(self.tensors.values())).device
+        return factor.to(device), torch.cat([mean.to(device) for mean in means])
 
 
 def folded(given: Weights) -> Weights:

@@ -52,6 +52,19 @@ def tiny_jsonl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_corpus(tmp_path_factory.mktemp("tiny-corpus"))
 
 
+@pytest.fixture(
+    scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)], ids=str
+)
+def device(request: pytest.FixtureRequest) -> str:
+    """Each torch device that a test runs on: the CPU, and CUDA where gpu tests run."""
+    import torch  # noqa: PLC0415 - as above
+
+    name: str = request.param
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return name
+
+
 @pytest.fixture(scope="session")
 def with_triton() -> None:
     """Triton, which exists for Linux only; without a CUDA device it runs kernels through numpy."""

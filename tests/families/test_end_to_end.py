@@ -65,7 +65,7 @@ FAMILIES: dict[str, dict[str, object]] = {
 
 
 @pytest.fixture(scope="module")
-def lake(tiny_gpt2, tiny_jsonl, tmp_path_factory):
+def lake(device, tiny_gpt2, tiny_jsonl, tmp_path_factory):
     made = Lake.at(tmp_path_factory.mktemp("families") / "lake")
     generate.run(
         GenerateSettings(
@@ -77,7 +77,7 @@ def lake(tiny_gpt2, tiny_jsonl, tmp_path_factory):
             tokens=1500,
         ),
         made,
-        device="cpu",
+        device=device,
     )
     return made
 
@@ -127,12 +127,12 @@ def kept_rows(store, hookpoints, contexts, *, whole=False):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_family_trains_and_its_scores_are_those_of_a_direct_computation(lake, name):
-    dictionary = train.run(settings(name), lake, device="cpu")
+def test_a_family_trains_and_its_scores_are_those_of_a_direct_computation(lake, device, name):
+    dictionary = train.run(settings(name), lake, device=device)
     assert dictionary.family == FAMILIES[name]["family"]
     splice = SpliceSettings(contexts=7, forward_contexts=3)
     wanted = EvaluateSettings(dictionary=f"s/{name}", splice=splice)
-    values = evaluate.run(wanted, lake, device="cpu").values
+    values = evaluate.run(wanted, lake, device=device).values
     reads, writes = dictionary.hookpoints_in, dictionary.hookpoints_out
     store = ActivationStore.open(lake, "store")
     contexts = held_out_contexts(store)
@@ -162,11 +162,11 @@ def test_a_family_trains_and_its_scores_are_those_of_a_direct_computation(lake, 
     assert values["ce_recovered[mean]"] is not None
 
 
-def test_all_layers_of_a_clt_are_spliced_in_one_pass(lake, tiny_gpt2):
-    dictionary = train.run(settings("clt"), lake, device="cpu")
+def test_all_layers_of_a_clt_are_spliced_in_one_pass(lake, device, tiny_gpt2):
+    dictionary = train.run(settings("clt"), lake, device=device)
     every = SpliceSettings(contexts=10_000)
     wanted = EvaluateSettings(dictionary="s/clt", name="spliced", splice=every)
-    values = evaluate.run(wanted, lake, device="cpu").values
+    values = evaluate.run(wanted, lake, device=device).values
     host = AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval()
     store, nats, told = ActivationStore.open(lake, "store"), {"clean": 0.0, "dict": 0.0}, 0
     for first, length in store.contexts()[held_out(store.n_contexts, SHARE)].tolist():
@@ -202,9 +202,9 @@ def test_all_layers_of_a_clt_are_spliced_in_one_pass(lake, tiny_gpt2):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_its_firings_are_those_of_its_code(lake, name):
-    train.run(settings(name), lake, device="cpu")
-    analyze.run(AnalyzeSettings(dictionary=f"s/{name}"), lake, device="cpu")
+def test_its_firings_are_those_of_its_code(lake, device, name):
+    train.run(settings(name), lake, device=device)
+    analyze.run(AnalyzeSettings(dictionary=f"s/{name}"), lake, device=device)
     dictionary = load(lake, f"s/{name}")
     store = ActivationStore.open(lake, "store")
     code = dictionary.encode(
@@ -259,10 +259,10 @@ def test_its_firings_are_those_of_its_code(lake, name):
     assert [written.hookpoint for written in page.writes] == [hooks[h] for h in head[feature == 0]]
 
 
-def test_firings_are_told_of_each_head_that_gates_by_itself(lake):
+def test_firings_are_told_of_each_head_that_gates_by_itself(lake, device):
     name = "crosscoder-per-head"
-    train.run(settings(name), lake, device="cpu")
-    analyze.run(AnalyzeSettings(dictionary=f"s/{name}"), lake, device="cpu")
+    train.run(settings(name), lake, device=device)
+    analyze.run(AnalyzeSettings(dictionary=f"s/{name}"), lake, device=device)
     dictionary, store = load(lake, f"s/{name}"), ActivationStore.open(lake, "store")
     code = dictionary.encode(kept_rows(store, dictionary.hookpoints_in, store.contexts()))
     each = code.to_dense().view(code.n_rows, dictionary.gates, -1)
@@ -283,9 +283,9 @@ def jacobian(name, **chosen):
     )  # fmt: skip
 
 
-def test_its_jacobian_is_compared_with_that_of_the_models_mlp(lake, tiny_gpt2):
-    dictionary = train.run(settings("molt"), lake, device="cpu")
-    found = evaluate.run(jacobian("molt", contexts=3, projections=99), lake, device="cpu").values
+def test_its_jacobian_is_compared_with_that_of_the_models_mlp(lake, device, tiny_gpt2):
+    dictionary = train.run(settings("molt"), lake, device=device)
+    found = evaluate.run(jacobian("molt", contexts=3, projections=99), lake, device=device).values
     block = AutoModelForCausalLM.from_pretrained(tiny_gpt2).transformer.h[1].requires_grad_(False)
 
     def mlp(x):
@@ -301,27 +301,27 @@ def test_its_jacobian_is_compared_with_that_of_the_models_mlp(lake, tiny_gpt2):
     assert found["jacobian_cosine[p10]"] == pytest.approx(tenth, abs=1e-3)
 
 
-def test_a_jacobian_is_refused_where_there_is_nothing_to_compare(lake):
-    train.run(settings("crosscoder"), lake, device="cpu")
+def test_a_jacobian_is_refused_where_there_is_nothing_to_compare(lake, device):
+    train.run(settings("crosscoder"), lake, device=device)
     with pytest.raises(ConfigError, match="reads and reconstructs") as caught:
-        evaluate.run(jacobian("crosscoder"), lake, device="cpu")
+        evaluate.run(jacobian("crosscoder"), lake, device=device)
     assert caught.value.hint
     across = settings("transcoder").model_dump()
     across |= {"name": "across", "budget": {"rows": 128}}
     across["dictionary"] |= {"hookpoint_in": CLT_IN[0]}
-    train.run(TrainSettings.model_validate(across), lake, device="cpu")
+    train.run(TrainSettings.model_validate(across), lake, device=device)
     with pytest.raises(ConfigError, match="tokens before it meet"):
-        evaluate.run(jacobian("across"), lake, device="cpu")
+        evaluate.run(jacobian("across"), lake, device=device)
     across |= {"name": "back"}
     across["dictionary"] |= {"hookpoint_in": MLP_OUT, "hookpoint_out": MLP_IN}
-    train.run(TrainSettings.model_validate(across), lake, device="cpu")
+    train.run(TrainSettings.model_validate(across), lake, device=device)
     with pytest.raises(ConfigError, match="does not change with"):
-        evaluate.run(jacobian("back"), lake, device="cpu")
+        evaluate.run(jacobian("back"), lake, device=device)
 
 
-def test_a_molt_tells_the_ranks_of_its_features_and_what_its_logits_are_of(lake):
-    train.run(settings("molt"), lake, device="cpu")
-    analyze.run(AnalyzeSettings(dictionary="s/molt"), lake, device="cpu")
+def test_a_molt_tells_the_ranks_of_its_features_and_what_its_logits_are_of(lake, device):
+    train.run(settings("molt"), lake, device=device)
+    analyze.run(AnalyzeSettings(dictionary="s/molt"), lake, device=device)
     where = "WHERE dictionary = 'molt'"
     ranks = features.query(lake, f"SELECT rank, count(*) AS n FROM features {where} GROUP BY rank")
     found = zip(ranks["rank"].to_pylist(), ranks["n"].to_pylist(), strict=True)
@@ -344,8 +344,8 @@ def test_a_molt_tells_the_ranks_of_its_features_and_what_its_logits_are_of(lake)
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in FAMILIES]
 )
-def test_interrupted_it_ends_with_the_same_bytes(lake, name, tmp_path):
-    whole = train.run(settings(name), lake, device="cpu")
+def test_interrupted_it_ends_with_the_same_bytes(lake, device, name, tmp_path):
+    whole = train.run(settings(name), lake, device=device)
     again = Lake.at(tmp_path)
     store = Ref("activations", "store")
     shutil.copytree(lake.artefact(store).local, again.artefact(store).local)
@@ -358,8 +358,8 @@ def test_interrupted_it_ends_with_the_same_bytes(lake, name, tmp_path):
         return {}
 
     with pytest.raises(KeyboardInterrupt):
-        train.run(settings(name), again, device="cpu", evaluate=stop)
-    resumed = train.run(settings(name), again, device="cpu")
+        train.run(settings(name), again, device=device, evaluate=stop)
+    resumed = train.run(settings(name), again, device=device)
     assert 0 < seen[1] < seen[2]
     for key, tensor in whole.tensors().items():
         assert torch.equal(resumed.tensors()[key], tensor), key

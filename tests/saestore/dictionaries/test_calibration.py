@@ -8,19 +8,19 @@ import torch
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from saestore.dictionaries import Calibration
+from saestore.dictionaries import Calibration, calibration
 from saestore.errors import UnsupportedError
 from saestore.testing.dictionaries import D_SAE, HOOK, random_sae, raw_rows
 from saestore_schemas.dictionary import BatchTopK, ThresholdInference, TopK
 
 
 def calibrated(parts, k):
-    calibration = Calibration(float(k))
+    counting = Calibration(float(k))
     for _ in range(Calibration.PASSES):
         for part in parts:
-            calibration.add(part)
-        calibration.end_pass()
-    return calibration.found()
+            counting.add(part)
+        counting.end_pass()
+    return counting.found()
 
 
 ROWS = [[1.0, -2, 3, -4], [-5, 6, -7, 8]]
@@ -51,6 +51,15 @@ matrices = st_numpy.arrays(
 )
 
 
+@settings(max_examples=60, deadline=None)
+@given(matrices)
+def test_every_device_counts_alike(scores):
+    bits = torch.from_numpy(scores).view(torch.int32).view(-1)
+    uppers = {int(each) >> 16 for each in bits[bits > 0]}
+    for upper in (None, *uppers):
+        assert np.array_equal(calibration.by_torch(bits, upper), calibration.counted(bits, upper))
+
+
 @settings(max_examples=150, deadline=None)
 @given(matrices, st.integers(1, 40))
 def test_it_is_what_a_full_sort_finds_however_the_rows_are_cut(scores, quarters):
@@ -79,10 +88,10 @@ def test_neighbouring_numbers_are_cut_apart():
 
 
 def test_it_needs_two_passes():
-    calibration = Calibration(1.0)
-    calibration.add(torch.ones(2, 2))
+    counting = Calibration(1.0)
+    counting.add(torch.ones(2, 2))
     with pytest.raises(RuntimeError, match="0 of 2 passes"):
-        calibration.found()
+        counting.found()
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -90,12 +99,12 @@ def test_a_calibrated_dictionary_fires_k_times_a_row(gated):
     dictionary = random_sae(BatchTopK(k=2.6), gate_on_decoder_norm=gated, dtype=torch.float32)
     x = torch.from_numpy(raw_rows(500, seed=4))
     assert dictionary.config.semantics.inference == ThresholdInference(source="ema")
-    calibration = Calibration(2.6)
+    counting = Calibration(2.6)
     for _ in range(Calibration.PASSES):
         for scores in dictionary.gate_scores(x):
-            calibration.add(scores)
-        calibration.end_pass()
-    found = calibration.found()
+            counting.add(scores)
+        counting.end_pass()
+    found = counting.found()
     record = ThresholdInference(source="exact", rows=found.rows, l0=found.l0)
     exact = dictionary.with_threshold(found.threshold, record)
     assert exact.encode(x).l0().double().mean() == 2.6 == found.l0
