@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from saestore.dictionaries import backends
+from saestore.dictionaries import backends, products
 from saestore.train.trainer import Trainer
 
 
@@ -37,7 +37,8 @@ def activations(trainer: Trainer) -> int:
     config = trainer.dictionary.config
     gates = rows if config.semantics.gate_on_decoder_norm else 0
     d_sae, backend = trainer.dictionary.d_sae, backends.of(trainer.device)
-    if trainer.dictionary.activation.in_parts(d_sae) and backend.product_rows is not None:
+    share = products.dense_share(next(trainer.dictionary.parameters()))
+    if trainer.dictionary.activation.in_parts(d_sae, share) and backend.product_rows is not None:
         rows = min(rows, backend.product_rows)
         gates = min(gates, backend.ranked_rows)
     apart = config.semantics.l0_scope != "row" and not config.semantics.ranks_together

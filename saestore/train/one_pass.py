@@ -14,6 +14,7 @@ from functools import partial
 from saestore.errors import DivergedError, StoppedError
 from saestore.numbers import value
 from saestore.progress import Progress
+from saestore.train import feed as feeds
 from saestore.train.metrics import Metrics
 from saestore.train.rows import Stream
 from saestore.train.stops import Watch
@@ -66,19 +67,19 @@ def train(
     with (
         _closing(trainings),
         watch.listening(),
+        feeds.fed(stream, trainings[0].trainer.device) as feed,
         progress.task(label, total=last * batch_rows, unit="row", done=here * batch_rows) as task,
     ):
         for each in trainings:
             each.begin(clock)
-        batches = iter(stream)
         while active.left:
             waiting = time.perf_counter()
-            batch = next(batches)
+            batch = next(feed)
             clock.waited += time.perf_counter() - waiting
             clock.rows += batch_rows
             moving = active.at(here)
             for each in moving:
-                active.attempt(each, partial(each.take, batch, stream))
+                active.attempt(each, partial(each.take, batch, feed))
             well = [each.last for each in trainings if not active.failed(each)]
             task.advance(batch_rows, **_shown(well))
             here += 1
@@ -87,7 +88,7 @@ def train(
                     active.attempt(each, partial(each.finish, stream, clock))
                     active.drop(each)
             if active.left and watch.reason is not None:
-                _stop(active.at(here), stream, watch, label)
+                _stop(active.at(here), feed, watch, label)
     return active.failures
 
 
@@ -133,7 +134,7 @@ class _Active:
         self.left = [each for each in self.left if each is not training]
 
 
-def _stop(moving: Sequence[Training], stream: Stream, watch: Watch, label: str) -> None:
+def _stop(moving: Sequence[Training], feed: feeds.Feed, watch: Watch, label: str) -> None:
     """Leave checkpoints of those that learnt from the last batch, and end the run.
 
     Raises:
@@ -141,7 +142,7 @@ def _stop(moving: Sequence[Training], stream: Stream, watch: Watch, label: str) 
         StoppedError: It was something else.
     """
     reason = watch.reason or ""
-    done = [each.stop(stream) for each in moving]
+    done = [each.stop(feed) for each in moving]
     if watch.signal is not None and watch.signal.name == "SIGINT":
         raise KeyboardInterrupt
     raise StoppedError(name=label, reason=reason, done=", ".join(dict.fromkeys(done)) or "no step")

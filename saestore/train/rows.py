@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
@@ -19,6 +20,7 @@ from saestore.activations import (
     RowChoice,
     Source,
 )
+from saestore.activations.tensors import Form
 from saestore.dictionaries import ContextRows, Contexts, contexts
 from saestore.errors import ConfigError
 from saestore.lake import Lake
@@ -191,6 +193,7 @@ class TrainingRows:
         seed: int,
         batch_rows: int | None = None,
         window_rows: int | None = None,
+        dtype: Form = "float32",
     ) -> Stream:
         """Return the stream of them.
 
@@ -199,6 +202,7 @@ class TrainingRows:
             seed: Of the order.
             batch_rows: Rows of a batch; absent, as the settings say.
             window_rows: Rows mixed at once; absent, as the settings say.
+            dtype: Type of the rows; with contexts, always float32.
 
         Raises:
             ConfigError: A range lies outside its store, a source has no row, or the weights have
@@ -228,6 +232,7 @@ class TrainingRows:
                 rows=choice.rows,
                 flags=choice.flags,
                 window_rows=window_rows,
+                dtype=dtype,
             )
         return MixedStream(
             [
@@ -238,7 +243,16 @@ class TrainingRows:
             batch_rows=batch_rows,
             seed=seed,
             window_rows=window_rows,
+            dtype=dtype,
         )
+
+    def form_for(self, hookpoints: Sequence[str], device: torch.device) -> Form:
+        """Return in which type a device is best sent rows: a GPU as they are stored, where it can."""
+        stored = {
+            store.hookpoints[hook].dtype for store in self.stores.values() for hook in hookpoints
+        }
+        alone = len(stored) == 1 and "int8" not in stored
+        return "stored" if device.type == "cuda" and alone else "float32"
 
     def sources(self, stream: Stream) -> list[MixedSource]:
         """Return the sources of a mix, none for one store."""

@@ -71,11 +71,12 @@ def run(
         reporter.note(f"dictionary {ref.name}: finished already")
         return dictionaries.load(lake, ref.name)
     # Planned before anything is written: settings that cannot work must not take the name.
-    stream = rows.stream(hookpoints(settings), seed=settings.seed.data)
+    wanted, where = hookpoints(settings), devices.resolve(device)
+    stream = rows.stream(wanted, seed=settings.seed.data, dtype=rows.form_for(wanted, where))
     training = planned(
         settings, rows, stream, artefact, described,
         source=start.source(settings, lake), host=start.host(settings, host),
-        device=devices.resolve(device),
+        device=where,
     )  # fmt: skip
     training.evaluate, training.calibrate = evaluate, calibrate
     with lock.writing(artefact, name=ref.name):

@@ -182,7 +182,10 @@ def _group(
 ) -> list[Failure]:
     """Train dictionaries that read the same rows in the same batches."""
     first = items[0]
-    stream = first.rows.stream(hookpoints(first.settings), seed=first.settings.seed.data)
+    wanted = hookpoints(first.settings)
+    stream = first.rows.stream(
+        wanted, seed=first.settings.seed.data, dtype=first.rows.form_for(wanted, device)
+    )
     fresh = stream.state_dict()
     trainings = []
     for each in items:

@@ -236,7 +236,7 @@ class Trainer:
         if whole:
             self.counters.update(firings, self.schedule.batch_rows)
         dead = self.counters.dead(self.schedule.dead_after)
-        return objectives.Pass(self.dictionary, inputs, targets, output, dead, self.step)
+        return objectives.Pass(self.dictionary, inputs, targets, output, dead, self.step, dtype)
 
     def release(self) -> None:
         """Forget what only a further step would read: there is none."""

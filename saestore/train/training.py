@@ -13,6 +13,7 @@ from saestore.errors import DivergedError
 from saestore.lake import Storage, checkpoint, layout, manifest as manifests
 from saestore.train import checkpoints, schedules
 from saestore.train.checkpoints import Checkpoint
+from saestore.train.feed import Feed
 from saestore.train.metrics import Metrics, MetricsTable
 from saestore.train.rows import MixedSource, Stream, TrainingRows
 from saestore.train.stops import EarlyStop
@@ -102,12 +103,12 @@ class Training:
         if self.settings.log.wandb is not None:
             self._wandb = WandbLog(self.settings.log.wandb, self.run)
 
-    def take(self, batch: Mapping[str, torch.Tensor], stream: Stream) -> None:
+    def take(self, batch: Mapping[str, torch.Tensor], feed: Feed) -> None:
         """Take one step, with the log and the checkpoint that are due after it.
 
         Args:
             batch: Rows of each hookpoint.
-            stream: Where they come from, behind this batch.
+            feed: Where they come from, behind this batch.
 
         Raises:
             ConfigError: `early_stop` names no metric of this run.
@@ -125,7 +126,7 @@ class Training:
         if self._evaluation_due and not self.over:
             self._measure(trainer.dictionary)
         if trainer.step in self.pauses and not self.over:
-            self.checkpoint(stream)
+            self.checkpoint(feed)
 
     @property
     def _evaluation_due(self) -> bool:
@@ -162,7 +163,7 @@ class Training:
             if not self.over:
                 self._watch(named, evaluated=True)
 
-    def checkpoint(self, stream: Stream) -> None:
+    def checkpoint(self, feed: Feed) -> None:
         """Write a state from which the run goes on bit for bit.
 
         Raises:
@@ -171,7 +172,7 @@ class Training:
         step = self.trainer.step
         self._check_finite()
         tensors, values = self.trainer.state()
-        self.position = stream.state_dict()
+        self.position = feed.state_dict()
         state = Checkpoint(
             dictionary=self.trainer.dictionary,
             tensors=tensors,
@@ -189,11 +190,11 @@ class Training:
         keep = self.settings.checkpoints.keep
         checkpoints.prune(self.artefact, keep, regular=self.pauses, newest=step)
 
-    def stop(self, stream: Stream) -> str:
+    def stop(self, feed: Feed) -> str:
         """Leave a checkpoint where the run is; return how far that is."""
         step, schedule = self.trainer.step, self.trainer.schedule
         if step not in checkpoint.steps(self.artefact):
-            self.checkpoint(stream)
+            self.checkpoint(feed)
         return f"step {step} of {schedule.steps}"
 
     def close(self, *, finished: bool) -> None:

@@ -57,7 +57,7 @@ class AuxK:
         if len(dead) == 0:
             return zero
         k = min(self.k, len(dead))
-        revived = seen.dictionary.reconstruct_with(seen.inputs, seen.output, dead, k)
+        revived = seen.revived(dead, k)
         missed, spread, energy = zero, zero, zero
         for hook in layer.writes:
             residual = seen.targets[hook] - seen.output.reconstruction[hook].detach()

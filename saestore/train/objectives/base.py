@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -27,6 +28,7 @@ class Pass:
         output: Code and reconstructions.
         dead: Features that have been silent too long, this batch counted.
         step: From 0.
+        autocast: Narrow type in which products are wanted; None, that of their factors.
     """
 
     dictionary: SparseDictionary
@@ -35,6 +37,15 @@ class Pass:
     output: DictionaryOutput
     dead: Int64[Tensor, " feature"]
     step: int
+    autocast: torch.dtype | None = None
+
+    def revived(
+        self, features: Int64[Tensor, " feature"], k: int
+    ) -> dict[str, Float[Tensor, "row _"]]:
+        """Return what some features would write if the k strongest of a row fired; see there."""
+        wanted = self.autocast is not None
+        with torch.autocast(features.device.type, dtype=self.autocast, enabled=wanted):
+            return self.dictionary.reconstruct_with(self.inputs, self.output, features, k)
 
 
 @runtime_checkable
