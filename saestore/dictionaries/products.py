@@ -19,6 +19,15 @@ def asked(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(device.type)
 
 
+def dense_share(like: Tensor) -> float:
+    """Return the share of pairs among all entries above which dense products are faster.
+
+    Args:
+        like: Of the type and on the device of the weights.
+    """
+    return backends.dense_share(like.device, asked(like.device) or like.dtype)
+
+
 def product(
     left: Float[Tensor, "row _"], right: Float[Tensor, "_ _"], dtype: torch.dtype | None
 ) -> Float[Tensor, "row _"]:

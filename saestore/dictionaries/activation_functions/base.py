@@ -14,21 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from saestore.dictionaries import selection
+from saestore.dictionaries import products, selection
 from saestore.dictionaries.code import DenseCode, RaggedCode, SparseCode, TrainingCode
 from saestore.dictionaries.kernels import Pairs
 from saestore.dictionaries.pre_activation import PreActivation
 from saestore.errors import UnsupportedError
 from saestore_schemas.dictionary import InferenceRecord, SameAsTraining, Semantics
 from saestore_schemas.train import InitSettings
-
-
-DENSE_SHARE = 1 / 8
-"""Above this share of pairs among all entries, dense products are faster than sparse ones.
-
-Measured on the CPU by `python -m benchmarks train_paths`: at this share a sparse pass takes .92 to 1.15 of a
-dense one. On CUDA it is not measured.
-"""
 
 
 class ActivationFunction(nn.Module, ABC):
@@ -89,9 +81,14 @@ class ActivationFunction(nn.Module, ABC):
         """Return what gate scores must exceed at inference; None where that is no fixed number."""
         return None
 
-    def in_parts(self, d_sae: int) -> bool:
-        """Return whether `code` looks at some rows at a time: pre-activations need not exist whole."""
-        del d_sae
+    def in_parts(self, d_sae: int, dense_share: float) -> bool:
+        """Return whether `code` looks at some rows at a time: pre-activations need not exist whole.
+
+        Args:
+            d_sae: Features.
+            dense_share: See `products.dense_share`.
+        """
+        del d_sae, dense_share
         return False
 
     def below(
@@ -229,7 +226,7 @@ class Thresholded(ActivationFunction):
 def kept(pre: PreActivation, chosen: selection.Chosen) -> TrainingCode:
     """Return the code that is h at some pairs, differentiable, by the faster path."""
     pairs = Pairs(*chosen, pre.d_sae)
-    if len(pairs) > DENSE_SHARE * pre.gate.numel():
+    if len(pairs) > products.dense_share(pre.gate) * pre.gate.numel():
         mask = torch.zeros_like(pre.gate, dtype=torch.bool)
         mask[pairs.row_ids, pairs.indices] = True
         return DenseCode(torch.where(mask, pre.dense(), 0))

@@ -21,8 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from saestore.dictionaries import selection
-from saestore.dictionaries.activation_functions import base
+from saestore.dictionaries import products, selection
 from saestore.dictionaries.activation_functions.base import ActivationFunction
 from saestore.dictionaries.code import DenseCode, RaggedCode, SparseCode, TrainingCode
 from saestore.dictionaries.kernels import Pairs
@@ -62,7 +61,7 @@ class Gated(ActivationFunction):
     def code(self, pre: PreActivation) -> TrainingCode:
         """Return what passes the gate, differentiable."""
         vectors = (pre.linear.bias, self.b_mag, self.r_mag)
-        most = int(base.DENSE_SHARE * pre.values.numel())
+        most = int(products.dense_share(pre.values) * pre.values.numel())
         chosen = selection.above(pre.values, pre.values.new_zeros(pre.d_sae), most=most)
         if chosen is None:
             h = pre.dense()

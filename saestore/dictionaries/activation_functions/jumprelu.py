@@ -28,8 +28,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from saestore.dictionaries import selection
-from saestore.dictionaries.activation_functions import base
+from saestore.dictionaries import products, selection
 from saestore.dictionaries.activation_functions.base import Thresholded
 from saestore.dictionaries.code import DenseCode, Entries, RaggedCode, TrainingCode
 from saestore.dictionaries.jump_loops import DenseWindow
@@ -79,7 +78,7 @@ class JumpRelu(Thresholded):
         self.threshold.data.clamp_(min=0)
         threshold = self.threshold.to(pre.gate.dtype)
         window = _Window(self.bandwidth, to_input=self.ste_to_input)
-        most = int(base.DENSE_SHARE * pre.gate.numel())
+        most = int(products.dense_share(pre.gate) * pre.gate.numel())
         lowest = threshold.detach() - self.bandwidth / 2
         chosen = selection.above(pre.gate, lowest, most=most)
         if chosen is None:

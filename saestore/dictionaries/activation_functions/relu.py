@@ -14,8 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from saestore.dictionaries import selection
-from saestore.dictionaries.activation_functions import base
+from saestore.dictionaries import products, selection
 from saestore.dictionaries.activation_functions.base import ActivationFunction, at_inference
 from saestore.dictionaries.code import DenseCode, RaggedCode, SparseCode, TrainingCode
 from saestore.dictionaries.kernels import Pairs
@@ -30,7 +29,7 @@ class Relu(ActivationFunction):
     @override
     def code(self, pre: PreActivation) -> TrainingCode:
         """Return all positive activations, differentiable."""
-        most = int(base.DENSE_SHARE * pre.gate.numel())
+        most = int(products.dense_share(pre.gate) * pre.gate.numel())
         chosen = selection.above(pre.gate, pre.gate.new_zeros(pre.d_sae), most=most)
         if chosen is None:
             # Several times as fast as `where` over all of h; a length of 0 lets nothing pass.

@@ -16,8 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from saestore.dictionaries import selection
-from saestore.dictionaries.activation_functions import base
+from saestore.dictionaries import products, selection
 from saestore.dictionaries.activation_functions.base import (
     ActivationFunction,
     at_inference,
@@ -47,14 +46,14 @@ class TopK(ActivationFunction):
         def largest(gate: Tensor) -> selection.Chosen:
             return selection.largest(self.scores(gate), k)
 
-        if self.in_parts(pre.d_sae):
+        if self.in_parts(pre.d_sae, products.dense_share(pre.lengths)):
             return RaggedCode(*pre.chosen(largest))
         return kept(pre, largest(pre.gate))
 
     @override
-    def in_parts(self, d_sae: int) -> bool:
+    def in_parts(self, d_sae: int, dense_share: float) -> bool:
         """Return whether k is so small that a code is never dense."""
-        return self.k_now <= base.DENSE_SHARE * d_sae
+        return self.k_now <= dense_share * d_sae
 
     @override
     def firings(self, pre: PreActivation) -> SparseCode:

@@ -43,6 +43,9 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
 
 _wanted: list[str] = []
 
+wanted_share: float | None = None
+"""Share of pairs among all entries above which products are dense; None, as is faster. For tests."""
+
 
 def of(device: torch.device) -> Backend:
     """Return who works on a device."""
@@ -60,6 +63,16 @@ def _usual(kind: str) -> str:
     if kind == "cuda":
         return "triton" if importlib.util.find_spec("triton") else "cuda"
     return "loops" if kind == "cpu" else "torch"
+
+
+def dense_share(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the share of pairs among all entries above which dense products are faster.
+
+    Args:
+        device: Where.
+        dtype: Type in which products are computed.
+    """
+    return of(device).dense_share(dtype) if wanted_share is None else wanted_share
 
 
 @contextmanager
@@ -84,4 +97,4 @@ def using(name: str) -> Iterator[None]:
         _wanted.pop()
 
 
-__all__ = ["BACKENDS", "Backend", "Chosen", "of", "using"]
+__all__ = ["BACKENDS", "Backend", "Chosen", "dense_share", "of", "using"]

@@ -1,5 +1,6 @@
 """The work on pairs by torch alone: it runs on every device, and is what the others are tested against."""
 
+import math
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ Chosen = tuple[Int64[Tensor, " _"], Int64[Tensor, " firing"]]
 _BAGS_TOGETHER = 512
 _SUM = 0
 """Torch's number of that mode of bags."""
+_WORTH = 4
+"""Ranking in two steps is worth it where the second ranks at most one part in so many."""
 
 ByFeature = tuple[Int[Tensor, " firing"], Int[Tensor, " firing"], Int[Tensor, " _"]]
 """Places of the pairs in order of feature, then row; their rows; and where each feature's start."""
@@ -29,12 +32,26 @@ class Torch:
         ranked_rows: Of how many of these scores are ranked at once.
         gradient_bytes: How much of a gradient is computed at once, where it is kept; None, all of it
             as a new tensor.
+        product_features: Of what the features of a dense product should be a multiple.
     """
 
     name = "torch"
     product_rows: int | None = None
     ranked_rows: int = 1
     gradient_bytes: int | None = None
+    product_features: int = 1
+
+    def dense_share(self, dtype: torch.dtype) -> float:
+        """Return the share of pairs among all entries above which dense products are faster.
+
+        Measured on the CPU by `python -m benchmarks train_paths`: at this share a sparse pass takes .92 to
+        1.15 of a dense one.
+
+        Args:
+            dtype: Type in which products are computed.
+        """
+        del dtype
+        return 1 / 8
 
     def product(
         self, left: Float[Tensor, "row _"], right: Float[Tensor, "_ _"], dtype: torch.dtype
@@ -84,16 +101,23 @@ class Torch:
         """Return at most k pairs of each row: its largest scores, positive ones only."""
         if k == scores.shape[1]:
             return of_mask(scores > 0)
-        # One more than asked for: only rows whose k-th and next score are equal have a choice.
-        top = torch.topk(scores, k + 1, dim=1)
-        indices, values = top.indices[:, :k], top.values[:, :k]
-        tied = (top.values[:, k] == values[:, k - 1]) & (values[:, k - 1] > 0)
-        if tied.any():
+        indices, values, tied = self._ranked(scores, k)
+        some_tied, all_positive = torch.stack([tied.any(), (values > 0).all()]).tolist()
+        if some_tied:
             indices, values = indices.clone(), values.clone()
             indices[tied], values[tied] = exactly_largest(scores[tied], k)
         indices, order = indices.sort(dim=1)
+        if all_positive:
+            return starts_of(indices.new_full((len(indices),), k)), indices.reshape(-1)
         positive = values.gather(1, order) > 0
         return starts_of(positive.sum(dim=1)), indices[positive]
+
+    def _ranked(self, scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return k largest scores of each row, where and what, and in which rows there is a choice."""
+        # One more than asked for: only rows whose k-th and next score are equal have a choice.
+        top = torch.topk(scores, k + 1, dim=1)
+        least = top.values[:, k - 1]
+        return top.indices[:, :k], top.values[:, :k], (top.values[:, k] == least) & (least > 0)
 
     def largest_in_all(self, scores: Float[Tensor, "row d_sae"], count: int) -> Chosen:
         """Return at most `count` pairs: the largest scores of all rows, positive ones only."""
@@ -132,9 +156,56 @@ class Torch:
 
 
 class OnCuda(Torch):
-    """The same with products of narrow factors whose sum stays wide."""
+    """The same with products of narrow factors whose sum stays wide, and with ranking in two steps.
+
+    What is large is ranked only where it can matter: the k largest scores lie in the k stretches with
+    the largest maxima, and reading everything once finds those. `torch.topk` reads it five times.
+    """
 
     name = "cuda"
+    product_features = 64  # narrow matrices whose rows begin anywhere have no fast product
+
+    @override
+    def dense_share(self, dtype: torch.dtype) -> float:
+        """Return the share of pairs among all entries above which dense products are faster."""
+        narrow = dtype.itemsize < torch.float32.itemsize
+        return 1 / 256 if narrow else 1 / 16
+
+    def maxima(self, scores: Float[Tensor, "row _"], wide: int) -> Float[Tensor, "row _"]:
+        """Return the largest of each `wide` scores that lie side by side in a row."""
+        return scores.view(len(scores), scores.shape[1] // wide, wide).amax(dim=2)
+
+    @override
+    def _ranked(self, scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return k largest scores of each row, where and what, and in which rows there is a choice."""
+        wide = _stretch(scores.shape[1], k)
+        if wide == 1:
+            return super()._ranked(scores, k)
+        count = scores.shape[1] // wide
+        best = torch.topk(self.maxima(scores[:, : count * wide], wide), k + 1, dim=1)
+        chosen = best.indices[:, :k]
+        places = (chosen.unsqueeze(2) * wide + torch.arange(wide, device=scores.device)).flatten(1)
+        rest = torch.arange(count * wide, scores.shape[1], device=scores.device)
+        places = torch.cat([places, rest.expand(len(scores), -1)], dim=1)
+        top = torch.topk(scores.gather(1, places), k + 1, dim=1)
+        least = top.values[:, k - 1]
+        # Any score elsewhere is at most the next stretch's maximum.
+        tied = (torch.maximum(top.values[:, k], best.values[:, k]) == least) & (least > 0)
+        return places.gather(1, top.indices[:, :k]), top.values[:, :k], tied
+
+    @override
+    def largest_in_all(self, scores: Float[Tensor, "row d_sae"], count: int) -> Chosen:
+        """Return at most `count` pairs: the largest scores of all rows, positive ones only."""
+        wide = _stretch(scores.numel(), count) if count else 1
+        wide = math.gcd(wide, scores.shape[1])
+        if wide == 1:
+            return super().largest_in_all(scores, count)
+        maxima = self.maxima(scores, wide)
+        least = torch.topk(maxima.view(-1), count, sorted=False).values.min()
+        # At least so many scores are not below the maxima's least; none that is below is chosen.
+        below = torch.nextafter(least, least.new_tensor(-math.inf)).clamp(min=0)
+        found = self.above(scores, below.expand(scores.shape[1]), most=scores.numel())
+        return first_largest(scores, *(found or of_mask(scores > below)), count)
 
     @override
     def product(
@@ -190,6 +261,31 @@ def exactly_largest(
     """Return the k largest scores of each row by a full stable sort: the definition, and slow."""
     values, indices = torch.sort(scores, dim=1, descending=True, stable=True)
     return indices[:, :k].contiguous(), values[:, :k]
+
+
+def first_largest(
+    scores: Float[Tensor, "row d_sae"],
+    offsets: Int64[Tensor, " _"],
+    indices: Int64[Tensor, " _"],
+    count: int,
+) -> Chosen:
+    """Return at most `count` of some pairs: those with the largest scores, and the first of equal ones."""
+    if len(indices) <= count:
+        return offsets, indices
+    rows = row_ids(offsets, len(indices))
+    values = scores[rows, indices]
+    limit = torch.topk(values, count, sorted=False).values.min()
+    kept = values > limit
+    tied = (values == limit).nonzero()[:, 0]
+    kept[tied[: count - int(kept.sum())]] = True
+    counts = torch.zeros_like(offsets[:-1]).scatter_add_(0, rows, kept.to(offsets.dtype))
+    return starts_of(counts), indices[kept]
+
+
+def _stretch(scores: int, kept: int) -> int:
+    """Return of how many scores a maximum is taken, so that the least is ranked; 1, none."""
+    wide = 1 << max(scores // max(kept, 1), 1).bit_length() // 2
+    return wide if wide * kept * _WORTH <= scores else 1
 
 
 def of_mask(mask: Bool[Tensor, "row d_sae"]) -> Chosen:

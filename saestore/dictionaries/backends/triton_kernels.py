@@ -151,29 +151,32 @@ def sums(
 
 
 @_kernel
-def count_above(counts, scores, limits, stride, width, WIDE: tl.constexpr):
-    """Write how many scores of each row exceed the limit of their column: one program a row."""
+def count_above(
+    counts, scores, limits, stride, width,
+    LINES: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Write how many scores exceed the limit of their column: one program a row and block of lines."""
     row = tl.program_id(0).to(tl.int64)
     count = tl.zeros([WIDE], tl.int64)
-    for first in range(0, width, WIDE):
-        columns = first + tl.arange(0, WIDE)
+    for line in range(LINES):
+        columns = (tl.program_id(1) * LINES + line) * WIDE + tl.arange(0, WIDE)
         inside = columns < width
         found = tl.load(scores + row * stride + columns, mask=inside, other=0)
         limit = tl.load(limits + columns, mask=inside, other=0)
         count += ((found > limit) & inside).to(tl.int64)
-    tl.store(counts + row, tl.sum(count, axis=0))
+    tl.store(counts + row * tl.num_programs(1) + tl.program_id(1), tl.sum(count, axis=0))
 
 
 @_kernel
 def fill_above(
     indices, offsets, scores, limits, stride, width,
-    WIDE: tl.constexpr,
+    LINES: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Write the columns whose score exceeds its limit, row by row, ascending: one program a row."""
+    """Write the columns whose score exceeds its limit, row by row, ascending: programs as above."""
     row = tl.program_id(0).to(tl.int64)
-    at = tl.load(offsets + row)
-    for first in range(0, width, WIDE):
-        columns = first + tl.arange(0, WIDE)
+    at = tl.load(offsets + row * tl.num_programs(1) + tl.program_id(1))
+    for line in range(LINES):
+        columns = (tl.program_id(1) * LINES + line) * WIDE + tl.arange(0, WIDE)
         inside = columns < width
         found = tl.load(scores + row * stride + columns, mask=inside, other=0)
         limit = tl.load(limits + columns, mask=inside, other=0)
@@ -181,3 +184,20 @@ def fill_above(
         seen = tl.cumsum(above, axis=0)
         tl.store(indices + at + seen - 1, columns.to(tl.int64), mask=above == 1)
         at += tl.sum(above, axis=0)
+
+
+@_kernel
+def maxima(
+    out, scores, stride, count,
+    TILE: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Write the largest of each stretch of `WIDE` scores of a row: one program a row and tile."""
+    row = tl.program_id(0).to(tl.int64)
+    stretches = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    there = stretches < count
+    found = tl.load(
+        scores + row * stride + stretches[:, None] * WIDE + tl.arange(0, WIDE)[None, :],
+        mask=there[:, None],
+        other=0,
+    )
+    tl.store(out + row * count + stretches, tl.max(found, axis=1), mask=there)

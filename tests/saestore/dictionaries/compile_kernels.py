@@ -17,7 +17,7 @@ from saestore.dictionaries.backends import triton_backend as backend, triton_ker
 
 
 NUMBERS = {"values", "vectors", "rows", "scores", "limits", "out"}
-COUNTS = {"width", "stride", "n_bags"}
+COUNTS = {"width", "stride", "n_bags", "count"}
 KERNELS = [
     each
     for name, each in vars(kernels).items()
@@ -36,8 +36,11 @@ def compiled(kernel, short, dtype, capability):
     how = backend.sizes(768, torch.empty(0, dtype=dtype))
     how |= {
         "PIECE": backend.PIECE,
+        "LINES": backend.LINES,
         "WIDE": backend.LINE if "above" in kernel.__name__ else how["WIDE"],
     }
+    if kernel.__name__ == "maxima":
+        how |= {"WIDE": 32, "TILE": backend.MAXIMA // 32}
     kinds, chosen = {}, {}
     for each in kernel.params:
         if each.is_constexpr:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from saestore import dictionaries
-from saestore.dictionaries import DenseCode
-from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS, base, jumprelu
+from saestore.dictionaries import DenseCode, backends
+from saestore.dictionaries.activation_functions import ACTIVATION_FUNCTIONS, jumprelu
 from saestore.dictionaries.activation_functions.batchtopk import in_all
 from saestore.dictionaries.jump_loops import DenseWindow
 from saestore.errors import UnsupportedError
@@ -179,7 +179,7 @@ def test_h3_jumprelu_is_strict_by_hand():
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["dense", "sparse"])
 @pytest.mark.parametrize(("h", "of_f", "of_step"), [(0.012, -0.2, -20), (0.04, 0, 0)])
 def test_h4_the_estimator_by_hand(h, of_f, of_step, share, monkeypatch):
-    monkeypatch.setattr(base, "DENSE_SHARE", share)
+    monkeypatch.setattr(backends, "wanted_share", share)
     settings = JumpRelu(bandwidth=0.05, ste_to_input=False)
     one, x = on_scores(settings, [[h]], threshold=torch.tensor([0.01]).double())
     code = one({HOOK: x}).code
@@ -259,7 +259,7 @@ class Jump(torch.autograd.Function):
 @pytest.mark.parametrize("to_input", [False, True])
 def test_jumprelu_gradients_are_those_of_its_definition(share, gated, to_input, monkeypatch):
     """With the gate on h n, f = J(h n)/n and everything follows, the gradient in n too."""
-    monkeypatch.setattr(base, "DENSE_SHARE", share)
+    monkeypatch.setattr(backends, "wanted_share", share)
     settings = JumpRelu(bandwidth=1.5, ste_to_input=to_input)
     one = random_sae(settings, gate_on_decoder_norm=gated, scale="none")
     x = 0.3 * rows(40)

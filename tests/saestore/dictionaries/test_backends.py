@@ -237,6 +237,14 @@ def test_an_unknown_backend_names_the_nearest():
     assert "triton" in caught.value.hint
 
 
+@pytest.mark.parametrize(("rows", "count", "wide"), [(3, 700, 8), (1, 1, 32), (0, 5, 4), (2, 3, 2)])
+def test_maxima_of_stretches_are_torchs(with_triton, rows, count, wide):
+    scores = torch.randn(rows, count * wide + 3, generator=torch.Generator().manual_seed(1))
+    inside = scores.to(DEVICE)[:, : count * wide]
+    wanted = backends.BACKENDS["cuda"]().maxima(inside, wide)
+    assert torch.equal(backends.BACKENDS["triton"]().maxima(inside, wide), wanted)
+
+
 @pytest.mark.parametrize(
     "cases", [["bf16"], pytest.param(["fp32", "fp64", "fp16"], marks=pytest.mark.slow)], ids=str
 )
@@ -249,7 +257,7 @@ def test_every_kernel_compiles_for_real_devices_and_spills_nothing(cases, tmp_pa
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     lines = [line.split() for line in run.stdout.splitlines()]
-    names = {"bags", "pieces", "joined", "dots", "sums", "count_above", "fill_above"}
+    names = {"bags", "pieces", "joined", "dots", "sums", "count_above", "fill_above", "maxima"}
     assert {(line[0], line[1]) for line in lines} == {(n, case) for n in names for case in cases}
     assert {line[3] for line in lines} == {"0"}
 

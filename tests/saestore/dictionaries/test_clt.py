@@ -7,8 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from saestore import dictionaries
-from saestore.dictionaries import DenseCode, RaggedCode
-from saestore.dictionaries.activation_functions import base as activation_base
+from saestore.dictionaries import DenseCode, RaggedCode, backends
 from saestore.errors import ConfigError, HookpointNotFoundError, UnsupportedError
 from saestore.testing.dictionaries import (
     ExactMoments,
@@ -162,7 +161,7 @@ def strongest_rows(scores, k):
 @pytest.mark.parametrize("share", [1.0, 0.0], ids=["sparse", "dense"])
 @pytest.mark.parametrize("kind", ["topk", "batchtopk", "layertopk", "relu"])
 def test_its_gradients_are_those_of_dense_matrices(kind, share, monkeypatch):
-    monkeypatch.setattr(activation_base, "DENSE_SHARE", share)
+    monkeypatch.setattr(backends, "wanted_share", share)
     dictionary, inputs = clt(KINDS[kind]), rows_of(INS)
     output = dictionary(dictionary.normalise(inputs))
     assert isinstance(output.code, RaggedCode if share else DenseCode)

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from saestore.dictionaries import backends, selection
-from saestore.dictionaries.activation_functions import base
 from saestore.dictionaries.backends import loops_backend
 from saestore.testing.dictionaries import D_IN, D_SAE, HOOK, random_sae
 from saestore_schemas.dictionary import AbsTopK, BatchTopK, Gated, JumpRelu, Relu, TopK
@@ -86,7 +85,7 @@ def test_sparse_and_dense_paths_agree(case, kind, options, monkeypatch):
     few_rows_at_a_time(monkeypatch)
     found = {}
     for path, share in (("dense", 0.0), ("sparse", 1.0)):
-        monkeypatch.setattr(base, "DENSE_SHARE", share)
+        monkeypatch.setattr(backends, "wanted_share", share)
         found[path] = outputs_and_gradients(dictionary, inputs, upstream)
     if how == "silent":
         assert (found["dense"][0][3:6] == 0).all()
@@ -115,7 +114,7 @@ def test_kernels_for_cuda_agree_with_the_dense_path(kind, with_triton, monkeypat
         dictionary.b_enc[::3] = -100
     found = {}
     for path, share, backend in (("dense", 0.0, "torch"), ("sparse", 1.0, "triton")):
-        monkeypatch.setattr(base, "DENSE_SHARE", share)
+        monkeypatch.setattr(backends, "wanted_share", share)
         with backends.using(backend):
             found[path] = outputs_and_gradients(dictionary, inputs, inputs.flip(0))
     torch.testing.assert_close(found["sparse"], found["dense"], rtol=1e-12, atol=1e-12)
@@ -123,7 +122,7 @@ def test_kernels_for_cuda_agree_with_the_dense_path(kind, with_triton, monkeypat
 
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["dense", "sparse"])
 def test_gradients_equal_central_differences(share, monkeypatch):
-    monkeypatch.setattr(base, "DENSE_SHARE", share)
+    monkeypatch.setattr(backends, "wanted_share", share)
     dictionary = random_sae(TopK(k=4))
     inputs = torch.randn(5, D_IN, generator=torch.Generator().manual_seed(4)).double()
     names = [name for name, _ in dictionary.named_parameters()]
@@ -142,7 +141,7 @@ def test_gradients_equal_central_differences(share, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["topk", "batchtopk", "jumprelu"])
 def test_a_step_is_reproducible_bit_for_bit(kind, monkeypatch):
-    monkeypatch.setattr(base, "DENSE_SHARE", 1.0)
+    monkeypatch.setattr(backends, "wanted_share", 1.0)
     dictionary = random_sae(KINDS[kind], dtype=torch.float32)
     inputs = torch.randn(500, D_IN, generator=torch.Generator().manual_seed(4))
     upstream = torch.ones(500, D_IN)

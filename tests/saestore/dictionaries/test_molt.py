@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from saestore import dictionaries
-from saestore.dictionaries.activation_functions import base
+from saestore.dictionaries import backends
 from saestore.dictionaries.families import FAMILIES
 from saestore.dictionaries.kernels import Pairs
 from saestore.dictionaries.transforms import Group, Transforms
@@ -176,7 +176,7 @@ def test_i10_norms_by_gram_matrices_are_those_of_the_maps_with_their_gradient():
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["all", "pairs"])
 @pytest.mark.parametrize("options", ["relu-hn-target-rms", "topk-hn", "gated"])
 def test_every_weight_gets_the_gradient_of_dense_autograd(options, share, monkeypatch):
-    monkeypatch.setattr(base, "DENSE_SHARE", share)
+    monkeypatch.setattr(backends, "wanted_share", share)
     dictionary = molt(**VARIANTS[options])
     rows = dictionary.normalise(inputs())
     output = dictionary(rows)
@@ -540,7 +540,7 @@ def test_a_centred_input_is_refused_when_weights_are_restored():
 
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["all", "pairs"])
 def test_narrow_weights_are_computed_with_widely(share, monkeypatch):
-    monkeypatch.setattr(base, "DENSE_SHARE", share)
+    monkeypatch.setattr(backends, "wanted_share", share)
     narrow = random_dictionary(settings(TopK(k=3)), WIDTHS, dtype=torch.bfloat16)
     wide = {name: each.float() for name, each in narrow.tensors().items()}
     config = narrow.config.model_copy(update={"dtype": "float32"})

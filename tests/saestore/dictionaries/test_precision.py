@@ -7,7 +7,6 @@ import torch
 
 from saestore import dictionaries
 from saestore.dictionaries import backends, tensor_file
-from saestore.dictionaries.activation_functions import base
 from saestore.errors import UnsupportedError
 from saestore.lake import Storage
 from saestore.testing.dictionaries import D_IN, HOOK, random_sae, raw_rows
@@ -49,7 +48,7 @@ def one_pass(dictionary, rows):
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pass_computes_in_float32_and_only_gradients_are_rounded(kind, dtype, share, monkeypatch):
-    monkeypatch.setattr(base, "DENSE_SHARE", share)
+    monkeypatch.setattr(backends, "wanted_share", share)
     narrow, wide = pair(kind, dtype)
     rows = torch.from_numpy(raw_rows()).float()
     code, reconstruction, gradients = one_pass(narrow, rows)
@@ -67,7 +66,7 @@ def test_a_pass_computes_in_float32_and_only_gradients_are_rounded(kind, dtype, 
 
 @pytest.mark.parametrize("kind", ["topk", "jumprelu"])
 def test_kernels_read_narrow_matrices_as_they_lie(kind, with_triton, monkeypatch):
-    monkeypatch.setattr(base, "DENSE_SHARE", 1.0)
+    monkeypatch.setattr(backends, "wanted_share", 1.0)
     rows = torch.from_numpy(raw_rows(5)).float()
     found = []
     for backend in ("torch", "triton"):

@@ -7,6 +7,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from saestore.dictionaries import backends, selection, selection_loops
+from saestore.dictionaries.backends.torch_backend import OnCuda
 
 
 numbers = st.floats(-4, 4, width=32) | st.sampled_from([0.0, -0.0, 1.0, 1.5, np.float32(1e-40)])
@@ -53,6 +54,31 @@ def test_the_largest_of_all_rows(scores, count):
     order = np.argsort(-scores.reshape(-1), kind="stable")
     wanted = by_definition(scores, first(order, count, scores > 0))
     assert listed(selection_loops.largest_in_all(torch.from_numpy(scores), count)) == list(wanted)
+
+
+wide_matrices = st_numpy.arrays(
+    st.sampled_from([np.float32, np.float64]),
+    st.tuples(st.integers(0, 4), st.sampled_from([64, 96, 131])),
+    elements=st.floats(-1, 1, width=16) | st.sampled_from([0.0, 0.5, 0.75]),
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(wide_matrices, st.integers(1, 5))
+def test_ranking_in_two_steps_finds_the_largest_of_each_row(scores, k):
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    keep = np.zeros(scores.shape, dtype=bool)
+    np.put_along_axis(keep, order, values=True, axis=1)
+    wanted = by_definition(scores, keep & (scores > 0))
+    assert listed(OnCuda().largest(torch.from_numpy(scores), k)) == list(wanted)
+
+
+@settings(max_examples=120, deadline=None)
+@given(wide_matrices, st.integers(0, 12))
+def test_ranking_in_two_steps_finds_the_largest_of_all_rows(scores, count):
+    order = np.argsort(-scores.reshape(-1), kind="stable")
+    wanted = by_definition(scores, first(order, count, scores > 0))
+    assert listed(OnCuda().largest_in_all(torch.from_numpy(scores), count)) == list(wanted)
 
 
 @settings(max_examples=60, deadline=None)

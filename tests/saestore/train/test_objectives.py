@@ -79,10 +79,18 @@ def aux_by_definition(dictionary, x, dead, k_aux, variance):
     return min(m / k_aux, 1.0) * variance * ratio / 32
 
 
+WAYS = {"sparse": (1.0, 1), "dense": (0.0, 1), "filled": (0.0, 3), "cannot fill": (0.0, 32)}
+"""Above which share products are dense, and of what their features are a multiple."""
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("subtract", [False, True])
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("k", [1, 2, 4, 9])
-def test_aux_is_its_definition_in_value_and_gradient(subtract, gated, k):
+def test_aux_is_its_definition_in_value_and_gradient(subtract, gated, k, way, monkeypatch):
+    share, multiple = WAYS[way]
+    monkeypatch.setattr(backends, "wanted_share", share)
+    monkeypatch.setattr(loops_backend.Loops, "product_features", multiple)
     dictionary, x = mostly_dead(subtract=subtract, gated=gated), rows()
     mine = AuxK(AuxSettings(k=k), k=3, variance=7.0)(seen(dictionary, x))
     wanted = aux_by_definition(dictionary, x, DEAD, k, 7.0)
@@ -99,7 +107,9 @@ def test_ranking_some_rows_at_a_time_changes_no_bit_of_aux(monkeypatch):
     for at_once in (1 << 30, 8 * len(DEAD) * 5):  # 13 rows: all, and 5, 5, 3
         monkeypatch.setattr(pre_activation, "RANKED_BYTES", at_once)
         dictionary = mostly_dead(subtract=True, gated=True)
+        monkeypatch.setattr(backends, "wanted_share", None)
         context = seen(dictionary, rows())
+        monkeypatch.setattr(backends, "wanted_share", 1.0)
         assert context.output.pre.linear.known  # k is large among 11 features
         value = AuxK(AuxSettings(k=2), k=3, variance=7.0)(context)
         found.append([value, *torch.autograd.grad(value, list(dictionary.parameters()))])
