@@ -15,7 +15,7 @@ help:
 	@echo "make test        the whole test suite but gpu and slow"
 	@echo "make test-slow   the slow tests"
 	@echo "make test-gpu    the tests that need a CUDA device"
-	@echo "make faults      kill generate, merge, import and train a hundred times each (KILLS=n)"
+	@echo "make faults      kill generate, merge, import, train and analyze a hundred times each (KILLS=n)"
 	@echo "make check       format, lint, types, contracts, generated files, docs, build, clean install"
 	@echo "make bench       benchmarks as ratios, side by side in one run (BENCH=name for one)"
 	@echo "make docs        regenerate the references and build the documentation"
@@ -66,6 +66,7 @@ faults: $(VENV)/ready
 	$(BIN)/python tests/faults/kill_generate.py --kills $(KILLS)
 	$(BIN)/python tests/faults/kill_import.py --kills $(KILLS)
 	$(BIN)/python tests/faults/kill_train.py --kills $(KILLS)
+	$(BIN)/python tests/faults/kill_analyze.py --kills $(KILLS)
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .

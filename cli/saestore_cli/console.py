@@ -98,7 +98,7 @@ class ConsoleOutput:
         from saestore.lake import parts
 
         self._out.print(f"{ref.path}, {parts.described(list(states))}", soft_wrap=True)
-        for command in parts.commands(list(states), ref.name):
+        for command in parts.commands(list(states), ref):
             self._out.print(f"go on: {command}", soft_wrap=True)
 
     def listing(self, lake: str, remarks: "Sequence[Remark]") -> None:

@@ -77,7 +77,7 @@ class JsonOutput:
             {
                 "path": ref.path,
                 "parts": [_part(state) for state in states],
-                "commands": parts.commands(list(states), ref.name),
+                "commands": parts.commands(list(states), ref),
             }
         )
 

@@ -69,7 +69,7 @@ def refuse(artefact: Storage, ref: layout.Ref) -> None:
             kind=ref.kind,
             name=ref.name,
             missing=parts.described(found),
-            command=f"{parts.continuation(found, ref.name)}; or begin anew, as one process, after "
+            command=f"{parts.continuation(found, ref)}; or begin anew, as one process, after "
             f"`saestore remove {ref.name}`",
         )
 
@@ -129,6 +129,6 @@ def _same_count(artefact: Storage, ref: layout.Ref, part: Part) -> None:
             field="--shard",
             found=str(part),
             expected=f"I/{there[0].count}, because {ref.name!r} is {parts.described(found)}",
-            hint=f"{parts.continuation(found, ref.name)}; or begin anew after "
+            hint=f"{parts.continuation(found, ref)}; or begin anew after "
             f"`saestore remove {ref.name}`",
         )

@@ -6,7 +6,7 @@ makes every table the same, byte for byte, whatever part, batch or worker asks f
 dictionary reads contexts, those of a block's rows are read along, whole.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saestore.activations import ActivationStore, WholeContexts
+from saestore.analyze.pieces import Encoded
 from saestore.analyze.scaling import HeadScaling
 from saestore.analyze.scope import Scope
 from saestore.analyze.sort import Firings
@@ -49,9 +50,10 @@ def firings(
     *,
     device: torch.device,
     scaling: HeadScaling | None = None,
-    at_gates: Callable[[Firings], None] | None = None,
-) -> Iterator[tuple[int, Firings]]:
-    """Return the firings of each block in order, with how many of its rows are analysed.
+    span: tuple[int, int],
+    at_gates: bool = False,
+) -> Iterator[Encoded]:
+    """Return the firings of each block in order.
 
     Args:
         store: The activation store.
@@ -60,14 +62,15 @@ def firings(
         settings: How values are stored.
         device: Where the dictionary is.
         scaling: Takes all rows of the blocks, if it is wanted.
-        at_gates: Told each block's firings at each gate, of gate g of feature i as number i gates + g.
+        span: First row, where a block begins, and the one after the last.
+        at_gates: Whether the firings at each gate are wanted too.
 
     Raises:
         OverflowRowError: A value does not fit `value_dtype`.
         DamagedArtefactError: The store's bytes are not what they should be.
     """
     size = block_rows(folded.columns)
-    rows = len(scope.tokens)
+    first_row, last_row = span
     whole = WholeContexts(store) if folded.reads_contexts else None
 
     def read(start: int) -> Mapping[str, Tensor]:
@@ -80,18 +83,20 @@ def firings(
         return ContextRows(found, Contexts.of(around))
 
     with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, 0)
-        for start in range(0, rows, size):
+        ahead = reader.submit(read, first_row)
+        for start in range(first_row, last_row, size):
             inputs = contexts.each(ahead.result(), lambda _, part: part.to(device))
-            if start + size < rows:
+            if start + size < last_row:
                 ahead = reader.submit(read, start + size)
             code = folded.encode(inputs)
             if scaling is not None:
                 scaling.update(code, inputs, np.asarray(scope.kept[start : start + size]))
-            if at_gates is not None:
-                at_gates(_placed(_by_gate(code, folded.gates), start, scope, settings))
-            each = folded.by_feature(code)
-            yield min(size, rows - start), _placed(each, start, scope, settings)
+            gates = _by_gate(code, folded.gates) if at_gates else None
+            yield Encoded(
+                min(size, last_row - start),
+                _placed(folded.by_feature(code), start, scope, settings),
+                None if gates is None else _placed(gates, start, scope, settings),
+            )
 
 
 def _read(

@@ -1,6 +1,7 @@
 """The verb: a dictionary and a store in, feature tables out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -11,9 +12,10 @@ from saestore.analyze import encode, logits
 from saestore.analyze.attention import Pairs, attention_rows
 from saestore.analyze.context_tables import context_rows, document_rows, vocabulary_rows
 from saestore.analyze.decoders import decoder_rows, pair_rows
+from saestore.analyze.pieces import Encoded, Pieces
 from saestore.analyze.scaling import HeadScaling, measurable
 from saestore.analyze.scope import Scope
-from saestore.analyze.sort import Sorter
+from saestore.analyze.sort import Firings, Sorter
 from saestore.analyze.survey import survey
 from saestore.analyze.write import (
     HEAD_RUNS,
@@ -26,8 +28,9 @@ from saestore.dictionaries import SparseDictionary
 from saestore.lake import Lake, Ref, Storage, layout
 from saestore.lake.lock import is_lock, writing
 from saestore.lake.manifest import Run, begin, finish, parent_of
+from saestore.lake.parts import Part, State
 from saestore.lm import LanguageModel
-from saestore.progress import Progress, Silent
+from saestore.progress import Progress, Silent, Task
 from saestore_schemas import tables
 from saestore_schemas.analyze import AnalyzeSettings, LogitSettings
 from saestore_schemas.dictionary import DictionaryConfig
@@ -37,6 +40,9 @@ _SILENT = Silent()
 
 _SCOPE = f"{layout.PROGRESS}/scope"
 """Where tokens and flags are mapped from."""
+
+_ENCODING = "encoding-"
+"""Of several processes that encode, each holds the lock of a folder of its own."""
 
 
 def run(
@@ -48,7 +54,8 @@ def run(
 ) -> Ref:
     """Write what every feature of a dictionary does; a finished analysis is left as it is.
 
-    A run that was killed starts again from the beginning and ends with the same bytes.
+    A run that was killed goes on where encoding stopped and ends with the same bytes. What other
+    processes encoded by `run_part` is not encoded again.
 
     Args:
         settings: What to analyse and what to keep.
@@ -63,44 +70,124 @@ def run(
             not trained on one, or there is no such language model.
         OverflowRowError: A value does not fit `value_dtype`.
     """
-    ref = Ref("features", f"{settings.dictionary}/{settings.name}")
-    trained = lake.manifest(Ref("dictionary", settings.dictionary))
-    place = Place.of(lake, trained, settings.activations, settings.heads)
-    store = place.open(lake, trained)
-    parents = (parent_of(trained), *store.parents)
-    job = Run.of(ref, settings, parents)
-    artefact = lake.artefact(ref)
-    if artefact.exists(layout.MANIFEST):  # nothing to write: the lake may be read-only
-        begin(artefact, job)
-        return ref
-    loaded = dictionaries.load(lake, settings.dictionary)
-    if settings.logits is not None:  # before the rows, which may take long
-        for host in _hosts(store, loaded.config, settings.logits):
-            LanguageModel.check(host.lm, field=host.field)
-    with writing(artefact, name=ref.name):
-        if begin(artefact, job) is not None:
-            return ref
-        _clear(artefact)
-        folded = loaded.in_raw_units().eval()
-        output = Output(artefact, job.fingerprint)
-        analysis = _Analysis(settings, store, folded.to(devices.resolve(device)), output, progress)
+    plan = _Plan.of(settings, lake)
+    if plan.artefact.exists(layout.MANIFEST):  # nothing to write: the lake may be read-only
+        begin(plan.artefact, plan.job)
+        return plan.ref
+    analysis = plan.prepared(device, progress)
+    with writing(plan.artefact, name=plan.ref.name), plan.alone():
+        if begin(plan.artefact, plan.job) is not None:
+            return plan.ref
+        _clear(plan.artefact)
         counts = analysis.write()
+        folded = analysis.folded
         finish(
-            artefact,
-            job,
-            arrays=dict(sorted(output.arrays.items())),
+            plan.artefact,
+            plan.job,
+            arrays=dict(sorted(analysis.output.arrays.items())),
             counts=counts,
             facts={
                 "value": "coefficient of the folded decoder vector, stored as "
                 + settings.value_dtype,
                 "semantics": folded.config.semantics.model_dump(mode="json"),
-                "activations": str(place),
+                "activations": str(plan.place),
                 "hookpoints": list(folded.hookpoints_in),
-                "context_size": store.record.context_size,
+                "context_size": plan.store.record.context_size,
                 "block_rows": encode.block_rows(folded.columns),
             },
         )
-    return ref
+    return plan.ref
+
+
+def run_part(
+    settings: AnalyzeSettings,
+    lake: Lake,
+    part: Part,
+    *,
+    device: str = "auto",
+    progress: Progress = _SILENT,
+) -> list[State]:
+    """Encode one part of the rows, beside other processes; return how far all parts are.
+
+    `run` then makes the tables, the same bytes as if it had encoded all rows. None are returned
+    where the analysis is finished.
+
+    Args:
+        settings: Those of the whole analysis.
+        lake: See `run`.
+        part: Which part.
+        device: See `run`.
+        progress: Where to report.
+
+    Raises:
+        ArtefactBusyError: Another process encodes this part, or makes the tables.
+        SaestoreError: See `run`.
+    """
+    plan = _Plan.of(settings, lake)
+    if plan.artefact.exists(layout.MANIFEST):
+        begin(plan.artefact, plan.job)
+        return []
+    analysis = plan.prepared(device, progress)
+    with writing(plan.artefact, name=plan.ref.name):
+        if begin(plan.artefact, plan.job) is not None:
+            return []
+    own = plan.artefact.child(f"{layout.PARTS}/{_ENCODING}{part.index}-of-{part.count}")
+    with writing(own, name=f"{plan.ref.name}, part {part}"):
+        scratch = f"{layout.PARTS}/{_ENCODING}{part.index}-of-{part.count}/scope"
+        scope = survey(plan.store, settings, plan.artefact.scratch(scratch))
+        pieces = analysis.pieces(scope)
+        analysis.encode(pieces, pieces.of(part), scope)
+        return [pieces.state(Part(each, part.count)) for each in range(part.count)]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """An analysis that is to be made, and what it is made of."""
+
+    settings: AnalyzeSettings
+    lake: Lake
+    ref: Ref
+    job: Run
+    place: Place
+    store: ActivationStore
+
+    @classmethod
+    def of(cls, settings: AnalyzeSettings, lake: Lake) -> "_Plan":
+        ref = Ref("features", f"{settings.dictionary}/{settings.name}")
+        trained = lake.manifest(Ref("dictionary", settings.dictionary))
+        place = Place.of(lake, trained, settings.activations, settings.heads)
+        store = place.open(lake, trained)
+        job = Run.of(ref, settings, (parent_of(trained), *store.parents))
+        return cls(settings, lake, ref, job, place, store)
+
+    @property
+    def artefact(self) -> Storage:
+        return self.lake.artefact(self.ref)
+
+    def prepared(self, device: str, progress: Progress) -> "_Analysis":
+        """Load the dictionary; refuse a language model that is not there before rows are read."""
+        loaded = dictionaries.load(self.lake, self.settings.dictionary)
+        if self.settings.logits is not None:
+            for host in _hosts(self.store, loaded.config, self.settings.logits):
+                LanguageModel.check(host.lm, field=host.field)
+        folded = loaded.in_raw_units().eval().to(devices.resolve(device))
+        output = Output(self.artefact, self.job.fingerprint)
+        return _Analysis(self.settings, self.store, folded, output, progress)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Refuse to begin while other processes encode parts.
+
+        Raises:
+            ArtefactBusyError: One does.
+        """
+        with ExitStack() as locks:
+            for name in self.artefact.names(layout.PARTS):
+                if name.startswith(_ENCODING):
+                    part = self.artefact.child(f"{layout.PARTS}/{name}")
+                    label = f"{self.ref.name}, part {name.removeprefix(_ENCODING)}"
+                    locks.enter_context(writing(part, name=label))
+            yield
 
 
 @dataclass(frozen=True)
@@ -119,22 +206,12 @@ class _Analysis:
         output.write(tables.VOCABULARY, [vocabulary_rows(self.store, scope)])
         documents = document_rows(self.store, scope)
         output.write(tables.DOCUMENTS, [documents], schema=documents.schema)
-        device = self.folded.encoder_bias().device
-        scaling = None
-        if settings.head_scaling and measurable(self.folded):
-            scaling = HeadScaling(self.folded)
+        pieces = self.pieces(scope)
+        self.encode(pieces, range(pieces.count), scope)
+        scaling = self._scaling()
         heads = self._heads()
-        found = encode.firings(
-            self.store,
-            self.folded,
-            scope,
-            settings,
-            device=device,
-            scaling=scaling,
-            at_gates=None if heads is None else heads.add,
-        )
         sorter = sorted_by_context(
-            found,
+            _read(pieces, scaling, heads),
             output,
             settings,
             features=self.folded.d_sae,
@@ -165,6 +242,35 @@ class _Analysis:
             "firings": sorter.n_firings,
             "dead": dead,
         }
+
+    def pieces(self, scope: Scope) -> Pieces:
+        """Return the pieces in which rows are encoded."""
+        size = encode.block_rows(self.folded.columns)
+        return Pieces(self.output.artefact, rows=len(scope.tokens), block_rows=size)
+
+    def encode(self, pieces: Pieces, numbers: Sequence[int], scope: Scope) -> None:
+        """Encode those of some pieces that are missing."""
+        missing, scaling = pieces.missing(numbers), self._scaling()
+        total, left = pieces.rows(numbers), pieces.rows(missing)
+        with self.progress.task("encode", total=total, unit="rows", done=total - left) as task:
+            for number in missing:
+                found = encode.firings(
+                    self.store,
+                    self.folded,
+                    scope,
+                    self.settings,
+                    device=self.folded.encoder_bias().device,
+                    scaling=scaling,
+                    span=pieces.span(number),
+                    at_gates=self.folded.gates > 1,
+                )
+                sums = dict if scaling is None else scaling.taken
+                pieces.write(number, _told(found, task), sums)
+
+    def _scaling(self) -> HeadScaling | None:
+        """Return what adds up latent scaling, where that is wanted and means something."""
+        wanted = self.settings.head_scaling and measurable(self.folded)
+        return HeadScaling(self.folded) if wanted else None
 
     def _heads(self) -> Sorter | None:
         """Return what takes the firings at each head; None where all heads gate as one."""
@@ -236,11 +342,34 @@ def _hosts(store: ActivationStore, config: DictionaryConfig, wanted: LogitSettin
     return hosts_of(store, reads, writes, lm=wanted.lm, field="logits.lm")
 
 
+def _read(
+    pieces: Pieces, scaling: HeadScaling | None, heads: Sorter | None
+) -> Iterator[tuple[int, Firings]]:
+    """Yield rows and firings of all pieces in order; tell the others what is theirs."""
+    for number in range(pieces.count):
+        if scaling is not None:
+            scaling.add(pieces.sums(number))
+        for each in pieces.read(number):
+            if heads is not None and each.at_gates is not None:
+                heads.add(each.at_gates)
+            yield each.rows, each.firings
+
+
+def _told(found: Iterable[Encoded], task: Task) -> Iterator[Encoded]:
+    """Yield blocks, and tell the progress of them."""
+    rows = firings = 0
+    for each in found:
+        yield each
+        rows, firings = rows + each.rows, firings + len(each.firings)
+        task.advance(each.rows, l0=firings / rows)
+
+
 def _clear(artefact: Storage) -> None:
-    """Remove what a killed run left; only the lock and the record of its settings stay."""
+    """Remove what a killed run left but its lock, the record of its settings, and what it encoded."""
     for name in artefact.names():
         if name != layout.PROGRESS:
             artefact.remove(name)
+    kept = (layout.RUN, layout.PARTS)
     for name in artefact.names(layout.PROGRESS):
-        if not is_lock(name) and f"{layout.PROGRESS}/{name}" != layout.RUN:
+        if not is_lock(name) and f"{layout.PROGRESS}/{name}" not in kept:
             artefact.remove(f"{layout.PROGRESS}/{name}")

@@ -38,6 +38,10 @@ from saestore.features import arrow
 from saestore_schemas import tables
 
 
+_SUMS = ("firings", "squares", "left", "written", "together")
+"""Attributes of `HeadScaling` that are added up over rows."""
+
+
 def measurable(dictionary: SparseDictionary) -> bool:
     """Return whether a dictionary's features have several heads that can be compared.
 
@@ -68,8 +72,8 @@ class HeadScaling:
         shape = (len(self.owner), len(self._hooks))
         self.firings = np.zeros(shape[0], np.int64)
         self.squares = np.zeros(shape[0])
-        self._left, self._written = np.zeros(shape), np.zeros(shape)
-        self._together = np.zeros(shape)  # of the owner's activations and the head's
+        self.left, self.written = np.zeros(shape), np.zeros(shape)
+        self.together = np.zeros(shape)  # of the owner's activations and the head's
 
     def update(
         self, code: SparseCode, rows: Mapping[str, Tensor], kept: Bool[np.ndarray, " row"]
@@ -100,12 +104,24 @@ class HeadScaling:
             for head, (left, written) in zip(
                 alike, found.reshape(len(alike), 2, len(mine.row)), strict=True
             ):
-                self._left[:, head] += self._added(mine.column, factor * mine.value * left)
-                self._written[:, head] += self._added(mine.column, factor * mine.value * written)
+                self.left[:, head] += self._added(mine.column, factor * mine.value * left)
+                self.written[:, head] += self._added(mine.column, factor * mine.value * written)
                 there = mine.value
                 if self._folded.gates > 1:
                     there = fired.of(head).at(mine)
-                self._together[:, head] += self._added(mine.column, mine.value * there)
+                self.together[:, head] += self._added(mine.column, mine.value * there)
+
+    def taken(self) -> dict[str, np.ndarray]:
+        """Return what was added up since the last time, by name, and begin anew."""
+        found = {name: getattr(self, name) for name in _SUMS}
+        for name, each in found.items():
+            setattr(self, name, np.zeros_like(each))
+        return found
+
+    def add(self, sums: Mapping[str, np.ndarray]) -> None:
+        """Add what was added up elsewhere."""
+        for name, each in sums.items():
+            getattr(self, name)[...] += each
 
     def _targets(self, hook: str, rows: Tensor, decoded: Tensor) -> Float[Tensor, "2 row d"]:
         """Return what is left of rows and what is written of them, in normalised units."""
@@ -126,7 +142,7 @@ class HeadScaling:
         """Return the least-squares scales and their ratios, NaN where they are undefined."""
         features = np.arange(len(self.owner))
         squared = self.lengths[features, self.owner] ** 2
-        own = np.zeros_like(self._left)  # <d_o, d_m>, which leaving the feature out adds
+        own = np.zeros_like(self.left)  # <d_o, d_m>, which leaving the feature out adds
         comparable = np.zeros(own.shape, np.bool_)
         for owner, hook in enumerate(self._hooks):
             mine = self.owner == owner
@@ -140,9 +156,9 @@ class HeadScaling:
         with np.errstate(divide="ignore", invalid="ignore"):
             length = squared[:, None]
             energy = length * self.squares[:, None]
-            left = self._left + own * self._together
+            left = self.left + own * self.together
             error = np.where(comparable & (energy > 0), left / energy, np.nan)
-            written = np.where(comparable & (energy > 0), self._written / energy, np.nan)
+            written = np.where(comparable & (energy > 0), self.written / energy, np.nan)
             ratio = self.lengths / self.lengths[features, self.owner][:, None]
             return Scales(
                 ratio, error, written,

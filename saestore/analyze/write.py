@@ -79,7 +79,7 @@ def sorted_by_context(
     rows: int,
     progress: Progress,
 ) -> Sorter:
-    """Write the by-context order as firings arrive; return them held for the other order.
+    """Write the by-context order as firings come; return them held for the other order.
 
     Args:
         source: Rows done and their firings, in context order.
@@ -97,8 +97,8 @@ def sorted_by_context(
         writer = None
         if settings.firings == "both":
             writer = stack.enter_context(output.writer(table))
-        task = stack.enter_context(progress.task("encode", total=rows, unit="rows"))
-        last, seen = -1, 0
+        task = stack.enter_context(progress.task("sort", total=rows, unit="rows"))
+        last = -1
         for done, firings in source:
             sorter.add(firings)
             if writer is not None and len(firings):
@@ -106,8 +106,7 @@ def sorted_by_context(
                 cuts = np.flatnonzero(np.diff(context, prepend=last))
                 writer.write(_lines(table, firings.feature, firings), cuts=cuts)
                 last = int(context[-1])
-            seen += done
-            task.advance(done, l0=sorter.n_firings / seen)
+            task.advance(done)
     if writer is not None:
         output.wrote(table.name, writer)
     return sorter

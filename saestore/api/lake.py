@@ -153,7 +153,7 @@ class OpenLake(Exchanging):
         device = launch.device_for(self.device, os.environ)
         part = launch.part_of(shard, os.environ)
         if shard is None:
-            reporter.note(launch.announcement(part, device))
+            reporter.note(launch.announcement(part, device, "saestore merge NAME"))
         return generate.run_part(wanted, self.lake, part, device=device, progress=reporter)
 
     def merge(self, name: str, *, progress: Progress | None = None) -> "ActivationStore":
@@ -354,6 +354,38 @@ class OpenLake(Exchanging):
         wanted = config.as_settings(AnalyzeSettings, settings)
         ref = run(wanted, self.lake, device=self.device, progress=progress or Silent())
         return self.analysis(ref.name)
+
+    def analyze_part(
+        self,
+        settings: "Settings[AnalyzeSettings]",
+        shard: str | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> "list[State]":
+        """Encode one part of the rows, beside other processes; return how far all parts are.
+
+        None are returned when the analysis is finished. `analyze` makes it of its parts.
+
+        Args:
+            settings: Those of the whole analysis.
+            shard: Which part, `I/N` with I from 0; absent, torchrun's RANK and WORLD_SIZE, and
+                LOCAL_RANK chooses the GPU.
+            progress: Where to report.
+
+        Raises:
+            SaestoreError: Any of the tree; what was encoded stays and a rerun resumes.
+        """
+        from saestore.analyze import run_part
+        from saestore.generate import launch
+
+        self._use_threads()
+        wanted = config.as_settings(AnalyzeSettings, settings)
+        reporter = progress or Silent()
+        device = launch.device_for(self.device, os.environ)
+        part = launch.part_of(shard, os.environ)
+        if shard is None:
+            reporter.note(launch.announcement(part, device, "saestore analyze CONFIG.toml"))
+        return run_part(wanted, self.lake, part, device=device, progress=reporter)
 
     def activations(self, name: str) -> "ActivationStore":
         """Return an activation store.

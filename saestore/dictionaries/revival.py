@@ -57,9 +57,7 @@ def _densely(
     return products.mixed(code, decoder.index_select(0, taken))
 
 
-def filled(
-    features: Int64[Tensor, " feature"], d_sae: int, multiple: int
-) -> Int64[Tensor, " _"]:
+def filled(features: Int64[Tensor, " feature"], d_sae: int, multiple: int) -> Int64[Tensor, " _"]:
     """Return some features and as many others as make their number a multiple, ascending."""
     missing = -len(features) % multiple
     if not missing or len(features) + missing > d_sae:

@@ -38,9 +38,12 @@ def device_for(device: str, environment: Mapping[str, str]) -> str:
     return f"cuda:{int(local) % torch.cuda.device_count()}"
 
 
-def announcement(part: Part, device: str) -> str:
-    """Return what a process says that takes its part from torchrun's environment."""
-    return (
-        f"part {part}, as RANK and WORLD_SIZE say, on {device}; when all are finished: "
-        "saestore merge NAME"
-    )
+def announcement(part: Part, device: str, then: str) -> str:
+    """Return what a process says that takes its part from torchrun's environment.
+
+    Args:
+        part: Which.
+        device: Where it computes.
+        then: The command that makes the artefact of all parts.
+    """
+    return f"part {part}, as RANK and WORLD_SIZE say, on {device}; when all are finished: {then}"

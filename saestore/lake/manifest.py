@@ -195,7 +195,7 @@ def _incomplete(artefact: Storage, ref: layout.Ref) -> IncompleteArtefactError:
         kind=ref.kind,
         name=ref.name,
         missing=parts.described(found) if found else _no_manifest(artefact),
-        command=parts.continuation(found, ref.name) if found else None,
+        command=parts.continuation(found, ref) if found else None,
     )
 
 

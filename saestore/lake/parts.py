@@ -99,13 +99,15 @@ class State:
         part: Which.
         begun: There is a folder of it.
         rows: Its rows; None while it is not finished.
-        shards: Shards it has finished.
+        shards: Shards it has finished, or what else it is made in.
+        unit: What these are called.
     """
 
     part: Part
     begun: bool
     rows: int | None
     shards: int
+    unit: str = "shards"
 
     @property
     def finished(self) -> bool:
@@ -118,7 +120,7 @@ class State:
         if self.finished:
             return f"{self.part} finished ({self.rows:,} rows)"
         if self.begun:
-            return f"{self.part} unfinished ({self.shards:,} whole shards)"
+            return f"{self.part} unfinished ({self.shards:,} whole {self.unit})"
         return f"{self.part} not begun"
 
 
@@ -151,13 +153,15 @@ def described(found: list[State]) -> str:
     return f"made in {len(found)} parts: {', '.join(str(state) for state in found)}"
 
 
-def commands(found: list[State], name: str) -> list[str]:
+def commands(found: list[State], ref: layout.Ref) -> list[str]:
     """Return the commands that finish an artefact made in parts, in order."""
+    verb, last = "generate", f"saestore merge {ref.name}"
+    if ref.kind == "features":
+        verb, last = "analyze", "saestore analyze CONFIG.toml"
     missing = [state.part for state in found if not state.finished]
-    making = [f"saestore generate CONFIG.toml --shard {part}" for part in missing]
-    return [*making, f"saestore merge {name}"]
+    return [*(f"saestore {verb} CONFIG.toml --shard {part}" for part in missing), last]
 
 
-def continuation(found: list[State], name: str) -> str:
+def continuation(found: list[State], ref: layout.Ref) -> str:
     """Return the same in one line."""
-    return ", then ".join(commands(found, name))
+    return ", then ".join(commands(found, ref))

@@ -5,6 +5,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from saestore.lake import Lake, Ref
+from saestore.testing.stores import payload_bytes, scratch_lake
 
 
 def ended(work: Callable[[], object], seconds: float | None) -> bool:
@@ -38,3 +44,60 @@ def ended(work: Callable[[], object], seconds: float | None) -> bool:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     return False
+
+
+@dataclass
+class Kills:
+    """What came of killing a run again and again.
+
+    Attributes:
+        kills: How often it was killed.
+        rounds: How often it was started from nothing.
+        resumed: After how many kills there was something to go on from.
+        differing: Files whose bytes are not those of a quiet run.
+    """
+
+    kills: int = 0
+    rounds: int = 0
+    resumed: int = 0
+    differing: list[str] = field(default_factory=list)
+
+
+def killed(
+    make: Callable[[Lake], object],
+    ref: Ref,
+    *,
+    fill: Callable[[Lake], object],
+    begun: Callable[[Lake], bool],
+    kills: int,
+    seed: int,
+) -> Kills:
+    """Kill a run at random moments, uniform over what it takes, and start it again until it ends.
+
+    Args:
+        make: The run, in a lake.
+        ref: What it makes.
+        fill: Puts into a lake what it is made of.
+        begun: Whether an unfinished one has something to go on from.
+        kills: How often it is killed in all.
+        seed: Of the moments.
+    """
+    rng, found = np.random.default_rng(seed), Kills()
+    with scratch_lake() as lake:
+        fill(lake)
+        start = time.monotonic()
+        ended(lambda: make(lake), None)
+        takes = time.monotonic() - start
+        quiet = payload_bytes(lake, ref)
+    while found.kills < kills:
+        with scratch_lake() as lake:
+            fill(lake)
+            while found.kills < kills and not ended(lambda: make(lake), rng.uniform(0, takes)):
+                found.kills += 1
+                found.resumed += begun(lake)
+            ended(lambda: make(lake), None)
+            found.rounds += 1
+            there = payload_bytes(lake, ref)
+            paths = {*there, *quiet}
+            found.differing += sorted(p for p in paths if there.get(p) != quiet.get(p))
+    return found

@@ -12,15 +12,14 @@ import argparse
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
 from saestore.exchange import Wanted, export_activations, import_activations, source
 from saestore.lake import Lake, Ref, layout
-from saestore.testing.killing import ended
-from saestore.testing.stores import payload_bytes, scratch_lake, synthetic_rows, synthetic_store
+from saestore.testing.killing import killed
+from saestore.testing.stores import scratch_lake, synthetic_rows, synthetic_store
 from saestore_schemas.exchange import ImportSettings
 
 
@@ -46,9 +45,10 @@ def chunks(folder: Path) -> ImportSettings:
     )
 
 
-def attempt(settings: ImportSettings, lake: Lake, seconds: float | None) -> bool:
-    """Import in a process of its own; return whether it ended by itself."""
-    return ended(lambda: import_activations(settings, lake), seconds)
+def begun(lake: Lake) -> bool:
+    """Return whether a shard is there, and the store is not."""
+    artefact = lake.artefact(REF)
+    return artefact.exists(layout.commit_file(0)) and not artefact.exists(layout.MANIFEST)
 
 
 def main() -> int:
@@ -57,35 +57,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     wanted = parser.parse_args()
     source.PIECE_BYTES = 1  # a context at a time
-    rng = np.random.default_rng(wanted.seed)
-    kills, rounds, resumed, differing = 0, 0, 0, []
     with tempfile.TemporaryDirectory() as folder:
         settings = chunks(Path(folder) / "chunks")
-        with scratch_lake() as lake:
-            began = time.monotonic()
-            attempt(settings, lake, None)
-            takes = time.monotonic() - began
-            quiet = payload_bytes(lake, REF)
-        while kills < wanted.kills:
-            with scratch_lake() as lake:
-                while kills < wanted.kills and not attempt(settings, lake, rng.uniform(0, takes)):
-                    kills += 1
-                    artefact = lake.artefact(REF)
-                    resumed += artefact.exists(layout.commit_file(0)) and not artefact.exists(
-                        layout.MANIFEST
-                    )
-                attempt(settings, lake, None)
-                rounds += 1
-                found = payload_bytes(lake, REF)
-                differing += sorted(
-                    path for path in {*found, *quiet} if found.get(path) != quiet.get(path)
-                )
-    print(  # noqa: T201 - what a script is run for
-        json.dumps(
-            {"kills": kills, "rounds": rounds, "with_shards": resumed, "differing": differing}
-        )
-    )
-    return 1 if differing else 0
+        found = killed(
+            lambda lake: import_activations(settings, lake), REF,
+            fill=lambda _: None, begun=begun, kills=wanted.kills, seed=wanted.seed,
+        )  # fmt: skip
+    print(json.dumps(vars(found)))  # noqa: T201 - what a script is run for
+    return 1 if found.differing else 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 SCRIPT = Path(__file__).with_name("kill_generate.py")
 
@@ -21,8 +23,9 @@ def test_killed_at_random_moments_the_bytes_are_those_of_a_quiet_run():
     assert all(each["differing"] == [] for each in results)
 
 
-def test_a_killed_import_ends_with_the_bytes_of_a_quiet_one():
-    script = SCRIPT.with_name("kill_import.py")
+@pytest.mark.parametrize("verb", ["import", "analyze"])
+def test_a_killed_verb_ends_with_the_bytes_of_a_quiet_one(verb):
+    script = SCRIPT.with_name(f"kill_{verb}.py")
     done = subprocess.run(
         [sys.executable, script, "--kills", "3"], capture_output=True, text=True, check=False
     )

@@ -60,6 +60,7 @@ def add(app: typer.Typer) -> None:
         "analyze",
         "saestore analyze configs/analyze/small.toml --set dictionary=demo/topk-32",
         "saestore analyze run.toml --set name=first-million --set rows=1000000",
+        "saestore analyze run.toml --shard 0/2",
         uses=_USES,
         panel=PANEL,
     )(analyze)
@@ -88,18 +89,30 @@ def generate(
     Several processes share the work with --shard, or under torchrun without it; `saestore merge`
     then makes the store, the same bytes as one process would.
     """
+    del resume
+    _in_parts(session, "generate", config, overrides, shard, _activations)
+
+
+def _in_parts(
+    session: Session,
+    verb: str,
+    config: ConfigArgument,
+    overrides: SetOption,
+    shard: ShardOption,
+    ref_of: Callable[[Any], "Ref"],
+) -> None:
+    """Run a verb, or one of the parts that several processes share."""
     from saestore.lake.parts import Part
 
-    del resume
     if shard is None and Part.of_environment(os.environ) is None:
-        _verb(session, "generate", config, overrides, _activations)
+        _verb(session, verb, config, overrides, ref_of)
         return
     from saestore.api.config import load_settings
 
-    settings = load_settings("generate", config, overrides or ())
+    settings = load_settings(verb, config, overrides or ())
     lake = session.lake
-    states = lake.generate_part(settings, shard, progress=session.progress)  # type: ignore[arg-type] # the verb's own
-    ref = _activations(settings)
+    states = getattr(lake, f"{verb}_part")(settings, shard, progress=session.progress)
+    ref = ref_of(settings)
     if states:
         session.output.part(ref, states)
     else:
@@ -199,10 +212,18 @@ def analyze(
     config: ConfigArgument,
     overrides: SetOption = None,
     resume: ResumeOption = False,
+    shard: ShardOption = None,
 ) -> None:
-    """A dictionary to feature tables: what every feature does."""
+    """A dictionary to feature tables: what every feature does.
+
+    A run that was killed encodes what it had not yet when the same command is given again, and ends
+    with the same bytes.
+
+    Several processes share the encoding with --shard, or under torchrun without it; the same command
+    without --shard then makes the tables, the same bytes as one process would.
+    """
     del resume
-    _verb(session, "analyze", config, overrides, _below("features"))
+    _in_parts(session, "analyze", config, overrides, shard, _below("features"))
 
 
 def demo(

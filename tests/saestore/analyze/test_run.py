@@ -83,7 +83,8 @@ def test_progress_counts_rows_and_firings(tmp_path):
     recorder = Recorder()
     planted_analysis(lake, settings=PLAIN.model_copy(update={"name": "first"}))
     analyze.run(PLAIN, lake, device="cpu", progress=recorder)
-    encode, count = recorder.tasks
+    encode, sort, count = recorder.tasks
+    assert sort["advanced"] == 270
     assert (encode["label"], encode["total"], encode["unit"]) == ("encode", 270, "rows")
     assert encode["advanced"] == 270
     assert count["advanced"] == count["total"] == (plant().values > 0).sum()

@@ -1,0 +1,173 @@
+"""What was encoded is not encoded again: a rerun and several processes end with the bytes of one run."""
+
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import pytest
+
+from saestore import analyze
+from saestore.analyze import encode, pieces
+from saestore.errors import ArtefactBusyError, ArtefactExistsError
+from saestore.lake import Lake, Ref, layout, manifest as manifests
+from saestore.lake.lock import writing
+from saestore.lake.parts import Part
+from saestore.progress import Recorder
+from saestore.testing.analyses import DICTIONARY, planted_analysis
+from saestore_schemas.analyze import AnalyzeSettings
+
+
+WANTED = AnalyzeSettings(dictionary=DICTIONARY, logits=None, name="other")
+REF = Ref("features", f"{DICTIONARY}/other")
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """Rows encoded, in pieces of 32; 270 rows make 9 pieces."""
+    monkeypatch.setattr(encode, "block_rows", lambda _: 16)
+    monkeypatch.setattr(pieces, "BLOCKS", 2)
+    spans, plain = [], encode.firings
+
+    def noted(*given, span, **more):
+        spans.append(span)
+        return plain(*given, span=span, **more)
+
+    monkeypatch.setattr(encode, "firings", noted)
+    return spans
+
+
+@pytest.fixture
+def lake(tmp_path, encoded):
+    lake = Lake.at(tmp_path / "lake")
+    planted_analysis(lake)
+    encoded.clear()
+    return lake
+
+
+def payload(lake, ref):
+    artefact = lake.artefact(ref)
+    names = [name for name in artefact.files() if name != layout.MANIFEST]
+    return {name: artefact.read(name) for name in names}
+
+
+@pytest.fixture
+def whole(lake, encoded, tmp_path):
+    """The files of an uninterrupted run in a lake beside."""
+    beside = Lake.at(tmp_path / "beside")
+    planted_analysis(beside, settings=WANTED)
+    encoded.clear()
+    return payload(beside, REF)
+
+
+class Crashing(Recorder):
+    """Raises when so many rows are encoded."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.rows = rows
+
+    @contextmanager
+    def task(self, label, **given):
+        with super().task(label, **given) as inner:
+            outer, seen = self, [given.get("done", 0)]
+
+            class Task:
+                def advance(self, n, **values):
+                    inner.advance(n, **values)
+                    seen[0] += n
+                    if label == "encode" and seen[0] >= outer.rows:
+                        raise KeyboardInterrupt
+
+            yield Task()
+
+
+@pytest.mark.parametrize("rows", [1, 33, 200, 270])
+def test_a_rerun_encodes_what_is_missing_and_ends_with_the_same_bytes(lake, encoded, whole, rows):
+    with pytest.raises(KeyboardInterrupt):
+        analyze.run(WANTED, lake, device="cpu", progress=Crashing(rows))
+    done = (rows - 1) // 32  # the piece under way is not there
+    encoded.clear()
+    recorder = Recorder()
+    analyze.run(WANTED, lake, device="cpu", progress=recorder)
+    assert encoded == [(n * 32, min(n * 32 + 32, 270)) for n in range(done, 9)]
+    assert recorder.tasks[0]["advanced"] == 270 - 32 * done
+    assert payload(lake, REF) == whole
+    assert lake.artefact(REF).names(layout.PROGRESS) == []
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_several_processes_and_one_more_end_with_the_same_bytes(lake, encoded, whole, order):
+    for index in order:
+        states = analyze.run_part(WANTED, lake, Part(index, 3), device="cpu")
+    assert [state.rows for state in states] == [96, 96, 78]
+    assert sorted(encoded) == [(n * 32, min(n * 32 + 32, 270)) for n in range(9)]
+    encoded.clear()
+    analyze.run(WANTED, lake, device="cpu")
+    assert encoded == []
+    assert payload(lake, REF) == whole
+    assert analyze.run_part(WANTED, lake, Part(0, 3), device="cpu") == []
+
+
+def test_one_process_does_what_the_others_did_not(lake, encoded, whole):
+    states = analyze.run_part(WANTED, lake, Part(1, 2), device="cpu")
+    assert [str(state) for state in states] == ["0/2 not begun", "1/2 finished (142 rows)"]
+    encoded.clear()
+    analyze.run(WANTED, lake, device="cpu")
+    assert encoded == [(n * 32, n * 32 + 32) for n in range(4)]
+    assert payload(lake, REF) == whole
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone", "record"])
+def test_a_damaged_piece_is_encoded_again(lake, encoded, whole, how):
+    for index in range(2):
+        analyze.run_part(WANTED, lake, Part(index, 2), device="cpu")
+    encoded.clear()
+    folder = lake.artefact(REF).child(pieces.FOLDER)
+    name = "000003.json" if how == "record" else "000003-000.arrow"
+    data = folder.read(name)
+    if how == "gone":
+        folder.remove(name)
+    elif how == "flipped":
+        folder.write(name, data[:200] + bytes([data[200] ^ 1]) + data[201:])
+    else:
+        folder.write(name, data[: len(data) // 2])
+    analyze.run(WANTED, lake, device="cpu")
+    assert encoded == [(96, 128)]
+    assert payload(lake, REF) == whole
+
+
+def test_a_living_process_is_not_overtaken(lake):
+    analyze.run_part(WANTED, lake, Part(0, 2), device="cpu")
+    artefact = lake.artefact(REF)
+    with ExitStack() as locks:
+        locks.enter_context(writing(artefact.child(f"{layout.PARTS}/encoding-0-of-2"), name="it"))
+        with pytest.raises(ArtefactBusyError, match="part 0-of-2"):
+            analyze.run(WANTED, lake, device="cpu")
+        with pytest.raises(ArtefactBusyError, match="part 0/2"):
+            analyze.run_part(WANTED, lake, Part(0, 2), device="cpu")
+        analyze.run_part(WANTED, lake, Part(1, 2), device="cpu")
+    with pytest.raises(ArtefactExistsError, match="seed: 0 → 1"):
+        analyze.run_part(WANTED.model_copy(update={"seed": 1}), lake, Part(0, 2), device="cpu")
+    analyze.run(WANTED, lake, device="cpu")
+    assert manifests.damage(artefact, lake.manifest(REF)) == []
+
+
+def test_many_firings_make_several_files_of_a_piece_and_none_make_one(
+    lake, encoded, whole, monkeypatch
+):
+    monkeypatch.setattr(pieces, "_FIRINGS", 7)
+    analyze.run_part(WANTED, lake, Part(0, 1), device="cpu")
+    folder = lake.artefact(REF).child(pieces.FOLDER)
+    assert folder.exists("000000-001.arrow")
+    analyze.run(WANTED, lake, device="cpu")
+    assert payload(lake, REF) == whole
+    store = pieces.Pieces(lake.artefact(REF), rows=5, block_rows=16)
+    nothing = pieces.Firings(
+        np.zeros(0, np.uint32),
+        np.zeros(0, np.uint32),
+        np.zeros(0, np.uint16),
+        np.zeros(0, np.float32),
+    )
+    store.write(0, [pieces.Encoded(5, nothing, nothing)], lambda: {"sum": np.arange(3.0)})
+    (found,) = store.read(0)
+    assert (found.rows, len(found.firings), len(found.at_gates)) == (5, 0, 0)
+    assert store.sums(0)["sum"].tolist() == [0, 1, 2]
