@@ -94,7 +94,7 @@ def _refuse_unfinished(artefact: Storage, ref: Ref) -> None:
             kind=ref.kind,
             name=ref.name,
             missing=states.described(found),
-            command=states.continuation(found, ref.name),
+            command=states.continuation(found, ref),
         )
 
 

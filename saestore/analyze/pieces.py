@@ -130,7 +130,7 @@ class Pieces:
         added = sums()
         if added:
             buffer = io.BytesIO()
-            np.savez(buffer, **added)
+            np.savez(buffer, allow_pickle=False, **added)
             put(_SUMS.format(number), buffer.getvalue())
         self._artefact.write(_record(number), json.dumps(files).encode())
 
