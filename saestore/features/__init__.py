@@ -3,6 +3,7 @@
 from saestore.features.analysis import Analysis
 from saestore.features.choose import RULE, different_words, features_about_something
 from saestore.features.connect import connect, query
+from saestore.features.limits import Limits
 from saestore.features.named import NamedQuery, Parameter, named_queries, run_named
 from saestore.features.page import (
     Example,
@@ -24,6 +25,7 @@ __all__ = [
     "ExampleGroup",
     "FeaturePage",
     "Histogram",
+    "Limits",
     "LogitTable",
     "LogitToken",
     "NamedQuery",

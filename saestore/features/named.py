@@ -19,6 +19,7 @@ import pyarrow as pa
 from saestore.errors import QueryError, nearest
 from saestore.features.connect import answer, connect_to
 from saestore.features.find import analysis_named, only_analysis
+from saestore.features.limits import Limits
 from saestore.lake import Lake
 
 
@@ -106,7 +107,12 @@ def parse(name: str, text: str) -> NamedQuery:
 
 
 def run_named(
-    lake: Lake, name: str, params: Mapping[str, Any] | None = None, *, analysis: str | None = None
+    lake: Lake,
+    name: str,
+    params: Mapping[str, Any] | None = None,
+    *,
+    analysis: str | None = None,
+    limits: Limits | None = None,
 ) -> pa.Table:
     """Answer a named query inside one analysis.
 
@@ -115,6 +121,7 @@ def run_named(
         name: Name of the query.
         params: Its parameters; text is converted to the parameter's type.
         analysis: `SERIES/NAME` or `SERIES/NAME/ANALYSIS`; absent, the only one there is.
+        limits: What it may take; absent, the defaults.
 
     Raises:
         QueryError: No such query or parameter, a parameter is missing or of the wrong type, or it
@@ -124,8 +131,8 @@ def run_named(
     wanted = _query(name)
     values = _values(wanted, params or {})
     ref = only_analysis(lake) if analysis is None else analysis_named(lake, analysis)
-    with connect_to(lake, [ref], question=wanted.sql) as connection:
-        return answer(connection, wanted.sql, values)
+    with connect_to(lake, [ref], question=wanted.sql, limits=limits) as connection:
+        return answer(connection, wanted.sql, values, limits=limits)
 
 
 def _query(name: str) -> NamedQuery:

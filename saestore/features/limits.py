@@ -1,0 +1,78 @@
+"""How much of the machine a question may take: machine facts, never part of an answer."""
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import duckdb
+
+from saestore.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a connection may use.
+
+    Attributes:
+        memory_mib: MiB of memory; what takes more is written to a temporary folder, or fails. Absent,
+            half of the machine's.
+        spill_mib: MiB of that folder, at most; 0 writes nothing.
+        threads: CPU threads; absent, all.
+        seconds: Time of one question; absent, no end.
+    """
+
+    memory_mib: int | None = None
+    spill_mib: int = 65_536
+    threads: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no limit.
+
+        Raises:
+            ConfigError: A limit is not above 0; `spill_mib` may be 0.
+        """
+        for name, least in (("memory_mib", 1), ("spill_mib", 0), ("threads", 1)):
+            found = getattr(self, name)
+            if found is not None and found < least:
+                raise ConfigError(field=name, found=found, expected=f"{least} or more")
+        if self.seconds is not None and not self.seconds > 0:
+            raise ConfigError(field="seconds", found=self.seconds, expected="more than 0")
+
+    def settings(self) -> list[str]:
+        """Return what DuckDB is told."""
+        # Made when it is needed, removed with the connection. DuckDB's own choice stands in the
+        # working folder, and SQL may read whatever stands there.
+        folder = Path(tempfile.gettempdir()) / f"saestore-sql-{uuid4().hex}"
+        quoted = str(folder).replace("'", "''") if self.spill_mib else ""
+        memory = "50%" if self.memory_mib is None else f"{self.memory_mib}MiB"
+        threads = [] if self.threads is None else [f"threads = {self.threads}"]
+        return [
+            f"memory_limit = '{memory}'",
+            f"max_temp_directory_size = '{self.spill_mib}MiB'",
+            f"temp_directory = '{quoted}'",
+            *threads,
+        ]
+
+
+@contextmanager
+def timed(connection: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[None]:
+    """Interrupt what the block asks of a connection when its time is up.
+
+    Raises:
+        duckdb.InterruptException: It was.
+    """
+    if seconds is None:
+        yield
+        return
+    watch = threading.Timer(seconds, connection.interrupt)
+    watch.daemon = True
+    watch.start()
+    try:
+        yield
+    finally:
+        watch.cancel()
