@@ -268,7 +268,7 @@ def queries_page() -> Iterator[str]:
     for query in named_queries().values():
         yield from (f"## {query.name}", "", query.doc, "")
         rows = [
-            (f"`{p.name}`", p.type, "**!**" if p.default is None else f"`{p.default}`", p.doc)
+            (f"`{p.name}`", p.type, f"`{p.written}`" if p.written else "**!**", p.doc)
             for p in query.params
         ]
         if rows:

@@ -9,14 +9,18 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
 from saestore.errors import ConfigError, StorageError
-from saestore_cli.options import TableFormat
+from saestore_cli.options import TableFormat, seconds
+
+
+if TYPE_CHECKING:
+    from saestore.features import Limits
 
 
 SUFFIXES = {
@@ -59,6 +63,42 @@ def question(text: str | None, params: list[str], analysis: str | None) -> Quest
             hint="in SQL say WHERE series = '...' AND dictionary = '...'",
         )
     return Question(text.strip(), named, dict(_parameter(each) for each in params))
+
+
+_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[MG]i?B?)", re.IGNORECASE)
+_GIB = 1024
+
+
+def limits(memory: str | None, threads: int | None, time_limit: str | None) -> "Limits":
+    """Return what a question may take.
+
+    Raises:
+        ConfigError: The memory is no size, or the time no duration.
+    """
+    from saestore.api.config import machine_settings
+    from saestore.features import Limits
+
+    return Limits(
+        memory_mib=None if memory is None else _mib(memory),
+        threads=threads or machine_settings().threads,
+        seconds=None if time_limit is None else seconds(time_limit),
+    )
+
+
+def _mib(size: str) -> int:
+    match = _SIZE.fullmatch(size.strip())
+    found = 0.0
+    if match is not None:
+        unit = _GIB if match["unit"].upper().startswith("G") else 1
+        found = float(match["number"]) * unit
+    if found < 1:
+        raise ConfigError(
+            field="--memory",
+            found=size,
+            expected="a number with MiB or GiB behind it, 1 MiB or more",
+            hint="for example 512MiB or 4GiB",
+        )
+    return int(found)
 
 
 def _parameter(text: str) -> tuple[str, str]:

@@ -185,11 +185,11 @@ class ConsoleOutput:
     def queries(self, queries: "Mapping[str, NamedQuery]") -> None:
         """Print each query, what it answers, and its parameters."""
         for query in queries.values():
-            words = [f"{p.name}={'...' if p.default is None else p.default}" for p in query.params]
-            self._out.print(
-                Text(query.name, style="bold").append("  " + " ".join(words), style="not bold")
-            )
+            self._out.print(Text(query.name, style="bold"))
             self._out.print(Padding(Text(query.doc), (0, 0, 0, 4)))
+            for param in query.params:
+                given = f"{param.name}={param.written or '...'}"
+                self._out.print(Padding(Text(f"{given}  {param.doc}", style="dim"), (0, 0, 0, 6)))
         self._out.print()
         self._out.print("ask one: saestore query NAME --param name=value --in SERIES/NAME")
 

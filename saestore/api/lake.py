@@ -1,12 +1,13 @@
 """An open lake: the four verbs, questions in SQL, and the artefacts' own facts."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from saestore.api import config
+from saestore.api.asking import Asking
 from saestore.api.exchanging import Exchanging, Settings
 from saestore.errors import (
     ConfigError,
@@ -27,16 +28,12 @@ from saestore_schemas.train import TrainSettings
 
 
 if TYPE_CHECKING:
-    import duckdb
-    import polars as pl
-    import pyarrow as pa
-
     from saestore.activations import ActivationStore
     from saestore.activations.same_tokens import SameTokens
     from saestore.api import pages
     from saestore.dictionaries import SparseDictionary
     from saestore.evaluate import Comparison, Converted, Evaluation
-    from saestore.features import Analysis, NamedQuery
+    from saestore.features import Analysis
     from saestore.generate import ModelCheck
     from saestore.lake.parts import State
     from saestore.lm import LanguageModel
@@ -79,7 +76,7 @@ class Remark:
 
 
 @dataclass(frozen=True)
-class OpenLake(Exchanging):
+class OpenLake(Asking, Exchanging):
     """A lake and the device on which its verbs compute.
 
     Attributes:
@@ -416,48 +413,6 @@ class OpenLake(Exchanging):
         from saestore.features import Analysis
 
         return Analysis.open(self.lake, name)
-
-    def duckdb(self) -> "duckdb.DuckDBPyConnection":
-        """Return a read-only DuckDB connection with a view over every analysis for each table."""
-        from saestore import features
-
-        return features.connect(self.lake)
-
-    def sql(self, sql: str, params: Mapping[str, Any] | None = None) -> "pa.Table":
-        """Answer one SQL question over all analyses.
-
-        Raises:
-            QueryError: DuckDB refused it.
-        """
-        from saestore import features
-
-        return features.query(self.lake, sql, dict(params or {}))
-
-    def named(
-        self, query: str, params: Mapping[str, Any] | None = None, *, analysis: str | None = None
-    ) -> "pa.Table":
-        """Answer a named query inside one analysis (default the only one).
-
-        Raises:
-            QueryError: No such query or parameter, or it is not clear which analysis.
-        """
-        from saestore import features
-
-        return features.run_named(self.lake, query, dict(params or {}), analysis=analysis)
-
-    def queries(self) -> "dict[str, NamedQuery]":
-        """Return the named queries with their parameters and SQL."""
-        from saestore import features
-
-        return features.named_queries()
-
-    def polars(self, table: str, analysis: str) -> "pl.LazyFrame":
-        """Return one table of an analysis as a lazy Polars frame.
-
-        Raises:
-            ArtefactNotFoundError: No such analysis.
-        """
-        return self.analysis(analysis).lazy(table)
 
     def ls(self, kind: str | None = None) -> list[Remark]:
         """Return what the lake holds, unfinished runs last within their kind."""

@@ -4,11 +4,15 @@
     -- feature int: which feature
     -- n int = 20: how many contexts
 
+Types are `int`, `float`, `str`, and `ints` and `strs` for lists of them. Without a default a parameter
+must be given; `''` and `[]` are empty ones.
+
 A query runs inside one analysis: its views hold nothing else, so it needs no keys in its joins.
 """
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -23,21 +27,30 @@ from saestore.features.limits import Limits
 from saestore.lake import Lake
 
 
+Value = int | float | str | tuple[int, ...] | tuple[str, ...]
+"""A parameter's value."""
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of a named query.
 
     Attributes:
         name: As in `--param name=value` and `$name`.
-        type: `int`, `float` or `str`.
+        type: `int`, `float`, `str`, `ints` or `strs`.
         default: Its default, or None when it must be given.
         doc: What it means.
     """
 
     name: str
     type: str
-    default: int | float | str | None
+    default: Value | None
     doc: str
+
+    @property
+    def written(self) -> str:
+        """Its default as a header writes it; empty when it must be given."""
+        return "" if self.default is None else str(self.default or _EMPTY.get(self.type, 0))
 
 
 @dataclass(frozen=True)
@@ -57,10 +70,42 @@ class NamedQuery:
     sql: str
 
 
-_TYPES = {"int": int, "float": float, "str": str}
+_EMPTY = {"str": "''", "ints": "[]", "strs": "[]"}
+
+
+def _each(of: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return what makes a list: of a list, of JSON, or of what stands between commas."""
+
+    def made(given: Any) -> tuple[Any, ...]:
+        if isinstance(given, str):
+            listed = given.lstrip().startswith("[")
+            given = json.loads(given) if listed else given.split(",") if given else ()
+        if not isinstance(given, Iterable):
+            raise TypeError(given)
+        return tuple(of(each) for each in given)
+
+    return made
+
+
+_TYPES: Mapping[str, Callable[[Any], Any]] = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "ints": _each(int),
+    "strs": _each(str),
+}
+
+_SAID = {
+    "int": "int",
+    "float": "float",
+    "str": "text",
+    "ints": "whole numbers with commas between",
+    "strs": "texts with commas between, or a JSON list where one holds a comma",
+}
+"""What each type is called in errors."""
 
 _PARAMETER = re.compile(
-    r"(?P<name>\w+) (?P<type>int|float|str)(?: = (?P<default>[^:]+))?: (?P<doc>.+)"
+    rf"(?P<name>\w+) (?P<type>{'|'.join(_TYPES)})(?: = (?P<default>[^:]+))?: (?P<doc>.+)"
 )
 
 
@@ -100,7 +145,7 @@ def parse(name: str, text: str) -> NamedQuery:
         else:
             given = match["default"]
             kind = _TYPES[match["type"]]
-            default = None if given is None else kind(given.strip())
+            default = None if given is None else kind(given.strip().strip("'"))
             params.append(Parameter(match["name"], match["type"], default, match["doc"]))
     sql = "\n".join(lines[head:]).strip().removesuffix(";")
     return NamedQuery(name, " ".join(doc), tuple(params), sql)
@@ -128,11 +173,20 @@ def run_named(
             is not clear which analysis is meant.
         ArtefactNotFoundError: No such analysis.
     """
-    wanted = _query(name)
-    values = _values(wanted, params or {})
+    sql, values = bound(name, params)
     ref = only_analysis(lake) if analysis is None else analysis_named(lake, analysis)
-    with connect_to(lake, [ref], question=wanted.sql, limits=limits) as connection:
-        return answer(connection, wanted.sql, values, limits=limits)
+    with connect_to(lake, [ref], question=sql, limits=limits) as connection:
+        return answer(connection, sql, values, limits=limits)
+
+
+def bound(name: str, params: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """Return a named query's SQL and the values of all its parameters.
+
+    Raises:
+        QueryError: No such query or parameter, or a parameter is missing or of the wrong type.
+    """
+    wanted = _query(name)
+    return wanted.sql, _values(wanted, params or {})
 
 
 def _query(name: str) -> NamedQuery:
@@ -160,10 +214,12 @@ def _values(query: NamedQuery, params: Mapping[str, Any]) -> dict[str, Any]:
                 expected=there,
                 hint=f"did you mean {', '.join(close)}?" if close else f"its parameters: {there}",
             )
-    return {name: _value(query, param, params.get(name)) for name, param in known.items()}
+    found = {name: _value(query, param, params.get(name)) for name, param in known.items()}
+    # DuckDB knows lists, and takes a tuple for a row
+    return {n: list(value) if isinstance(value, tuple) else value for n, value in found.items()}
 
 
-def _value(query: NamedQuery, param: Parameter, given: Any) -> int | float | str:
+def _value(query: NamedQuery, param: Parameter, given: Any) -> Value:
     if given is None:
         if param.default is None:
             raise QueryError(
@@ -174,12 +230,12 @@ def _value(query: NamedQuery, param: Parameter, given: Any) -> int | float | str
             )
         return param.default
     try:
-        value: int | float | str = _TYPES[param.type](given)
+        value: Value = _TYPES[param.type](given)
     except (TypeError, ValueError) as error:
         raise QueryError(
-            f"parameter {param.name} of {query.name}: found {given!r}; expected {param.type}",
+            f"parameter {param.name} of {query.name}: found {given!r}; expected {_SAID[param.type]}",
             found=given,
-            expected=param.type,
+            expected=_SAID[param.type],
             hint=f"{param.name}: {param.doc}",
         ) from error
     return value

@@ -11,6 +11,8 @@ import pytest
 from saestore import analyze
 from saestore.analyze.order import sample_offsets, shuffle_ranks
 from saestore.features import Analysis, query, run_named
+from saestore.features.connect import answer, connect_to
+from saestore.features.named import bound
 from saestore.lake import Lake, Ref
 from saestore.progress import Silent
 from saestore.testing.analyses import DICTIONARY, plant, planted_analysis
@@ -91,6 +93,14 @@ def analysed(request, tmp_path_factory):
 
 def rows_of(analysis, name, **params):
     return run_named(analysis.lake, name, params).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def asked(analysed):
+    """A function that answers named queries over one connection."""
+    analysis, _ = analysed
+    with connect_to(analysis.lake, [analysis.ref]) as connection:
+        yield lambda name, **params: answer(connection, *bound(name, params)).to_pylist()
 
 
 def test_q1_top_contexts(analysed):
@@ -211,6 +221,99 @@ def test_q8_features_of_context(analysed):
         expected.sort(key=lambda x: (-x[1], x[0]))
         found = rows_of(analysis, "features_of_context", context=context, n=99)
         assert [tuple(r.values()) for r in found] == expected
+
+
+def sets_of(oracle, k):
+    """Context to its k strongest features."""
+    found = {}
+    for context in range(oracle.n_contexts):
+        peak = oracle.values[oracle.context == context].max(axis=0)
+        order = sorted(np.flatnonzero(peak > 0).tolist(), key=lambda f: (-peak[f], f))
+        found[context] = set(order[:k])
+    return found
+
+
+@pytest.mark.parametrize("k", [1, 3, 99])
+def test_q9_overlap_and_what_chance_gives(analysed, asked, k):
+    _, oracle = analysed
+    sets = sets_of(oracle, k)
+    for a, b in [(0, 0), (5, 6), (7, 8), (9, 30), (12, 13), (14, 3)]:
+        (row,) = asked("overlap", a=a, b=b, k=k)
+        one, other = sets[a], sets[b]
+        both, either = one & other, one | other
+        assert (row["n_a"], row["n_b"], row["overlap"]) == (len(one), len(other), len(both))
+        assert row["jaccard"] == (len(both) / len(either) if either else None)
+        assert row["shared"] == (sorted(both) or None)
+    (row,) = asked("chance_overlap", k=k)
+    counts = Counter(f for features in sets.values() for f in features)
+    expected = sum((n / oracle.n_contexts) ** 2 for n in counts.values())
+    assert row["expected"] == pytest.approx(expected, rel=1e-12)
+    assert (row["features"], row["contexts"]) == (len(counts), oracle.n_contexts)
+
+
+def test_q10_source_contrast(analysed, asked):
+    _, oracle = analysed
+    own = np.where(oracle.context % 3, "synthetic", "other")
+    fires, kept = oracle.values > 0, oracle.planted.kept
+    na, nb = (int((kept & (own == source)).sum()) for source in ("synthetic", "other"))
+    expected = []
+    for feature in range(oracle.n_features):
+        ka, kb = (int(fires[own == s, feature].sum()) for s in ("synthetic", "other"))
+        if 1 <= ka + kb < na + nb:
+            p = (ka + kb) / (na + nb)
+            z = (ka / na - kb / nb) / math.sqrt(p * (1 - p) * (1 / na + 1 / nb))
+            expected.append((feature, ka / na, kb / nb, z))
+    expected.sort(key=lambda x: (-abs(x[3]), x[0]))
+    found = asked("source_contrast", a="synthetic", b="other", n=99)
+    assert [r["feature"] for r in found] == [x[0] for x in expected]
+    for row, (_, *numbers) in zip(found, expected, strict=True):
+        own = [row["density_a"], row["density_b"], row["z"]]
+        assert own == pytest.approx(numbers, rel=1e-9)
+
+
+@pytest.mark.parametrize("children", [[], [8, 2, 0, 6]])
+def test_q11_absorption_suspects(analysed, asked, children):
+    _, oracle = analysed
+    for parent in (0, 1, 4, 7):
+        on = oracle.planted.kept & np.isin(oracle.planted.tokens, [3, 8])
+        missed = on & ~(oracle.values[:, parent] > 0)
+        counts = {
+            child: int((missed & (oracle.values[:, child] > 0)).sum())
+            for child in children or range(oracle.n_features)
+            if child != parent
+        }
+        expected = sorted((c for c in counts if counts[c]), key=lambda c: (-counts[c], c))
+        given = {"parent": parent, "tokens": [" w3", " w8"], "n": 99}
+        found = asked("absorption_suspects", children=children, **given)
+        assert [(r["child"], r["n"]) for r in found] == [(c, counts[c]) for c in expected]
+        for row in found:
+            assert (row["missed"], row["rows"]) == (missed.sum(), on.sum())
+            assert row["share_of_missed"] == row["n"] / row["missed"]
+
+
+def test_q12_search(analysed, asked):
+    analysis, _ = analysed
+    names = {r["token_id"]: r["token"] for r in analysis.lazy("vocabulary").collect().to_dicts()}
+    lines = analysis.lazy("features").collect().to_dicts()
+
+    def searched(**wanted):
+        return [r["feature"] for r in asked("search", n=99, **wanted)]
+
+    def expected(keep):
+        kept = [line for line in lines if keep(line)]
+        kept.sort(key=lambda x: (-(x["top_token_share"] or -1), -x["n_firings"], x["feature"]))
+        return [line["feature"] for line in kept]
+
+    assert searched() == expected(lambda x: x["n_firings"])
+    assert searched(min_firings=0) == expected(lambda _: True)
+    middle = sorted(line["density"] for line in lines)[4]
+    assert searched(max_density=middle) == expected(lambda x: 0 < x["density"] <= middle)
+    assert searched(min_density=middle) == expected(lambda x: x["density"] >= middle)
+    assert searched(min_max=2.5) == expected(lambda x: (x["max"] or 0) >= 2.5)
+    assert searched(min_contexts=9) == expected(lambda x: x["n_contexts"] >= 9)
+    assert searched(token="W3") == expected(lambda x: "w3" in names.get(x["top_token_id"], ""))
+    assert searched(token="W3") == [r["feature"] for r in asked("search_token", token="w3")]
+    assert searched(promotes="w3") == []  # this one has no logits
 
 
 def test_q13_dead_features(analysed):

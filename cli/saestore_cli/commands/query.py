@@ -9,6 +9,25 @@ from saestore_cli.options import Format, TableFormat
 from saestore_cli.session import Session, command
 
 
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        help="Most memory, such as 4GiB; absent, half of the machine's.",
+        show_default=False,
+    ),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        help="CPU threads; absent, SAESTORE_THREADS, else all.",
+        show_default=False,
+    ),
+]
+
 _SCREEN = 100
 """Rows printed as a table unless `--limit` says otherwise."""
 
@@ -79,6 +98,17 @@ def query(
             show_default=False,
         ),
     ] = None,
+    memory: MemoryOption = None,
+    threads: ThreadsOption = None,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            "--time-limit",
+            metavar="DURATION",
+            help="Give up after this long, such as 30s or 5m; absent, never.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Ask a question in SQL, or one that is ready.
 
@@ -87,6 +117,8 @@ def query(
     Of analyses: features, firings, contexts, tokens, vocabulary, documents, examples, histograms,
     logits, logit_stats; each says which series, dictionary and analysis a line belongs to. Of
     evaluations: scores, feature_scores. Of training: metrics, timings, sweeps. Of the lake: artefacts.
+
+    SQL only reads, and only this lake: no other file, no network, no extension.
     """
     from saestore_cli import answers
 
@@ -95,10 +127,11 @@ def query(
         session.output.queries(lake.queries())
         return
     ask = answers.question(question, param or [], analysis)
+    limits = answers.limits(memory, threads, time_limit)
     table = (
-        lake.named(ask.text, ask.params, analysis=analysis)
+        lake.named(ask.text, ask.params, analysis=analysis, limits=limits)
         if ask.named
-        else lake.sql(ask.text, ask.params)
+        else lake.sql(ask.text, ask.params, limits=limits)
     )
     chosen = answers.format_of(form, out, json=session.output_format is Format.JSON)
     if limit is None and chosen is TableFormat.TABLE and out is None:

@@ -4,6 +4,6 @@
 SELECT l.feature, l.token, l.value AS direction, l.rank, f.density
 FROM logits l
 JOIN features f USING (feature)
-WHERE l.sign = 1 AND contains(lower(l.token), lower($token))
+WHERE l.score = 'direction' AND l.sign = 1 AND contains(lower(l.token), lower($token))
 ORDER BY direction DESC, l.feature, l.token_id
 LIMIT $n

@@ -23,7 +23,8 @@ def test_every_query_says_what_it_answers_and_which_parameters(name):
 
 def test_names_are_those_of_the_specification():
     wanted = {"top_contexts", "statistics", "silent", "quantile_strata", "features_on_token",
-              "coactive", "features_of_context", "dead", "search_token", "search_logit"}  # fmt: skip
+              "coactive", "features_of_context", "dead",
+              "overlap", "source_contrast", "absorption_suspects", "search", "search_token", "search_logit"}  # fmt: skip
     assert wanted <= set(named_queries())
 
 
@@ -35,6 +36,20 @@ def test_a_header_is_parsed():
         Parameter("n", "int", 3, "how many"), Parameter("a", "str", None, "which"),
     )  # fmt: skip
     assert query.sql == "SELECT $n, $a"
+
+
+def test_lists_stand_between_commas_or_are_json(planted_lake):
+    given = {"parent": 4, "n": 9}
+    one = run_named(
+        planted_lake, "absorption_suspects", {**given, "tokens": " w3, w8", "children": "2,5"}
+    )
+    other = {**given, "tokens": '[" w3", " w8"]', "children": [5, 2]}
+    assert one.num_rows == 2
+    assert one.equals(run_named(planted_lake, "absorption_suspects", other))
+    every = run_named(
+        planted_lake, "absorption_suspects", {**given, "tokens": [" w3"], "children": ""}
+    )
+    assert every.num_rows > 2
 
 
 def test_text_is_converted(planted_lake):
@@ -52,6 +67,19 @@ def test_text_is_converted(planted_lake):
         ("top_contexts", {"featur": 1}, "no parameter 'featur'", "did you mean feature"),
         ("top_contexts", {"feature": "x"}, "found 'x'; expected int", "which feature"),
         ("statistics", {"zz": 1}, "no parameter 'zz'", "none"),
+        (
+            "absorption_suspects",
+            {"parent": 1, "tokens": "[1"},
+            "found '.1'; expected texts",
+            "spells",
+        ),
+        ("absorption_suspects", {"parent": 1, "tokens": 5}, "found 5; expected texts", "spells"),
+        (
+            "absorption_suspects",
+            {"parent": 1, "tokens": "a", "children": "1,x"},
+            "whole numbers",
+            "every",
+        ),
     ],
 )
 def test_mistakes_are_answered_with_the_nearest(planted_lake, name, params, message, hint):

@@ -1,0 +1,98 @@
+"""What an open lake answers: questions in SQL, ready ones, and lazy frames."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from saestore.lake import Lake
+
+
+if TYPE_CHECKING:
+    import duckdb
+    import polars as pl
+    import pyarrow as pa
+
+    from saestore.features import Limits, NamedQuery
+
+
+class Asking:
+    """A lake's answers.
+
+    Attributes:
+        lake: The lake.
+        threads: CPU threads of a question, unless it says; None leaves DuckDB's choice.
+    """
+
+    lake: Lake
+    threads: int | None
+
+    def duckdb(self) -> "duckdb.DuckDBPyConnection":
+        """Return a DuckDB connection with a view over every analysis for each table.
+
+        It reads the lake's files and no others, has no network, and its settings are locked. Statements
+        are yours: COPY and ATTACH could write into the lake's folder; `sql` refuses them.
+        """
+        from saestore import features
+
+        return features.connect(self.lake, self._limits(None))
+
+    def sql(
+        self,
+        sql: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        limits: "Limits | None" = None,
+    ) -> "pa.Table":
+        """Answer one SQL question over all analyses.
+
+        Args:
+            sql: One statement that reads.
+            params: Values of its `$name`s.
+            limits: Memory, threads and time it may take; absent, half of the memory, the lake's threads
+                and no end.
+
+        Raises:
+            QueryError: It does not only read, DuckDB refused it, or its time is up.
+        """
+        from saestore import features
+
+        return features.query(self.lake, sql, dict(params or {}), limits=self._limits(limits))
+
+    def named(
+        self,
+        query: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        analysis: str | None = None,
+        limits: "Limits | None" = None,
+    ) -> "pa.Table":
+        """Answer a named query inside one analysis (default the only one).
+
+        Raises:
+            QueryError: No such query or parameter, it is not clear which analysis, or its time is up.
+        """
+        from saestore import features
+
+        given = dict(params or {})
+        limits = self._limits(limits)
+        return features.run_named(self.lake, query, given, analysis=analysis, limits=limits)
+
+    def _limits(self, given: "Limits | None") -> "Limits":
+        from saestore.features import Limits
+
+        return given or Limits(threads=self.threads)
+
+    def queries(self) -> "dict[str, NamedQuery]":
+        """Return the named queries with their parameters and SQL."""
+        from saestore import features
+
+        return features.named_queries()
+
+    def polars(self, table: str, analysis: str) -> "pl.LazyFrame":
+        """Return one table of an analysis as a lazy Polars frame.
+
+        Raises:
+            ArtefactNotFoundError: No such analysis.
+        """
+        from saestore.features import Analysis
+
+        return Analysis.open(self.lake, analysis).lazy(table)
