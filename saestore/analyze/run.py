@@ -1,8 +1,9 @@
 """The verb: a dictionary and a store in, feature tables out."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 
@@ -12,6 +13,7 @@ from saestore.analyze import encode, logits
 from saestore.analyze.attention import Pairs, attention_rows
 from saestore.analyze.context_tables import context_rows, document_rows, vocabulary_rows
 from saestore.analyze.decoders import decoder_rows, pair_rows
+from saestore.analyze.earlier import Earlier
 from saestore.analyze.pieces import Encoded, Pieces
 from saestore.analyze.scaling import HeadScaling, measurable
 from saestore.analyze.scope import Scope
@@ -172,7 +174,8 @@ class _Plan:
                 LanguageModel.check(host.lm, field=host.field)
         folded = loaded.in_raw_units().eval().to(devices.resolve(device))
         output = Output(self.artefact, self.job.fingerprint)
-        return _Analysis(self.settings, self.store, folded, output, progress)
+        earlier = partial(Earlier.find, self.lake, self.job, self.settings)
+        return _Analysis(self.settings, self.store, folded, output, progress, earlier)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -197,6 +200,7 @@ class _Analysis:
     folded: SparseDictionary
     output: Output
     progress: Progress
+    earlier: Callable[[], Earlier | None]
 
     def write(self) -> dict[str, int]:
         """Write every table; return the counts for the manifest."""
@@ -252,20 +256,38 @@ class _Analysis:
         """Encode those of some pieces that are missing."""
         missing, scaling = pieces.missing(numbers), self._scaling()
         total, left = pieces.rows(numbers), pieces.rows(missing)
+        known = None
+        if missing and scaling is None and self.folded.gates == 1:
+            known = self.earlier()
+        if known is not None:
+            self.progress.note(
+                f"of the first {known.contexts:,} contexts {known.name} has the firings"
+            )
+        sums = dict if scaling is None else scaling.taken
         with self.progress.task("encode", total=total, unit="rows", done=total - left) as task:
             for number in missing:
-                found = encode.firings(
-                    self.store,
-                    self.folded,
-                    scope,
-                    self.settings,
-                    device=self.folded.encoder_bias().device,
-                    scaling=scaling,
-                    span=pieces.span(number),
-                    at_gates=self.folded.gates > 1,
-                )
-                sums = dict if scaling is None else scaling.taken
+                span = pieces.span(number)
+                if known is not None and known.covers(span, scope):
+                    size = encode.block_rows(self.folded.columns)
+                    found = known.blocks(span, scope, self.settings, rows=size)
+                else:
+                    found = self._encoded(span, scope, scaling)
                 pieces.write(number, _told(found, task), sums)
+
+    def _encoded(
+        self, span: tuple[int, int], scope: Scope, scaling: HeadScaling | None
+    ) -> Iterator[Encoded]:
+        """Yield the blocks of a stretch of rows, encoded."""
+        return encode.firings(
+            self.store,
+            self.folded,
+            scope,
+            self.settings,
+            device=self.folded.encoder_bias().device,
+            scaling=scaling,
+            span=span,
+            at_gates=self.folded.gates > 1,
+        )
 
     def _scaling(self) -> HeadScaling | None:
         """Return what adds up latent scaling, where that is wanted and means something."""

@@ -38,7 +38,7 @@ def encoded(monkeypatch):
 @pytest.fixture
 def lake(tmp_path, encoded):
     lake = Lake.at(tmp_path / "lake")
-    planted_analysis(lake)
+    planted_analysis(lake, settings=WANTED.model_copy(update={"name": "first", "rows": 1}))
     encoded.clear()
     return lake
 
@@ -149,6 +149,51 @@ def test_a_living_process_is_not_overtaken(lake):
         analyze.run_part(WANTED.model_copy(update={"seed": 1}), lake, Part(0, 2), device="cpu")
     analyze.run(WANTED, lake, device="cpu")
     assert manifests.damage(artefact, lake.manifest(REF)) == []
+
+
+GROWN = [
+    ({"rows": 130}, {}, 4),  # 130 rows are whole contexts, of which pieces of 32 fit 4 times
+    ({}, {"rows": 130}, 5),
+    ({}, {"seed": 3, "subsamples": {}}, 9),
+    ({"firings": "feature"}, {}, 0),
+    ({"ignore_tokens": (3,)}, {}, 0),
+    ({}, {"ignore_tokens": (3,)}, 9),
+    ({}, {"value_dtype": "float16"}, 9),
+    ({"value_dtype": "float16"}, {}, 0),
+]
+
+
+@pytest.mark.parametrize(("first", "then", "taken"), GROWN, ids=str)
+def test_what_an_earlier_analysis_has_is_taken_over(tmp_path, encoded, first, then, taken):
+    wanted = AnalyzeSettings.model_validate({**WANTED.model_dump(), **then})
+    alone = Lake.at(tmp_path / "alone")
+    planted_analysis(alone, settings=wanted)
+    encoded.clear()
+    lake = Lake.at(tmp_path / "lake")
+    earlier = AnalyzeSettings.model_validate({**WANTED.model_dump(), **first, "name": "first"})
+    planted_analysis(lake, settings=earlier)
+    encoded.clear()
+    recorder = Recorder()
+    analyze.run(wanted, lake, device="cpu", progress=recorder)
+    every = -(-recorder.tasks[0]["total"] // 32)
+    assert len(encoded) == every - taken
+    assert any("planted/relu/first has the firings" in note for note in recorder.notes) == bool(
+        taken
+    )
+    assert payload(lake, REF) == payload(alone, REF)
+
+
+def test_a_damaged_analysis_is_not_taken_over(tmp_path, encoded, whole):
+    lake = Lake.at(tmp_path / "damaged")
+    planted_analysis(lake)
+    encoded.clear()
+    default = lake.artefact(Ref("features", f"{DICTIONARY}/default"))
+    name = "firings_by_context/part-00000.parquet"
+    data = default.read(name)
+    default.write(name, data[:50] + bytes([data[50] ^ 1]) + data[51:])
+    analyze.run(WANTED, lake, device="cpu")
+    assert len(encoded) == 9
+    assert payload(lake, REF) == whole
 
 
 def test_many_firings_make_several_files_of_a_piece_and_none_make_one(
