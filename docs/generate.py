@@ -26,6 +26,7 @@ from saestore_schemas import metrics, tables
 from saestore_schemas.dictionary import DictionaryConfig
 from saestore_schemas.manifest import Manifest
 from saestore_schemas.settings import MachineSettings
+from saestore_schemas.table import TABLE_VERSION
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,7 +189,7 @@ def tables_page() -> Iterator[str]:
         "",
         "Generated from `saestore_schemas.tables` by `docs/generate.py`.",
         "",
-        f"Table version {tables.TABLE_VERSION}. In SQL, the tables of all analyses are views that",
+        f"Table version {TABLE_VERSION}. In SQL, the tables of all analyses are views that",
         "carry the columns `series`, `dictionary` and `analysis` too. A column holds null only where",
         "its meaning says so.",
         "",

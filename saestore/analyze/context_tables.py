@@ -92,10 +92,8 @@ def vocabulary_rows(store: ActivationStore, scope: Scope) -> pa.Table:
     table = store.vocabulary()
     ids = table["token_id"].to_numpy().astype(np.int64)
     counts = np.zeros(int(ids.max(initial=-1)) + 1, np.int64)
-    for low in range(0, len(scope.tokens), 1 << 22):
-        rows = slice(low, low + (1 << 22))
-        tokens = np.asarray(scope.tokens[rows])[np.asarray(scope.kept[rows])]
-        counts += np.bincount(tokens, minlength=len(counts))
+    known = scope.rows_of_token[: len(counts)]
+    counts[: len(known)] = known
     index = table.schema.get_field_index("n_rows")
     filled: pa.Table = table.set_column(
         index, table.schema.field(index), arrow.column(counts[ids].astype(np.uint64), pa.uint64())

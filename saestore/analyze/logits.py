@@ -25,6 +25,7 @@ from torch import Tensor
 
 from saestore.features import arrow
 from saestore_schemas import tables
+from saestore_schemas.table import Table
 
 
 _FEATURES = 128
@@ -115,9 +116,9 @@ def heads_together(
         yield _in_order(tables.LOGITS, tokens), _in_order(tables.LOGIT_STATS, statistics)
 
 
-def _in_order(table: tables.Table, parts: Sequence[pa.Table]) -> pa.Table:
+def _in_order(table: Table, parts: Sequence[pa.Table]) -> pa.Table:
     order: list[tuple[str, Literal["ascending", "descending"]]] = [
-        (name, "ascending") for name in table.sort
+        (name, "descending" if descending else "ascending") for name, descending in table.order
     ]
     return pa.concat_tables(parts).sort_by(order)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
+from pydantic import JsonValue
 
 from saestore import devices, dictionaries
 from saestore.activations import ActivationStore, Host, Place, hosts_of
@@ -14,6 +15,9 @@ from saestore.analyze.attention import Pairs, attention_rows
 from saestore.analyze.context_tables import context_rows, document_rows, vocabulary_rows
 from saestore.analyze.decoders import decoder_rows, pair_rows
 from saestore.analyze.earlier import Earlier
+from saestore.analyze.joint import Sampler
+from saestore.analyze.known import Known
+from saestore.analyze.neighbours import neighbour_rows
 from saestore.analyze.pieces import Encoded, Pieces
 from saestore.analyze.scaling import HeadScaling, measurable
 from saestore.analyze.scope import Scope
@@ -21,6 +25,7 @@ from saestore.analyze.sort import Firings, Sorter
 from saestore.analyze.survey import survey
 from saestore.analyze.write import (
     HEAD_RUNS,
+    SAMPLE,
     Output,
     collected,
     sorted_by_context,
@@ -34,7 +39,7 @@ from saestore.lake.parts import Part, State
 from saestore.lm import LanguageModel
 from saestore.progress import Progress, Silent, Task
 from saestore_schemas import tables
-from saestore_schemas.analyze import AnalyzeSettings, LogitSettings
+from saestore_schemas.analyze import AnalyzeSettings, LogitSettings, NeighbourSettings
 from saestore_schemas.dictionary import DictionaryConfig
 
 
@@ -81,7 +86,7 @@ def run(
         if begin(plan.artefact, plan.job) is not None:
             return plan.ref
         _clear(plan.artefact)
-        counts = analysis.write()
+        counts, found = analysis.write()
         folded = analysis.folded
         finish(
             plan.artefact,
@@ -96,6 +101,7 @@ def run(
                 "hookpoints": list(folded.hookpoints_in),
                 "context_size": plan.store.record.context_size,
                 "block_rows": encode.block_rows(folded.columns),
+                **found,
             },
         )
     return plan.ref
@@ -202,8 +208,8 @@ class _Analysis:
     progress: Progress
     earlier: Callable[[], Earlier | None]
 
-    def write(self) -> dict[str, int]:
-        """Write every table; return the counts for the manifest."""
+    def write(self) -> tuple[dict[str, int], dict[str, JsonValue]]:
+        """Write every table; return the counts and the facts that were found for the manifest."""
         settings, output = self.settings, self.output
         scope = survey(self.store, settings, output.artefact.scratch(_SCOPE))
         output.write(tables.CONTEXTS, context_rows(self.store, scope))
@@ -213,7 +219,7 @@ class _Analysis:
         pieces = self.pieces(scope)
         self.encode(pieces, range(pieces.count), scope)
         scaling = self._scaling()
-        heads = self._heads()
+        heads, sampler = self._heads(), self._sampler(scope)
         sorter = sorted_by_context(
             _read(pieces, scaling, heads),
             output,
@@ -221,6 +227,7 @@ class _Analysis:
             features=self.folded.d_sae,
             rows=len(scope.tokens),
             progress=self.progress,
+            sampler=sampler,
         )
         weights = encode.weight_facts(self.folded)
         attended = Pairs(self.folded.d_sae) if self.folded.reads_contexts else None
@@ -229,9 +236,11 @@ class _Analysis:
             if attended is not None and name == tables.EXAMPLES.name:
                 attended.add(piece)
 
-        dead = collected(
-            sorter, output, settings, scope, weights, progress=self.progress, seen=seen
-        )
+        sample = None if sampler is None else sampler.sample()
+        known = Known(settings, scope, weights, sample)
+        dead = collected(sorter, output, known, progress=self.progress, seen=seen)
+        if settings.neighbours is not None:
+            self._neighbours(settings.neighbours)
         if heads is not None:
             write_at_heads(heads, output, settings, gates=self.folded.gates)
         self._of_family(scope, attended, scaling)
@@ -239,13 +248,25 @@ class _Analysis:
             self._logits(settings.logits)
         else:
             self.progress.note("logits = null: no logit attribution, no language model loaded")
-        return {
+        counts = {
             "rows": scope.n_rows,
             "contexts": scope.n_contexts,
             "features": self.folded.d_sae,
             "firings": sorter.n_firings,
             "dead": dead,
         }
+        return counts, {} if sample is None else {"coactivation": sample.size()}
+
+    def _sampler(self, scope: Scope) -> Sampler | None:
+        """Return what takes the firings on which features are counted together, if they are."""
+        if self.settings.coactivation is None:
+            return None
+        folder = self.output.artefact.scratch(SAMPLE)
+        return Sampler(scope, self.settings.coactivation, folder, features=self.folded.d_sae)
+
+    def _neighbours(self, wanted: NeighbourSettings) -> None:
+        rows = neighbour_rows(self.folded, wanted, progress=self.progress)
+        self.output.write(tables.NEIGHBOURS, rows)
 
     def pieces(self, scope: Scope) -> Pieces:
         """Return the pieces in which rows are encoded."""

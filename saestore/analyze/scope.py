@@ -1,9 +1,11 @@
 """What is analysed: which contexts of the store, which of their rows, in which random order."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, UInt32
+from jaxtyping import Bool, Int32, Int64, Shaped, UInt32
 
 from saestore.analyze import segments
 from saestore.analyze.order import shuffle_ranks
@@ -11,6 +13,8 @@ from saestore.analyze.order import shuffle_ranks
 
 _CONTEXTS = 4096
 """Contexts surveyed at a time."""
+_ROWS = 1 << 22
+"""Rows looked at at a time."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Scope:
         shuffle_rank: Rank of the context in the random order.
         tokens: Token of every row.
         kept: Whether the row is analysed.
+        joined: Whether the row before is of the same context and the same document.
     """
 
     n_rows: int
@@ -42,6 +47,7 @@ class Scope:
     shuffle_rank: UInt32[np.ndarray, " context"]
     tokens: Int32[np.ndarray, " row"]
     kept: Bool[np.ndarray, " row"]
+    joined: Bool[np.ndarray, " row"]
 
     @property
     def n_contexts(self) -> int:
@@ -54,6 +60,7 @@ class Scope:
         length: Int64[np.ndarray, " context"],
         tokens: Int32[np.ndarray, " row"],
         kept: Bool[np.ndarray, " row"],
+        joined: Bool[np.ndarray, " row"],
         *,
         context_size: int,
         seed: int,
@@ -79,7 +86,28 @@ class Scope:
             shuffle_rank=shuffle_ranks(len(length), seed=seed),
             tokens=tokens,
             kept=kept,
+            joined=joined,
         )
+
+    @cached_property
+    def rows_of_token(self) -> Int64[np.ndarray, " vocab"]:
+        """Kept rows that hold each token; as long as the largest token is."""
+        largest = max((int(part.max()) for part in self._parts(self.tokens)), default=-1)
+        counts = np.zeros(largest + 1, np.int64)
+        parts = zip(self._parts(self.tokens), self._parts(self.kept), strict=True)
+        for tokens, kept in parts:
+            counts += np.bincount(tokens[kept], minlength=len(counts))
+        return counts
+
+    @staticmethod
+    def _parts(rows: Shaped[np.ndarray, " row"]) -> Iterator[Shaped[np.ndarray, " row"]]:
+        for low in range(0, len(rows), _ROWS):
+            yield np.asarray(rows[low : low + _ROWS])
+
+    @property
+    def kept_in(self) -> Int64[np.ndarray, " context"]:
+        """Kept rows of each context."""
+        return np.diff(self.kept_before, append=self.n_rows)
 
     def kept_rows_before(
         self, context: Int64[np.ndarray, " feature"], position: Int64[np.ndarray, " feature"]

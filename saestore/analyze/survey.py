@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool, Int64
 
 from saestore.activations import ActivationStore
+from saestore.analyze import segments
 from saestore.analyze.scope import Scope
 from saestore.errors import ConfigError, DamagedArtefactError
 from saestore_schemas.analyze import AnalyzeSettings
@@ -63,6 +65,8 @@ def survey(store: ActivationStore, settings: AnalyzeSettings, folder: Path) -> S
     folder.mkdir(parents=True, exist_ok=True)
     tokens = np.memmap(folder / "tokens", dtype=np.int32, mode="w+", shape=(rows,))
     kept = np.memmap(folder / "kept", dtype=np.bool_, mode="w+", shape=(rows,))
+    joined = np.memmap(folder / "joined", dtype=np.bool_, mode="w+", shape=(rows,))
+    parts = store.segments()
     ignored = np.array(settings.ignore_tokens, dtype=np.int64)
     ends = np.concatenate([[0], np.cumsum(length)])
     for low in range(0, len(first), _CONTEXTS):
@@ -70,11 +74,37 @@ def survey(store: ActivationStore, settings: AnalyzeSettings, folder: Path) -> S
         here = slice(ends[low], ends[high])
         start, stop = int(ends[low]), int(ends[high])
         tokens[here] = store.tokens(start, stop)
+        bounds = np.searchsorted(parts[:, 0], (low, high))
+        joined[here] = _joined(parts[bounds[0] : bounds[1]], first, (start, stop))
         kept[here] = (store.flags(start, stop) == 0) & ~np.isin(tokens[here], ignored)
     return Scope.of(
         length,
         tokens,
         kept,
+        joined,
         context_size=store.record.context_size,
         seed=settings.seed,
     )
+
+
+def _joined(
+    parts: Int64[np.ndarray, "segment 6"],
+    first: Int64[np.ndarray, " context"],
+    rows: tuple[int, int],
+) -> Bool[np.ndarray, " row"]:
+    """Return whether the row before each is of the same stretch of a document.
+
+    Rows of no document (BOS, separators) are joined to none.
+
+    Args:
+        parts: The stretches in these rows.
+        first: First row of each context.
+        rows: First row, and the one after the last.
+    """
+    low, high = rows
+    owner = np.full(high - low + 1, -1, np.int64)  # one more for the row before all
+    start = first[parts[:, 0]] + parts[:, 1] - low + 1
+    at, offsets = segments.ragged(start, start + parts[:, 2])
+    owner[at] = segments.run_of(offsets)
+    found: np.ndarray = (owner[1:] == owner[:-1]) & (owner[1:] >= 0)
+    return found

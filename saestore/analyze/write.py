@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from saestore.analyze.block import FeatureBlock
 from saestore.analyze.collectors import COLLECTORS
-from saestore.analyze.scope import Scope
+from saestore.analyze.joint import Sampler
+from saestore.analyze.known import Known
 from saestore.analyze.sort import Firings, Sorter
 from saestore.analyze.values import ARROW
-from saestore.analyze.weights import WeightFacts
 from saestore.features import arrow
 from saestore.features.parquet import TableWriter
 from saestore.lake import Storage, layout
@@ -23,17 +23,21 @@ from saestore.progress import Progress
 from saestore_schemas import tables
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.manifest import ArrayInfo
-from saestore_schemas.tables import Table
+from saestore_schemas.table import Table
 
 
 RUNS = f"{layout.PROGRESS}/runs"
 """Where sorted runs are spilled."""
+SAMPLE = f"{layout.PROGRESS}/sample"
+"""Where firings lie on which features are counted together."""
 HEAD_RUNS = f"{layout.PROGRESS}/head_runs"
 """Where those of firings at each head are."""
 
 _TABLES = {
     "features": tables.FEATURES,
     "histograms": tables.HISTOGRAMS,
+    "token_stats": tables.TOKEN_STATS,
+    "coactivation": tables.COACTIVATION,
     "examples": tables.EXAMPLES,
 }
 
@@ -78,6 +82,7 @@ def sorted_by_context(
     features: int,
     rows: int,
     progress: Progress,
+    sampler: Sampler | None = None,
 ) -> Sorter:
     """Write the by-context order as firings come; return them held for the other order.
 
@@ -88,6 +93,7 @@ def sorted_by_context(
         features: Features of the dictionary.
         rows: Rows that will be done, for the progress bar.
         progress: Where to report.
+        sampler: Takes the firings on which features are counted together.
     """
     sorter = Sorter(
         output.artefact.scratch(RUNS), features=features, memory_mib=settings.memory_mib
@@ -101,6 +107,8 @@ def sorted_by_context(
         last = -1
         for done, firings in source:
             sorter.add(firings)
+            if sampler is not None:
+                sampler.add(firings)
             if writer is not None and len(firings):
                 context = firings.context.astype(np.int64)
                 cuts = np.flatnonzero(np.diff(context, prepend=last))
@@ -115,9 +123,7 @@ def sorted_by_context(
 def collected(
     sorter: Sorter,
     output: Output,
-    settings: AnalyzeSettings,
-    scope: Scope,
-    weights: WeightFacts,
+    known: Known,
     *,
     progress: Progress,
     seen: Callable[[str, pa.Table], None] | None = None,
@@ -127,24 +133,24 @@ def collected(
     Args:
         sorter: All firings.
         output: Where to write.
-        settings: What to collect.
-        scope: The rows analysed.
-        weights: What the weights say.
+        known: What to collect, and from what.
         progress: Where to report.
         seen: Called with a collector's name and each piece of its table.
     """
     dead = 0
-    table = tables.firings(ARROW[settings.value_dtype], "feature")
+    table = tables.firings(ARROW[known.settings.value_dtype], "feature")
+    makers = {name: make for name, make in COLLECTORS.items() if make(known) is not None}
     with ExitStack() as stack:
         by_feature = stack.enter_context(output.writer(table))
-        writers = {name: stack.enter_context(output.writer(_TABLES[name])) for name in COLLECTORS}
+        writers = {name: stack.enter_context(output.writer(_TABLES[name])) for name in makers}
         task = stack.enter_context(progress.task("count", total=sorter.n_firings, unit="firings"))
         for block in sorter.blocks():
             feature = np.repeat(block.features, block.counts)
             starts = block.offsets[:-1][block.counts > 0]
             by_feature.write(_lines(table, feature, block), cuts=starts)
-            for name, make in COLLECTORS.items():
-                collector = make(settings, scope, weights)
+            for name, make in makers.items():
+                if (collector := make(known)) is None:
+                    continue
                 collector.update(block)
                 piece = collector.table()
                 writers[name].write(piece)

@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from saestore.lake import Storage, layout
-from saestore_schemas import tables
-from saestore_schemas.tables import Table
+from saestore_schemas.table import TABLE_VERSION, Table
 
 
 FIRINGS_GROUP = 262_144
@@ -44,7 +43,7 @@ def part_rows(table: str) -> int | None:
     return CONTEXTS_PART if table == "contexts" else None
 
 
-def options(table: str, schema: pa.Schema, sort: tuple[str, ...]) -> dict[str, Any]:
+def options(table: str, schema: pa.Schema, order: tuple[tuple[str, bool], ...]) -> dict[str, Any]:
     """Return what `pyarrow.parquet.ParquetWriter` is told.
 
     float16 is written plain: DuckDB 2.0.0 cannot read byte-stream-split float16.
@@ -53,7 +52,10 @@ def options(table: str, schema: pa.Schema, sort: tuple[str, ...]) -> dict[str, A
         "compression": "zstd",
         "write_statistics": True,
         "write_page_index": True,
-        "sorting_columns": [pq.SortingColumn(schema.get_field_index(name)) for name in sort],
+        "sorting_columns": [
+            pq.SortingColumn(schema.get_field_index(name), descending=descending)
+            for name, descending in order
+        ],
     }
     if table.startswith("firings_by_"):
         chosen["use_dictionary"] = False
@@ -102,13 +104,13 @@ class TableWriter:
         own = schema or table.schema()
         facts = {
             "saestore.table": table.name,
-            "saestore.table_version": str(tables.TABLE_VERSION),
+            "saestore.table_version": str(TABLE_VERSION),
             "saestore.fingerprint": fingerprint,
         }
         self._schema = own.with_metadata(facts)
         self._group = row_group(table.name)
         self._part = part_rows(table.name)
-        self._options = options(table.name, self._schema, table.sort)
+        self._options = options(table.name, self._schema, table.order)
         self._stack = ExitStack()
         self._writer: pq.ParquetWriter | None = None
         self._held: list[pa.Table] = []

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from saestore.errors import DamagedArtefactError, FormatVersionError
 from saestore.lake import Storage, manifest as manifests
 from saestore_schemas.manifest import Manifest
-from saestore_schemas.tables import TABLE_VERSION
+from saestore_schemas.table import TABLE_VERSION
 
 
 _KEPT = 4

@@ -16,7 +16,7 @@ from saestore.lake import Lake, Ref, layout, manifest as manifests
 from saestore_schemas import tables
 from saestore_schemas.manifest import Manifest
 from saestore_schemas.names import ArtefactKind
-from saestore_schemas.tables import Table
+from saestore_schemas.table import Table
 
 
 KEYS = ("series", "dictionary", "analysis")
@@ -33,6 +33,9 @@ VIEWS = {
     "documents": "the documents analysed, with the corpus's metadata",
     "examples": "example contexts of each feature, by subsample",
     "histograms": "histograms of each feature's values",
+    "token_stats": "tokens at and beside each feature's firings, with their text, probabilities and lift",
+    "coactivation": "features that fire together, with phi and expected relative activation `era`",
+    "neighbours": "features with similar decoder and encoder vectors",
     "logits": "tokens each feature promotes and suppresses, with their text",
     "logit_stats": "distribution of each feature's logit scores",
     "decoders": "how much each feature writes to each hookpoint, where there are several",
@@ -124,9 +127,8 @@ def _schema(view: str) -> pa.Schema:
     if view == "feature_heads":
         return _keyed(pa.schema(_HEADS), KEYS)
     schema = _keyed(_TABLES[view].schema(), KEYS)
-    if view == "logits":
-        return schema.append(pa.field("token", pa.string()))
-    return schema.append(row) if view == "firings" else schema
+    more = [row] if view == "firings" else _MORE.get(view, [])
+    return pa.schema([*schema, *more])
 
 
 def _keyed(schema: pa.Schema, keys: Iterable[str]) -> pa.Schema:
@@ -154,6 +156,9 @@ _TABLES: Mapping[str, Table] = {
     "documents": tables.DOCUMENTS,
     "examples": tables.EXAMPLES,
     "histograms": tables.HISTOGRAMS,
+    "token_stats": tables.TOKEN_STATS,
+    "coactivation": tables.COACTIVATION,
+    "neighbours": tables.NEIGHBOURS,
     "logits": tables.LOGITS,
     "logit_stats": tables.LOGIT_STATS,
     "decoders": tables.DECODERS,
@@ -161,6 +166,18 @@ _TABLES: Mapping[str, Table] = {
     "head_scaling": tables.HEAD_SCALING,
     "attention": tables.ATTENTION,
 }
+
+_MORE: Mapping[str, list[Any]] = {
+    "logits": [pa.field("token", pa.string())],
+    "token_stats": [
+        pa.field("token", pa.string()),
+        pa.field("p_token_given_fires", pa.float64()),
+        pa.field("p_fires_given_token", pa.float64()),
+        pa.field("lift", pa.float64()),
+    ],
+    "coactivation": [pa.field("era", pa.float64())],
+}
+"""Columns of views beyond those of their table."""
 
 _HEADS: list[Any] = [
     pa.field("feature", pa.uint32()),
@@ -210,6 +227,25 @@ def _logits(source: Source) -> str:
     )
 
 
+def _token_stats(source: Source) -> str:
+    # of a token beside a firing only the share is known: how often it stands beside kept rows is not
+    return (
+        f"SELECT {source.keys()}, t.*, v.token, t.n / f.n_firings AS p_token_given_fires, "
+        "CASE WHEN t.shift = 0 THEN t.n / v.n_rows END AS p_fires_given_token, "
+        "CASE WHEN t.shift = 0 THEN t.n / v.n_rows / f.density END AS lift "
+        f"FROM {source.files('token_stats')} t "
+        f"LEFT JOIN (SELECT token_id, token, n_rows FROM {source.files('vocabulary')}) v USING (token_id) "
+        f"LEFT JOIN (SELECT feature, n_firings, density FROM {source.files('features')}) f USING (feature)"
+    )
+
+
+def _coactivation(source: Source) -> str:
+    return (
+        f"SELECT {source.keys()}, *, sum_product / sum_feature AS era "
+        f"FROM {source.files('coactivation')}"
+    )
+
+
 def _feature_heads(source: Source) -> str:
     # thresholds of arXiv:2504.02922: decoder norms .2 and .8 of the owner's, nu .2 and .5
     return (
@@ -231,6 +267,8 @@ _SPECIAL: Mapping[str, tuple[str, Callable[[Source], str]]] = {
     "firings_by_context": ("firings_by_feature", _by_context),
     "tokens": ("contexts", _tokens),
     "logits": ("logits", _logits),
+    "token_stats": ("token_stats", _token_stats),
+    "coactivation": ("coactivation", _coactivation),
     "feature_heads": ("head_scaling", _feature_heads),
 }
 """Views that are more than one table: the table they need, and their SQL."""

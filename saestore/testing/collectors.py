@@ -12,7 +12,7 @@ from saestore.analyze.collectors import Collector
 from saestore.analyze.scope import Scope
 from saestore.analyze.sort import Firings, Sorter
 from saestore.testing.analyses import Planted, plant
-from saestore_schemas.tables import Table
+from saestore_schemas.table import Table
 
 
 def planted_scope(planted: Planted, *, seed: int = 0) -> Scope:
@@ -21,6 +21,7 @@ def planted_scope(planted: Planted, *, seed: int = 0) -> Scope:
         planted.lengths,
         planted.tokens.astype(np.int32),
         planted.kept,
+        planted.position > 0,
         context_size=max(int(planted.lengths.max()), 2),
         seed=seed,
     )
@@ -108,7 +109,11 @@ class CollectorContract(ABC):
         collector.update(planted_block(planted))
         table = collector.table()
         assert table.schema.equals(self.described().schema())
-        keys = [tuple(row[name] for name in self.described().sort) for row in table.to_pylist()]
+        order = self.described().order
+        keys = [
+            tuple(-row[name] if descending else row[name] for name, descending in order)
+            for row in table.to_pylist()
+        ]
         assert keys == sorted(keys)
         assert len(set(keys)) == len(keys)
 

@@ -62,6 +62,39 @@ Subsample = Annotated[
 """Ways of choosing example contexts, one class each."""
 
 
+class TokenSettings(Model):
+    """Tokens that each feature fires on, those before them and those after them."""
+
+    top_k: int = Field(default=32, ge=1, le=1024)
+    """Kept of each: the first by number of firings, the first by sum of values and, of the tokens that a
+    feature fires on, the first by lift."""
+    min_n: int = Field(default=5, ge=1)
+    """Fewest firings on a token that is kept for its lift."""
+
+
+class NeighbourSettings(Model):
+    """Features whose vectors point the same way."""
+
+    top_k: int = Field(default=20, ge=1, le=1024)
+    """Neighbours kept of each feature."""
+    methods: tuple[Literal["dec_cos", "enc_cos"], ...] = ("dec_cos", "enc_cos")
+    """Of which vectors the cosine is taken: decoder, encoder."""
+
+
+class CoactivationSettings(Model):
+    """Features that fire on the same rows, counted on contexts drawn at random."""
+
+    rows: int = Field(default=1_000_000, ge=1)
+    """Whole contexts are drawn until they have this many kept rows."""
+    pairs: int = Field(default=20_000_000_000, ge=1)
+    """Fewer contexts are used where these have more pairs of firings on one row than this: what counting
+    takes, some ten to the ninth in a few seconds."""
+    min_both: int = Field(default=10, ge=1)
+    """Fewest rows on which both fire."""
+    top_k: int = Field(default=64, ge=1, le=1024)
+    """Features kept of each, the most correlated first."""
+
+
 class LogitSettings(Model):
     """Direct logit attribution of each feature's decoder vector."""
 
@@ -102,6 +135,12 @@ class AnalyzeSettings(Model):
     """Example groups by name."""
     logits: LogitSettings | None = LogitSettings()
     """Logit attribution; null skips it and loads no language model."""
+    token_stats: TokenSettings | None = TokenSettings()
+    """Tokens that features fire on, and those beside them; null skips it."""
+    coactivation: CoactivationSettings | None = CoactivationSettings()
+    """Features that fire together; null skips it."""
+    neighbours: NeighbourSettings | None = NeighbourSettings()
+    """Features with similar vectors; null skips it."""
     head_scaling: bool = True
     """Measure whether features of one head alone are absent from the others (latent scaling), of
     dictionaries that read and reconstruct several hookpoints. Rows are decoded for it."""

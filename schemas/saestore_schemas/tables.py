@@ -1,49 +1,14 @@
 """Every Parquet table of the lake: columns, types, meaning and sort order, written once.
 
 Writers take their Arrow schema from here, readers check files against it, and the reference pages
-are rendered from it. A change of meaning raises `TABLE_VERSION`.
+are rendered from it. A change of meaning raises
+`saestore_schemas.table.TABLE_VERSION`.
 """
-
-from dataclasses import dataclass
 
 import pyarrow as pa
 
-
-TABLE_VERSION = 1
-"""Major version of all tables below; stands in every file's metadata as `saestore.table_version`."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: its name, Arrow type and meaning."""
-
-    name: str
-    type: pa.DataType
-    doc: str
-    nullable: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table: its columns in order, and the columns its rows are sorted by."""
-
-    name: str
-    doc: str
-    sort: tuple[str, ...]
-    columns: tuple[Column, ...]
-
-    def schema(self) -> pa.Schema:
-        """Return the Arrow schema, column meanings in the field metadata."""
-        return pa.schema(
-            [
-                pa.field(c.name, c.type, nullable=c.nullable, metadata={"doc": c.doc})
-                for c in self.columns
-            ],
-            metadata={
-                "saestore.table": self.name,
-                "saestore.table_version": str(TABLE_VERSION),
-            },
-        )
+from saestore_schemas import relation_tables
+from saestore_schemas.table import Column, Table
 
 
 def _list(item: pa.DataType) -> pa.DataType:
@@ -320,6 +285,10 @@ EXAMPLES = Table(
     ),
 )
 
+TOKEN_STATS = relation_tables.TOKEN_STATS
+COACTIVATION = relation_tables.COACTIVATION
+NEIGHBOURS = relation_tables.NEIGHBOURS
+
 LOGITS = Table(
     "logits",
     "Tokens that each feature's decoder vector promotes and suppresses most.",
@@ -585,8 +554,8 @@ RESULTS = Table(
 
 TABLES = (
     FILES, DOCUMENTS, VOCABULARY, CONTEXTS, FIRINGS_BY_FEATURE, FIRINGS_BY_CONTEXT, HEAD_FIRINGS,
-    FEATURES, HISTOGRAMS, EXAMPLES, LOGITS, LOGIT_STATS, DECODERS, DECODER_PAIRS, HEAD_SCALING,
-    ATTENTION, METRICS, SCORES, RESULTS,
+    FEATURES, HISTOGRAMS, EXAMPLES, TOKEN_STATS, COACTIVATION, NEIGHBOURS, LOGITS, LOGIT_STATS, DECODERS,
+    DECODER_PAIRS, HEAD_SCALING, ATTENTION, METRICS, SCORES, RESULTS,
     FEATURE_SCORES, COMPARISON,
 )  # fmt: skip
 """Every table, for the reference pages and for readers that check what they open."""

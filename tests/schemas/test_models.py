@@ -12,6 +12,7 @@ import saestore_schemas
 from saestore.api import config, template
 from saestore_schemas import tables
 from saestore_schemas.base import Model
+from saestore_schemas.table import TABLE_VERSION
 
 
 def models():
@@ -69,12 +70,12 @@ def _toml(value):
 def test_a_table_is_documented_sorted_by_its_columns_and_says_its_version(table):
     names = [column.name for column in table.columns]
     assert len(set(names)) == len(names)
-    assert set(table.sort) <= set(names)
+    assert {name for name, _ in table.order} <= set(names)
     assert table.doc.endswith(".")
     assert all(column.doc for column in table.columns)
     schema = table.schema()
     assert schema.metadata[b"saestore.table"] == table.name.encode()
-    assert schema.metadata[b"saestore.table_version"] == str(tables.TABLE_VERSION).encode()
+    assert schema.metadata[b"saestore.table_version"] == str(TABLE_VERSION).encode()
     assert schema.equals(pa.schema(schema), check_metadata=True)
 
 

@@ -2,28 +2,43 @@
 
 from collections.abc import Callable
 
+from saestore.analyze.collectors.coactivation import Coactivation
 from saestore.analyze.collectors.collector import Collector, Pieces
 from saestore.analyze.collectors.examples import Examples
 from saestore.analyze.collectors.histograms import Histograms
 from saestore.analyze.collectors.statistics import Statistics
-from saestore.analyze.scope import Scope
-from saestore.analyze.weights import WeightFacts
-from saestore_schemas.analyze import AnalyzeSettings
+from saestore.analyze.collectors.tokens import Tokens
+from saestore.analyze.known import Known
 
 
-COLLECTORS: dict[str, Callable[[AnalyzeSettings, Scope, WeightFacts], Collector]] = {
-    "features": lambda _settings, scope, weights: Statistics(scope, weights),
-    "histograms": lambda _settings, scope, _weights: Histograms(scope),
-    "examples": lambda settings, scope, _weights: Examples(scope, settings.subsamples),
+def _tokens(known: Known) -> Collector | None:
+    wanted = known.settings.token_stats
+    return None if wanted is None else Tokens(known.scope, wanted)
+
+
+def _coactivation(known: Known) -> Collector | None:
+    wanted, sample = known.settings.coactivation, known.sample
+    return None if wanted is None or sample is None else Coactivation(sample, wanted)
+
+
+COLLECTORS: dict[str, Callable[[Known], Collector | None]] = {
+    "features": lambda known: Statistics(known.scope, known.weights),
+    "histograms": lambda known: Histograms(known.scope),
+    "token_stats": _tokens,
+    "coactivation": _coactivation,
+    "examples": lambda known: Examples(known.scope, known.settings.subsamples),
 }
-"""Table to the collector that fills it; a new table is one file and one line here."""
+"""Table to what makes the collector that fills it, or None if it is not asked for; a new table is one
+file and one line here."""
 
 
 __all__ = [
     "COLLECTORS",
+    "Coactivation",
     "Collector",
     "Examples",
     "Histograms",
     "Pieces",
     "Statistics",
+    "Tokens",
 ]

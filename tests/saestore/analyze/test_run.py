@@ -62,8 +62,18 @@ def test_the_manifest_tells_what_was_done(lake):
     assert {p.kind for p in manifest.parents} == {"dictionary", "activations"}
     assert manifest.arrays["features"].shape == (9, 38)
     assert manifest.facts["semantics"]["activation"] == {"kind": "relu"}
+    assert manifest.facts["coactivation"] == {"contexts": 40, "rows": planted.kept.sum()}
     assert manifests.damage(lake.artefact(ref), manifest) == []
     assert lake.artefact(ref).names(layout.PROGRESS) == []
+
+
+def test_what_is_not_asked_for_is_not_written(tmp_path):
+    lake = Lake.at(tmp_path)
+    less = PLAIN.model_copy(update=dict.fromkeys(("token_stats", "coactivation", "neighbours")))
+    ref, _ = planted_analysis(lake, settings=less)
+    manifest = lake.manifest(ref)
+    assert not set(manifest.arrays) & {"token_stats", "coactivation", "neighbours"}
+    assert "coactivation" not in manifest.facts
 
 
 def test_what_a_killed_run_left_is_cleared(tmp_path):
@@ -83,11 +93,12 @@ def test_progress_counts_rows_and_firings(tmp_path):
     recorder = Recorder()
     planted_analysis(lake, settings=PLAIN.model_copy(update={"name": "first"}))
     analyze.run(PLAIN, lake, device="cpu", progress=recorder)
-    encode, sort, count = recorder.tasks
+    encode, sort, count, compare = recorder.tasks
     assert sort["advanced"] == 270
     assert (encode["label"], encode["total"], encode["unit"]) == ("encode", 270, "rows")
     assert encode["advanced"] == 270
     assert count["advanced"] == count["total"] == (plant().values > 0).sum()
+    assert (compare["label"], compare["advanced"], compare["unit"]) == ("neighbours", 9, "features")
     assert any("logits = null" in note for note in recorder.notes)
 
 

@@ -1,0 +1,150 @@
+"""The rows on which features are counted together: those of contexts drawn at random.
+
+Counting pairs takes rows times the square of the firings on a row, so it is done on a sample: whole
+contexts by their shuffle rank, which SQL can draw again. Firings of these contexts are written to
+working files as they come, and mapped: what is held in memory is a number a row and a feature.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+from pydantic import JsonValue
+
+from saestore.analyze import segments
+from saestore.analyze.block import FeatureBlock
+from saestore.analyze.relation_loops import JointRows
+from saestore.analyze.scope import Scope
+from saestore.analyze.sort import Firings
+from saestore.lake.storage import storage_errors
+from saestore_schemas.analyze import CoactivationSettings
+
+
+_AT_ONCE = 1 << 22
+"""Firings looked at at a time."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some contexts, and all firings on them.
+
+    Attributes:
+        start: First row of each context in the sample; -1 where it is not in it.
+        rows: The firings of its rows.
+    """
+
+    start: Int64[np.ndarray, " context"]
+    rows: JointRows
+
+    def size(self) -> dict[str, JsonValue]:
+        """Return how many contexts and kept rows are counted."""
+        return {"contexts": int((self.start >= 0).sum()), "rows": self.rows.n_rows}
+
+    def of(
+        self, block: FeatureBlock
+    ) -> tuple[
+        Int64[np.ndarray, " _"], Int64[np.ndarray, " firing"], Float32[np.ndarray, " firing"]
+    ]:
+        """Return the ends of each feature's firings here, their rows and values."""
+        start = self.start[block.context]
+        inside = start >= 0
+        counts = segments.totals(inside, block.offsets)
+        row = start[inside] + block.position[inside]
+        return np.concatenate([[0], np.cumsum(counts)]), row, block.value[inside]
+
+
+class Sampler:
+    """Takes firings in context order and keeps those of the contexts drawn."""
+
+    def __init__(
+        self, scope: Scope, settings: CoactivationSettings, folder: Path, *, features: int
+    ) -> None:
+        """Prepare to take them.
+
+        Args:
+            scope: The rows analysed.
+            settings: How many rows are drawn.
+            folder: For working files, which are the caller's to remove.
+            features: Features of the dictionary.
+        """
+        self._scope = scope
+        self._settings = settings
+        self._folder = folder
+        self._features = features
+        taken = drawn(scope, scope.kept_in, settings.rows)
+        lengths = np.where(taken, scope.length, 0)
+        self._start = np.where(taken, np.cumsum(lengths) - lengths, -1)
+        self._counts = np.zeros(int(lengths.sum()), np.int64)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._paths = folder / "feature", folder / "value"
+        with storage_errors(f"writing {folder}"):
+            for path in self._paths:
+                path.write_bytes(b"")
+
+    def add(self, firings: Firings) -> None:
+        """Take firings that come after all earlier ones by (context, position).
+
+        Raises:
+            StorageError: The disk is full.
+        """
+        start = self._start[firings.context]
+        inside = start >= 0
+        row = start[inside] + firings.position[inside]
+        if not len(row):
+            return
+        low = int(row[0])
+        counts = np.bincount(row - low)
+        self._counts[low : low + len(counts)] += counts
+        columns = firings.feature[inside], firings.value[inside]
+        with storage_errors(f"writing {self._folder}"):
+            for path, column in zip(self._paths, columns, strict=True):
+                with path.open("ab") as file:
+                    file.write(column.data)
+
+    def sample(self) -> Sample:
+        """Return the contexts drawn, fewer if they have too many pairs, with their firings."""
+        ends = np.concatenate([[0], np.cumsum(self._counts)])
+        feature, value = (
+            np.memmap(path, dtype=dtype, mode="r+") if ends[-1] else np.zeros(0, dtype)
+            for path, dtype in zip(self._paths, (np.uint32, np.float32), strict=True)
+        )
+        start = np.where(self._few(), self._start, -1)
+        kept = self._scope.kept_in[start >= 0].sum()
+        used = np.repeat(start >= 0, np.where(self._start >= 0, self._scope.length, 0))
+        counts = np.zeros(self._features, np.int64)
+        for low in range(0, len(feature), _AT_ONCE):
+            part = feature[low : low + _AT_ONCE]
+            rows = np.searchsorted(ends, np.arange(low, low + len(part)), side="right") - 1
+            counts += np.bincount(part[used[rows]], minlength=self._features)
+        return Sample(
+            start, JointRows(int(kept), ends, np.asarray(feature), np.asarray(value), counts)
+        )
+
+    def _few(self) -> Bool[np.ndarray, " context"]:
+        """Return the contexts drawn whose pairs, and those of all drawn before, are not too many."""
+        taken = np.flatnonzero(self._start >= 0)
+        before = np.concatenate([[0], np.cumsum(self._counts**2)])
+        stop = self._start[taken] + self._scope.length[taken]
+        pairs = np.zeros(self._scope.n_contexts, np.int64)
+        pairs[taken] = before[stop] - before[self._start[taken]]
+        return drawn(self._scope, pairs, self._settings.pairs, whole=True)
+
+
+def drawn(
+    scope: Scope, sizes: Int64[np.ndarray, " context"], most: int, *, whole: bool = False
+) -> Bool[np.ndarray, " context"]:
+    """Return the contexts of smallest shuffle rank until their sizes add up.
+
+    Args:
+        scope: The contexts.
+        sizes: How much each counts.
+        most: What they add up to.
+        whole: Leave out the context that goes beyond.
+    """
+    order = np.empty(scope.n_contexts, np.int64)
+    order[scope.shuffle_rank] = np.arange(scope.n_contexts)
+    total = np.cumsum(sizes[order])
+    taken = np.zeros(scope.n_contexts, dtype=bool)
+    taken[order] = total <= most if whole else total - sizes[order] < most
+    return taken

@@ -1,0 +1,307 @@
+"""Counting what fires with what, as compiled loops: features with tokens, features with features.
+
+One feature at a time is counted into arrays as long as the vocabulary or the dictionary, small enough
+for a processor's cache, so neither features times tokens nor features times features ever exists.
+Sums are added firing after firing in stored order, in float64: threads, which take features each, and
+blocks change nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int8, Int64, UInt32
+
+from saestore.analyze.block import FeatureBlock
+from saestore.analyze.scope import Scope
+from saestore.compiled import compiled
+from saestore.dictionaries.selection_loops import on_threads
+
+
+SHIFTS = (-1, 0, 1)
+"""Where a token is, from a firing."""
+
+_A_THREAD = 1 << 14
+"""Fewer firings than this are not worth another thread."""
+
+_LISTS = (2, 3, 2)
+"""Rankings by which tokens are kept at each shift: by n and sum, and of the token itself by lift."""
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Tokens kept for the features of a block, by feature, shift, n descending, token.
+
+    Attributes:
+        feature: Feature within the block.
+        shift: Where the token is.
+        token: The token.
+        n: Firings with it.
+        sum: Sum of their values.
+        max: Largest of them.
+    """
+
+    feature: Int64[np.ndarray, " _"]
+    shift: Int8[np.ndarray, " _"]
+    token: Int64[np.ndarray, " _"]
+    n: Int64[np.ndarray, " _"]
+    sum: Float64[np.ndarray, " _"]
+    max: Float32[np.ndarray, " _"]
+
+
+def tokens_of(block: FeatureBlock, scope: Scope, *, top_k: int, min_n: int) -> TokenCounts:
+    """Return the tokens that each feature of a block fires on, before and after.
+
+    Args:
+        block: The features.
+        scope: The rows analysed.
+        top_k: Tokens kept by each ranking.
+        min_n: Fewest firings on a token that is kept by its lift.
+    """
+    room = np.minimum(np.array(_LISTS) * top_k, block.counts[:, None]).reshape(-1)
+    ends = np.concatenate([[0], np.cumsum(room)])
+    found = [np.zeros(ends[-1], kind) for kind in (np.int64, np.int64, np.float64, np.float32)]
+    held = np.zeros(len(room), np.int64)
+    _by_firings(
+        _tokens,
+        (block.offsets, block.context, block.position, block.value),
+        (scope.start, np.asarray(scope.tokens), np.asarray(scope.joined), scope.rows_of_token),
+        (top_k, min_n, max(scope.n_rows, 1)),
+        (ends, held, *found),
+    )
+    used = np.repeat(ends[:-1], held) + _places(held)
+    which = np.repeat(np.arange(len(room)), held)
+    return TokenCounts(
+        which // len(SHIFTS),
+        np.array(SHIFTS, np.int8)[which % len(SHIFTS)],
+        *(each[used] for each in found),
+    )
+
+
+@dataclass(frozen=True)
+class JointCounts:
+    """Features kept for those of a block, by feature, then rank.
+
+    Attributes:
+        feature: Feature within the block.
+        rank: Rank by phi, then by the other feature.
+        other: The other feature.
+        both: Rows on which both fire.
+        product: Sum over them of value times value.
+    """
+
+    feature: Int64[np.ndarray, " _"]
+    rank: Int64[np.ndarray, " _"]
+    other: Int64[np.ndarray, " _"]
+    both: Int64[np.ndarray, " _"]
+    product: Float64[np.ndarray, " _"]
+
+
+@dataclass(frozen=True)
+class JointRows:
+    """Rows whose firings are counted together.
+
+    Attributes:
+        n_rows: Kept rows among them.
+        ends: Where the firings of each row end, from 0.
+        feature: Feature of each firing, row after row.
+        value: Its value.
+        counts: Firings of each feature.
+    """
+
+    n_rows: int
+    ends: Int64[np.ndarray, " _"]
+    feature: UInt32[np.ndarray, " firing"]
+    value: Float32[np.ndarray, " firing"]
+    counts: Int64[np.ndarray, " d_sae"]
+
+
+def together(
+    block: tuple[
+        Int64[np.ndarray, " _"], Int64[np.ndarray, " firing"], Float32[np.ndarray, " firing"]
+    ],
+    first: int,
+    rows: JointRows,
+    *,
+    top_k: int,
+    min_both: int,
+) -> JointCounts:
+    """Return the features that fire with each feature of a block.
+
+    Args:
+        block: Ends of the features' runs, from 0, and the row and value of each firing.
+        first: First feature of the block.
+        rows: All firings of these rows.
+        top_k: Features kept.
+        min_both: Fewest rows on which both fire.
+    """
+    n = len(block[0]) - 1
+    room = np.minimum(top_k, np.where(np.diff(block[0]) < min_both, 0, top_k))
+    ends = np.concatenate([[0], np.cumsum(room)])
+    found = [np.zeros(ends[-1], kind) for kind in (np.int64, np.int64, np.float64)]
+    held = np.zeros(n, np.int64)
+    _by_firings(
+        _together,
+        block,
+        (rows.ends, rows.feature, rows.value, rows.counts),
+        (first, top_k, min_both, rows.n_rows),
+        (ends, held, *found),
+    )
+    rank = _places(held)
+    used = np.repeat(ends[:-1], held) + rank
+    return JointCounts(np.repeat(np.arange(n), held), rank, *(each[used] for each in found))
+
+
+def _by_firings(loop: Callable[..., None], block: Any, *more: Any) -> None:
+    """Run a loop over features on all threads, each with as many firings as the others."""
+    offsets = block[0]
+
+    def work(first: int, stop: int) -> None:
+        begin, end = np.searchsorted(offsets[:-1], (first, stop)).tolist()
+        loop(begin, end, block, *more)
+
+    on_threads(work, int(offsets[-1]), least=_A_THREAD)
+
+
+def _places(held: Int64[np.ndarray, " _"]) -> Int64[np.ndarray, " _"]:
+    """Return 0 to n - 1 for each n."""
+    found: np.ndarray = np.arange(held.sum()) - np.repeat(np.cumsum(held) - held, held)
+    return found
+
+
+@compiled
+def _offer(
+    scores: Float64[np.ndarray, " _"],
+    names: Int64[np.ndarray, " _"],
+    held: int,
+    k: int,
+    score: float,
+    name: int,
+) -> int:
+    """Put a score in its place among the best k, ties by name; return how many there are."""
+    at = held
+    if held == k:
+        at = k - 1
+        if score < scores[at] or (score == scores[at] and name > names[at]):
+            return held
+    while at > 0 and (score > scores[at - 1] or (score == scores[at - 1] and name < names[at - 1])):
+        scores[at], names[at] = scores[at - 1], names[at - 1]
+        at -= 1
+    scores[at], names[at] = score, name
+    return min(held + 1, k)
+
+
+@compiled
+def _tokens(first: int, stop: int, firings: Any, rows: Any, wanted: Any, out: Any) -> None:
+    offsets, context, position, value = firings
+    starts, tokens, joined, rows_of_token = rows
+    top_k, min_n, n_rows = wanted
+    ends, held, out_token, out_n, out_sum, out_max = out
+    size = len(rows_of_token)
+    n, total, most = np.zeros(size, np.int64), np.zeros(size), np.zeros(size, np.float32)
+    touched = np.zeros(size, np.int64)
+    scores, names = np.zeros((4, 3 * top_k)), np.zeros((4, 3 * top_k), np.int64)
+    for feature in range(first, stop):
+        low, high = offsets[feature], offsets[feature + 1]
+        for shift in range(-1, 2):
+            seen = 0
+            for firing in range(low, high):
+                row = starts[context[firing]] + position[firing]
+                if shift < 0 and not joined[row]:
+                    continue
+                if shift > 0 and (row + 1 == len(tokens) or not joined[row + 1]):
+                    continue
+                token = tokens[row + shift]
+                if n[token] == 0:
+                    touched[seen] = token
+                    seen += 1
+                n[token] += 1
+                total[token] += value[firing]
+                most[token] = max(most[token], value[firing])
+            of_lift = (high - low) / n_rows if shift == 0 else 0.0
+            counts = n, total, rows_of_token
+            kept = _kept(touched, seen, counts, of_lift, min_n, top_k, scores, names)
+            place = 3 * feature + shift + 1
+            held[place] = kept
+            for at in range(kept):
+                token = names[3, at]
+                out_token[ends[place] + at], out_n[ends[place] + at] = token, n[token]
+                out_sum[ends[place] + at], out_max[ends[place] + at] = total[token], most[token]
+            for at in range(seen):
+                token = touched[at]
+                n[token], total[token], most[token] = 0, 0.0, 0.0
+
+
+@compiled
+def _kept(  # noqa: PLR0917 - arrays of one loop
+    touched: Any,
+    seen: int,
+    counts: Any,
+    density: float,
+    min_n: int,
+    top_k: int,
+    scores: Any,
+    names: Any,
+) -> int:
+    """Put the tokens that some ranking keeps into the last row of `names`; return how many."""
+    n, total, rows_of_token = counts
+    kept = 0
+    for ranking in range(3 if density > 0 else 2):
+        listed = 0
+        for at in range(seen):
+            token = touched[at]
+            score = total[token]
+            if ranking == 0:
+                score = float(n[token])
+            elif ranking == 2:  # noqa: PLR2004 - the third
+                if n[token] < min_n:
+                    continue
+                score = n[token] / rows_of_token[token] / density
+            listed = _offer(scores[ranking], names[ranking], listed, top_k, score, token)
+        for at in range(listed):
+            token = names[ranking, at]
+            known = False
+            for other in range(kept):
+                known = known or names[3, other] == token
+            if not known:
+                kept = _offer(scores[3], names[3], kept, 3 * top_k, float(n[token]), token)
+    return kept
+
+
+@compiled
+def _together(first: int, stop: int, block: Any, rows: Any, wanted: Any, out: Any) -> None:
+    offsets, row, value = block
+    starts, others, values, counts = rows
+    first_feature, top_k, min_both, n_rows = wanted
+    ends, held, out_other, out_both, out_product = out
+    counted = np.zeros((len(counts), 2))  # rows and sum of products side by side: one look-up
+    scores, names = np.zeros(top_k), np.zeros(top_k, np.int64)
+    for feature in range(first, stop):
+        low, high = offsets[feature], offsets[feature + 1]
+        if high - low < min_both:
+            continue
+        for firing in range(low, high):
+            own = np.float64(value[firing])
+            for at in range(starts[row[firing]], starts[row[firing] + 1]):
+                counted[others[at], 0] += 1.0
+                counted[others[at], 1] += own * values[at]
+        own = float(high - low)
+        kept = 0
+        for other in range(len(counts)):
+            both = counted[other, 0]
+            if both < min_both or other == first_feature + feature:
+                continue
+            n = float(counts[other])
+            room = own * n * (n_rows - own) * (n_rows - n)
+            if room > 0:
+                phi = (both * n_rows - own * n) / np.sqrt(room)
+                kept = _offer(scores, names, kept, top_k, phi, other)
+        place = ends[feature]
+        for rank in range(kept):
+            other = names[rank]
+            out_other[place + rank] = other
+            out_both[place + rank] = np.int64(counted[other, 0])
+            out_product[place + rank] = counted[other, 1]
+        held[feature] = kept
+        counted[:] = 0.0
