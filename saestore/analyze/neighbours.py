@@ -28,6 +28,8 @@ from saestore_schemas.analyze import NeighbourSettings
 
 _COSINES = 1 << 24
 """Cosines of one block, at most: 64 MiB of float32."""
+_AT_ONCE = 4096
+"""Vectors held in float64 at a time."""
 
 
 def neighbour_rows(
@@ -64,7 +66,10 @@ class Directions:
         """Take one vector of each feature."""
         self._vectors = vectors.detach().contiguous()
         self._lengths = torch.cat(
-            [torch.linalg.vector_norm(part.double(), dim=1) for part in self._vectors.split(4096)]
+            [
+                torch.linalg.vector_norm(self._vectors[low : low + _AT_ONCE].double(), dim=1)
+                for low in range(0, len(self._vectors), _AT_ONCE)
+            ]
         )
         self._exact = self._lengths.cpu().numpy()
         scale = self._lengths.reciprocal().to(self._vectors)
@@ -120,7 +125,8 @@ class Directions:
         )
         product = products(self._vectors, self._vectors[None], *pair)[0].cpu().numpy()
         found: np.ndarray = product / (self._exact[feature] * self._exact[other])
-        return np.clip(found, -1, 1)
+        found.clip(-1, 1, out=found)
+        return found
 
 
 def _rows(

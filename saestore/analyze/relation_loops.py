@@ -282,10 +282,10 @@ def _together(first: int, stop: int, block: Any, rows: Any, wanted: Any, out: An
         if high - low < min_both:
             continue
         for firing in range(low, high):
-            own = np.float64(value[firing])
+            given = np.float64(value[firing])
             for at in range(starts[row[firing]], starts[row[firing] + 1]):
                 counted[others[at], 0] += 1.0
-                counted[others[at], 1] += own * values[at]
+                counted[others[at], 1] += given * values[at]
         own = float(high - low)
         kept = 0
         for other in range(len(counts)):
