@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from saestore.evaluate import Comparison
     from saestore.exchange import ActivationsExport
     from saestore.exchange.dictionaries import Conversion, ExportReport, ImportReport
+    from saestore.exchange.features import FeaturesExport
     from saestore.features import FeaturePage, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.lake import Ref
@@ -233,6 +234,15 @@ class ConsoleOutput:
             f"{report.folder}: {many(report.rows, 'rows')} of {report.store} in "
             f"{many(report.contexts, 'contexts')}; {', '.join(report.hookpoints)} as "
             f"{report.dtype}; {many(report.files, f'{report.format} files')}, "
+            f"{size(report.bytes)}",
+            soft_wrap=True,
+        )
+
+    def exported_features(self, report: "FeaturesExport") -> None:
+        """Print how much was written, and where."""
+        self._out.print(
+            f"{report.folder}: {many(report.firings, 'firings')} of {many(report.features, 'features')} "
+            f"of {report.analysis}; {many(report.files, f'{report.format} files')}, "
             f"{size(report.bytes)}",
             soft_wrap=True,
         )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from saestore.evaluate import Comparison
     from saestore.exchange import ActivationsExport
     from saestore.exchange.dictionaries import ExportReport, ImportReport
+    from saestore.exchange.features import FeaturesExport
     from saestore.features import FeaturePage, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.lake import Ref
@@ -175,6 +176,10 @@ class JsonOutput:
         _print({**_simple(report), "max_error": None if known is None else known.max_error})
 
     def exported_activations(self, report: "ActivationsExport") -> None:
+        """Print the report."""
+        _print(report)
+
+    def exported_features(self, report: "FeaturesExport") -> None:
         """Print the report."""
         _print(report)
 

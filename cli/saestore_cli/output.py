@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from saestore.evaluate import Comparison
     from saestore.exchange import ActivationsExport
     from saestore.exchange.dictionaries import ExportReport, ImportReport
+    from saestore.exchange.features import FeaturesExport
     from saestore.features import FeaturePage, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.lake import Ref
@@ -119,6 +120,10 @@ class Output(Protocol):
 
     def exported_activations(self, report: "ActivationsExport") -> None:
         """Say what an export of activations wrote."""
+        ...
+
+    def exported_features(self, report: "FeaturesExport") -> None:
+        """Say what an export of features wrote."""
         ...
 
     def removed(self, ref: "Ref") -> None:

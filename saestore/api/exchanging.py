@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from pydantic import BaseModel
 
 from saestore.api import config
+from saestore.errors import ConfigError, nearest
 from saestore.lake import Lake, Ref
 from saestore.progress import Progress, Silent
 from saestore_schemas.exchange import ImportDictionarySettings, ImportSettings, WrittenTool
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from saestore.dictionaries import SparseDictionary
     from saestore.exchange import ActivationsExport, Wanted
     from saestore.exchange.dictionaries import ExportReport, ImportReport
+    from saestore.exchange.features import FeatureFormat, FeaturesExport
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -73,6 +75,43 @@ class Exchanging:
         return exchange.export_activations(
             _store(self.lake, store), folder, wanted or exchange.Wanted(), progress=progress
         )
+
+    def export_features(
+        self,
+        name: str,
+        folder: str | os.PathLike[str],
+        form: "FeatureFormat | str",
+        *,
+        progress: Progress | None = None,
+    ) -> "FeaturesExport":
+        """Write an analysis for another tool; return what was written.
+
+        Args:
+            name: `series/name/analysis`, or `series/name` where there is one analysis.
+            folder: Where; an earlier export in it is replaced.
+            form: As which tool reads it: `delphi`, or that format with options of its own.
+            progress: Where to report.
+
+        Raises:
+            ArtefactNotFoundError: No such analysis.
+            ConfigError: No such format, the folder holds other things, or the format cannot hold the
+                analysis.
+        """
+        from saestore.exchange import features
+        from saestore.features import Analysis
+
+        if isinstance(form, str):
+            if form not in features.FORMATS:
+                close = nearest(form, tuple(features.FORMATS))
+                raise ConfigError(
+                    field="form",
+                    found=form,
+                    expected=f"one of {', '.join(features.FORMATS)}",
+                    hint=f"did you mean {close[0]}?" if close else None,
+                )
+            form = features.FORMATS[form]
+        analysis = Analysis.open(self.lake, name.removeprefix("features/"))
+        return features.export_features(form, analysis, folder, progress=progress)
 
     def import_dictionary(
         self,

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from saestore.activations import ActivationStore, Split
 from saestore.errors import ConfigError
+from saestore.exchange import place
 from saestore.exchange.formats import TARGETS
 from saestore.exchange.selection import Range, groups, select
 from saestore.exchange.target import Format, Job
 from saestore.exchange.tensor_files import INDEX
 from saestore.lake import table_file
 from saestore.lake.manifest import library_versions
-from saestore.lake.storage import Storage
 from saestore.progress import Progress, Silent
 from saestore_schemas.activations import StoreDtype
 from saestore_schemas.exchange import ExportedFile, ExportIndex, FilesAre
@@ -26,8 +26,6 @@ from saestore_schemas.exchange import ExportedFile, ExportIndex, FilesAre
 
 DOCUMENTS = "documents.parquet"
 VOCABULARY = "vocabulary.parquet"
-UNFINISHED = ".saestore-export"
-"""Stands in a folder while an export is written there: what is beside it may be replaced."""
 FILE_MIB = 512.0
 """Size of a file, unless it is said."""
 
@@ -124,7 +122,7 @@ def export_activations(
         held_out=wanted.held_out,
     )
     at_once = max(int(wanted.file_mib * 2**20) // form.row_bytes(hookpoints, dtype), 1)
-    target = _cleared(Path(folder))
+    target = place.cleared(Path(folder))
     label = f"export {store.ref.name}"
     with (progress or Silent()).task(label, total=selection.rows, unit="rows") as task:
         job = Job(store, selection, hookpoints, dtype, target, task)
@@ -148,7 +146,7 @@ def export_activations(
         vocabulary=VOCABULARY,
     )
     target.write(INDEX, (index.model_dump_json(indent=1) + "\n").encode())
-    target.remove(UNFINISHED)
+    target.remove(place.UNFINISHED)
     return ActivationsExport(
         format=wanted.files_are,
         store=store.ref.name,
@@ -179,34 +177,3 @@ def _dtype(form: Format, store: ActivationStore, wanted: Wanted) -> StoreDtype:
             hint="leave --dtype out",
         )
     return wanted.dtype
-
-
-def _cleared(folder: Path) -> Storage:
-    """Return an empty folder; an earlier export in it is removed.
-
-    Raises:
-        ConfigError: It holds anything else.
-    """
-    target = Storage.at(folder.expanduser().absolute())
-    names = target.names()
-    if names and INDEX not in names and UNFINISHED not in names:
-        raise ConfigError(
-            field="folder",
-            found=str(folder),
-            problem=f"{folder} holds {len(names)} files that are no export",
-            expected="a folder that is empty, not there yet, or holds an earlier export",
-            hint="choose another folder",
-        )
-    if INDEX in names and b"saestore.export" not in target.read(INDEX):
-        raise ConfigError(
-            field="folder",
-            found=str(folder),
-            problem=f"{folder}/{INDEX} is no index of ours",
-            expected="a folder that is empty, not there yet, or holds an earlier export",
-            hint="choose another folder",
-        )
-    target.write(UNFINISHED, b"")
-    for name in names:
-        if name != UNFINISHED:
-            target.remove(name)
-    return target

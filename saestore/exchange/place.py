@@ -1,10 +1,16 @@
-"""Finding what an import names, and what is said when it is not there."""
+"""Finding what an import names and where an export goes, and what is said when that cannot be."""
 
 from collections.abc import Collection
 from pathlib import Path
 
 from saestore.errors import ConfigError, nearest
+from saestore.lake.storage import Storage
 
+
+INDEX = "index.json"
+"""What our exports hold beside what another tool reads; written last."""
+UNFINISHED = ".saestore-export"
+"""Stands in a folder while an export is written there: what is beside it may be replaced."""
 
 _SHOWN = 8
 
@@ -77,3 +83,34 @@ def one_dtype(kinds: Collection[str], *, where: str) -> str:
         expected=f"one of {', '.join(known)}, the same for all hookpoints",
         hint="import hookpoints of different types into stores of their own, with --hookpoint",
     )
+
+
+def cleared(folder: Path) -> Storage:
+    """Return an empty folder; an earlier export in it is removed.
+
+    Raises:
+        ConfigError: It holds anything else.
+    """
+    target = Storage.at(folder.expanduser().absolute())
+    names = target.names()
+    if names and INDEX not in names and UNFINISHED not in names:
+        raise ConfigError(
+            field="folder",
+            found=str(folder),
+            problem=f"{folder} holds {len(names)} files that are no export",
+            expected="a folder that is empty, not there yet, or holds an earlier export",
+            hint="choose another folder",
+        )
+    if INDEX in names and b"saestore.export" not in target.read(INDEX):
+        raise ConfigError(
+            field="folder",
+            found=str(folder),
+            problem=f"{folder}/{INDEX} is no index of ours",
+            expected="a folder that is empty, not there yet, or holds an earlier export",
+            hint="choose another folder",
+        )
+    target.write(UNFINISHED, b"")
+    for name in names:
+        if name != UNFINISHED:
+            target.remove(name)
+    return target

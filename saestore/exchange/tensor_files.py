@@ -25,7 +25,7 @@ from saestore_schemas.tables import DOCUMENTS
 
 
 SUFFIX = ".safetensors"
-INDEX = "index.json"
+INDEX = place.INDEX
 TOKENS, FLAGS, CONTEXTS, SEGMENTS, MASK = "tokens", "flags", "contexts", "segments", "mask"
 _OPEN = 64
 

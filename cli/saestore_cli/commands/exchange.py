@@ -54,7 +54,8 @@ def add(app: typer.Typer) -> None:
     )(import_activations)
     app.add_typer(imports, name="import", rich_help_panel=PANEL)
     exports = typer.Typer(
-        help="Write dictionaries and activations in other tools' formats.", no_args_is_help=True
+        help="Write dictionaries, activations and features in other tools' formats.",
+        no_args_is_help=True,
     )
     command(
         exports,
@@ -64,6 +65,13 @@ def add(app: typer.Typer) -> None:
         "--held-out 0.1",
         uses=("lake", "no_progress"),
     )(export_activations)
+    command(
+        exports,
+        "delphi",
+        "saestore export delphi demo/topk-32 cache/",
+        "saestore export delphi demo/topk-32/first-million cache/ --files 20 --fill 2",
+        uses=("lake", "no_progress"),
+    )(export_delphi)
     dictionaries.add(imports, exports)
     app.add_typer(exports, name="export", rich_help_panel=PANEL)
 
@@ -256,6 +264,42 @@ def export_activations(
     )
     report = session.lake.export_activations(store, folder, wanted, progress=session.progress)
     session.output.exported_activations(report)
+
+
+def export_delphi(
+    session: Session,
+    *,
+    analysis: Annotated[
+        str,
+        typer.Argument(
+            metavar="SERIES/NAME[/ANALYSIS]",
+            help="An analysis; of a dictionary, the only one.",
+            show_default=False,
+        ),
+    ],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Where to write; an earlier export there is replaced.",
+            show_default=False,
+        ),
+    ],
+    files: Annotated[int, typer.Option(min=1, help="Files the features are cut into.")] = 5,
+    fill: Annotated[
+        int, typer.Option(metavar="TOKEN", min=0, help="Token that fills up shorter contexts.")
+    ] = 0,
+) -> None:
+    """An analysis as delphi's latent cache, which its explainers and scorers read.
+
+    Give delphi FOLDER/latents. Values are rounded to float16; every context is as long as the longest
+    may be.
+    """
+    from saestore.exchange.features.delphi import Delphi
+
+    form = Delphi(files=files, fill=fill)
+    report = session.lake.export_features(analysis, folder, form, progress=session.progress)
+    session.output.exported_features(report)
 
 
 def _shape(text: str) -> list[int | str]:
