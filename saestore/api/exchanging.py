@@ -107,7 +107,9 @@ class Exchanging:
                     field="form",
                     found=form,
                     expected=f"one of {', '.join(features.FORMATS)}",
-                    hint=f"did you mean {close[0]}?" if close else None,
+                    hint=f"did you mean {close[0]}?"
+                    if close
+                    else "see saestore.exchange.features.FORMATS",
                 )
             form = features.FORMATS[form]
         analysis = Analysis.open(self.lake, name.removeprefix("features/"))

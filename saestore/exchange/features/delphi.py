@@ -16,6 +16,7 @@ Format as of eai-delphi 0.1.3. It tests features and sequences for uint16 and no
 
 import json
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -97,9 +98,9 @@ class Delphi(FeatureFormat):
     def _tokens(self, analysis: Analysis) -> Int64[np.ndarray, "context position"]:
         """Return all contexts, as long as the longest may be."""
         table = analysis.sql("SELECT token_ids FROM contexts ORDER BY context")
-        ids = table["token_ids"].combine_chunks()
+        ids: Any = table["token_ids"].combine_chunks()  # lists, which Arrow's stubs do not know
         offsets = np.diff(ids.offsets.to_numpy())
-        size = int(analysis.manifest.facts["context_size"])  # type: ignore[call-overload] # JSON
+        size = int(str(analysis.manifest.facts["context_size"]))
         tokens = np.full((len(ids), size), self.fill, np.int64)
         tokens[np.arange(size) < offsets[:, None]] = ids.flatten().to_numpy()
         return tokens
