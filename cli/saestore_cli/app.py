@@ -6,7 +6,17 @@ import typer
 from typer.core import TyperGroup
 
 import saestore
-from saestore_cli.commands import exchange, look, other, query, settings, stores, verbs, verify
+from saestore_cli.commands import (
+    exchange,
+    look,
+    lookups,
+    other,
+    query,
+    settings,
+    stores,
+    verbs,
+    verify,
+)
 
 
 def build() -> TyperGroup:
@@ -22,7 +32,7 @@ def build() -> TyperGroup:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_root)
-    for module in (verbs, stores, look, verify, query, exchange, settings, other):
+    for module in (verbs, stores, look, lookups, verify, query, exchange, settings, other):
         module.add(app)
     root = typer.main.get_command(app)
     if not isinstance(root, TyperGroup):

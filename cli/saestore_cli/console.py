@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from saestore.exchange import ActivationsExport
     from saestore.exchange.dictionaries import Conversion, ExportReport, ImportReport
     from saestore.exchange.features import FeaturesExport
-    from saestore.features import FeaturePage, NamedQuery
+    from saestore.features import FeaturePage, Highlight, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
@@ -134,6 +134,18 @@ class ConsoleOutput:
         from saestore_cli import feature_panel
 
         feature_panel.draw(self._out, page, n=n, around=around)
+
+    def strongest(self, table: "pa.Table", names: Sequence[str], *, dictionary: str) -> None:
+        """Print the features of each text, or of each of its tokens."""
+        from saestore_cli import lookup_pages
+
+        lookup_pages.strongest(self._out, table, names, dictionary=dictionary)
+
+    def texts(self, found: "Highlight") -> None:
+        """Print the passages, tokens marked."""
+        from saestore_cli import lookup_pages
+
+        lookup_pages.texts(self._out, found)
 
     def lineage(self, node: "Node", children: "Sequence[Ref]") -> None:
         """Print the tree of what it was made from, then what was made from it."""

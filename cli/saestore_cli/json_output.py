@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from saestore.exchange import ActivationsExport
     from saestore.exchange.dictionaries import ExportReport, ImportReport
     from saestore.exchange.features import FeaturesExport
-    from saestore.features import FeaturePage, NamedQuery
+    from saestore.features import FeaturePage, Highlight, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
@@ -113,6 +113,21 @@ class JsonOutput:
         from saestore_cli.tokens import cut
 
         _print(cut(page, n=n, around=around).to_dict())
+
+    def strongest(self, table: "pa.Table", names: Sequence[str], *, dictionary: str) -> None:
+        """Print a line of each feature and text, or feature and token."""
+        _print({"dictionary": dictionary, "texts": list(names), "rows": table.to_pylist()})
+
+    def texts(self, found: "Highlight") -> None:
+        """Print a line of each text."""
+        _print(
+            {
+                "dictionary": found.dictionary,
+                "feature": found.feature,
+                "max": found.max,
+                "rows": found.table().to_pylist(),
+            }
+        )
 
     def lineage(self, node: "Node", children: "Sequence[Ref]") -> None:
         """Print the family tree."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from saestore.exchange import ActivationsExport
     from saestore.exchange.dictionaries import ExportReport, ImportReport
     from saestore.exchange.features import FeaturesExport
-    from saestore.features import FeaturePage, NamedQuery
+    from saestore.features import FeaturePage, Highlight, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
@@ -64,6 +64,14 @@ class Output(Protocol):
 
     def feature(self, page: "FeaturePage", *, n: int, around: int) -> None:
         """Show one feature: `n` examples of each group, `around` tokens beside the peak."""
+        ...
+
+    def strongest(self, table: "pa.Table", names: Sequence[str], *, dictionary: str) -> None:
+        """Show the features of texts, or of their tokens."""
+        ...
+
+    def texts(self, found: "Highlight") -> None:
+        """Show the texts of a feature."""
         ...
 
     def lineage(self, node: "Node", children: "Sequence[Ref]") -> None:

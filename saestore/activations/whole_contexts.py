@@ -7,12 +7,24 @@ nobody named are there to be attended to.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
 from torch import Tensor
 
-from saestore.activations.store import ActivationStore
+
+@runtime_checkable
+class InContexts(Protocol):
+    """Rows that lie in contexts, such as those of a store."""
+
+    def contexts(self) -> Int64[np.ndarray, "context 2"]:
+        """Return first row and length of each context."""
+        ...
+
+    def segments(self) -> Int64[np.ndarray, "segment 6"]:
+        """Return context, start, length, document and offsets of each segment."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,7 @@ class WholeContexts:
         table: First row and length of each.
     """
 
-    def __init__(self, store: ActivationStore) -> None:
+    def __init__(self, store: InContexts) -> None:
         """Read the tables of contexts and documents.
 
         Raises:

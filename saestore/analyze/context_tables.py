@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from saestore.activations import ActivationStore
+from saestore.analyze.rows import Rows
 from saestore.analyze.scope import Scope
 from saestore.analyze.text import TokenBytes, assemble
 from saestore.features import arrow
@@ -18,7 +18,7 @@ _PIECE = 4096
 """Contexts in one piece: a row group of the table."""
 
 
-def context_rows(store: ActivationStore, scope: Scope) -> Iterator[pa.Table]:
+def context_rows(store: Rows, scope: Scope) -> Iterator[pa.Table]:
     """Return the `contexts` table in pieces, in order.
 
     Raises:
@@ -87,7 +87,7 @@ def _segments(schema: pa.Schema, segments: Int64[np.ndarray, "segment 6"], ids: 
     )
 
 
-def vocabulary_rows(store: ActivationStore, scope: Scope) -> pa.Table:
+def vocabulary_rows(store: Rows, scope: Scope) -> pa.Table:
     """Return the `vocabulary` table: the store's, with how many kept rows hold each token."""
     table = store.vocabulary()
     ids = table["token_id"].to_numpy().astype(np.int64)
@@ -103,7 +103,7 @@ def vocabulary_rows(store: ActivationStore, scope: Scope) -> pa.Table:
     )
 
 
-def document_rows(store: ActivationStore, scope: Scope) -> pa.Table:
+def document_rows(store: Rows, scope: Scope) -> pa.Table:
     """Return the `documents` table of the contexts analysed, without the documents' texts."""
     table = store.documents()
     segments = store.segments()

@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saestore.activations import ActivationStore, WholeContexts
+from saestore.activations import WholeContexts
 from saestore.analyze.pieces import Encoded
+from saestore.analyze.rows import Rows
 from saestore.analyze.scaling import HeadScaling
 from saestore.analyze.scope import Scope
 from saestore.analyze.sort import Firings
@@ -43,7 +44,7 @@ def block_rows(d_sae: int) -> int:
 
 
 def firings(
-    store: ActivationStore,
+    store: Rows,
     folded: SparseDictionary,
     scope: Scope,
     settings: AnalyzeSettings,
@@ -56,7 +57,7 @@ def firings(
     """Return the firings of each block in order.
 
     Args:
-        store: The activation store.
+        store: The activation store, or rows of texts.
         folded: The folded dictionary, on the device.
         scope: Which rows are analysed.
         settings: How values are stored.
@@ -100,7 +101,7 @@ def firings(
 
 
 def _read(
-    store: ActivationStore, hookpoints: Sequence[str], start: int, stop: int
+    store: Rows, hookpoints: Sequence[str], start: int, stop: int
 ) -> dict[str, Float[Tensor, "row d_in"]]:
     """Return rows of each hookpoint."""
     return {

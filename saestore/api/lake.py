@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from saestore.api import config
 from saestore.api.asking import Asking
 from saestore.api.exchanging import Exchanging, Settings
+from saestore.api.looking_up import LookingUp
 from saestore.errors import (
     ConfigError,
     DamagedArtefactError,
@@ -76,7 +77,7 @@ class Remark:
 
 
 @dataclass(frozen=True)
-class OpenLake(Asking, Exchanging):
+class OpenLake(Asking, Exchanging, LookingUp):
     """A lake and the device on which its verbs compute.
 
     Attributes:
@@ -88,13 +89,6 @@ class OpenLake(Asking, Exchanging):
     lake: Lake
     device: str = "auto"
     threads: int | None = None
-
-    def _use_threads(self) -> None:
-        """Apply the number of threads to this process."""
-        if self.threads is not None:
-            import torch
-
-            torch.set_num_threads(self.threads)
 
     def generate(
         self,

@@ -3,8 +3,10 @@
 from saestore.features.analysis import Analysis
 from saestore.features.choose import RULE, different_words, features_about_something
 from saestore.features.connect import connect, query
+from saestore.features.highlight import TEXTS, Highlight, texts_of, whole
 from saestore.features.limits import Limits
 from saestore.features.named import NamedQuery, Parameter, named_queries, run_named
+from saestore.features.overlap import OVERLAPS, expected, overlaps
 from saestore.features.page import (
     Example,
     ExampleGroup,
@@ -16,27 +18,40 @@ from saestore.features.page import (
     TokenPiece,
     Written,
 )
+from saestore.features.passages import AT_TOKENS, STRONGEST, Passages
+from saestore.features.pieces import Vocabulary
 
 
 __all__ = [
+    "AT_TOKENS",
+    "OVERLAPS",
     "RULE",
+    "STRONGEST",
+    "TEXTS",
     "Analysis",
     "Example",
     "ExampleGroup",
     "FeaturePage",
+    "Highlight",
     "Histogram",
     "Limits",
     "LogitTable",
     "LogitToken",
     "NamedQuery",
     "Parameter",
+    "Passages",
     "Provenance",
     "TokenPiece",
+    "Vocabulary",
     "Written",
     "connect",
     "different_words",
+    "expected",
     "features_about_something",
     "named_queries",
+    "overlaps",
     "query",
     "run_named",
+    "texts_of",
+    "whole",
 ]

@@ -1,10 +1,11 @@
 """One analysis, opened: its tables as lazy frames, its features as pages."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -13,9 +14,20 @@ from saestore.features import connect
 from saestore.features.assemble import Assembler
 from saestore.features.find import analysis_named
 from saestore.features.page import FeaturePage
+from saestore.features.passages import Passages
+from saestore.features.pieces import Vocabulary
 from saestore.lake import Lake, Ref
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.manifest import Manifest
+
+
+BY_CONTEXT = "firings_by_context"
+"""The order of firings that not every analysis has."""
+
+_FIRINGS = """
+SELECT feature, context, position, value FROM firings_by_context
+WHERE context IN (SELECT unnest($contexts::UINTEGER[])) ORDER BY context, position, feature
+"""
 
 
 @dataclass(frozen=True)
@@ -94,11 +106,89 @@ class Analysis:
             FeatureNotFoundError: The dictionary has no such feature.
             DamagedArtefactError: A file is missing or has another size.
         """
+        self.check(feature)
+        return self._assembler.page(feature)
+
+    def check(self, feature: int) -> None:
+        """Refuse a feature that the dictionary does not have.
+
+        Raises:
+            FeatureNotFoundError: It has none of that number.
+        """
         if not 0 <= feature < self.n_features:
             raise FeatureNotFoundError(
                 dictionary=self.settings.dictionary, feature=feature, n_features=self.n_features
             )
-        return self._assembler.page(feature)
+
+    def statistics(self, feature: int) -> dict[str, Any]:
+        """Return a feature's line of `features`.
+
+        Raises:
+            FeatureNotFoundError: The dictionary has no such feature.
+            DamagedArtefactError: A file is missing or has another size.
+        """
+        self.check(feature)
+        found: dict[str, Any] = self._assembler.rows("features", feature)[0]
+        return found
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens."""
+        return self._assembler.vocabulary
+
+    def passages(self, contexts: Sequence[int]) -> Passages:
+        """Return some contexts with everything that fires in them, each as a text of its own.
+
+        Args:
+            contexts: Their numbers; they are returned in ascending order, each once.
+
+        Raises:
+            QueryError: The analysis has no such context.
+            DamagedArtefactError: A file is missing or has another size.
+        """
+        n_contexts = self.manifest.counts["contexts"]
+        for each in contexts:
+            if not 0 <= each < n_contexts:
+                raise QueryError(
+                    f"{self.ref.name} has no context {each}",
+                    found=each,
+                    expected=f"0 to {n_contexts - 1}",
+                    hint=f"contexts are numbered 0 to {n_contexts - 1}",
+                )
+        if BY_CONTEXT in self.tables:
+            firings = self._assembler.readers[BY_CONTEXT].rows("context", contexts)
+        else:
+            firings = self.sql(_FIRINGS, {"contexts": list(contexts)})
+        return self._passages(contexts, firings)
+
+    def strongest_contexts(self, feature: int, n: int) -> Passages:
+        """Return the contexts in which a feature is strongest, with its firings there, in their order.
+
+        Raises:
+            FeatureNotFoundError: The dictionary has no such feature.
+            DamagedArtefactError: A file is missing or has another size.
+        """
+        self.check(feature)
+        firings = self._assembler.readers["firings_by_feature"].rows("feature", [feature])
+        context, value = (np.from_dlpack(firings[c].combine_chunks()) for c in ("context", "value"))
+        starts = np.flatnonzero(np.diff(context.astype(np.int64), prepend=-1))
+        peaks = np.maximum.reduceat(value, starts) if len(starts) else value
+        order = np.lexsort((context[starts], -peaks.astype(np.float64)))[:n]
+        chosen = np.sort(context[starts][order])
+        inside = np.flatnonzero(np.isin(context, chosen))
+        return self._passages(chosen.tolist(), firings.take(inside))
+
+    def _passages(self, contexts: Sequence[int], firings: pa.Table) -> Passages:
+        lines = self._assembler.readers["contexts"].rows("context", contexts)
+        known = sorted(set(contexts))
+        return Passages(
+            contexts=lines,
+            firings=firings,
+            vocabulary=self.vocabulary,
+            names=tuple(f"context {each}" for each in known),
+            text_of=np.arange(len(known)),
+            stored=True,
+        )
 
     @cached_property
     def _assembler(self) -> Assembler:

@@ -1,0 +1,102 @@
+"""Contexts as pieces of text: tokens with a feature's values, cut to a window."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Int64
+
+from saestore.features.page import Example, TokenPiece
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of an analysis.
+
+    Attributes:
+        ids: Token ids, ascending.
+        tokens: Display form of each.
+        special: Whether it is a control token.
+    """
+
+    ids: Int64[np.ndarray, " vocab"]
+    tokens: Sequence[str]
+    special: Bool[np.ndarray, " vocab"]
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "Vocabulary":
+        """Return that of a vocabulary table."""
+        return cls(
+            np.array(table["token_id"].to_pylist(), dtype=np.int64),
+            [str(token) for token in table["token"].to_pylist()],
+            np.array(table["special"].to_pylist(), dtype=np.bool_),
+        )
+
+    def token(self, token_id: int) -> str:
+        """Return how a token is shown."""
+        at = int(np.searchsorted(self.ids, token_id))
+        known = at < len(self.ids) and self.ids[at] == token_id
+        return self.tokens[at] if known else f"#{token_id}"
+
+    def specials(self, token_ids: Sequence[int]) -> list[bool]:
+        """Return which of some tokens are special."""
+        places = np.searchsorted(self.ids, token_ids)
+        found: list[bool] = self.special[np.minimum(places, len(self.ids) - 1)].tolist()
+        return found
+
+
+def window(peak: int, positions: int, width: int | None) -> tuple[int, int]:
+    """Return start and length of the tokens around a peak, as `examples` cuts them.
+
+    Args:
+        peak: Position of the peak.
+        positions: Tokens of the context.
+        width: Tokens wanted; None, the whole context.
+    """
+    length = positions if width is None else min(width, positions)
+    return max(0, min(peak - length // 2, positions - length)), length
+
+
+def example(line: Mapping[str, Any], context: Mapping[str, Any], vocabulary: Vocabulary) -> Example:
+    """Return one example.
+
+    Args:
+        line: Its line of `examples`.
+        context: The line of `contexts` it is about.
+        vocabulary: The tokens.
+    """
+    start, stop = line["window_start"], line["window_start"] + line["window_length"]
+    fired = dict(zip(line["positions"], line["values"], strict=True))
+    ignored = set(context["ignored"])
+    offsets, text = context["char_offsets"], context["text"]
+    marks = vocabulary.specials(context["token_ids"][start:stop])
+    tokens = tuple(
+        TokenPiece(
+            text=text[offsets[at] : offsets[at + 1]],
+            value=fired.get(at, 0.0),
+            special=marks[at - start],
+            kept=at not in ignored,
+        )
+        for at in range(start, stop)
+    )
+    home = _segment(context["segments"], line["peak_position"])
+    return Example(
+        context=line["context"],
+        rank=line["rank"],
+        peak=line["peak"],
+        peak_position=line["peak_position"],
+        window_start=start,
+        n_positions=context["n_positions"],
+        source=context["source"],
+        document=home["document"],
+        document_id=home["document_id"],
+        tokens=tokens,
+    )
+
+
+def _segment(segments: Sequence[Mapping[str, Any]], position: int) -> Mapping[str, Any]:
+    """Return the segment at a position; between segments (at a BOS) the one before or the first."""
+    before = [each for each in segments if each["start"] <= position]
+    return before[-1] if before else segments[0]

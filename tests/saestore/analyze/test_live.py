@@ -1,0 +1,146 @@
+"""Texts by the live model: a text that is a stored context has the very values of the tables."""
+
+import json
+
+import numpy as np
+import pytest
+
+import saestore
+from saestore.errors import ArtefactNotFoundError, ConfigError, FeatureNotFoundError
+from saestore.features import run_named
+from saestore.lake import Ref
+from saestore.progress import Recorder
+
+
+TEXTS = [
+    "The lighthouse keeper climbed the stairs every evening and lit the lamp.",
+    "á",
+    "Emoji with joiners 👩‍🔬👨‍👩‍👧 and Köln, 東京の朝は静かで.",
+    "one\ttwo\r\nthree\n\n\n   four <b>&amp;</b> <bos>",
+    "A sparse dictionary writes every activation as a sum of a few directions.",
+]
+
+
+def settings(model, folder, dtype):
+    file = folder / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return {
+        "name": dtype,
+        "lm": {"model": str(model)},
+        "corpus": {
+            "sources": [{"kind": "jsonl", "path": str(file)}],
+            "context_size": 64,
+            "packing": "truncate",
+        },
+        "hookpoints": ["blocks.1.hook_resid_post"],
+        "dtype": dtype,
+        "ignore_tokens": [5],
+    }
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16", "int8"])
+def lake(request, tmp_path_factory, tiny_llama):
+    folder = tmp_path_factory.mktemp("live")
+    opened = saestore.open_lake(folder / "lake", device="cpu")
+    opened.generate(settings(tiny_llama, folder, request.param))
+    opened.train(
+        {
+            "series": "s",
+            "name": "sae",
+            "activations": {"name": request.param, "batch_rows": 16},
+            "dictionary": {
+                "family": "sae", "hookpoint": "blocks.1.hook_resid_post", "d_sae": 41,
+                "activation": {"kind": "batchtopk", "k": 4},
+            },
+            "budget": {"epochs": 2.0},
+        }
+    )  # fmt: skip
+    opened.analyze({"dictionary": "s/sae", "logits": None, "ignore_tokens": [7]})
+    return opened
+
+
+@pytest.fixture(scope="module")
+def live(lake):
+    return lake.live("s/sae")
+
+
+def test_a_stored_text_has_the_values_of_the_tables(lake, live):
+    together = lake.features_for_text(live, TEXTS, None)
+    for number, text in enumerate(TEXTS):
+        ready = run_named(lake.lake, "features_of_context", {"context": number, "n": 99})
+        alone = lake.features_for_text(live, text, None)
+        for mine, theirs in (("feature", "feature"), ("value", "peak"), ("n", "n")):
+            assert alone[mine].to_pylist() == ready[theirs].to_pylist()
+        stored = lake.features_of_contexts("s/sae", [number], None)
+        # batchtopk by its threshold: no value depends on the other texts
+        of_many = [line for line in together.to_pylist() if line["text"] == number]
+        for name in ("feature", "value", "position", "token", "n"):
+            assert alone[name].to_pylist() == stored[name].to_pylist()
+            assert alone[name].to_pylist() == [line[name] for line in of_many]
+
+
+def test_pieces_concatenate_to_the_text(live):
+    passages = live.encode(TEXTS)
+    assert passages.contexts["text"].to_pylist() == [f"<bos>{text}" for text in TEXTS]
+    for example in passages.examples(3, None, width=None, ranked=False):
+        text = passages.contexts["text"][example.document].as_py()
+        assert "".join(piece.text for piece in example.tokens) == text
+        assert example.tokens[0].special
+        assert not example.tokens[0].kept
+
+
+def test_texts_of_a_feature_keep_their_order_where_values_are_equal(lake, live):
+    feature = lake.features_for_text(live, TEXTS[0], 1)["feature"][0].as_py()
+    given = [TEXTS[1], TEXTS[0], "a", TEXTS[0]]
+    found = lake.texts_for_feature(live, feature, 9, texts=given).to_pylist()
+    assert [line["value"] for line in found] == sorted((x["value"] for x in found), reverse=True)
+    same = [line["text"] for line in found if line["value"] == found[0]["value"]]
+    assert same == [1, 3]
+    assert all(line["value"] > 0 for line in found)
+
+
+def test_a_long_text_goes_on_in_further_contexts(lake, live):
+    told = Recorder()
+    long = " ".join(TEXTS[:1] * 12)
+    passages = live.encode([long, "short"], progress=told)
+    counts = passages.contexts["n_positions"].to_pylist()
+    assert counts[:-2] == [64] * (len(counts) - 2)
+    assert passages.text_of.tolist() == [0] * (len(counts) - 1) + [1]
+    assert any("64 tokens" in note for note in told.notes)
+    whole = passages.strongest(None)
+    by_context = passages.at_tokens(None).to_pylist()
+    for line in whole.to_pylist():
+        mine = [
+            (-x["value"], x["context"], x["position"])
+            for x in by_context
+            if x["text"] == line["text"] and x["feature"] == line["feature"]
+        ]
+        assert min(mine) == (-line["value"], line["context"], line["position"])
+        assert len(mine) == line["n"]
+
+
+def test_mlxterp_keeps_bos_and_puts_the_larger_id_first(lake, live):
+    theirs = lake.features_for_text(live, "á", None, compat="mlxterp").to_pylist()
+    passages = live.encode(["á"], masked=False)
+    assert 0 in passages.firings["position"].to_pylist()
+    order = [(-line["value"], -line["feature"]) for line in theirs]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize(("texts", "says"), [(["a", ""], "text 2 is empty"), ([], "there is none")])
+def test_nothing_to_encode_is_refused(live, texts, says):
+    with pytest.raises(ConfigError, match=says):
+        live.encode(texts)
+
+
+def test_a_feature_that_is_not_there_is_refused_before_a_model_is_loaded(lake):
+    with pytest.raises(FeatureNotFoundError, match="no feature 41"):
+        lake.texts_for_feature("s/sae", 41, texts="a")
+
+
+def test_a_dictionary_that_was_not_analysed_says_so(lake):
+    with pytest.raises(ArtefactNotFoundError) as caught:
+        lake.live("s/sea")
+    assert "s/sae" in caught.value.hint
+    assert lake.lake.refs("features") == [Ref("features", "s/sae/default")]
+    assert np.isfinite(lake.texts_for_feature("s/sae", 0)["value"].to_numpy()).all()
