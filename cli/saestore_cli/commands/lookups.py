@@ -38,7 +38,7 @@ def add(app: typer.Typer) -> None:
         "top",
         'saestore top demo/topk-32 --text "Return the number of rows in the table."',
         "saestore top demo/topk-32 --file README.md --n 20 --output json",
-        'echo "Hello" | saestore top demo/topk-32 --file - --position'.partition("| ")[2],
+        "saestore top demo/topk-32 --file - --position",
         "saestore top demo/topk-32 --context 12",
         uses=_USES,
         panel=PANEL,
