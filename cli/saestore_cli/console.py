@@ -141,11 +141,17 @@ class ConsoleOutput:
 
         lookup_pages.strongest(self._out, table, names, dictionary=dictionary)
 
-    def texts(self, found: "Highlight") -> None:
+    def highlights(self, found: "Sequence[Highlight]") -> None:
         """Print the passages, tokens marked."""
         from saestore_cli import lookup_pages
 
-        lookup_pages.texts(self._out, found)
+        lookup_pages.highlights(self._out, found)
+
+    def overlaps(self, table: "pa.Table", names: Sequence[str]) -> None:
+        """Print a line of every two texts."""
+        from saestore_cli import lookup_pages
+
+        lookup_pages.overlaps(self._out, table, names)
 
     def lineage(self, node: "Node", children: "Sequence[Ref]") -> None:
         """Print the tree of what it was made from, then what was made from it."""

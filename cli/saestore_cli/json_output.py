@@ -118,16 +118,13 @@ class JsonOutput:
         """Print a line of each feature and text, or feature and token."""
         _print({"dictionary": dictionary, "texts": list(names), "rows": table.to_pylist()})
 
-    def texts(self, found: "Highlight") -> None:
-        """Print a line of each text."""
-        _print(
-            {
-                "dictionary": found.dictionary,
-                "feature": found.feature,
-                "max": found.max,
-                "rows": found.table().to_pylist(),
-            }
-        )
+    def highlights(self, found: "Sequence[Highlight]") -> None:
+        """Print a line of each text under each feature, with the value of every token."""
+        _print({"features": [_highlight(each) for each in found]})
+
+    def overlaps(self, table: "pa.Table", names: Sequence[str]) -> None:
+        """Print a line of every two texts."""
+        _print({"texts": list(names), "rows": table.to_pylist()})
 
     def lineage(self, node: "Node", children: "Sequence[Ref]") -> None:
         """Print the family tree."""
@@ -217,6 +214,14 @@ class JsonOutput:
                 "commands": [{"does": does, "command": line} for does, line in result.commands],
             }
         )
+
+
+def _highlight(found: "Highlight") -> dict[str, Any]:
+    facts = {name: getattr(found, name) for name in ("dictionary", "feature", "max", "density")}
+    rows = found.table().to_pylist()
+    for row, example in zip(rows, found.examples, strict=True):
+        row["tokens"] = [{"text": each.text, "value": each.value} for each in example.tokens]
+    return {**facts, "rows": rows}
 
 
 def _node(node: "Node") -> dict[str, Any]:

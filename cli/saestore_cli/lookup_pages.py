@@ -71,16 +71,40 @@ def _tokens(lines: list[dict[str, Any]]) -> Any:
     return table
 
 
-def texts(console: Console, found: "Highlight") -> None:
-    """Print the texts of a feature, its tokens marked."""
+def highlights(console: Console, found: "Sequence[Highlight]") -> None:
+    """Print texts under features, the tokens on which each fires marked."""
     colour = coloured(console)
-    console.print(_title(found).append("   ").append_text(legend(coloured=colour)))
-    if not found.examples:
-        where = "never fires in the analysis" if found.stored else "fires in none of these texts"
-        console.print(f"it {where}", soft_wrap=True)
-    for number, example in enumerate(found.examples, 1):
-        console.print(_caption(number, example, found), style="dim", soft_wrap=False)
-        console.print(Padding(passage(example, found.max, colour), (0, 0, 0, 4), expand=False))
+    if not found:
+        console.print("no feature fires in these texts")
+    for number, each in enumerate(found):
+        if number:
+            console.print()
+        title = _title(each)
+        if not number:
+            title.append("   ").append_text(legend(coloured=colour))
+        console.print(title)
+        if not each.examples:
+            where = "never fires in the analysis" if each.stored else "fires in none of these texts"
+            console.print(f"it {where}", soft_wrap=True)
+        for place, example in enumerate(each.examples, 1):
+            console.print(_caption(place, example, each), style="dim", soft_wrap=False)
+            console.print(Padding(_passage(example, each.max, colour), (0, 0, 0, 4), expand=False))
+
+
+def overlaps(console: Console, table: "pa.Table", names: Sequence[str]) -> None:
+    """Print what every two texts share."""
+    shown = plain_table("texts", ">shared", ">of", ">jaccard", ">by chance", "shared features")
+    for line in table.to_pylist():
+        most = f"{line['n_a']} and {line['n_b']}" if line["n_a"] != line["n_b"] else line["n_a"]
+        shown.add_row(
+            f"{visible(names[line['a']])}, {visible(names[line['b']])}",
+            count(line["overlap"]),
+            str(most),
+            value(line["jaccard"]),
+            value(line["expected"]),
+            " ".join(map(str, line["shared"])),
+        )
+    console.print(shown)
 
 
 def _title(found: "Highlight") -> Text:
@@ -94,10 +118,11 @@ def _caption(number: int, example: "Example", found: "Highlight") -> str:
     where = f"context {example.context}  {name}" if found.stored else name
     if not found.stored and example.context:
         where += f", context {example.context}"
-    return f"{number:>2}  peak {example.peak:.4f} at {example.peak_position}  {where}"
+    peak = f"peak {example.peak:.4f} at {example.peak_position}" if example.peak else "silent"
+    return f"{number:>2}  {peak}  {where}"
 
 
-def passage(example: "Example", largest: float, colour: bool) -> Text:
+def _passage(example: "Example", largest: float, colour: bool) -> Text:
     """Return an example's tokens with the firing ones marked; dots where it goes on."""
     text = marked(example.tokens, largest or example.peak, coloured=colour)
     out = Text("… " if example.window_start else "").append_text(text)

@@ -70,8 +70,12 @@ class Output(Protocol):
         """Show the features of texts, or of their tokens."""
         ...
 
-    def texts(self, found: "Highlight") -> None:
-        """Show the texts of a feature."""
+    def highlights(self, found: "Sequence[Highlight]") -> None:
+        """Show texts under features."""
+        ...
+
+    def overlaps(self, table: "pa.Table", names: Sequence[str]) -> None:
+        """Show which features every two texts share."""
         ...
 
     def lineage(self, node: "Node", children: "Sequence[Ref]") -> None:

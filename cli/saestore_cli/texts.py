@@ -74,16 +74,43 @@ def _read(file: str) -> str:
         ) from error
 
 
-def refuse_none(what: str, *given: object) -> None:
-    """Refuse a command that names nothing to look at.
+def refuse_mix(
+    command: str,
+    texts: Sequence[str] | None,
+    files: Sequence[str] | None,
+    contexts: Sequence[int] | None,
+) -> None:
+    """Refuse a command that names nothing to look at, or texts and stored contexts.
 
     Raises:
-        ConfigError: Nothing is given.
+        ConfigError: It does.
     """
-    if not any(given):
+    if contexts and (texts or files):
         raise ConfigError(
-            field=what,
+            field="--context",
+            problem="stored contexts and texts stand together",
+            expected="one or the other",
+            hint="ask about them one after the other",
+        )
+    if not (texts or files or contexts):
+        raise ConfigError(
+            field=command,
             problem="there is no text",
             expected="--text, --file or --context",
-            hint=f'for example: saestore {what} demo/topk-32 --text "Return the number of rows."',
+            hint=f'for example: saestore {command} demo/topk-32 --text "Return the number of rows."',
+        )
+
+
+def refuse_one(texts: Sequence[str]) -> None:
+    """Refuse one text where two are compared, before a language model is loaded.
+
+    Raises:
+        ConfigError: There is only one.
+    """
+    if len(texts) == 1:
+        raise ConfigError(
+            field="overlap",
+            problem="there is one text",
+            expected="two or more",
+            hint="repeat --text or --file",
         )

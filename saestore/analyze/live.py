@@ -213,7 +213,7 @@ class LiveDictionary:
             prepend_bos=lm.prepend_bos,
             ignore_tokens=self._ignored(),
         )
-        found = []
+        found: list[corpora.Context] = []
         for name, block in zip(names, blocks, strict=True):
             if not block.contexts:
                 raise ConfigError(
@@ -340,7 +340,8 @@ class _TextRows:
         tokens: Int32[np.ndarray, " row"] = np.concatenate([c.tokens for c in self._contexts])
         flags: UInt8[np.ndarray, " row"] = np.concatenate([c.flags for c in self._contexts])
         kept: Bool[np.ndarray, " row"] = (flags == 0) & ~np.isin(tokens, ignored)
-        return Scope.of(self.lengths, tokens, kept, context_size=context_size, seed=0)
+        joined = np.zeros_like(kept)  # collectors ask for it, encoding does not
+        return Scope.of(self.lengths, tokens, kept, joined, context_size=context_size, seed=0)
 
     def read(self, hookpoint: str, start: int, stop: int) -> Float32[np.ndarray, "row d"]:
         """Return rows of a hookpoint; beyond the last they begin again."""

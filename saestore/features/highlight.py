@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -11,18 +12,17 @@ from saestore.features.page import Example
 from saestore.features.passages import Passages
 
 
-TEXTS = pa.schema(
-    [
-        pa.field("text", pa.uint32()),
-        pa.field("context", pa.uint32()),
-        pa.field("value", pa.float32()),
-        pa.field("position", pa.uint16()),
-        pa.field("token", pa.string()),
-        pa.field("document_id", pa.string()),
-        pa.field("window_start", pa.uint16()),
-        pa.field("window", pa.string()),
-    ]
-)
+_COLUMNS: list[Any] = [
+    pa.field("text", pa.uint32()),
+    pa.field("context", pa.uint32()),
+    pa.field("value", pa.float32()),
+    pa.field("position", pa.uint16()),
+    pa.field("token", pa.string()),
+    pa.field("document_id", pa.string()),
+    pa.field("window_start", pa.uint16()),
+    pa.field("window", pa.string()),
+]
+TEXTS = pa.schema(_COLUMNS)
 """Columns of the texts of a feature: which text (null: a context of the lake), the feature's largest
 value in it and the first place of that, and the text around. `context` counts within the text."""
 

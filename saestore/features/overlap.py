@@ -8,6 +8,7 @@ shorter than the contexts analysed share fewer by chance than it says.
 """
 
 from itertools import combinations
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,18 +18,17 @@ from saestore.features.named import run_named
 from saestore.features.passages import Passages
 
 
-OVERLAPS = pa.schema(
-    [
-        pa.field("a", pa.uint32()),
-        pa.field("b", pa.uint32()),
-        pa.field("n_a", pa.uint32()),
-        pa.field("n_b", pa.uint32()),
-        pa.field("overlap", pa.uint32()),
-        pa.field("jaccard", pa.float64()),
-        pa.field("expected", pa.float64()),
-        pa.field("shared", pa.list_(pa.uint32())),
-    ]
-)
+_COLUMNS: list[Any] = [
+    pa.field("a", pa.uint32()),
+    pa.field("b", pa.uint32()),
+    pa.field("n_a", pa.uint32()),
+    pa.field("n_b", pa.uint32()),
+    pa.field("overlap", pa.uint32()),
+    pa.field("jaccard", pa.float64()),
+    pa.field("expected", pa.float64()),
+    pa.field("shared", pa.list_(pa.uint32())),
+]
+OVERLAPS = pa.schema(_COLUMNS)
 """Columns of the overlaps of texts: two of them, how many features of each count, how many are shared,
 that over those of either (null where there are none), the number shared by chance, and which."""
 

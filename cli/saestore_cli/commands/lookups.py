@@ -1,12 +1,16 @@
 """Looking up: the features of a text, the texts of a feature."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saestore_cli.session import Session, command
-from saestore_cli.texts import FileOption, LmOption, TextOption, given, refuse_none
+from saestore_cli.texts import FileOption, LmOption, TextOption, given, refuse_mix, refuse_one
 
+
+if TYPE_CHECKING:
+    from saestore.features import Highlight
 
 PANEL = "Look"
 
@@ -24,6 +28,16 @@ ContextOption = Annotated[
         "--context",
         metavar="N",
         help="A stored context, by number: answered from the lake, no model is loaded. May be repeated.",
+        show_default=False,
+    ),
+]
+
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        metavar="FILE",
+        help="Write a page for browsers instead; it needs no network and no script.",
         show_default=False,
     ),
 ]
@@ -49,9 +63,27 @@ def add(app: typer.Typer) -> None:
         "saestore texts demo/topk-32 17",
         "saestore texts demo/topk-32 17 --n 50 --around 8 --output json",
         'saestore texts demo/topk-32 17 --text "One text." --text "Another text."',
+        "saestore texts demo/topk-32 17 --html feature-17.html",
         uses=_USES,
         panel=PANEL,
     )(texts)
+    command(
+        app,
+        "highlight",
+        'saestore highlight demo/topk-32 --text "Return the number of rows in the table."',
+        "saestore highlight demo/topk-32 --file README.md --feature 17 --feature 42 --html readme.html",
+        "saestore highlight demo/topk-32 --context 12 --n 3",
+        uses=_USES,
+        panel=PANEL,
+    )(highlight)
+    command(
+        app,
+        "overlap",
+        'saestore overlap demo/topk-32 --text "A fox ran." --text "A wolf ran." --text "x = 3"',
+        "saestore overlap demo/topk-32 --context 3 --context 12 --k 50",
+        uses=_USES,
+        panel=PANEL,
+    )(overlap)
 
 
 def top(
@@ -75,20 +107,11 @@ def top(
     thresholds as training fixed them. Of each feature the largest value counts, and the first token that
     has it. A text longer than a context goes on in further ones.
     """
-    from saestore.errors import ConfigError
-
-    refuse_none("top", text, file, context)
+    refuse_mix("top", text, file, context)
     most = n or None
     if context:
-        if text or file:
-            raise ConfigError(
-                field="--context",
-                found=f"{len(context)} contexts beside texts",
-                expected="stored contexts, or texts",
-                hint="ask about them one after the other",
-            )
-        table = session.lake.features_of_contexts(dictionary, context, most, by_token=position)
         names = [f"context {each}" for each in sorted(set(context))]
+        table = session.lake.features_of_contexts(dictionary, context, most, by_token=position)
     else:
         found, names = given(text, file)
         live = session.lake.live(dictionary, lm=lm, progress=session.progress)
@@ -111,6 +134,7 @@ def texts(
     around: Annotated[
         int, typer.Option("--around", min=0, help="Tokens on each side of the peak.")
     ] = 20,
+    html: HtmlOption = None,
     lm: LmOption = None,
 ) -> None:
     """Texts in which a feature is strongest, one passage of each.
@@ -122,12 +146,82 @@ def texts(
     window = 2 * around + 1
     found, names = given(text, file)
     if not found:
-        session.output.texts(lake.texts(dictionary, feature, n, window=window))
+        _show(session, (lake.texts(dictionary, feature, n, window=window),), html)
         return
     lake.analysis(dictionary).check(feature)  # before a language model is loaded
     live = lake.live(dictionary, lm=lm, progress=session.progress)
-    session.output.texts(
-        lake.texts(
-            live, feature, n, texts=found, names=names, window=window, progress=session.progress
-        )
+    answer = lake.texts(
+        live, feature, n, texts=found, names=names, window=window, progress=session.progress
     )
+    _show(session, (answer,), html)
+
+
+def highlight(
+    session: Session,
+    dictionary: DictionaryArgument,
+    *,
+    text: TextOption = None,
+    file: FileOption = None,
+    context: ContextOption = None,
+    feature: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--feature",
+            metavar="N",
+            help="Under which feature; may be repeated. Absent, the strongest.",
+            show_default=False,
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="How many, if none are named.")] = 5,
+    html: HtmlOption = None,
+    lm: LmOption = None,
+) -> None:
+    """Whole texts under features: each token coloured by how strongly the feature fires on it.
+
+    Colours are scaled by the feature's largest value in the analysis, so that texts can be compared.
+    """
+    refuse_mix("highlight", text, file, context)
+    lake = session.lake
+    if context:
+        _show(session, lake.highlight(dictionary, features=feature, contexts=context, k=n), html)
+        return
+    found, names = given(text, file)
+    for each in feature or ():
+        lake.analysis(dictionary).check(each)  # before a language model is loaded
+    live = lake.live(dictionary, lm=lm, progress=session.progress)
+    answer = lake.highlight(live, found, feature, k=n, names=names, progress=session.progress)
+    _show(session, answer, html)
+
+
+def overlap(
+    session: Session,
+    dictionary: DictionaryArgument,
+    *,
+    text: TextOption = None,
+    file: FileOption = None,
+    context: ContextOption = None,
+    k: Annotated[int, typer.Option("--k", min=1, help="Strongest features of each text.")] = 20,
+    lm: LmOption = None,
+) -> None:
+    """How many of their strongest features texts share, every two of them, and how many by chance.
+
+    By chance: what two contexts of the analysis would share if they were independent. A few features
+    that are strong nearly everywhere make that large.
+    """
+    refuse_mix("overlap", text, file, context)
+    lake = session.lake
+    if context:
+        names = [f"context {each}" for each in sorted(set(context))]
+        session.output.overlaps(lake.overlap(dictionary, k=k, contexts=context), names)
+        return
+    found, names = given(text, file)
+    refuse_one(found)
+    live = lake.live(dictionary, lm=lm, progress=session.progress)
+    session.output.overlaps(lake.overlap(live, found, k, progress=session.progress), names)
+
+
+def _show(session: Session, found: "tuple[Highlight, ...]", html: Path | None) -> None:
+    if html is None:
+        session.output.highlights(found)
+    else:
+        session.output.reported(session.lake.write_highlights(found, html))

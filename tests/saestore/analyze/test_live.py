@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import saestore
 from saestore.errors import ArtefactNotFoundError, ConfigError, FeatureNotFoundError
@@ -38,7 +39,14 @@ def settings(model, folder, dtype):
     }
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16", "int8"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "float32",
+        pytest.param("bfloat16", marks=pytest.mark.slow),
+        pytest.param("int8", marks=pytest.mark.slow),
+    ],
+)
 def lake(request, tmp_path_factory, tiny_llama):
     folder = tmp_path_factory.mktemp("live")
     opened = saestore.open_lake(folder / "lake", device="cpu")
@@ -77,6 +85,40 @@ def test_a_stored_text_has_the_values_of_the_tables(lake, live):
         for name in ("feature", "value", "position", "token", "n"):
             assert alone[name].to_pylist() == stored[name].to_pylist()
             assert alone[name].to_pylist() == [line[name] for line in of_many]
+
+
+def test_a_text_that_is_not_stored_is_encoded_as_rows_of_a_store_are(lake, live):
+    text = "A fox, naïve as ever 👩‍🔬, walked on the Moon."
+    (_, model), folded = live.models[0], live.folded
+    ids = model.tokenizer.encode(text)[0].astype(np.int64)
+    tokens = np.concatenate([[model.tokenizer.bos_id], ids])
+    hook = "blocks.1.hook_resid_post"
+    rows = model.capture(torch.from_numpy(tokens)[None], [hook])[hook][0].float().numpy()
+    if live.store.record.dtype != "float32":
+        rows = live._rounded(hook, rows)
+    dense = folded.encode(torch.from_numpy(rows)).to_dense().numpy()
+    dense[np.isin(tokens, [model.tokenizer.bos_id, 5, 7])] = 0
+    wanted = [
+        (feature, int(dense[:, feature].argmax()), int((dense[:, feature] > 0).sum()))
+        for feature in np.lexsort((np.arange(41), -dense.max(axis=0)))
+        if dense[:, feature].any()
+    ]
+    found = lake.features_for_text(live, text, None).to_pylist()
+    assert [(line["feature"], line["position"], line["n"]) for line in found] == wanted
+    values = [line["value"] for line in found]
+    assert np.allclose(values, sorted(dense.max(axis=0)[[f for f, *_ in wanted]], reverse=True))
+    assert {line["token"] for line in lake.features_for_text(live, text, None).to_pylist()} <= set(
+        live.analysis.vocabulary.tokens
+    )
+
+
+def test_other_weights_are_told_and_answer_for_themselves(lake, tiny_models):
+    told = Recorder()
+    folder = tiny_models("qwen2")
+    other = lake.live("s/sae", lm=str(folder), progress=told)
+    assert any("other weights" in note for note in told.notes)
+    mine = lake.features_for_text(other, TEXTS[0], None)
+    assert not mine.equals(lake.features_of_contexts("s/sae", [0], None))
 
 
 def test_pieces_concatenate_to_the_text(live):

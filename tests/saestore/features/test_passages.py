@@ -1,13 +1,15 @@
 """Look-ups in stored contexts equal dense brute force, exactly, ties included."""
 
+import subprocess
 import sys
+from itertools import combinations
 
 import numpy as np
 import pytest
 
 import saestore
 from saestore import analyze
-from saestore.errors import FeatureNotFoundError, QueryError
+from saestore.errors import ConfigError, FeatureNotFoundError, QueryError
 from saestore.features import Analysis, run_named
 from saestore.lake import Lake
 from saestore.testing.analyses import DICTIONARY, plant, planted_analysis
@@ -112,6 +114,40 @@ def test_without_the_order_of_contexts_answers_are_the_same(tmp_path):
     assert np.allclose(one["value"].to_numpy(), both["value"].to_numpy(), rtol=2**-11)
 
 
+@pytest.mark.parametrize("k", [1, 3])
+def test_overlap_and_what_chance_makes_of_it(lake, k):
+    planted = plant()
+    tops = [{feature for feature, *_ in brute_top(planted, c, k)} for c in range(40)]
+    chance = sum((sum(feature in top for top in tops) / 40) ** 2 for feature in range(9))
+    found = lake.overlap(DICTIONARY, k=k, contexts=CONTEXTS).to_pylist()
+    pairs = list(combinations(sorted(CONTEXTS), 2))
+    assert len(found) == len(pairs)
+    for line, (a, b) in zip(found, pairs, strict=True):
+        both, either = tops[a] & tops[b], tops[a] | tops[b]
+        assert line["shared"] == sorted(both)
+        assert (line["n_a"], line["n_b"], line["overlap"]) == (
+            len(tops[a]),
+            len(tops[b]),
+            len(both),
+        )
+        assert line["jaccard"] == (len(both) / len(either) if either else None)
+        assert line["expected"] == pytest.approx(chance, abs=1e-12)
+        ready = run_named(lake.lake, "overlap", {"a": a, "b": b, "k": k}).to_pylist()[0]
+        assert (ready["overlap"], ready["jaccard"]) == (line["overlap"], line["jaccard"])
+
+
+def test_the_strongest_features_of_all_texts_are_highlighted(lake):
+    planted = plant()
+    found = lake.highlight(DICTIONARY, contexts=CONTEXTS, k=2)
+    inside = planted.values[np.isin(planted.context, CONTEXTS)].max(axis=0)
+    assert [each.feature for each in found] == np.argsort(-inside, kind="stable")[:2].tolist()
+    assert [e.context for e in found[0].examples] == sorted(CONTEXTS)
+    with pytest.raises(ConfigError, match="texts and contexts"):
+        lake.highlight(DICTIONARY, "a", contexts=[1])
+    with pytest.raises(ConfigError, match="two texts or more"):
+        lake.overlap(DICTIONARY, contexts=[1, 1])
+
+
 def test_mistakes_say_what_there_is(lake):
     with pytest.raises(QueryError, match="no context 40") as caught:
         lake.features_of_contexts(DICTIONARY, [40])
@@ -121,8 +157,6 @@ def test_mistakes_say_what_there_is(lake):
 
 
 def test_a_lake_answers_without_torch(lake):
-    import subprocess
-
     code = (
         f"import saestore, sys; lake = saestore.open_lake({str(lake.lake.storage.local)!r});"
         f"lake.texts_for_feature({DICTIONARY!r}, 1); lake.features_of_contexts({DICTIONARY!r}, [3]);"
