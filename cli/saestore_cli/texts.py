@@ -42,13 +42,20 @@ def given(texts: Sequence[str] | None, files: Sequence[str] | None) -> tuple[lis
     """Return texts with what each is called: quoted ones by number, files by their names.
 
     Raises:
-        ConfigError: A file is missing, or not UTF-8.
+        ConfigError: A file is missing, or not UTF-8; or a text is empty.
     """
     found = list(texts or [])
     names = [f"text {n + 1}" for n in range(len(found))]
     for file in files or []:
         found.append(_read(file))
         names.append("stdin" if file == STDIN else file)
+    for text, name in zip(found, names, strict=True):
+        if not text:
+            raise ConfigError(
+                field="text",
+                problem=f"{name} is empty: nothing can fire in it",
+                expected="text with one token or more",
+            )
     return found, names
 
 

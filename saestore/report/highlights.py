@@ -51,10 +51,10 @@ def highlights_html(found: Sequence[Highlight]) -> str:
     dictionaries = ", ".join(dict.fromkeys(each.dictionary for each in found))
     stored = all(each.stored for each in found)
     texts = max((len(each.examples) for each in found), default=0)
-    where = "contexts of the lake" if stored else "passages of texts given"
+    where = ("context", "of the lake") if stored else ("passage", "of the texts given")
     return page.substitute(
         title=escape(f"{word} {numbers} of {dictionaries}" if found else "No feature"),
-        summary=escape(f"{texts} {where}."),
+        summary=f"{texts} {where[0]}{'' if texts == 1 else 's'} {where[1]}.",
         sections="\n".join(map(_section, found)),
         foot="Values are those of the analysis: thresholds as training fixed them.",
     )

@@ -1,6 +1,7 @@
 """Every family by the same verbs: text to store, to dictionary, to scores, to features."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -257,6 +258,41 @@ def test_its_firings_are_those_of_its_code(lake, device, name):
         )
     page = features.Analysis.open(lake, f"s/{name}/default").feature(0)
     assert [written.hookpoint for written in page.writes] == [hooks[h] for h in head[feature == 0]]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "clt", "lorsa", "crosscoder-per-head",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("transcoder", "crosscoder", "molt")),
+    ],
+)  # fmt: skip
+def test_a_text_is_encoded_as_its_context_was(lake, device, name):
+    train.run(settings(name), lake, device=device)
+    analyze.run(AnalyzeSettings(dictionary=f"s/{name}"), lake, device=device)
+    # as if nobody knew that these contexts are stored
+    live = replace(
+        analyze.LiveDictionary.load(lake, f"s/{name}", device=device), same_weights=False
+    )
+    (_, model), known = live.models[0], live.analysis.passages(range(30))
+    lines = known.contexts.to_pylist()
+    told = [line["text"].removeprefix("<bos>") for line in lines]
+    whole = [
+        n
+        for n, line in enumerate(lines)
+        if len(line["segments"]) == 1
+        and model.tokenizer.encode(told[n])[0].tolist() == line["token_ids"][1:]
+    ]
+    assert len(whole) > 4
+    found = live.encode([told[n] for n in whole])
+    assert found.contexts["token_ids"].to_pylist() == [lines[n]["token_ids"] for n in whole]
+    stored, mine = (
+        {(f["context"], f["position"], f["feature"]): f["value"] for f in each.firings.to_pylist()}
+        for each in (known, found)
+    )
+    wanted = {key: value for key, value in stored.items() if key[0] in whole}
+    mine = {(whole[context], *rest): value for (context, *rest), value in mine.items()}
+    assert mine == pytest.approx(wanted, rel=1e-4, abs=1e-5)
 
 
 def test_firings_are_told_of_each_head_that_gates_by_itself(lake, device):
