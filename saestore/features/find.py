@@ -24,12 +24,15 @@ def analysis_named(lake: Lake, name: str) -> Ref:
     ]
     if len(started) == 1:
         return started[0]
+    hint = f"say which: {', '.join(ref.name for ref in there)}" if there else ""
+    if not there and Ref("dictionary", name) in lake.refs("dictionary"):
+        hint = f"it was not analysed yet: saestore analyze CONFIG.toml --set dictionary={name}"
     raise ArtefactNotFoundError(
         kind="analysis",
         name=name,
         looked=lake.storage.url,
         known=tuple(name for ref in every for name in (ref.name, ref.name.rpartition("/")[0])),
-        hint=f"say which: {', '.join(ref.name for ref in there)}" if there else "",
+        hint=hint,
     )
 
 

@@ -9,8 +9,9 @@ import torch
 import saestore
 from saestore.errors import ArtefactNotFoundError, ConfigError, FeatureNotFoundError
 from saestore.features import run_named
-from saestore.lake import Ref
 from saestore.progress import Recorder
+from saestore.testing.analyses import synthetic_dictionary
+from saestore_schemas.dictionary import TopK
 
 
 TEXTS = [
@@ -184,5 +185,8 @@ def test_a_dictionary_that_was_not_analysed_says_so(lake):
     with pytest.raises(ArtefactNotFoundError) as caught:
         lake.live("s/sea")
     assert "s/sae" in caught.value.hint
-    assert lake.lake.refs("features") == [Ref("features", "s/sae/default")]
-    assert np.isfinite(lake.texts_for_feature("s/sae", 0)["value"].to_numpy()).all()
+    store = lake.activations(lake.ls("activations")[0].ref.name)
+    synthetic_dictionary(lake.lake, "s/fresh", store, activation=TopK(k=3), d_sae=11)
+    with pytest.raises(ArtefactNotFoundError) as caught:
+        lake.live("s/fresh")
+    assert "saestore analyze CONFIG.toml --set dictionary=s/fresh" in caught.value.hint
