@@ -263,8 +263,12 @@ def test_its_firings_are_those_of_its_code(lake, device, name):
 @pytest.mark.parametrize(
     "name",
     [
-        "clt", "lorsa", "crosscoder-per-head",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("transcoder", "crosscoder", "molt")),
+        "lorsa",
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in FAMILIES
+            if n not in {"lorsa", "weakly-causal-crosscoder"}
+        ),
     ],
 )  # fmt: skip
 def test_a_text_is_encoded_as_its_context_was(lake, device, name):

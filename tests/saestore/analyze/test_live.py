@@ -113,6 +113,7 @@ def test_a_text_that_is_not_stored_is_encoded_as_rows_of_a_store_are(lake, live)
     )
 
 
+@pytest.mark.slow
 def test_other_weights_are_told_and_answer_for_themselves(lake, tiny_models):
     told = Recorder()
     folder = tiny_models("qwen2")
