@@ -78,7 +78,7 @@ class LiveDictionary:
         lake: Lake,
         name: str,
         *,
-        lm: str | None = None,
+        lm: str | Mapping[str, str] | None = None,
         device: str = "auto",
         progress: Progress = _SILENT,
     ) -> "LiveDictionary":
@@ -87,7 +87,8 @@ class LiveDictionary:
         Args:
             lake: Where they lie.
             name: `series/name`, or `series/name/analysis`.
-            lm: Name or directory of the language model, if it is not where the store says.
+            lm: Name or directory of the language model, if it is not where the store says; of heads in
+                several models, by the name of a head.
             device: Torch device of both.
             progress: Where to report.
 

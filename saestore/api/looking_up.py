@@ -1,7 +1,7 @@
 """From a text to features and from a feature to texts, in a lake and in texts that are given."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -34,13 +34,18 @@ class LookingUp(OnMachine):
     lake: Lake
 
     def live(
-        self, dictionary: str, *, lm: str | None = None, progress: Progress | None = None
+        self,
+        dictionary: str,
+        *,
+        lm: str | Mapping[str, str] | None = None,
+        progress: Progress | None = None,
     ) -> "LiveDictionary":
         """Load an analysed dictionary with its language model, to ask about many texts.
 
         Args:
             dictionary: `series/name`, or `series/name/analysis` where there are several.
-            lm: Name or directory of the language model, if it is not where the store says.
+            lm: Name or directory of the language model, if it is not where the store says; of heads in
+                several models, by the name of a head.
             progress: Where to report.
 
         Raises:

@@ -1,5 +1,7 @@
 """A crosscoder of two language models: one, and a wider one with the same tokenizer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -148,3 +150,23 @@ def test_logits_of_each_head_are_those_of_its_own_model(lake, models, crosscoder
     page = features.Analysis.open(lake, "s/diff/default").feature(0)
     assert [table.head for table in page.logits] == [0, 1]
     assert [written.hookpoint for written in page.writes] == list(models)
+
+
+def test_a_text_runs_through_both_models(lake, crosscoder):
+    analyze.run(AnalyzeSettings(dictionary="s/diff"), lake, device="cpu")
+    live = analyze.LiveDictionary.load(lake, "s/diff", device="cpu")
+    assert [list(host.names) for host, _ in live.models] == [["base"], ["wide"]]
+    live = replace(live, same_weights=False)  # as if nobody knew that the context is stored
+    known = live.analysis.passages(range(9))
+    line = next(line for line in known.contexts.to_pylist() if len(line["segments"]) == 1)
+    found = live.encode([line["text"].removeprefix("<bos>")])
+    assert found.contexts["token_ids"].to_pylist() == [line["token_ids"]]
+    mine, wanted = (
+        {
+            (f["position"], f["feature"]): f["value"]
+            for f in each.firings.to_pylist()
+            if f["context"] == context
+        }
+        for each, context in ((found, 0), (known, line["context"]))
+    )
+    assert mine == pytest.approx(wanted, rel=1e-4, abs=1e-5)
