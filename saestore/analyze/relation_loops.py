@@ -270,38 +270,45 @@ def _kept(  # noqa: PLR0917 - arrays of one loop
 
 
 @compiled
-def _together(first: int, stop: int, block: Any, rows: Any, wanted: Any, out: Any) -> None:
+def _together(  # noqa: C901, PLR0912 - one loop, as machine code wants it
+    first: int, stop: int, block: Any, rows: Any, wanted: Any, out: Any
+) -> None:
     offsets, row, value = block
     starts, others, values, counts = rows
     first_feature, top_k, min_both, n_rows = wanted
     ends, held, out_other, out_both, out_product = out
-    counted = np.zeros((len(counts), 2))  # rows and sum of products side by side: one look-up
-    scores, names = np.zeros(top_k), np.zeros(top_k, np.int64)
+    both, slot = np.zeros(len(counts), np.int32), np.full(len(counts), -1, np.int32)
+    scores, names, product = np.zeros(top_k), np.zeros(top_k, np.int64), np.zeros(top_k)
     for feature in range(first, stop):
         low, high = offsets[feature], offsets[feature + 1]
         if high - low < min_both:
             continue
         for firing in range(low, high):
-            given = np.float64(value[firing])
             for at in range(starts[row[firing]], starts[row[firing] + 1]):
-                counted[others[at], 0] += 1.0
-                counted[others[at], 1] += given * values[at]
-        own = float(high - low)
-        kept = 0
-        for other in range(len(counts)):
-            both = counted[other, 0]
-            if both < min_both or other == first_feature + feature:
+                both[others[at]] += 1
+        both[first_feature + feature] = 0
+        own, kept = float(high - low), 0
+        for other in range(len(both)):
+            if both[other] < min_both:
                 continue
             n = float(counts[other])
             room = own * n * (n_rows - own) * (n_rows - n)
             if room > 0:
-                phi = (both * n_rows - own * n) / np.sqrt(room)
+                phi = (both[other] * n_rows - own * n) / np.sqrt(room)
                 kept = _offer(scores, names, kept, top_k, phi, other)
+        if kept > 0:  # few pairs are kept: only their products are added up
+            for rank in range(kept):
+                slot[names[rank]], product[rank] = rank, 0.0
+            for firing in range(low, high):
+                given = np.float64(value[firing])
+                for at in range(starts[row[firing]], starts[row[firing] + 1]):
+                    if slot[others[at]] >= 0:
+                        product[slot[others[at]]] += given * values[at]
         place = ends[feature]
         for rank in range(kept):
             other = names[rank]
-            out_other[place + rank] = other
-            out_both[place + rank] = np.int64(counted[other, 0])
-            out_product[place + rank] = counted[other, 1]
+            out_other[place + rank], out_both[place + rank] = other, both[other]
+            out_product[place + rank] = product[rank]
+            slot[other] = -1
         held[feature] = kept
-        counted[:] = 0.0
+        both[:] = 0
