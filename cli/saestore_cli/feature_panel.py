@@ -17,7 +17,19 @@ from saestore_cli.tokens import around_peak, legend, marked, visible
 
 
 if TYPE_CHECKING:
-    from saestore.features import Example, ExampleGroup, FeaturePage, LogitTable, Written
+    from saestore.features import (
+        Example,
+        ExampleGroup,
+        FeaturePage,
+        LogitTable,
+        TokenCount,
+        Written,
+    )
+
+_SHOWN = 5
+"""Tokens or features named in a line."""
+_SURE = 5
+"""Fewest firings on a token whose lift means something."""
 
 QUANTILES = {"q01": "1 %", "q10": "10 %", "q50": "50 %", "q90": "90 %", "q99": "99 %"}
 
@@ -26,6 +38,8 @@ TITLES = {
     "quantile": "Contexts across its range, strongest first",
     "uniform": "Contexts drawn at random among those where it fires",
     "silent": "Contexts where it is silent",
+    "proportion": "Top contexts below a share of its maximum",
+    "interval": "Contexts from equal parts of its range, strongest first",
 }
 """Kind of subsample to heading."""
 
@@ -90,6 +104,7 @@ def _head(page: "FeaturePage") -> RenderableType:
         if page.top_token is not None:
             share = statistics["top_token_share"] or 0
             rows.append(("top token", f"'{visible(page.top_token)}' in {share:.0%} of its firings"))
+    rows += list(_tokens(page))
     weights = [
         ("decoder length", statistics.get("dec_norm")),
         ("encoder bias", statistics.get("b_enc")),
@@ -100,7 +115,34 @@ def _head(page: "FeaturePage") -> RenderableType:
         rows.append(("weights", shown))
     if page.writes:
         rows.append(("writes", "   ".join(map(_writes, page.writes))))
-    return facts(rows)
+    return facts([*rows, *_relatives(page)])
+
+
+def _tokens(page: "FeaturePage") -> "Iterator[tuple[str, str]]":
+    """Return the tokens it fires on most often and with the largest lift, and those beside them."""
+    for table in page.tokens:
+        label = {-1: "token before", 0: "fires on", 1: "token after"}[table.shift]
+        yield label, "   ".join(map(_counted, table.tokens[:_SHOWN]))
+        lifted = [each for each in table.tokens if each.lift is not None and each.n >= _SURE]
+        if lifted:
+            lifted.sort(key=lambda each: (-(each.lift or 0), each.token_id))
+            yield "by lift", "   ".join(map(_counted, lifted[:_SHOWN]))
+
+
+def _counted(token: "TokenCount") -> str:
+    lift = "" if token.lift is None else f" (lift {value(token.lift)})"
+    return f"'{visible(token.token)}' {token.share:.1%}{lift}"
+
+
+def _relatives(page: "FeaturePage") -> "Iterator[tuple[str, str]]":
+    if page.coactive:
+        shown = [f"{each.feature} (phi {each.phi:.2f})" for each in page.coactive[:_SHOWN]]
+        yield "fires with", "   ".join(shown)
+    for method, label in (("dec_cos", "decoder like"), ("enc_cos", "encoder like")):
+        near = [each for each in page.neighbours if each.method == method][:_SHOWN]
+        if near:
+            shown = [f"{each.feature} (cos {each.score:.2f})" for each in near]
+            yield label, "   ".join(shown)
 
 
 def _writes(where: "Written") -> str:

@@ -2,7 +2,7 @@
 
 Counting pairs takes rows times the square of the firings on a row, so it is done on a sample: whole
 contexts by their shuffle rank, which SQL can draw again. Firings of these contexts are written to
-working files as they come, and mapped: what is held in memory is a number a row and a feature.
+working files as they come, and read back if there is room, else mapped.
 """
 
 from dataclasses import dataclass
@@ -58,7 +58,13 @@ class Sampler:
     """Takes firings in context order and keeps those of the contexts drawn."""
 
     def __init__(
-        self, scope: Scope, settings: CoactivationSettings, folder: Path, *, features: int
+        self,
+        scope: Scope,
+        settings: CoactivationSettings,
+        folder: Path,
+        *,
+        features: int,
+        memory_mib: int,
     ) -> None:
         """Prepare to take them.
 
@@ -67,11 +73,13 @@ class Sampler:
             settings: How many rows are drawn.
             folder: For working files, which are the caller's to remove.
             features: Features of the dictionary.
+            memory_mib: Memory for the firings; where they need more, their files are mapped.
         """
         self._scope = scope
         self._settings = settings
         self._folder = folder
         self._features = features
+        self._memory = memory_mib << 20
         taken = drawn(scope, scope.kept_in, settings.rows)
         lengths = np.where(taken, scope.length, 0)
         self._start = np.where(taken, np.cumsum(lengths) - lengths, -1)
@@ -106,7 +114,7 @@ class Sampler:
         """Return the contexts drawn, fewer if they have too many pairs, with their firings."""
         ends = np.concatenate([[0], np.cumsum(self._counts)])
         feature, value = (
-            np.memmap(path, dtype=dtype, mode="r+") if ends[-1] else np.zeros(0, dtype)
+            self._read(path, dtype, int(ends[-1]))
             for path, dtype in zip(self._paths, (np.uint32, np.float32), strict=True)
         )
         start = np.where(self._few(), self._start, -1)
@@ -117,9 +125,13 @@ class Sampler:
             part = feature[low : low + _AT_ONCE]
             rows = np.searchsorted(ends, np.arange(low, low + len(part)), side="right") - 1
             counts += np.bincount(part[used[rows]], minlength=self._features)
-        return Sample(
-            start, JointRows(int(kept), ends, np.asarray(feature), np.asarray(value), counts)
-        )
+        return Sample(start, JointRows(int(kept), ends, feature, value, counts))
+
+    def _read(self, path: Path, dtype: type, firings: int) -> np.ndarray:
+        """Return a working file's content: in memory, where pages are large, if there is room."""
+        if 2 * firings * np.dtype(dtype).itemsize <= self._memory:
+            return np.fromfile(path, dtype=dtype)
+        return np.asarray(np.memmap(path, dtype=dtype, mode="r+"))
 
     def _few(self) -> Bool[np.ndarray, " context"]:
         """Return the contexts drawn whose pairs, and those of all drawn before, are not too many."""

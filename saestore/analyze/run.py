@@ -261,8 +261,13 @@ class _Analysis:
         """Return what takes the firings on which features are counted together, if they are."""
         if self.settings.coactivation is None:
             return None
-        folder = self.output.artefact.scratch(SAMPLE)
-        return Sampler(scope, self.settings.coactivation, folder, features=self.folded.d_sae)
+        return Sampler(
+            scope,
+            self.settings.coactivation,
+            self.output.artefact.scratch(SAMPLE),
+            features=self.folded.d_sae,
+            memory_mib=self.settings.memory_mib,
+        )
 
     def _neighbours(self, wanted: NeighbourSettings) -> None:
         rows = neighbour_rows(self.folded, wanted, progress=self.progress)

@@ -5,7 +5,7 @@ fewer are eligible all are returned. "Random" is the order of `saestore.analyze.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from jaxtyping import Int64, UInt32
@@ -15,6 +15,8 @@ from saestore.analyze.block import FeatureBlock
 from saestore.analyze.order import sample_offsets
 from saestore.analyze.scope import Scope
 from saestore_schemas.analyze import (
+    IntervalSubsample,
+    ProportionSubsample,
     QuantileSubsample,
     SilentSubsample,
     Subsample,
@@ -72,21 +74,61 @@ def _quantile(subsample: QuantileSubsample, block: FeatureBlock, scope: Scope) -
     return _first(ascending[order], offsets, subsample.n, block, strata=q)
 
 
-def _silent(subsample: SilentSubsample, block: FeatureBlock, scope: Scope) -> Chosen:
-    """Choose the first n places of the random order that no firing context occupies.
+def _interval(subsample: IntervalSubsample, block: FeatureBlock, scope: Scope) -> Chosen:
+    peaks, q = block.peaks, subsample.q
+    most = np.repeat(block.maxima.astype(np.float64), np.diff(peaks.offsets))
+    stratum = np.zeros(len(peaks.value), np.int64)
+    for part in range(1, q):
+        stratum += peaks.value > most * part / q
+    run = segments.run_of(peaks.offsets) * q + stratum
+    by_run = np.argsort(run, kind="stable")
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(run, minlength=block.n * q))])
+    order = segments.order_within(_random(block, scope)[by_run], offsets)
+    return _first(by_run[order], offsets, subsample.n, block, strata=q)
 
-    With the occupied places ascending, place number t less t counts the free places before it; so
-    the k-th free place is k plus how many of those counts are at most k.
-    """
+
+def _proportion(subsample: ProportionSubsample, block: FeatureBlock, scope: Scope) -> Chosen:
+    peaks = block.peaks
+    limit = np.repeat(block.maxima.astype(np.float64), np.diff(peaks.offsets)) * subsample.p
+    weak = peaks.value <= limit
+    order = segments.order_within(~segments.as_keys(peaks.value), peaks.offsets)
+    offsets = np.concatenate([[0], np.cumsum(segments.totals(weak, peaks.offsets))])
+    firing = _first(order[weak[order]], offsets, subsample.n, block, strata=1)
+    if not subsample.include_silent:
+        return firing
+    total = scope.n_contexts
+    free = total - np.diff(peaks.offsets)
+    found = np.minimum(np.diff(offsets), subsample.n)
+    feature, rank, place = _free(
+        peaks.context.astype(np.int64), peaks.offsets, np.minimum(free, subsample.n - found), total
+    )
+    eligible = np.diff(offsets) + free
+    parts = [
+        replace(firing, n_eligible=eligible[firing.feature]),
+        Chosen(
+            feature=feature,
+            stratum=np.zeros(len(feature), np.int64),
+            rank=rank + found[feature],
+            context=place.astype(np.uint32),
+            pair=np.full(len(feature), -1, np.int64),
+            n_eligible=eligible[feature],
+        ),
+    ]
+    by_feature = np.argsort(np.concatenate([each.feature for each in parts]), kind="stable")
+    return Chosen(
+        *(
+            np.concatenate([getattr(each, field.name) for each in parts])[by_feature]
+            for field in fields(Chosen)
+        )
+    )
+
+
+def _silent(subsample: SilentSubsample, block: FeatureBlock, scope: Scope) -> Chosen:
+    """Choose the first n places of the random order that no firing context occupies."""
     offsets, total = block.peaks.offsets, scope.n_contexts
     taken = segments.sorted_within(_random(block, scope), offsets).astype(np.int64)
-    free_before = taken - segments.rank_within(offsets) + segments.run_of(offsets) * (total + 1)
     free = total - np.diff(offsets)
-    shown = np.minimum(free, subsample.n)
-    feature = np.repeat(np.arange(block.n), shown)
-    rank = segments.rank_within(np.concatenate([[0], np.cumsum(shown)]))
-    at_most = np.searchsorted(free_before, feature * (total + 1) + rank, side="right")
-    place = rank + at_most - offsets[feature]
+    feature, rank, place = _free(taken, offsets, np.minimum(free, subsample.n), total)
     start = sample_offsets(block.first, block.n, contexts=total, seed=scope.seed).astype(np.int64)
     context_at = np.empty(total, np.uint32)
     context_at[scope.shuffle_rank] = np.arange(total, dtype=np.uint32)
@@ -98,6 +140,32 @@ def _silent(subsample: SilentSubsample, block: FeatureBlock, scope: Scope) -> Ch
         pair=np.full(len(feature), -1, np.int64),
         n_eligible=free[feature],
     )
+
+
+def _free(
+    taken: Int64[np.ndarray, " pair"],
+    offsets: Int64[np.ndarray, " _"],
+    wanted: Int64[np.ndarray, " feature"],
+    total: int,
+) -> tuple[
+    Int64[np.ndarray, " example"], Int64[np.ndarray, " example"], Int64[np.ndarray, " example"]
+]:
+    """Return the first free places of each feature, as features, ranks from 0 and places.
+
+    With the taken places ascending, place number t less t counts the free places before it; so the
+    k-th free place is k plus how many of those counts are at most k.
+
+    Args:
+        taken: Places that are not free, ascending inside each feature.
+        offsets: Where each feature's end.
+        wanted: How many places of each feature; not more than are free.
+        total: How many places there are.
+    """
+    free_before = taken - segments.rank_within(offsets) + segments.run_of(offsets) * (total + 1)
+    feature = np.repeat(np.arange(len(wanted)), wanted)
+    rank = segments.rank_within(np.concatenate([[0], np.cumsum(wanted)]))
+    at_most = np.searchsorted(free_before, feature * (total + 1) + rank, side="right")
+    return feature, rank, rank + at_most - offsets[feature]
 
 
 def _random(block: FeatureBlock, scope: Scope) -> UInt32[np.ndarray, " pair"]:
@@ -136,5 +204,7 @@ _KINDS: dict[str, Callable[..., Chosen]] = {
     "quantile": _quantile,
     "uniform": _uniform,
     "silent": _silent,
+    "proportion": _proportion,
+    "interval": _interval,
 }
 """Subsample kind to the function that chooses."""

@@ -8,14 +8,18 @@ from saestore.features.limits import Limits
 from saestore.features.named import NamedQuery, Parameter, named_queries, run_named
 from saestore.features.overlap import OVERLAPS, expected, overlaps
 from saestore.features.page import (
+    Coactive,
     Example,
     ExampleGroup,
     FeaturePage,
     Histogram,
     LogitTable,
     LogitToken,
+    Neighbour,
     Provenance,
+    TokenCount,
     TokenPiece,
+    TokenTable,
     Written,
 )
 from saestore.features.passages import AT_TOKENS, STRONGEST, Passages
@@ -29,6 +33,7 @@ __all__ = [
     "STRONGEST",
     "TEXTS",
     "Analysis",
+    "Coactive",
     "Example",
     "ExampleGroup",
     "FeaturePage",
@@ -38,10 +43,13 @@ __all__ = [
     "LogitTable",
     "LogitToken",
     "NamedQuery",
+    "Neighbour",
     "Parameter",
     "Passages",
     "Provenance",
+    "TokenCount",
     "TokenPiece",
+    "TokenTable",
     "Vocabulary",
     "Written",
     "connect",

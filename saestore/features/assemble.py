@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
+from saestore.features import relations
 from saestore.features.page import (
     ExampleGroup,
     FeaturePage,
@@ -51,12 +54,22 @@ class Assembler:
         """The tokens."""
         return Vocabulary.of(self.readers["vocabulary"].whole(["token_id", "token", "special"]))
 
+    @cached_property
+    def _rows_of_tokens(self) -> list[int]:
+        """How many kept rows hold each token, in the order of the vocabulary."""
+        found: list[int] = self.readers["vocabulary"].whole(["n_rows"])["n_rows"].to_pylist()
+        return found
+
     def page(self, feature: int) -> FeaturePage:
         """Return the page of a feature that exists."""
         series, dictionary, analysis = self.ref.name.split("/")
         lines = self.rows("features", feature)
         statistics = {name: value for name, value in lines[0].items() if name != "feature"}
         top = statistics["top_token_id"]
+
+        def known(table: str) -> list[dict[str, Any]]:
+            return self.rows(table, feature) if table in self.readers else []
+
         return FeaturePage(
             series=series,
             dictionary=dictionary,
@@ -71,6 +84,9 @@ class Assembler:
             },
             logits=self._logits(feature),
             writes=self._writes(feature),
+            tokens=relations.token_tables(known, statistics, self._counted),
+            coactive=relations.coactive(known),
+            neighbours=relations.neighbours(known),
             groups=self._groups(feature),
             provenance=self._provenance(),
         )
@@ -78,6 +94,11 @@ class Assembler:
     def rows(self, table: str, feature: int) -> list[dict[str, Any]]:
         """Return a feature's lines of a table."""
         return self.readers[table].rows("feature", [feature]).to_pylist()
+
+    def _counted(self, token_id: int) -> tuple[str, int]:
+        """Return a token's text, and how many kept rows hold it."""
+        at = int(np.searchsorted(self.vocabulary.ids, token_id))
+        return self.vocabulary.token(token_id), self._rows_of_tokens[at]
 
     def _logits(self, feature: int) -> tuple[LogitTable, ...]:
         if "logits" not in self.readers:

@@ -62,7 +62,7 @@ class ExampleGroup:
 
     Attributes:
         subsample: Name in the settings' `[subsamples.NAME]`.
-        kind: How it was drawn: `top`, `quantile`, `uniform`, `silent`.
+        kind: How it was drawn, such as `top`.
         stratum: Stratum, from 0, lowest values first.
         strata: How many strata the subsample has.
         n_eligible: Contexts this stratum was drawn from.
@@ -143,6 +143,80 @@ class Written:
 
 
 @dataclass(frozen=True)
+class TokenCount:
+    """How often a token stands at or beside a feature's firings.
+
+    Attributes:
+        token_id: Which.
+        token: Its text.
+        n: Firings with it there.
+        share: That over all firings: P(token | fires).
+        sum: Sum of their values.
+        max: Largest of them.
+        lift: P(fires | token) over density, of tokens that it fires on; else None.
+    """
+
+    token_id: int
+    token: str
+    n: int
+    share: float
+    sum: float
+    max: float
+    lift: float | None
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """Tokens at one place from a feature's firings, the most frequent first.
+
+    Attributes:
+        shift: 0 where it fires, -1 one before, +1 one after.
+        tokens: Those kept.
+    """
+
+    shift: int
+    tokens: tuple[TokenCount, ...]
+
+
+@dataclass(frozen=True)
+class Coactive:
+    """A feature that fires on the same rows.
+
+    Attributes:
+        feature: Which.
+        n_both: Rows on which both fire, of `n_rows`.
+        n_rows: Rows counted.
+        phi: Correlation of firing with firing.
+        jaccard: n_both over rows on which either fires.
+        lift: n_both over what chance would give.
+        era: Its mean value where the feature fires, weighted by the feature's value.
+    """
+
+    feature: int
+    n_both: int
+    n_rows: int
+    phi: float
+    jaccard: float
+    lift: float
+    era: float
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A feature with a similar vector.
+
+    Attributes:
+        method: `dec_cos` or `enc_cos`.
+        feature: Which.
+        score: Cosine.
+    """
+
+    method: str
+    feature: int
+    score: float
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where the numbers come from.
 
@@ -179,6 +253,9 @@ class FeaturePage:
             fires.
         logits: One table for each score and head; none if logits were not asked for.
         writes: How much it writes to each hookpoint; none where the dictionary writes to one.
+        tokens: Tokens where it fires, before and after; none if they were not asked for.
+        coactive: Features that fire with it, the most correlated first; none likewise.
+        neighbours: Features with similar vectors, nearest first for each method; none likewise.
         groups: Example groups in the order of the settings, strata lowest first.
         provenance: What was analysed.
     """
@@ -193,6 +270,9 @@ class FeaturePage:
     histograms: Mapping[str, Histogram]
     logits: tuple[LogitTable, ...]
     writes: tuple[Written, ...]
+    tokens: tuple[TokenTable, ...]
+    coactive: tuple[Coactive, ...]
+    neighbours: tuple[Neighbour, ...]
     groups: tuple[ExampleGroup, ...]
     provenance: Provenance
 

@@ -4,14 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from saestore.features import (
+    Coactive,
     Example,
     ExampleGroup,
     FeaturePage,
     Histogram,
     LogitTable,
     LogitToken,
+    Neighbour,
     Provenance,
+    TokenCount,
     TokenPiece,
+    TokenTable,
 )
 
 
@@ -76,6 +80,15 @@ def page(**changes: Any) -> FeaturePage:
             ),
         ),
         "writes": (),
+        "tokens": (
+            TokenTable(-1, (TokenCount(9, " on", 6000, 0.486, 9000.0, 9.25, None),)),
+            TokenTable(0, (
+                TokenCount(1, " the", 7530, 0.61, 20000.0, 9.25, 3.5),
+                TokenCount(4, "\n", 12, 0.001, 15.0, 2.0, 40.0),
+            )),
+        ),
+        "coactive": (Coactive(21, 900, 250000, 0.4567, 0.3, 12.0, 1.5),),
+        "neighbours": (Neighbour("dec_cos", 33, 0.8123), Neighbour("enc_cos", 34, 0.7123)),
         "groups": (
             ExampleGroup("top", "top", 0, 1, 310, tuple(
                 example(WORDS, VALUES, rank=r, n_positions=256, start=12) for r in range(3))),

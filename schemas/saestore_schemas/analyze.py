@@ -55,8 +55,46 @@ class SilentSubsample(Model):
     """Tokens from the start of the context; null, the whole context."""
 
 
+class ProportionSubsample(Model):
+    """The contexts with the largest peaks not above a share of the feature's maximum.
+
+    llamascopium's rule with the final maximum instead of the running one, so that no order of contexts
+    matters: p = 1 gives its `top_activations`, p = 0.3 with silent contexts its `non_activating`. Those
+    fire weakly: take `silent` for contexts that do not.
+    """
+
+    kind: Literal["proportion"] = "proportion"
+    """Discriminator."""
+    p: float = Field(gt=0, le=1)
+    """Largest peak over the feature's maximum."""
+    n: int = Field(default=20, ge=1)
+    """Contexts kept."""
+    window: int | None = Field(default=64, ge=1)
+    """Tokens around the peak; null, the whole context."""
+    include_silent: bool = False
+    """Fill up with contexts where it never fires, the first ones."""
+
+
+class IntervalSubsample(Model):
+    """Contexts drawn at random from equal parts of the range from 0 to the maximum, lowest part first."""
+
+    kind: Literal["interval"] = "interval"
+    """Discriminator."""
+    q: int = Field(default=10, ge=1, le=255)
+    """Parts."""
+    n: int = Field(default=5, ge=1)
+    """Contexts kept of each part."""
+    window: int | None = Field(default=64, ge=1)
+    """Tokens around the peak; null, the whole context."""
+
+
 Subsample = Annotated[
-    TopSubsample | QuantileSubsample | UniformSubsample | SilentSubsample,
+    TopSubsample
+    | QuantileSubsample
+    | UniformSubsample
+    | SilentSubsample
+    | ProportionSubsample
+    | IntervalSubsample,
     Field(discriminator="kind"),
 ]
 """Ways of choosing example contexts, one class each."""

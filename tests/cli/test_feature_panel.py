@@ -49,6 +49,12 @@ def test_the_page_says_who_how_often_how_strongly_and_where():
         "' zebra'    -1.100",
         "books/alice.txt",
         "peak 9.2500",
+        "' on' 48.6%",
+        "' the' 61.0% (lift 3.5)",
+        "'↵' 0.1% (lift 40)   ' the'",
+        "21 (phi 0.46)",
+        "33 (cos 0.81)",
+        "34 (cos 0.71)",
     ):
         assert part in text, part
 
@@ -114,6 +120,8 @@ def test_a_feature_that_never_fires():
         histograms={},
         top_token=None,
         logits=(),
+        tokens=(),
+        coactive=(),
         groups=(),
     )
     text = drawn(silent)

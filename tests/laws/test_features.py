@@ -18,6 +18,9 @@ from saestore.progress import Silent
 from saestore.testing.analyses import DICTIONARY, plant, planted_analysis
 from saestore_schemas.analyze import (
     AnalyzeSettings,
+    CoactivationSettings,
+    IntervalSubsample,
+    ProportionSubsample,
     QuantileSubsample,
     SilentSubsample,
     TopSubsample,
@@ -31,6 +34,9 @@ SUBSAMPLES = {
     "parts": QuantileSubsample(q=3, n=2, window=4),
     "any": UniformSubsample(n=3, window=None),
     "off": SilentSubsample(n=3, window=2),
+    "weak": ProportionSubsample(p=0.4, n=3, window=6),
+    "filled": ProportionSubsample(p=0.3, n=9, window=3, include_silent=True),
+    "ranges": IntervalSubsample(q=4, n=2, window=5),
 }
 
 
@@ -86,6 +92,7 @@ def analysed(request, tmp_path_factory):
         value_dtype=dtype,
         firings=firings,
         seed=seed,
+        coactivation=CoactivationSettings(min_both=1),
     )
     ref, planted = planted_analysis(lake, planted=plant(seed=seed), settings=settings)
     return Analysis.open(lake, ref.name), Oracle(planted, dtype, seed=seed)
@@ -442,6 +449,16 @@ def test_s11_histograms(analysed):
         assert (line["lo"], line["hi"]) == (np.float32(low), np.float32(high))
 
 
+def in_ranges(oracle, feature, peaks, n):
+    """Return (stratum, rank, context, eligible) of equal parts of the range."""
+    found, most = [], max(peaks.values(), default=0)
+    for part in range(4):
+        able = [c for c, v in peaks.items() if most * part / 4 < v <= most * (part + 1) / 4]
+        able.sort(key=lambda c: oracle.place(feature, c))
+        found += [(part, r, c, len(able)) for r, c in enumerate(able[:n])]
+    return found
+
+
 def expected_examples(oracle, feature, name):
     """Return (stratum, rank, context, eligible) of one subsample."""
     peaks = {c: v for c, (v, _) in oracle.peaks(feature).items()}
@@ -453,6 +470,14 @@ def expected_examples(oracle, feature, name):
         able = [c for c in range(oracle.n_contexts) if (c in peaks) == (name == "any")]
         chosen = sorted(able, key=lambda c: oracle.place(feature, c))[:n]
         return [(0, r, c, len(able)) for r, c in enumerate(chosen)]
+    if name in {"weak", "filled"}:
+        limit = SUBSAMPLES[name].p * max(peaks.values(), default=0)
+        able = sorted((c for c in peaks if peaks[c] <= limit), key=lambda c: (-peaks[c], c))
+        if name == "filled":
+            able += [c for c in range(oracle.n_contexts) if c not in peaks]
+        return [(0, r, c, len(able)) for r, c in enumerate(able[:n])]
+    if name == "ranges":
+        return in_ranges(oracle, feature, peaks, n)
     every = strata(oracle, feature, q=3, n=10**6)
     sizes = Counter(s for s, _ in every)
     seen = Counter()
@@ -488,6 +513,49 @@ def test_s11_and_s12_examples(analysed):
                     if c == line["context"] and start <= p < start + length
                 ]
                 assert list(zip(line["positions"], line["values"], strict=True)) == inside
+
+
+def test_s11_token_stats_are_counted_from_firings_and_tokens(analysed):
+    analysis, oracle = analysed
+    lines = analysis.sql("SELECT * FROM token_stats ORDER BY ALL").to_pylist()
+    known = {(x["feature"], x["shift"], x["token_id"]): x for x in lines}
+    counted = analysis.sql(
+        "SELECT f.feature, shift, t.token_id, count(*) n, sum(f.value::DOUBLE) sum, max(f.value) max "
+        "FROM (SELECT *, position::INTEGER AS place, unnest([-1, 0, 1]) AS shift FROM firings) f "
+        "JOIN tokens t ON t.context = f.context AND t.position = place + shift "
+        "JOIN contexts c ON c.context = f.context "
+        "WHERE shift = 0 OR len(list_filter(c.segments, lambda x: x.start <= least(place, place + shift) "
+        "AND x.start + x.length > greatest(place, place + shift))) > 0 GROUP BY ALL"
+    ).to_pylist()
+    assert len(counted) == len(known)  # few tokens: all are kept
+    for row in counted:
+        line = known[row["feature"], row["shift"], row["token_id"]]
+        assert (line["n"], line["max"]) == (row["n"], row["max"])
+        assert line["sum"] == pytest.approx(row["sum"], rel=1e-12)
+        fires = oracle.values[:, row["feature"]] > 0
+        assert line["p_token_given_fires"] == row["n"] / fires.sum()
+        if row["shift"]:
+            assert line["lift"] is None
+        else:
+            on = oracle.planted.kept & (oracle.planted.tokens == row["token_id"])
+            assert line["p_fires_given_token"] == row["n"] / on.sum()
+            assert line["lift"] == pytest.approx(
+                line["p_fires_given_token"] / fires[oracle.planted.kept].mean()
+            )
+
+
+def test_s11_coactivation_is_q7_where_all_rows_are_counted(analysed):
+    analysis, oracle = analysed
+    lines = analysis.sql("SELECT * FROM coactivation ORDER BY feature, rank").to_pylist()
+    for feature in range(oracle.n_features):
+        table = [x for x in lines if x["feature"] == feature]
+        query = rows_of(analysis, "coactive", feature=feature, min_n=1, n=64)
+        assert [(x["other"], x["n_both"]) for x in table] == [
+            (x["other"], x["n_both"]) for x in query
+        ]
+        for x, y in zip(table, query, strict=True):
+            assert x["era"] == pytest.approx(y["era"], rel=1e-12)
+            assert (x["phi"], x["jaccard"]) == (np.float32(y["phi"]), np.float32(y["jaccard"]))
 
 
 def test_contexts_remember_rows_documents_and_text(analysed):

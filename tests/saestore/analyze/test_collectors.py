@@ -7,6 +7,8 @@ from saestore.testing.collectors import CollectorContract
 from saestore_schemas import tables
 from saestore_schemas.analyze import (
     AnalyzeSettings,
+    IntervalSubsample,
+    ProportionSubsample,
     QuantileSubsample,
     SilentSubsample,
     TopSubsample,
@@ -48,6 +50,8 @@ class TestExamples(CollectorContract):
                 "parts": QuantileSubsample(q=3, n=2, window=5),
                 "any": UniformSubsample(n=4, window=None),
                 "off": SilentSubsample(n=5, window=2),
+                "weak": ProportionSubsample(p=0.3, n=9, include_silent=True),
+                "ranges": IntervalSubsample(q=4, n=2),
             },
         )
 

@@ -12,6 +12,7 @@ from saestore.analyze.collectors import Coactivation, Tokens
 from saestore.analyze.joint import Sampler, drawn
 from saestore.analyze.neighbours import Directions, neighbour_rows
 from saestore.analyze.sort import Firings
+from saestore.analyze.survey import _joined
 from saestore.dictionaries import SparseDictionary
 from saestore.lake import Lake
 from saestore.progress import Silent
@@ -30,9 +31,9 @@ FEW = TokenSettings(top_k=2, min_n=3)
 TOGETHER = CoactivationSettings(rows=120, min_both=2, top_k=3)
 
 
-def sample_of(planted, folder, settings=TOGETHER, *, pieces=3, seed=0):
-    scope, firings = planted_scope(planted, seed=seed), planted_firings(planted)
-    sampler = Sampler(scope, settings, folder, features=planted.values.shape[1])
+def sample_of(planted, folder, settings=TOGETHER, *, pieces=3, room=16):
+    scope, firings = planted_scope(planted), planted_firings(planted)
+    sampler = Sampler(scope, settings, folder, features=planted.values.shape[1], memory_mib=room)
     cuts = np.linspace(0, len(firings), pieces + 1).astype(int)
     for low, high in pairwise(cuts):
         part = slice(low, high)
@@ -205,6 +206,8 @@ def test_contexts_are_left_out_where_pairs_are_too_many(tmp_path):
     expected = brute_joint(planted, sample.start, wanted)
     assert [tuple(line.values())[:7] for line in lines] == [line[:7] for line in expected]
     assert drawn(scope, scope.kept_in, 10**9).all()
+    mapped = Coactivation(sample_of(planted, tmp_path / "mapped", wanted, room=0), wanted)
+    assert collected(mapped, planted_block(planted), 9) == lines
 
 
 def vectors_with_copies(n, d, *, seed):
@@ -273,3 +276,14 @@ def planted_dictionary(lake) -> SparseDictionary:
 
     synthetic_dictionary(lake, "a/b", synthetic_store(lake, rows=20), activation=Relu(), d_sae=11)
     return dictionaries.load(lake, "a/b").in_raw_units().eval()
+
+
+def test_rows_are_joined_inside_one_stretch_of_a_document_only():
+    # two contexts: BOS, three rows, two of another document; then one row, a separator, two rows
+    parts = np.array(
+        [[0, 1, 3, 0, 0, 0], [0, 4, 2, 1, 0, 0], [1, 0, 1, 1, 2, 0], [1, 2, 2, 2, 0, 0]]
+    )
+    found = _joined(parts, np.array([0, 6]), (0, 10))
+    assert found.astype(int).tolist() == [0, 0, 1, 1, 0, 1, 0, 0, 0, 1]
+    later = _joined(parts[2:], np.array([0, 6]), (6, 10))
+    assert later.tolist() == found[6:].tolist()

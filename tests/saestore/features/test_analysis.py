@@ -44,6 +44,22 @@ def test_every_number_of_a_page_equals_its_sql(analysis, feature):
         assert len(example.tokens) == row["window_length"]
         fired = {p + row["window_start"]: t.value for p, t in enumerate(example.tokens) if t.value}
         assert fired == dict(zip(row["positions"], row["values"], strict=True))
+    for row in analysis.sql("SELECT * FROM token_stats WHERE feature = $f", where).to_pylist():
+        (table,) = [x for x in page.tokens if x.shift == row["shift"]]
+        (count,) = [x for x in table.tokens if x.token_id == row["token_id"]]
+        for name in ("token", "n", "sum", "max", "lift"):
+            assert getattr(count, name) == row[name]
+        assert count.share == row["p_token_given_fires"]
+    sql = "SELECT * FROM coactivation WHERE feature = $f ORDER BY rank"
+    for row, other in zip(analysis.sql(sql, where).to_pylist(), page.coactive, strict=True):
+        assert other.feature == row["other"]
+        for name in ("n_both", "n_rows", "phi", "jaccard", "lift", "era"):
+            assert getattr(other, name) == row[name]
+    sql = "SELECT * FROM neighbours WHERE feature = $f ORDER BY method, rank"
+    rows = analysis.sql(sql, where).to_pylist()
+    assert [(x["method"], x["neighbour"], x["score"]) for x in rows] == [
+        (x.method, x.feature, x.score) for x in page.neighbours
+    ]
     assert page.n_firings == line["n_firings"]
     assert page.max == (line["max"] or 0)
 
