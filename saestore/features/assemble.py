@@ -57,8 +57,8 @@ class Assembler:
     @cached_property
     def _rows_of_tokens(self) -> list[int]:
         """How many kept rows hold each token, in the order of the vocabulary."""
-        found: list[int] = self.readers["vocabulary"].whole(["n_rows"])["n_rows"].to_pylist()
-        return found
+        table = self.readers["vocabulary"].whole(["n_rows"])
+        return [int(n or 0) for n in table["n_rows"].to_pylist()]
 
     def page(self, feature: int) -> FeaturePage:
         """Return the page of a feature that exists."""
