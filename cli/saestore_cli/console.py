@@ -15,6 +15,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from saestore.numbers import count, share, value
+from saestore_cli import plan
 from saestore_cli.drawing import facts, terminal
 from saestore_cli.numbers import many, of_heads, size
 from saestore_cli.report import Report
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from saestore.exchange import ActivationsExport
     from saestore.exchange.dictionaries import Conversion, ExportReport, ImportReport
     from saestore.exchange.features import FeaturesExport
-    from saestore.features import FeaturePage, Highlight, NamedQuery
+    from saestore.features import Explained, FeaturePage, Highlight, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
@@ -192,6 +193,20 @@ class ConsoleOutput:
         if table.num_rows < total:
             more = f"{count(total - table.num_rows)} more rows: --limit 0 shows all"
             terminal(sys.stderr).print(more)
+
+    def explained(self, found: "Explained") -> None:
+        """Print the plan, and what was read of each table."""
+        for line in plan.lines(found.plan):
+            self._out.print(line, soft_wrap=True)
+        if found.scans:
+            table = _table("table", ">row groups", ">rows", "conditions")
+            for scan in found.scans:
+                read = f"{count(scan.row_groups_read)} of {count(scan.row_groups)}"
+                name = f"{scan.of}/{scan.table}" if scan.of else scan.table
+                table.add_row(visible(name), read, count(scan.rows), plan.cut(scan.filters))
+            self._out.print()
+            self._out.print(table)
+            self._out.print(f"read from files: {size(found.bytes_read)}")
 
     def wrote(self, file: Path, *, rows: int) -> None:
         """Print where the answer is."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from saestore.exchange import ActivationsExport
     from saestore.exchange.dictionaries import ExportReport, ImportReport
     from saestore.exchange.features import FeaturesExport
-    from saestore.features import FeaturePage, Highlight, NamedQuery
+    from saestore.features import Explained, FeaturePage, Highlight, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
@@ -150,6 +150,10 @@ class JsonOutput:
     def table(self, table: "pa.Table", *, total: int) -> None:
         """Print the rows and how many there are."""
         _print({"total": total, "rows": table.to_pylist()})
+
+    def explained(self, found: "Explained") -> None:
+        """Print the plan and the scans."""
+        _print(found)
 
     def wrote(self, file: Path, *, rows: int) -> None:
         """Print the file's name and rows."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from saestore.exchange import ActivationsExport
     from saestore.exchange.dictionaries import ExportReport, ImportReport
     from saestore.exchange.features import FeaturesExport
-    from saestore.features import FeaturePage, Highlight, NamedQuery
+    from saestore.features import Explained, FeaturePage, Highlight, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
@@ -96,6 +96,10 @@ class Output(Protocol):
 
     def table(self, table: "pa.Table", *, total: int) -> None:
         """Show rows of an answer that has `total` rows."""
+        ...
+
+    def explained(self, found: "Explained") -> None:
+        """Show how a question was answered."""
         ...
 
     def wrote(self, file: Path, *, rows: int) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from saestore.features import Limits, NamedQuery
+    from saestore.features import Explained, Limits, NamedQuery
 
 
 class Asking:
@@ -75,6 +75,33 @@ class Asking:
         given = dict(params or {})
         limits = self._limits(limits)
         return features.run_named(self.lake, query, given, analysis=analysis, limits=limits)
+
+    def explain(
+        self,
+        question: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        analysis: str | None = None,
+        limits: "Limits | None" = None,
+    ) -> "Explained":
+        """Answer a question, and return how: its plan, and how much of each table was read.
+
+        Args:
+            question: SQL, or the name of a query that is ready.
+            params: Its parameters.
+            analysis: Of a named query, which analysis; absent, the only one.
+            limits: As of `sql`.
+
+        Raises:
+            QueryError: As of `sql` and `named`.
+        """
+        from saestore import features
+
+        given = dict(params or {})
+        limits = self._limits(limits)
+        if question not in features.named_queries():
+            return features.explain(self.lake, question, given, limits=limits)
+        return features.explain_named(self.lake, question, given, analysis=analysis, limits=limits)
 
     def _limits(self, given: "Limits | None") -> "Limits":
         from saestore.features import Limits

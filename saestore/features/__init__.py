@@ -3,9 +3,10 @@
 from saestore.features.analysis import Analysis
 from saestore.features.choose import RULE, different_words, features_about_something
 from saestore.features.connect import connect, query
+from saestore.features.explain import Explained, Scan, Step, explain
 from saestore.features.highlight import TEXTS, Highlight, texts_of, whole
 from saestore.features.limits import Limits
-from saestore.features.named import NamedQuery, Parameter, named_queries, run_named
+from saestore.features.named import NamedQuery, Parameter, explain_named, named_queries, run_named
 from saestore.features.overlap import OVERLAPS, expected, overlaps
 from saestore.features.page import (
     Coactive,
@@ -36,6 +37,7 @@ __all__ = [
     "Coactive",
     "Example",
     "ExampleGroup",
+    "Explained",
     "FeaturePage",
     "Highlight",
     "Histogram",
@@ -47,6 +49,8 @@ __all__ = [
     "Parameter",
     "Passages",
     "Provenance",
+    "Scan",
+    "Step",
     "TokenCount",
     "TokenPiece",
     "TokenTable",
@@ -55,6 +59,8 @@ __all__ = [
     "connect",
     "different_words",
     "expected",
+    "explain",
+    "explain_named",
     "features_about_something",
     "named_queries",
     "overlaps",

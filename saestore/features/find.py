@@ -4,6 +4,16 @@ from saestore.errors import ArtefactNotFoundError, QueryError
 from saestore.lake import Lake, Ref, layout
 
 
+def chosen(lake: Lake, name: str | None) -> Ref:
+    """Return the analysis that was named, or the only one where none was.
+
+    Raises:
+        ArtefactNotFoundError: There is none of that name, or none at all.
+        QueryError: There are several and none was named.
+    """
+    return only_analysis(lake) if name is None else analysis_named(lake, name)
+
+
 def analysis_named(lake: Lake, name: str) -> Ref:
     """Return the analysis `series/name/analysis`, or the only one of `series/name`.
 

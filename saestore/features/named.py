@@ -22,7 +22,8 @@ import pyarrow as pa
 
 from saestore.errors import QueryError, nearest
 from saestore.features.connect import answer, connect_to
-from saestore.features.find import analysis_named, only_analysis
+from saestore.features.explain import Explained, explain
+from saestore.features.find import chosen
 from saestore.features.limits import Limits
 from saestore.lake import Lake
 
@@ -174,9 +175,27 @@ def run_named(
         ArtefactNotFoundError: No such analysis.
     """
     sql, values = bound(name, params)
-    ref = only_analysis(lake) if analysis is None else analysis_named(lake, analysis)
+    ref = chosen(lake, analysis)
     with connect_to(lake, [ref], question=sql, limits=limits) as connection:
         return answer(connection, sql, values, limits=limits)
+
+
+def explain_named(
+    lake: Lake,
+    name: str,
+    params: Mapping[str, Any] | None = None,
+    *,
+    analysis: str | None = None,
+    limits: Limits | None = None,
+) -> Explained:
+    """Answer a named query inside one analysis, and return how instead of what.
+
+    Raises:
+        QueryError: As of `run_named`.
+        ArtefactNotFoundError: No such analysis.
+    """
+    sql, values = bound(name, params)
+    return explain(lake, sql, values, analyses=[chosen(lake, analysis)], limits=limits)
 
 
 def bound(name: str, params: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:

@@ -39,6 +39,7 @@ def add(app: typer.Typer) -> None:
         "query",
         'saestore query "SELECT feature, density FROM features ORDER BY density DESC LIMIT 5"',
         "saestore query --list",
+        'saestore query --explain "SELECT value FROM firings WHERE feature = 17"',
         "saestore query top_contexts --param feature=17 --in demo/topk-32",
         'saestore query "SELECT * FROM firings" --format parquet --out firings.parquet',
         panel="Look",
@@ -76,6 +77,14 @@ def query(
     ] = None,
     listed: Annotated[
         bool, typer.Option("--list", metavar="", help="List the queries that are ready.")
+    ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            metavar="",
+            help="Say how it is answered, and how much of each table is read for it.",
+        ),
     ] = False,
     form: Annotated[
         TableFormat | None,
@@ -128,6 +137,10 @@ def query(
         return
     ask = answers.question(question, param or [], analysis)
     limits = answers.limits(memory, threads, time_limit)
+    if explain:
+        found = lake.explain(ask.text, ask.params, analysis=analysis, limits=limits)
+        session.output.explained(found)
+        return
     table = (
         lake.named(ask.text, ask.params, analysis=analysis, limits=limits)
         if ask.named
