@@ -21,6 +21,7 @@ from saestore_cli.options import TableFormat, seconds
 
 if TYPE_CHECKING:
     from saestore.features import Limits
+    from saestore_cli.output import Output
 
 
 SUFFIXES = {
@@ -131,6 +132,53 @@ def format_of(form: TableFormat | None, out: Path | None, *, json: bool) -> Tabl
             hint="add --out FILE.parquet",
         )
     return form
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How answers are shown.
+
+    Attributes:
+        output: Where, unless in a file.
+        form: Their form.
+        out: The file, or None.
+        limit: At most so many rows; 0 or None, all.
+    """
+
+    output: "Output"
+    form: TableFormat
+    out: Path | None
+    limit: int | None
+
+    def show(self, table: pa.Table) -> None:
+        """Show one answer.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        shown = table.slice(0, self.limit) if self.limit else table
+        if self.form is TableFormat.TABLE and self.out is None:
+            self.output.table(shown, total=table.num_rows)
+            return
+        write(shown, self.form, self.out)
+        if self.out is not None:
+            self.output.wrote(self.out, rows=shown.num_rows)
+
+
+def alone(option: str, **others: Any) -> None:
+    """Refuse what makes no sense beside an option.
+
+    Raises:
+        ConfigError: One of the others was given.
+    """
+    for name, given in others.items():
+        if given:
+            raise ConfigError(
+                field=name if name == "question" else f"--{name}",
+                found=given,
+                expected=f"nothing of it beside {option}",
+                hint=f"leave it out, or leave out {option}",
+            )
 
 
 def write(table: pa.Table, form: TableFormat, out: Path | None) -> None:

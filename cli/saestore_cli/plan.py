@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from saestore.numbers import count
+from saestore_cli.numbers import many
 from saestore_cli.tokens import visible
 
 
@@ -27,7 +27,7 @@ def lines(step: "Step", lead: str = "", below: str = "") -> Iterator[Text]:
     line = Text(lead, style="dim").append(step.name, style="not dim bold")
     for name, value in step.details.items():
         line.append(f"  {name.lower()}: {cut(value)}", style="not dim")
-    yield line.append(f"  {count(step.rows)} rows, {step.seconds * 1000:.1f} ms")
+    yield line.append(f"  {many(step.rows, 'rows')}, {step.seconds * 1000:.1f} ms")
     for number, each in enumerate(step.steps, 1):
         last = number == len(step.steps)
         yield from lines(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from saestore.features import Explained, Limits, NamedQuery
+    from saestore.features import Explained, Limits, NamedQuery, SqlSession
 
 
 class Asking:
@@ -102,6 +102,22 @@ class Asking:
         if question not in features.named_queries():
             return features.explain(self.lake, question, given, limits=limits)
         return features.explain_named(self.lake, question, given, analysis=analysis, limits=limits)
+
+    def session(
+        self, *, analysis: str | None = None, limits: "Limits | None" = None
+    ) -> "SqlSession":
+        """Return an open connection that answers one question after the other: `with` it.
+
+        Args:
+            analysis: The only analysis that its views hold; absent, all.
+            limits: What each question may take; as of `sql`.
+
+        Raises:
+            ArtefactNotFoundError: No such analysis.
+        """
+        from saestore.features import SqlSession
+
+        return SqlSession(self.lake, analysis=analysis, limits=self._limits(limits))
 
     def _limits(self, given: "Limits | None") -> "Limits":
         from saestore.features import Limits

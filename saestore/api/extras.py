@@ -8,6 +8,7 @@ EXTRAS = {
     "gguf": "demo",
     "s3fs": "remote",
     "matplotlib": "report",
+    "prompt_toolkit": "shell",
     "safetensors": "model",
     "tokenizers": "model",
     "torch": "model",

@@ -25,6 +25,7 @@ from saestore.features.page import (
 )
 from saestore.features.passages import AT_TOKENS, STRONGEST, Passages
 from saestore.features.pieces import Vocabulary
+from saestore.features.session import SqlSession
 
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "Passages",
     "Provenance",
     "Scan",
+    "SqlSession",
     "Step",
     "TokenCount",
     "TokenPiece",

@@ -5,22 +5,20 @@ extensions, and its settings are locked. `query` further accepts only statements
 `sandbox`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
 
 from saestore.errors import DamagedArtefactError, FormatVersionError
 from saestore.features import sandbox, views
-from saestore.features.limits import Limits, timed
+from saestore.features.limits import Limits, within
 from saestore.fingerprint import canonical
 from saestore.lake import Lake, Ref, layout
 
 
-_CANCELLED = "Query interrupted"
-"""How DuckDB's Python module says that Ctrl-C was pressed; time that is up is an error of its own."""
+T = TypeVar("T")
 
 _ARTEFACTS = """CREATE TABLE artefacts (
     kind VARCHAR, name VARCHAR, finished BOOLEAN, created TIMESTAMPTZ, fingerprint VARCHAR,
@@ -131,15 +129,17 @@ def answer(
             is up.
         KeyboardInterrupt: Ctrl-C. The connection takes the next question.
     """
-    with reading(connection, sql, limits or Limits()):
-        relation = connection.sql(sql, params=dict(params))
-        found: pa.Table = relation.to_arrow_table()
-    return found
+
+    def ask() -> pa.Table:
+        return connection.sql(sql, params=dict(params)).to_arrow_table()
+
+    return reading(connection, sql, limits or Limits(), ask)
 
 
-@contextmanager
-def reading(connection: duckdb.DuckDBPyConnection, sql: str, limits: Limits) -> Iterator[None]:
-    """Run one statement that reads in the block, within its time, and change nothing.
+def reading(
+    connection: duckdb.DuckDBPyConnection, sql: str, limits: Limits, ask: Callable[[], T]
+) -> T:
+    """Return what is asked by one statement that reads, within its time; nothing is changed.
 
     Raises:
         QueryError: It does not only read, DuckDB refused it, or its time is up.
@@ -149,16 +149,13 @@ def reading(connection: duckdb.DuckDBPyConnection, sql: str, limits: Limits) -> 
         sandbox.check(connection, sql)
         connection.execute("BEGIN TRANSACTION READ ONLY")
         try:
-            with timed(connection, limits.seconds):
-                yield
+            return within(connection, limits.seconds, ask)
         finally:
             connection.execute("ROLLBACK")
     except duckdb.Error as error:
-        raise sandbox.refused(error, sql, limits) from error
-    except RuntimeError as error:
-        if str(error) != _CANCELLED:
-            raise
-        raise KeyboardInterrupt from error
+        raise sandbox.refused(error, sql) from error
+    except TimeoutError as error:
+        raise sandbox.late(sql, limits) from error
 
 
 def _artefacts(lake: Lake) -> Iterator[list[Any]]:

@@ -114,9 +114,12 @@ def explained(
         QueryError: It does not only read, DuckDB refused it, or its time is up.
         KeyboardInterrupt: Ctrl-C.
     """
-    with reading(connection, sql, limits or Limits()):
+
+    def ask() -> Any:
         relation = connection.sql(f"EXPLAIN (ANALYZE, FORMAT json)\n{sql}", params=dict(params))
-        profile = json.loads(relation.to_arrow_table()["explain_value"][0].as_py())
+        return json.loads(relation.to_arrow_table()["explain_value"][0].as_py())
+
+    profile = reading(connection, sql, limits or Limits(), ask)
     (top,) = profile["operator"]
     while top["type"] in _WRAPPERS:
         (top,) = top["children"]

@@ -1,16 +1,19 @@
 """How much of the machine a question may take: machine facts, never part of an answer."""
 
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import duckdb
 
 from saestore.errors import ConfigError
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,20 +62,36 @@ class Limits:
         ]
 
 
-@contextmanager
-def timed(connection: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[None]:
-    """Interrupt what the block asks of a connection when its time is up.
+def within(connection: duckdb.DuckDBPyConnection, seconds: float | None, ask: Callable[[], T]) -> T:
+    """Return what is asked of a connection, unless its time is up or Ctrl-C comes.
+
+    It is asked in a thread of its own, while this one waits for whatever comes first: DuckDB looks for
+    signals between its tasks only, and one of them can take hours.
+
+    Args:
+        connection: What is asked.
+        seconds: Its time; None, no end.
+        ask: The question.
 
     Raises:
-        duckdb.InterruptException: It was.
+        TimeoutError: Its time is up, and the connection takes the next question.
+        KeyboardInterrupt: Ctrl-C; likewise.
     """
-    if seconds is None:
-        yield
-        return
-    watch = threading.Timer(seconds, connection.interrupt)
-    watch.daemon = True
-    watch.start()
-    try:
-        yield
-    finally:
-        watch.cancel()
+    with ThreadPoolExecutor(1, thread_name_prefix="saestore-sql") as pool:
+        asked = pool.submit(ask)
+        try:
+            done, _ = wait([asked], seconds)
+        except KeyboardInterrupt:
+            _stop(connection, asked)
+            raise
+        if not done:
+            _stop(connection, asked)
+            raise TimeoutError
+        return asked.result()
+
+
+def _stop(connection: duckdb.DuckDBPyConnection, asked: "Future[Any]") -> None:
+    """Interrupt until it has ended: an interrupt that comes before the engine runs is forgotten."""
+    while not asked.done():
+        connection.interrupt()
+        wait([asked], 0.05)

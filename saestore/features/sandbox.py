@@ -93,18 +93,21 @@ def _kind(statement: duckdb.Statement) -> duckdb.StatementType | None:
         return None
 
 
-def refused(error: duckdb.Error, sql: str, limits: Limits) -> QueryError:
+def refused(error: duckdb.Error, sql: str) -> QueryError:
     """Return an error of the engine as ours: its message, and what to do now."""
     message = str(error).strip()
-    if isinstance(error, duckdb.InterruptException):
-        return QueryError(
-            f"stopped after {limits.seconds:g} s: its time is up",
-            found=sql,
-            expected="an answer within the time limit",
-            hint="ask about fewer features or contexts, or give it a longer --time-limit",
-        )
     return QueryError(
         message, found=sql, expected="SQL that DuckDB understands", hint=_hint(error, message)
+    )
+
+
+def late(sql: str, limits: Limits) -> QueryError:
+    """Return the error of a question whose time is up."""
+    return QueryError(
+        f"stopped after {limits.seconds:g} s: its time is up",
+        found=sql,
+        expected="an answer within the time limit",
+        hint="ask about fewer features or contexts, or give it a longer --time-limit",
     )
 
 

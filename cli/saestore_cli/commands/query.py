@@ -1,12 +1,18 @@
 """Questions in SQL, and the questions that are ready."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saestore_cli.options import Format, TableFormat
 from saestore_cli.session import Session, command
+
+
+if TYPE_CHECKING:
+    from saestore.features import Limits
+    from saestore_cli.answers import Shown
 
 
 MemoryOption = Annotated[
@@ -41,6 +47,7 @@ def add(app: typer.Typer) -> None:
         "saestore query --list",
         'saestore query --explain "SELECT value FROM firings WHERE feature = 17"',
         "saestore query top_contexts --param feature=17 --in demo/topk-32",
+        "saestore query --sql-shell",
         'saestore query "SELECT * FROM firings" --format parquet --out firings.parquet',
         panel="Look",
     )(query)
@@ -84,6 +91,15 @@ def query(
             "--explain",
             metavar="",
             help="Say how it is answered, and how much of each table is read for it.",
+        ),
+    ] = False,
+    shell: Annotated[
+        bool,
+        typer.Option(
+            "--sql-shell",
+            metavar="",
+            help="Ask one question after the other, with completion and a history; from a pipe, the "
+            "statements that it holds.",
         ),
     ] = False,
     form: Annotated[
@@ -135,24 +151,39 @@ def query(
     if listed:
         session.output.queries(lake.queries())
         return
-    ask = answers.question(question, param or [], analysis)
     limits = answers.limits(memory, threads, time_limit)
+    chosen = answers.format_of(form, out, json=session.output_format is Format.JSON)
+    if limit is None and chosen is TableFormat.TABLE and out is None:
+        limit = _SCREEN
+    shown = answers.Shown(session.output, chosen, out, limit)
+    if shell:
+        answers.alone("--sql-shell", question=question, out=out, explain=explain, param=param)
+        _converse(session, shown, analysis, limits)
+        return
+    ask = answers.question(question, param or [], analysis)
     if explain:
         found = lake.explain(ask.text, ask.params, analysis=analysis, limits=limits)
         session.output.explained(found)
         return
-    table = (
+    shown.show(
         lake.named(ask.text, ask.params, analysis=analysis, limits=limits)
         if ask.named
         else lake.sql(ask.text, ask.params, limits=limits)
     )
-    chosen = answers.format_of(form, out, json=session.output_format is Format.JSON)
-    if limit is None and chosen is TableFormat.TABLE and out is None:
-        limit = _SCREEN
-    shown = table.slice(0, limit) if limit else table
-    if chosen is TableFormat.TABLE and out is None:
-        session.output.table(shown, total=table.num_rows)
-    else:
-        answers.write(shown, chosen, out)
-        if out is not None:
-            session.output.wrote(out, rows=shown.num_rows)
+
+
+def _converse(session: Session, shown: "Shown", analysis: str | None, limits: "Limits") -> None:
+    """Answer what a person types, or what a pipe holds."""
+    from saestore_cli import shell
+    from saestore_cli.report import Report
+
+    with shell.Shell(
+        session.lake, session.output, shown.show, analysis=analysis, limits=limits
+    ) as opened:
+        if not sys.stdin.isatty():
+            shell.read(opened, sys.stdin)
+            return
+        from saestore_cli import shell_prompt
+
+        sys.stderr.write(shell_prompt.WELCOME)
+        shell_prompt.converse(opened, lambda error: session.output.error(Report.of(error)))

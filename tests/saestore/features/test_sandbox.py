@@ -203,7 +203,8 @@ def test_a_lake_behind_a_link_and_its_own_files_are_read(walls, tmp_path):
     assert query(through, f"SELECT count(*) AS n FROM '{path}'").to_pylist() == [{"n": 9}]
 
 
-LONG = "SELECT count(*) FROM range(1000000) a(x), range(1000000) b(y) WHERE (x * y) % 7 = 3"
+# in few tasks: the engine itself would look for Ctrl-C only after hours
+LONG = "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE random() > 2"
 
 
 def test_a_question_ends_when_its_time_is_up(planted_lake):
