@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from saestore.errors import MissingExtraError, SaestoreError
 from saestore.features import named_queries
 from saestore_cli.shell import HELP, QuitError, Shell, attempt
@@ -77,6 +79,7 @@ def _completer(shell: Shell) -> Any:
     from prompt_toolkit.completion import Completer, Completion
 
     class Names(Completer):
+        @override
         def get_completions(self, document: Any, complete_event: Any) -> Iterable[Completion]:
             del complete_event
             typed, names = suggestions(shell, document.text_before_cursor)

@@ -131,7 +131,8 @@ def answer(
     """
 
     def ask() -> pa.Table:
-        return connection.sql(sql, params=dict(params)).to_arrow_table()
+        found: pa.Table = connection.sql(sql, params=dict(params)).to_arrow_table()
+        return found
 
     return reading(connection, sql, limits or Limits(), ask)
 
