@@ -132,8 +132,9 @@ def test_overlap_and_what_chance_makes_of_it(lake, k):
         )
         assert line["jaccard"] == (len(both) / len(either) if either else None)
         assert line["expected"] == pytest.approx(chance, abs=1e-12)
-        ready = run_named(lake.lake, "overlap", {"a": a, "b": b, "k": k}).to_pylist()[0]
-        assert (ready["overlap"], ready["jaccard"]) == (line["overlap"], line["jaccard"])
+    ready = run_named(lake.lake, "overlap", {"a": a, "b": b, "k": k}).to_pylist()[0]
+    names = ("n_a", "n_b", "overlap", "jaccard", "shared")
+    assert [ready[name] or 0 for name in names] == [line[name] or 0 for name in names]
 
 
 def test_the_strongest_features_of_all_texts_are_highlighted(lake):
