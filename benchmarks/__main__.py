@@ -10,6 +10,7 @@ from saestore.errors import nearest
 
 
 BENCHES = {
+    "analyze": "benchmarks.analyze",
     "capture": "benchmarks.capture",
     "capture_small": "benchmarks.capture_small",
     "clt_memory": "benchmarks.clt",
