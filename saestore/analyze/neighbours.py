@@ -6,8 +6,7 @@ within the product's rounding, be among the largest. Their cosines are computed 
 stored as float32; ties go to the smaller feature. So blocks, threads and devices do not show in the
 table, and copies of one vector have one score.
 
-The price is d_sae^2 d multiplications a method: two billion pairs of 768 numbers take a minute on two
-cores.
+The price is d_sae^2 d multiplications a method.
 """
 
 from collections.abc import Iterator
