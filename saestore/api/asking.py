@@ -76,6 +76,23 @@ class Asking:
         limits = self._limits(limits)
         return features.run_named(self.lake, query, given, analysis=analysis, limits=limits)
 
+    def scan(self, table: str, *, analysis: str | None = None) -> "pl.LazyFrame":
+        """Return a stored table of all analyses, or of one, as a lazy Polars frame.
+
+        The columns `series`, `dictionary` and `analysis` stand in front.
+
+        Args:
+            table: Its name, such as `features` or `firings_by_feature`.
+            analysis: The only analysis to read; absent, all.
+
+        Raises:
+            QueryError: There is no such table.
+            ArtefactNotFoundError: No such analysis.
+        """
+        from saestore.features.frames import scan
+
+        return scan(self.lake, table, analysis=analysis)
+
     def explain(
         self,
         question: str,

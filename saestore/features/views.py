@@ -126,7 +126,7 @@ def _schema(view: str) -> pa.Schema:
         return _keyed(pa.schema(columns), KEYS)
     if view == "feature_heads":
         return _keyed(pa.schema(_HEADS), KEYS)
-    schema = _keyed(_TABLES[view].schema(), KEYS)
+    schema = _keyed(VIEW_TABLES[view].schema(), KEYS)
     more = [row] if view == "firings" else _MORE.get(view, [])
     return pa.schema([*schema, *more])
 
@@ -146,7 +146,7 @@ _OF_THE_LAKE: Mapping[str, tuple[Table, tuple[str, ...]]] = {
 }
 """Views over evaluations, training runs and sweeps, and what tells their artefacts apart."""
 
-_TABLES: Mapping[str, Table] = {
+VIEW_TABLES: Mapping[str, Table] = {
     "features": tables.FEATURES,
     "firings": tables.FIRINGS_BY_FEATURE,
     "firings_by_context": tables.FIRINGS_BY_CONTEXT,
@@ -278,7 +278,7 @@ def analysis_views(sources: Iterable[Source]) -> dict[str, str]:
     """Return the SQL of every view over analyses."""
     known = list(sources)
     found = {}
-    for name in (*_TABLES, "tokens", "feature_heads"):
+    for name in (*VIEW_TABLES, "tokens", "feature_heads"):
         needs, arm = _SPECIAL.get(name, (name, None))
         arms = [
             arm(source) if arm is not None else _whole(source, name)

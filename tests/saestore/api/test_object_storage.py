@@ -56,6 +56,8 @@ def test_every_stage_runs_in_an_object_store(s3_url, tiny_llama, tiny_jsonl):
     assert [each.manifest is not None for each in lake.ls()] == [True] * 4
     firings = lake.polars("firings_by_feature", "demo/topk-32").collect().height
     assert firings > 0
+    scanned = lake.scan("firings_by_feature").select("dictionary", "value").collect()
+    assert (scanned.height, scanned["dictionary"].unique().to_list()) == (firings, ["topk-32"])
     asked = lake.sql("SELECT sum(n_firings)::BIGINT AS n FROM features").to_pylist()
     assert asked == [{"n": firings}]
     assert lake.sql("SELECT count(*) AS n FROM firings").to_pylist() == [{"n": firings}]
