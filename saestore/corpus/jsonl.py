@@ -2,7 +2,8 @@
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -71,10 +72,16 @@ class JsonlDocuments:
             ConfigError: A line is not a JSON object, lacks a key, or a value has the wrong type.
         """
         at = _Place() if position is None else _Place(**cast("dict[str, int]", position))
-        lines = islice(self._lines(at), start if position is None else 0, None)
-        return Reading((self._document(line) for line in lines), lambda: dict(vars(at)))
+        skipped = start if position is None else 0
 
-    def _lines(self, at: _Place) -> Iterator[_Line]:
+        def read() -> Iterator[Document]:
+            with closing(self._lines(at)) as lines:  # a broken line closes the file at once
+                for line in islice(lines, skipped, None):
+                    yield self._document(line)
+
+        return Reading(read(), lambda: dict(vars(at)))
+
+    def _lines(self, at: _Place) -> Generator[_Line, None, None]:
         for number, each in enumerate(self._files[at.file :], at.file):
             if number != at.file:
                 at.file, at.offset, at.line = number, 0, 0

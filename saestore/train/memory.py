@@ -59,7 +59,7 @@ def described(trainers: Sequence[Trainer], held_rows: int) -> str:
     widths |= dict(zip(config.hookpoints_out, config.d_out, strict=True))
     rows = held_rows * sum(widths.values()) * 4
     return (
-        f"{len(trainers)} dictionaries need about "
+        f"{len(trainers)} {'dictionary needs' if len(trainers) == 1 else 'dictionaries need'} about "
         f"{sum(map(weights, trainers)) / _MIB:,.0f} MiB of weights, gradients and moments, "
         f"{sum(map(activations, trainers)) / _MIB:,.0f} MiB of pre-activations, and at most "
         f"{rows / _MIB:,.0f} MiB of rows"

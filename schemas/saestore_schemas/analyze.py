@@ -124,7 +124,7 @@ class CoactivationSettings(Model):
 
     rows: int = Field(default=1_000_000, ge=1)
     """Whole contexts are drawn until they have this many kept rows."""
-    pairs: int = Field(default=20_000_000_000, ge=1)
+    pairs: int = Field(default=2_000_000_000, ge=1)
     """Fewer contexts are used where these have more pairs of firings on one row than this, which is what
     counting takes: a thread counts some 30 million a second."""
     min_both: int = Field(default=10, ge=1)

@@ -36,7 +36,7 @@ def main() -> int:
     encode.block_rows = lambda _: 16
     found = killed(
         lambda lake: analyze.run(WANTED, lake, device="cpu"), REF,
-        fill=lambda lake: planted_analysis(lake, planted=plant(contexts=300), settings=FIRST),
+        fill=lambda lake: planted_analysis(lake, planted=plant(contexts=150), settings=FIRST),
         begun=begun, kills=wanted.kills, seed=wanted.seed,
     )  # fmt: skip
     print(json.dumps(vars(found)))  # noqa: T201 - what a script is run for
