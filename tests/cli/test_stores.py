@@ -172,6 +172,7 @@ def test_shuffle_says_what_is_wrong(run, tmp_path):
     assert [p.name for p in sorted((lake / "activations").iterdir())] == ["copy", "synthetic"]
 
 
+@pytest.mark.slow
 def test_torchrun_makes_the_parts(run, config, whole, tmp_path):
     lake = tmp_path / "lake"
     program = os.path.join(os.path.dirname(sys.executable), "saestore")  # noqa: PTH118, PTH120

@@ -76,6 +76,7 @@ def _busiest(lake):
     return answer["feature"][0].as_py()
 
 
+@pytest.mark.slow
 def test_killed_and_rerun_it_leaves_the_objects_of_a_quiet_run(s3_url, settings, tmp_path):
     config = tmp_path / "a.toml"
     config.write_text(tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True)))
