@@ -51,28 +51,33 @@ def _prompt(shell: Shell, **terminal: Any) -> "PromptSession[str]":
         from prompt_toolkit import PromptSession
         from prompt_toolkit.application import get_app
         from prompt_toolkit.filters import Condition
-        from prompt_toolkit.history import FileHistory, History, InMemoryHistory
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             package="prompt_toolkit",
             extra="shell",
             purpose="typing into the SQL shell",
         ) from error
-    history: History = InMemoryHistory()
-    try:
-        state_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (state_folder() / "sql_history").open("a"):
-            history = FileHistory(state_folder() / "sql_history")
-    except OSError:
-        pass  # a home that cannot be written: the shell works, and remembers until it ends
     return PromptSession(
-        history=history,
+        history=_history(),
         completer=_completer(shell),
         complete_while_typing=False,
         multiline=Condition(lambda: not shell.complete(get_app().current_buffer.text)),
         prompt_continuation=lambda width, *_: "...> ".rjust(width),
         **terminal,
     )
+
+
+def _history() -> Any:
+    """Return what was typed before; in a home that cannot be written, only what is until the end."""
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    file = state_folder() / "sql_history"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with file.open("a"):
+            return FileHistory(file)
+    except OSError:
+        return InMemoryHistory()
 
 
 def _completer(shell: Shell) -> Any:

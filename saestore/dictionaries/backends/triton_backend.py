@@ -97,15 +97,16 @@ class Triton(OnCuda):
 
         Kept for the next call: encoder and decoder have the same bags.
         """
-        if self._cut is None or self._cut[0] is not offsets:
+        cut = self._cut  # another thread may keep its own meanwhile
+        if cut is None or cut[0] is not offsets:
             n_pieces = ((offsets.diff() + PIECE - 1) // PIECE).clamp_(min=1)
             first_piece = starts_of(n_pieces)
             first_part = starts_of(torch.where(n_pieces > 1, n_pieces, 0))
             # How many there are is known on the device only; waiting for it costs more than spare programs.
             every = torch.arange(len(n_pieces) + pairs // PIECE, device=offsets.device)
             bag_of = torch.searchsorted(first_piece[1:], every, right=True)
-            self._cut = offsets, bag_of, first_piece, first_part
-        return self._cut[1:]
+            self._cut = cut = offsets, bag_of, first_piece, first_part
+        return cut[1:]
 
     @override
     def sums(
