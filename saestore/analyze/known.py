@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from saestore.analyze.joint import Sample
+from saestore.analyze.logits import LogitHistogram
 from saestore.analyze.scope import Scope
 from saestore.analyze.weights import WeightFacts
 from saestore_schemas.analyze import AnalyzeSettings
@@ -17,9 +18,11 @@ class Known:
         scope: The rows analysed.
         weights: What the weights alone say about each feature.
         sample: Rows on which features are counted together; None if they are not.
+        logits: Histograms of their logit scores; none if those were not asked for.
     """
 
     settings: AnalyzeSettings
     scope: Scope
     weights: WeightFacts
     sample: Sample | None = None
+    logits: tuple[LogitHistogram, ...] = ()

@@ -20,19 +20,59 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64, UInt32
 from torch import Tensor
 
+from saestore.compiled import compiled
+from saestore.dictionaries.selection_loops import on_threads
 from saestore.features import arrow
 from saestore_schemas import tables
 from saestore_schemas.table import Table
 
 
+BINS = 50
+"""Equal bins of a histogram of scores, from the smallest to the largest."""
+
 _FEATURES = 128
 """Features in a block: enough for the matrix product; scores of 49 152 tokens are 25 MB."""
 
+_A_THREAD = 16
+"""Fewer features than this are not worth another thread."""
+
 _TOKENS = 8192
 """Unembedding columns prepared at a time in float64."""
+
+
+@dataclass(frozen=True)
+class LogitRows:
+    """What is known of the scores of some features.
+
+    Attributes:
+        ends: Their lines of `logits`.
+        statistics: Their lines of `logit_stats`.
+        counts: Tokens in each bin, a line of each of `statistics`.
+    """
+
+    ends: pa.Table
+    statistics: pa.Table
+    counts: UInt32[np.ndarray, "line bin"]
+
+
+@dataclass(frozen=True)
+class LogitHistogram:
+    """Histograms of one score of all features, for the table `histograms`.
+
+    Attributes:
+        what: Their name there.
+        lo: Smallest score of each feature.
+        hi: Largest.
+        counts: Tokens in each of the equal bins between.
+    """
+
+    what: str
+    lo: Float32[np.ndarray, " feature"]
+    hi: Float32[np.ndarray, " feature"]
+    counts: UInt32[np.ndarray, "feature bin"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +122,7 @@ def logit_rows(
     top_k: int,
     score: str = "direction",
     head: int = 0,
-) -> Iterator[tuple[pa.Table, pa.Table]]:
+) -> Iterator[LogitRows]:
     """Return pieces of `logits` and `logit_stats`, in order, a block of features at a time.
 
     Args:
@@ -98,22 +138,76 @@ def logit_rows(
         means = block.double() @ onto.mean
         up, down = extreme(scores, top_k, largest=True), extreme(scores, top_k, largest=False)
         spread = _distribution(scores, (down[0][:, 0], up[0][:, 0]), means)
-        yield (
+        yield LogitRows(
             _named(tables.LOGITS.schema(), _ends(up, down), first, score, head),
             _named(tables.LOGIT_STATS.schema(), spread, first, score, head),
+            counted(scores.float().cpu().numpy(), spread["min"], spread["max"]),
         )
 
 
-def heads_together(
-    each: Sequence[Iterator[tuple[pa.Table, pa.Table]]],
-) -> Iterator[tuple[pa.Table, pa.Table]]:
+def heads_together(each: Sequence[Iterator[LogitRows]]) -> Iterator[LogitRows]:
     """Return what `logit_rows` gives of several heads as one, in the order of the tables."""
     if len(each) == 1:
         yield from each[0]
         return
     for blocks in zip(*each, strict=True):
-        tokens, statistics = zip(*blocks, strict=True)
-        yield _in_order(tables.LOGITS, tokens), _in_order(tables.LOGIT_STATS, statistics)
+        yield LogitRows(
+            _in_order(tables.LOGITS, [block.ends for block in blocks]),
+            _in_order(tables.LOGIT_STATS, [block.statistics for block in blocks]),
+            # by feature, then by head, as the lines of `logit_stats`
+            np.stack([block.counts for block in blocks], axis=1).reshape(-1, BINS),
+        )
+
+
+def histograms(pieces: Sequence[LogitRows]) -> tuple[LogitHistogram, ...]:
+    """Return the histograms of all features: one of each score, or of each head where there are several.
+
+    Args:
+        pieces: What `logit_rows` gives, of all features.
+    """
+    lines = pa.concat_tables([piece.statistics for piece in pieces]).combine_chunks()
+    counts = np.concatenate([piece.counts for piece in pieces])
+    names = sorted(
+        {(each["score"], each["head"]) for each in lines.select(["score", "head"]).to_pylist()}
+    )
+    lo, hi, head = (np.asarray(lines[column]) for column in ("min", "max", "head"))
+    found = []
+    for score, number in names:
+        own = head == number
+        what = f"logit:{score}" if len(names) == 1 else f"logit:{score}:{number}"
+        found.append(LogitHistogram(what, lo[own], hi[own], counts[own]))
+    return tuple(found)
+
+
+def counted(
+    scores: Float32[np.ndarray, "feature vocab"],
+    lo: Float32[np.ndarray, " feature"],
+    hi: Float32[np.ndarray, " feature"],
+) -> UInt32[np.ndarray, "feature bin"]:
+    """Return how many scores fall into each of the equal bins from lo to hi; hi is in the last one.
+
+    Bin floor((score - lo) * (50 / (hi - lo))) in float64; the first one where all scores are equal.
+    """
+    counts = np.zeros((len(scores), BINS), np.uint32)
+    on_threads(_count, len(scores), scores, lo, hi, counts, least=_A_THREAD)
+    return counts
+
+
+@compiled
+def _count(
+    start: int, stop: int, scores: np.ndarray, lo: np.ndarray, hi: np.ndarray, counts: np.ndarray
+) -> None:
+    bins = counts.shape[1]
+    for feature in range(start, stop):
+        low = np.float64(lo[feature])
+        width = np.float64(hi[feature]) - low
+        a_bin = bins / width if width > 0 else 0.0
+        own = scores[feature]
+        found = np.zeros(bins + 1, np.uint32)
+        for token in range(len(own)):
+            found[np.uint32((np.float64(own[token]) - low) * a_bin)] += np.uint32(1)
+        found[bins - 1] += found[bins]
+        counts[feature] = found[:bins]
 
 
 def _in_order(table: Table, parts: Sequence[pa.Table]) -> pa.Table:

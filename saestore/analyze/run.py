@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from saestore.analyze.decoders import decoder_rows, pair_rows
 from saestore.analyze.earlier import Earlier
 from saestore.analyze.joint import Sampler
 from saestore.analyze.known import Known
+from saestore.analyze.logits import LogitHistogram
 from saestore.analyze.neighbours import neighbour_rows
 from saestore.analyze.pieces import Encoded, Pieces
 from saestore.analyze.scaling import HeadScaling, measurable
@@ -237,17 +238,13 @@ class _Analysis:
                 attended.add(piece)
 
         sample = None if sampler is None else sampler.sample()
-        known = Known(settings, scope, weights, sample)
+        known = Known(settings, scope, weights, sample, self._logits())
         dead = collected(sorter, output, known, progress=self.progress, seen=seen)
         if settings.neighbours is not None:
             self._neighbours(settings.neighbours)
         if heads is not None:
             write_at_heads(heads, output, settings, gates=self.folded.gates)
         self._of_family(scope, attended, scaling)
-        if settings.logits is not None:
-            self._logits(settings.logits)
-        else:
-            self.progress.note("logits = null: no logit attribution, no language model loaded")
         counts = {
             "rows": scope.n_rows,
             "contexts": scope.n_contexts,
@@ -350,7 +347,12 @@ class _Analysis:
         if scaling is not None:
             output.write(tables.HEAD_SCALING, [scaling.table()])
 
-    def _logits(self, wanted: LogitSettings) -> None:
+    def _logits(self) -> tuple[LogitHistogram, ...]:
+        """Write the tables of logit scores, if they are asked for; return the scores' histograms."""
+        wanted = self.settings.logits
+        if wanted is None:
+            self.progress.note("logits = null: no logit attribution, no language model loaded")
+            return ()
         hosts = _hosts(self.store, self.folded.config, wanted)
         each = [self._logits_in(host, wanted) for host in hosts]
         output, total = self.output, self.folded.d_sae
@@ -359,14 +361,17 @@ class _Analysis:
             output.writer(tables.LOGIT_STATS) as distribution,
             self.progress.task("logits", total=total, unit="features") as task,
         ):
-            for tokens, statistics in logits.heads_together(each):
-                ends.write(tokens)
-                distribution.write(statistics)
-                task.advance(statistics.num_rows // len(each))
+            spread = []
+            for piece in logits.heads_together(each):
+                ends.write(piece.ends)
+                distribution.write(piece.statistics)
+                task.advance(piece.statistics.num_rows // len(each))
+                spread.append(replace(piece, ends=piece.ends.slice(0, 0)))
         output.wrote("logits", ends)
         output.wrote("logit_stats", distribution)
+        return logits.histograms(spread)
 
-    def _logits_in(self, host: Host, wanted: LogitSettings) -> Iterator[tuple[pa.Table, pa.Table]]:
+    def _logits_in(self, host: Host, wanted: LogitSettings) -> Iterator[logits.LogitRows]:
         """Return the tables of one language model: of several, of what is written to its last head."""
         unembedding = LanguageModel.load(host.lm, device="cpu", field=host.field).unembedding()
         if host.label:

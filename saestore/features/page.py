@@ -82,10 +82,10 @@ class Histogram:
     """Counts in equal bins from lo to hi (`log_value`: bins of a quarter octave).
 
     Attributes:
-        what: `value`, `log_value`, `position` or `peak`.
+        what: `value`, `log_value`, `position`, `peak`, or `logit:` and the name of a score.
         lo: Lower end of the first bin.
         hi: Upper end of the last bin.
-        counts: Firings (for `peak`, contexts) in each bin.
+        counts: Firings (of `peak` contexts, of logit scores tokens) in each bin.
     """
 
     what: str
@@ -249,8 +249,9 @@ class FeaturePage:
         n_features: Features of the dictionary.
         statistics: Its line of `features`, column by column; None where undefined.
         top_token: The token it fires on most often; None if it never fires.
-        histograms: By what: `value`, `log_value`, `position`, `peak`; empty counts if it never
-            fires.
+        histograms: By what: `value`, `log_value`, `position`, `peak`, with counts of 0 if it never
+            fires; `logit:` and the name of each score, such as `logit:direction`, if logits were asked
+            for.
         logits: One table for each score and head; none if logits were not asked for.
         writes: How much it writes to each hookpoint; none where the dictionary writes to one.
         tokens: Tokens where it fires, before and after; none if they were not asked for.

@@ -249,7 +249,7 @@ FEATURES = Table(
 
 HISTOGRAMS = Table(
     "histograms",
-    "Histograms of each feature's values, by name.",
+    "Histograms of each feature's values and logit scores, by name.",
     ("feature", "what"),
     (
         Column("feature", pa.uint32(), "feature"),
@@ -257,11 +257,15 @@ HISTOGRAMS = Table(
             "what",
             pa.string(),
             "`value`: 50 equal bins on [0, max]; `log_value`: edges 2^(k/4), k = -96 to 63; "
-            "`peak`: as value, over context maxima; `position`: 32 equal bins over context_size",
+            "`peak`: as value, over context maxima; `position`: 32 equal bins over context_size; "
+            "`logit:SCORE` (of several heads `logit:SCORE:HEAD`): 50 equal bins over the vocabulary, "
+            "of each score in `logits`",
         ),
         Column("lo", pa.float32(), "lower end of the first bin"),
         Column("hi", pa.float32(), "upper end of the last bin"),
-        Column("counts", _list(pa.uint64()), "firings in each bin"),
+        Column(
+            "counts", _list(pa.uint64()), "firings (`peak`: contexts, `logit`: tokens) in each bin"
+        ),
     ),
 )
 

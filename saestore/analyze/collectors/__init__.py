@@ -23,7 +23,7 @@ def _coactivation(known: Known) -> Collector | None:
 
 COLLECTORS: dict[str, Callable[[Known], Collector | None]] = {
     "features": lambda known: Statistics(known.scope, known.weights),
-    "histograms": lambda known: Histograms(known.scope),
+    "histograms": lambda known: Histograms(known.scope, known.logits),
     "token_stats": _tokens,
     "coactivation": _coactivation,
     "examples": lambda known: Examples(known.scope, known.settings.subsamples),

@@ -1,4 +1,6 @@
-"""The `histograms` table: four histograms of each feature, in fixed numbers of bins."""
+"""The `histograms` table: of each feature's values, and of its logit scores, in fixed numbers of bins."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -7,6 +9,7 @@ from jaxtyping import Float32, Float64, Int64
 from saestore.analyze import segments
 from saestore.analyze.block import FeatureBlock
 from saestore.analyze.collectors.collector import Pieces
+from saestore.analyze.logits import LogitHistogram
 from saestore.analyze.scope import Scope
 from saestore.features import arrow
 from saestore_schemas import tables
@@ -21,11 +24,20 @@ LOG_EDGES = 2.0 ** (np.arange(-96, 64) / 4)
 
 
 class Histograms:
-    """Collects `log_value`, `peak`, `position` and `value`; all counts 0 if a feature is dead."""
+    """Collects `log_value`, `peak`, `position` and `value`; all counts 0 if a feature is dead.
 
-    def __init__(self, scope: Scope) -> None:
-        """Prepare to collect over the rows analysed."""
+    Histograms of logit scores, which need no firings, are put beside them.
+    """
+
+    def __init__(self, scope: Scope, logits: Sequence[LogitHistogram] = ()) -> None:
+        """Prepare to collect.
+
+        Args:
+            scope: The rows analysed.
+            logits: Histograms of the logit scores of all features, if they are known.
+        """
         self._scope = scope
+        self._logits = tuple(logits)
         self.pieces = Pieces(tables.HISTOGRAMS.schema())
 
     def update(self, block: FeatureBlock) -> None:
@@ -35,8 +47,9 @@ class Histograms:
         log_bin = np.searchsorted(LOG_EDGES, block.value.astype(np.float64), side="right") - 1
         place = np.minimum(block.position.astype(np.int64) * POSITIONS // size, POSITIONS - 1)
         zero = np.zeros(block.n, np.float32)
-        # by name, as the table is sorted
+        own = slice(block.first, block.first + block.n)
         parts = [
+            *((each.what, each.counts[own], each.lo[own], each.hi[own]) for each in self._logits),
             (
                 "log_value",
                 counted(np.maximum(log_bin, 0), block.offsets, len(LOG_EDGES)),
@@ -62,7 +75,8 @@ class Histograms:
                 block.maxima,
             ),
         ]
-        self.pieces.add(block.first, _rows(block, parts))
+        # by name, as the table is sorted
+        self.pieces.add(block.first, _rows(block, sorted(parts, key=lambda part: part[0])))
 
     def merge(self, other: "Histograms") -> None:
         """Take everything another collector has seen."""

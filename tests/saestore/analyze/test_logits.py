@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from saestore.analyze.logits import extreme, logit_rows, projection
+from saestore.analyze.logits import extreme, heads_together, histograms, logit_rows, projection
 from saestore.lm import LanguageModel
 from saestore_schemas import tables
 from saestore_schemas.lm import LmSettings
@@ -104,7 +104,7 @@ def test_tables_hold_both_ends_and_the_moments():
     pieces = list(logit_rows(vectors, onto, top_k=3))
     assert len(pieces) > 1
     scores = (vectors @ onto.weight).numpy().astype(np.float64)
-    lines = [row for ends, _ in pieces for row in ends.to_pylist()]
+    lines = [row for piece in pieces for row in piece.ends.to_pylist()]
     assert [tuple(r[c] for c in tables.LOGITS.sort) for r in lines] == sorted(
         tuple(r[c] for c in tables.LOGITS.sort) for r in lines
     )
@@ -112,7 +112,7 @@ def test_tables_hold_both_ends_and_the_moments():
         order = np.argsort(-line["sign"] * scores[line["feature"]], kind="stable")
         assert line["token_id"] == order[line["rank"]]
         assert line["value"] == pytest.approx(scores[line["feature"], line["token_id"]], abs=1e-5)
-    stats = [row for _, distribution in pieces for row in distribution.to_pylist()]
+    stats = [row for piece in pieces for row in piece.statistics.to_pylist()]
     assert [row["feature"] for row in stats] == list(range(150))
     flat = stats[4]
     assert (flat["std"], flat["skew"], flat["kurtosis"]) == (0, None, None)
@@ -122,3 +122,35 @@ def test_tables_hold_both_ends_and_the_moments():
         found = [row[name] for name in ("std", "skew", "kurtosis", "min", "max")]
         expected = [own.std(), (z**3).mean(), (z**4).mean(), own.min(), own.max()]
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_histograms_count_every_token_once_and_the_largest_in_the_last_bin():
+    weight = torch.randn(7, 101, generator=torch.Generator().manual_seed(4))
+    vectors = torch.randn(150, 7, generator=torch.Generator().manual_seed(5))
+    vectors[4] = 0
+    onto = projection(weight, None, centred=False)
+    (found,) = histograms(list(logit_rows(vectors, onto, top_k=3, score="direction")))
+    assert found.what == "logit:direction"
+    scores = (vectors @ onto.weight).numpy()
+    assert np.array_equal(found.lo, scores.min(axis=1))
+    assert np.array_equal(found.hi, scores.max(axis=1))
+    assert (found.counts.sum(axis=1) == 101).all()
+    assert found.counts[4].tolist() == [101, *[0] * 49]
+    for counts, own in zip(found.counts[:4], scores[:4].astype(np.float64), strict=True):
+        bins = [min(int((each - own.min()) * (50 / (own.max() - own.min()))), 49) for each in own]
+        assert counts.tolist() == np.bincount(bins, minlength=50).tolist()
+        assert counts[0] >= 1 <= counts[-1]
+
+
+def test_histograms_of_several_heads_stand_beside_each_other():
+    vectors = torch.randn(130, 5, generator=torch.Generator().manual_seed(6))
+    weights = [torch.randn(5, n, generator=torch.Generator().manual_seed(n)) for n in (31, 47)]
+    each = [
+        logit_rows(vectors, projection(weight, None, centred=True), top_k=2, head=head)
+        for weight, head in zip(weights, (1, 3), strict=True)
+    ]
+    found = histograms(list(heads_together(each)))
+    assert [each.what for each in found] == ["logit:direction:1", "logit:direction:3"]
+    for own, tokens in zip(found, (31, 47), strict=True):
+        assert (own.counts.sum(axis=1) == tokens).all()
+        assert len(own.counts) == len(own.lo) == 130

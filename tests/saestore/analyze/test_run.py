@@ -191,6 +191,9 @@ def test_logits_come_from_the_store_s_model(tmp_path, tiny_gpt2, tiny_jsonl):
     values = [t.value for t in table.promoted]
     assert values == sorted(values, reverse=True)
     assert table.statistics["max"] == values[0]
+    drawn = page.histograms["logit:direction"]
+    assert (drawn.lo, drawn.hi) == (table.statistics["min"], values[0])
+    assert sum(drawn.counts) == len(analysis.lazy("vocabulary").collect())
     vocabulary = analysis.lazy("vocabulary").collect()
     assert max(t.token_id for t in table.promoted) < len(vocabulary)
     assert table.promoted[0].token == vocabulary["token"][table.promoted[0].token_id]
