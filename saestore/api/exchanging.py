@@ -89,7 +89,8 @@ class Exchanging:
         Args:
             name: `series/name/analysis`, or `series/name` where there is one analysis.
             folder: Where; an earlier export in it is replaced.
-            form: As which tool reads it: `delphi`, or that format with options of its own.
+            form: As which tool reads it: `delphi`, `saedashboard`, or a format with settings of its own, such
+                as `saestore.exchange.features.Neuronpedia(settings)`.
             progress: Where to report.
 
         Raises:

@@ -1,6 +1,6 @@
 """One analysis, opened: its tables as lazy frames, its features as pages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,9 @@ from saestore_schemas.manifest import Manifest
 
 BY_CONTEXT = "firings_by_context"
 """The order of firings that not every analysis has."""
+
+_TOGETHER = 128
+"""Pages whose contexts are read together: some ten thousand contexts."""
 
 _FIRINGS = """
 SELECT feature, context, position, value FROM firings_by_context
@@ -90,6 +93,20 @@ class Analysis:
         files = [storage.fs.open(path) for path in sorted(storage.fs.glob(folder))]
         return pl.scan_parquet(files)
 
+    def rows(self, table: str, features: Sequence[int]) -> pa.Table:
+        """Return the lines of some features in a table that is sorted by them, in stored order.
+
+        Only row groups that hold them are read; the last ones are kept.
+
+        Args:
+            table: A table of the analysis whose first sort column is `feature`.
+            features: Which.
+
+        Raises:
+            DamagedArtefactError: A file is missing or has another size.
+        """
+        return self._assembler.readers[table].rows("feature", features)
+
     def sql(self, sql: str, params: Mapping[str, Any] | None = None) -> pa.Table:
         """Answer one SQL question inside this analysis alone: its views need no keys in joins.
 
@@ -108,6 +125,24 @@ class Analysis:
         """
         self.check(feature)
         return self._assembler.page(feature)
+
+    def pages(
+        self, features: Sequence[int], *, subsamples: Collection[str] | None = None
+    ) -> Iterator[FeaturePage]:
+        """Yield everything about some features; much faster than one by one.
+
+        Args:
+            features: Which.
+            subsamples: Of which subsamples examples are wanted; absent, all.
+
+        Raises:
+            FeatureNotFoundError: The dictionary has no such feature.
+            DamagedArtefactError: A file is missing or has another size.
+        """
+        for feature in features:
+            self.check(feature)
+        for start in range(0, len(features), _TOGETHER):
+            yield from self._assembler.pages(features[start : start + _TOGETHER], subsamples)
 
     def check(self, feature: int) -> None:
         """Refuse a feature that the dictionary does not have.

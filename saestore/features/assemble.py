@@ -1,8 +1,8 @@
 """One feature's page from the tables."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -62,14 +62,28 @@ class Assembler:
 
     def page(self, feature: int) -> FeaturePage:
         """Return the page of a feature that exists."""
+        return next(self.pages([feature]))
+
+    def pages(
+        self, features: Sequence[int], subsamples: Collection[str] | None = None
+    ) -> Iterator[FeaturePage]:
+        """Yield the pages of features that exist; the contexts they show are read once for all.
+
+        Args:
+            features: Which.
+            subsamples: Of which subsamples examples are wanted; absent, all.
+        """
+        shown = {feature: self._examples(feature, subsamples) for feature in features}
+        contexts = self.contexts({line["context"] for lines in shown.values() for line in lines})
+        for feature in features:
+            yield self._page(feature, self._groups(shown[feature], contexts))
+
+    def _page(self, feature: int, groups: tuple[ExampleGroup, ...]) -> FeaturePage:
         series, dictionary, analysis = self.ref.name.split("/")
         lines = self.rows("features", feature)
         statistics = {name: value for name, value in lines[0].items() if name != "feature"}
         top = statistics["top_token_id"]
-
-        def known(table: str) -> list[dict[str, Any]]:
-            return self.rows(table, feature) if table in self.readers else []
-
+        known = partial(self._known, feature)
         return FeaturePage(
             series=series,
             dictionary=dictionary,
@@ -87,9 +101,17 @@ class Assembler:
             tokens=relations.token_tables(known, statistics, self._counted),
             coactive=relations.coactive(known),
             neighbours=relations.neighbours(known),
-            groups=self._groups(feature),
+            groups=groups,
             provenance=self._provenance(),
         )
+
+    def _known(self, feature: int, table: str) -> list[dict[str, Any]]:
+        """Return a feature's lines of a table, none where the analysis has no such table."""
+        return self.rows(table, feature) if table in self.readers else []
+
+    def _examples(self, feature: int, subsamples: Collection[str] | None) -> list[dict[str, Any]]:
+        lines = self.rows("examples", feature)
+        return [line for line in lines if subsamples is None or line["subsample"] in subsamples]
 
     def rows(self, table: str, feature: int) -> list[dict[str, Any]]:
         """Return a feature's lines of a table."""
@@ -138,9 +160,9 @@ class Assembler:
             found.append(Written(line["hookpoint"], own["norm"], own["relative_norm"], *nu))
         return tuple(found)
 
-    def _groups(self, feature: int) -> tuple[ExampleGroup, ...]:
-        lines = self.rows("examples", feature)
-        contexts = self.contexts({line["context"] for line in lines})
+    def _groups(
+        self, lines: Sequence[dict[str, Any]], contexts: Mapping[int, dict[str, Any]]
+    ) -> tuple[ExampleGroup, ...]:
         groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
         for line in lines:
             groups.setdefault((line["subsample"], line["stratum"]), []).append(line)

@@ -201,3 +201,37 @@ def test_exports_that_cannot_be(run, lake, tmp_path):
         assert message in done.err
         assert not (tmp_path / "out").exists()
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+
+
+def test_features_leave_as_dashboards(run, lake_path, tmp_path):
+    names = ("--lake", lake_path, "--model-id", "toy", "--set-name", "res")
+    out = tmp_path / "boards"
+    some = ("--set", "file_features=50", "--set", "tokens=4")
+    done = run("export", "saedashboard", "demo/topk-32", out, *names, *some)
+    assert done.code == 0, done.err
+    assert "saedashboard files" in done.out
+    assert "subsamples.interval" in done.err
+    batch = json.loads((out / "batch-0.json").read_text())
+    assert (batch["model_id"], batch["sae_set"]) == ("toy", "res")
+    feature = batch["features"][0]
+    assert len(feature["pos_str"]) == len(feature["neg_values"]) == 4
+    assert feature["pos_values"] == sorted(feature["pos_values"], reverse=True)
+    heights = feature["logits_hist_data_bar_heights"]
+    middles = feature["logits_hist_data_bar_values"]
+    assert (len(heights), middles) == (50, sorted(middles))
+    (words,) = json.loads(
+        run("query", "SELECT count(*) AS n FROM vocabulary", "--lake", lake_path, "--output", "json").out
+    )  # fmt: skip
+    assert sum(heights) == words["n"]
+    settings = tmp_path / "neuronpedia.toml"
+    settings.write_text('creator_id = "me"\ncreator_name = "Me"\nrelease = "first"\nlayers = 2\n')
+    words = ("export", "neuronpedia", "demo/topk-32", tmp_path / "np", *names)
+    refused = run(*words, "--creator-id", "me")
+    assert (refused.code != 0, "--creator-name" in refused.err) == (True, True)
+    wrong = run(*words, "--config", settings, "--set", "layerss=2")
+    assert (wrong.code != 0, "layers" in wrong.err) == (True, True)
+    done = run(*words, "--config", settings, "--vectors", "--output", "json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["format"] == "neuronpedia"
+    (model,) = (tmp_path / "np" / "toy").rglob("model.jsonl")
+    assert json.loads(model.read_text())["layers"] == 2

@@ -1,4 +1,7 @@
-"""Other tools' formats, both directions: `import` and `export`; of dictionaries see `dictionaries`."""
+"""Other tools' formats, both directions: `import` and `export`.
+
+Of dictionaries see `dictionaries`, of features `exported_features`.
+"""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from saestore_cli.commands import dictionaries
+from saestore_cli.commands import dictionaries, exported_features
 from saestore_cli.options import ResumeOption, SetOption
 from saestore_cli.session import Session, command
 
@@ -65,13 +68,7 @@ def add(app: typer.Typer) -> None:
         "--held-out 0.1",
         uses=("lake", "no_progress"),
     )(export_activations)
-    command(
-        exports,
-        "delphi",
-        "saestore export delphi demo/topk-32 cache/",
-        "saestore export delphi demo/topk-32/first-million cache/ --files 20 --fill 2",
-        uses=("lake", "no_progress"),
-    )(export_delphi)
+    exported_features.add(exports)
     dictionaries.add(imports, exports)
     app.add_typer(exports, name="export", rich_help_panel=PANEL)
 
@@ -264,42 +261,6 @@ def export_activations(
     )
     report = session.lake.export_activations(store, folder, wanted, progress=session.progress)
     session.output.exported_activations(report)
-
-
-def export_delphi(
-    session: Session,
-    *,
-    analysis: Annotated[
-        str,
-        typer.Argument(
-            metavar="SERIES/NAME[/ANALYSIS]",
-            help="An analysis; of a dictionary, the only one.",
-            show_default=False,
-        ),
-    ],
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FOLDER",
-            help="Where to write; an earlier export there is replaced.",
-            show_default=False,
-        ),
-    ],
-    files: Annotated[int, typer.Option(min=1, help="Files the features are cut into.")] = 5,
-    fill: Annotated[
-        int, typer.Option(metavar="TOKEN", min=0, help="Token that fills up shorter contexts.")
-    ] = 0,
-) -> None:
-    """An analysis as delphi's latent cache, which its explainers and scorers read.
-
-    Give delphi FOLDER/latents. Values are rounded to float16; every context is as long as the longest
-    may be.
-    """
-    from saestore.exchange.features.delphi import Delphi
-
-    form = Delphi(files=files, fill=fill)
-    report = session.lake.export_features(analysis, folder, form, progress=session.progress)
-    session.output.exported_features(report)
 
 
 def _shape(text: str) -> list[int | str]:

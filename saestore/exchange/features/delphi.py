@@ -16,18 +16,21 @@ Format as of eai-delphi 0.1.3. It tests features and sequences for uint16 and no
 
 import json
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int64
 from safetensors.numpy import save
 from typing_extensions import override
 
 from saestore.errors import ConfigError, OverflowRowError
-from saestore.exchange.features.format import FeatureFormat
+from saestore.exchange.features.format import (
+    FeatureFormat,
+    all_tokens,
+    language_model,
+    one_hookpoint,
+)
 from saestore.features import Analysis
-from saestore.lake import Ref, Storage
+from saestore.lake import Storage
 from saestore.progress import Progress
 
 
@@ -60,7 +63,9 @@ class Delphi(FeatureFormat):
             OverflowRowError: A value does not fit float16.
         """
         facts, counts = analysis.manifest.facts, analysis.manifest.counts
-        hookpoint = _one_hookpoint(facts["hookpoints"], analysis)
+        hookpoint = one_hookpoint(
+            analysis, there="delphi keeps each hookpoint in a folder of its own"
+        )
         if not counts["firings"]:
             raise ConfigError(
                 field="analysis",
@@ -69,15 +74,11 @@ class Delphi(FeatureFormat):
                 hint="analyze more rows, or another dictionary",
             )
         folder = f"latents/{hookpoint}"
-        tokens = self._tokens(analysis)
+        tokens = all_tokens(analysis, fill=self.fill)
         bounds = np.linspace(0, counts["features"], self.files + 1).astype(np.int64).tolist()
         with progress.task("export", total=counts["firings"], unit="firings") as task:
             for first, stop in pairwise(bounds):
-                found = analysis.sql(
-                    "SELECT feature, context, position, value FROM firings "
-                    "WHERE feature >= $first AND feature < $stop ORDER BY ALL",
-                    {"first": first, "stop": stop},
-                )
+                found = analysis.rows("firings_by_feature", range(first, stop))
                 if found.num_rows:
                     data = save({**_columns(found, first), "tokens": tokens})
                     target.write(f"{folder}/{first}_{stop - 1}.safetensors", data)
@@ -91,19 +92,9 @@ class Delphi(FeatureFormat):
             "cache_ctx_len": tokens.shape[1],
             "n_tokens": int(tokens.size),
             "n_splits": self.files,
-            "model_name": _model(analysis),
+            "model_name": language_model(analysis),
         }
         target.write(f"{folder}/config.json", (json.dumps(config, indent=4) + "\n").encode())
-
-    def _tokens(self, analysis: Analysis) -> Int64[np.ndarray, "context position"]:
-        """Return all contexts, as long as the longest may be."""
-        table = analysis.sql("SELECT token_ids FROM contexts ORDER BY context")
-        ids: Any = table["token_ids"].combine_chunks()  # lists, which Arrow's stubs do not know
-        offsets = np.diff(ids.offsets.to_numpy())
-        size = int(str(analysis.manifest.facts["context_size"]))
-        tokens = np.full((len(ids), size), self.fill, np.int64)
-        tokens[np.arange(size) < offsets[:, None]] = ids.flatten().to_numpy()
-        return tokens
 
 
 def _columns(found: pa.Table, first: int) -> dict[str, np.ndarray]:
@@ -130,31 +121,3 @@ def _columns(found: pa.Table, first: int) -> dict[str, np.ndarray]:
         "locations": places.astype(np.uint16 if small else np.uint32),
         "activations": activations,
     }
-
-
-def _one_hookpoint(hookpoints: object, analysis: Analysis) -> str:
-    """Return the hookpoint that the features read.
-
-    Raises:
-        ConfigError: There are several, and delphi's cache has one place for them.
-    """
-    names = [str(each) for each in hookpoints] if isinstance(hookpoints, list) else []
-    if len(names) == 1:
-        return names[0]
-    raise ConfigError(
-        field="analysis",
-        found=f"{analysis.ref.name}, whose features read {', '.join(names)}",
-        expected="features of one hookpoint: delphi keeps each hookpoint in a folder of its own",
-        hint="export an SAE, a transcoder, a Lorsa or a MOLT",
-    )
-
-
-def _model(analysis: Analysis) -> str:
-    """Return the language model behind the store, as the lake names it; empty if it does not say."""
-    for parent in analysis.manifest.parents:
-        if parent.kind == "activations":
-            settings = analysis.lake.manifest(Ref(parent.kind, parent.name)).settings
-            lm = settings.get("lm")
-            if isinstance(lm, dict):
-                return str(lm.get("model", ""))
-    return ""

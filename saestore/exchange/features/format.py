@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+from jaxtyping import Int64
+
+from saestore.errors import ConfigError
 from saestore.exchange import place
 from saestore.features import Analysis
-from saestore.lake import Storage
+from saestore.lake import Ref, Storage
 from saestore.lake.manifest import library_versions
 from saestore.progress import Progress, Silent
 
@@ -98,3 +102,52 @@ def export_features(
         features=counts["features"] - counts["dead"],
         firings=counts["firings"],
     )
+
+
+def one_hookpoint(analysis: Analysis, *, there: str) -> str:
+    """Return the hookpoint that the features read.
+
+    Args:
+        analysis: The analysis.
+        there: Why there must be one.
+
+    Raises:
+        ConfigError: There are several.
+    """
+    known = analysis.manifest.facts["hookpoints"]
+    names = [str(each) for each in known] if isinstance(known, list) else []
+    if len(names) == 1:
+        return names[0]
+    raise ConfigError(
+        field="analysis",
+        found=f"{analysis.ref.name}, whose features read {', '.join(names)}",
+        expected=f"features of one hookpoint: {there}",
+        hint="export an SAE, a transcoder, a Lorsa or a MOLT",
+    )
+
+
+def language_model(analysis: Analysis) -> str:
+    """Return the language model behind the store, as the lake names it; empty if it does not know."""
+    for parent in analysis.manifest.parents:
+        ref = Ref(parent.kind, parent.name)
+        if parent.kind == "activations" and ref in analysis.lake.refs("activations"):
+            settings = analysis.lake.manifest(ref).settings
+            lm = settings.get("lm")
+            if isinstance(lm, dict):
+                return str(lm.get("model", ""))
+    return ""
+
+
+def all_tokens(analysis: Analysis, *, fill: int) -> Int64[np.ndarray, "context position"]:
+    """Return all contexts, as long as the longest may be.
+
+    Args:
+        analysis: The analysis.
+        fill: Token with which shorter ones are filled up.
+    """
+    ids = analysis.lazy("contexts").select("token_ids").collect()["token_ids"]
+    lengths = ids.list.len().to_numpy()
+    size = int(str(analysis.manifest.facts["context_size"]))
+    tokens = np.full((len(ids), size), fill, np.int64)
+    tokens[np.arange(size) < lengths[:, None]] = ids.explode().to_numpy()
+    return tokens

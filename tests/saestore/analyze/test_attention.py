@@ -1,19 +1,25 @@
 """The table `attention`: what a firing reads from which rows, against the equations on whole matrices."""
 
+import gzip
+import json
+
 import numpy as np
 import pytest
 import torch
 
+import saestore
 from saestore import analyze, features
 from saestore.activations import ActivationStore
 from saestore.analyze import attention
 from saestore.dictionaries import load
 from saestore.errors import UnsupportedError
+from saestore.exchange.features import Neuronpedia
 from saestore.lake import Lake
 from saestore.testing.analyses import write_dictionary
 from saestore.testing.dictionaries import random_dictionary, random_sae
 from saestore.testing.stores import synthetic_store
 from saestore_schemas.analyze import AnalyzeSettings, QuantileSubsample, TopSubsample
+from saestore_schemas.dashboards import NeuronpediaSettings
 from saestore_schemas.dictionary import Relu, TopK
 from saestore_schemas.families import LorsaSettings
 from saestore_schemas.tables import REMAINDER
@@ -144,3 +150,30 @@ def test_what_a_row_adds_does_not_depend_on_what_else_is_asked(lake):
 def test_rows_that_stand_alone_add_nothing():
     with pytest.raises(UnsupportedError, match="depends on that row alone"):
         random_sae(Relu()).contributions({}, torch.tensor([0]), torch.tensor([0]))
+
+
+def test_neuronpedia_is_told_what_its_examples_read(lake, tmp_path):
+    settings = NeuronpediaSettings(creator_id="me", creator_name="Me", release="r", model_id="m")
+    opened = saestore.open_lake(lake.storage.url)
+    opened.export_features("s/lorsa/default", tmp_path, Neuronpedia(settings))
+    (zipped,) = (tmp_path / "m" / "1-s-lorsa" / "activations").iterdir()
+    lines = [json.loads(line) for line in gzip.decompress(zipped.read_bytes()).splitlines()]
+    assert sum(map(len, (line["zValues"] for line in lines))) > 50
+    columns = "feature, context, window_start AS a, window_start + window_length AS b"
+    examples = asked(lake, f"SELECT {columns} FROM examples {HERE} AND subsample = 'top'")
+    ends = {(each["feature"], each["context"]): (each["a"], each["b"]) for each in examples}
+    known = asked(lake, f"SELECT * FROM attention {HERE} ORDER BY feature, context, query, key")
+    for line in lines:
+        here = int(line["index"]), int(line["dataIndex"])
+        first, stop = ends[here]
+        assert len(line["tokens"]) in {stop - first, stop - first - 1}
+        first = stop - len(line["tokens"])  # a BOS in front is cut
+        within = [
+            each
+            for each in known
+            if (each["feature"], each["context"]) == here
+            and all(first <= each[name] < stop for name in ("query", "key"))
+        ]
+        for name, numbers in zip(("query", "key"), line["zIndices"], strict=True):
+            assert numbers == [each[name] - first for each in within]
+        assert line["zValues"] == [round(each["value"], 3) for each in within]
