@@ -1,8 +1,9 @@
 """Each variant of `configs/train/` learns: some hundred steps raise its explained variance.
 
-The files are written for a language model's store. Here they get the synthetic one, its width and k, a
-short budget with a larger learning rate, and penalties on counts in proportion to the width, as squared
-error is; nothing else of what makes a variant is changed.
+The files are written for a language model's stores. Here they get synthetic ones of the same names and
+hookpoints, their width, sizes and k to match, no language model to start from, a short budget with a
+larger learning rate, and penalties on counts in proportion to the width, as squared error is; nothing else
+of what makes a variant is changed.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from saestore import train
 from saestore.api import config
 from saestore.lake import Lake, Ref, layout, table_file
-from saestore.testing.stores import HOOKPOINT, synthetic_store
+from saestore.testing.stores import synthetic_store
 from saestore_schemas.activations import StoreSettings
 from saestore_schemas.train import TrainSettings
 
@@ -22,9 +23,25 @@ ROOT = Path(__file__).parents[2]
 VARIANTS = sorted(
     path
     for path in (ROOT / "configs" / "train").glob("*.toml")
-    # Other stores, several dictionaries or hookpoints: tested elsewhere.
-    if path.stem not in {"mix", "sweep", "transcoder", "crosscoder", "clt", "molt"}
+    if path.stem not in {"mix", "sweep"}  # several stores or dictionaries of the same kind
 )
+STORES = {
+    "smollm2": (
+        *(f"blocks.{n}.hook_resid_post" for n in (9, 10, 11)),
+        *(f"blocks.{n}.ln2.hook_normalized" for n in (9, 10, 11)),
+        *(f"blocks.{n}.hook_mlp_out" for n in (9, 10, 11)),
+        "blocks.10.ln1.hook_normalized",
+        "blocks.10.hook_attn_out",
+    ),
+    "base": ("blocks.10.hook_resid_post",),
+    "tuned": ("blocks.10.hook_resid_post",),
+}
+"""Which hookpoints of which stores the files name."""
+SIZES = {
+    "lorsa": {"d_sae": 96},
+    "molt": {"ranks": {"4": 16, "1": 32}, "d_sae": 48},
+}
+"""Of families whose files say more than an expansion."""
 WIDTH = 576
 """Of the hookpoint that the files name: squared error is about this before training."""
 COUNTS = {"tanh", "tanh_quad", "l0"}
@@ -33,30 +50,44 @@ D, FEATURES, ROWS, BATCH = 24, 32, 20_000, 256
 SLOW_STEPS, FAST_STEPS = 400, 40
 
 
-def planted():
-    """Sparse sums of planted directions around a mean."""
+def filled(folder, stores):
+    """A lake with sums of planted directions around a mean: each hookpoint its own, one code for all."""
     rng = np.random.default_rng(np.random.SeedSequence([0, *b"variants"]))
-    directions = rng.standard_normal((FEATURES, D))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     on = rng.random((ROWS, FEATURES)) < 3 / FEATURES
     strength = on * (3 + 0.5 * rng.standard_normal((ROWS, FEATURES)))
-    return (strength @ directions + np.linspace(-4, 4, D)).astype(np.float32)
+
+    def rows():
+        directions = rng.standard_normal((FEATURES, D))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        return (strength @ directions + np.linspace(-4, 4, D)).astype(np.float32)
+
+    found = Lake.at(folder)
+    small = StoreSettings(chunk_kib=32, shard_mib=2)
+    for name, hookpoints in stores.items():
+        synthetic_store(found, name, values={each: rows() for each in hookpoints}, store=small)
+    return found
 
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory):
-    found = Lake.at(tmp_path_factory.mktemp("lake"))
-    small = StoreSettings(chunk_kib=32, shard_mib=2)
-    synthetic_store(found, values={HOOKPOINT: planted()}, store=small)
-    return found
+    return filled(tmp_path_factory.mktemp("all"), STORES)
+
+
+@pytest.fixture(scope="module")
+def small_lake(tmp_path_factory):
+    return filled(tmp_path_factory.mktemp("one"), {"smollm2": ("blocks.10.hook_resid_post",)})
 
 
 def cut_down(path, name, steps):
-    """The settings of a file on the synthetic store."""
+    """The settings of a file on the synthetic stores."""
     given = config.load_settings("train", path).model_dump(mode="json", exclude_unset=True)
     given["name"] = name
-    given["activations"] = {"name": "synthetic", "batch_rows": BATCH}
-    given["dictionary"] |= {"hookpoint": HOOKPOINT, "expansion": 4.0}
+    given["activations"] |= {"batch_rows": BATCH, "held_out": 0.0}
+    given["dictionary"] |= SIZES.get(given["dictionary"]["family"], {"expansion": 4.0})
+    if "attention" in given["dictionary"]:
+        given["dictionary"]["attention"] |= {"n_qk": 8, "d_qk": 8}
+    for what in ("from_host", "sign_flip"):
+        given.get("init", {}).pop(what, None)
     if "k" in given["dictionary"]["activation"]:
         given["dictionary"]["activation"]["k"] = 4
     if "initial" in given.get("loss", {}).get("k_schedule", {}):
@@ -90,8 +121,8 @@ def test_a_variant_learns(lake, path):
 
 
 @pytest.mark.parametrize("stem", ["batchtopk", "jumprelu", "gated", "matryoshka"])
-def test_a_variant_takes_steps(lake, stem):
+def test_a_variant_takes_steps(small_lake, stem):
     path = ROOT / "configs" / "train" / f"{stem}.toml"
-    values = explained(lake, cut_down(path, f"{stem}-fast", FAST_STEPS))
+    values = explained(small_lake, cut_down(path, f"{stem}-fast", FAST_STEPS))
     assert np.isfinite(values).all()
     assert np.mean(values[-2:]) > values[0]
