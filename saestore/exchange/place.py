@@ -92,25 +92,25 @@ def cleared(folder: Path) -> Storage:
         ConfigError: It holds anything else.
     """
     target = Storage.at(folder.expanduser().absolute())
+    if folder.expanduser().is_file():
+        raise _taken(folder, f"{folder} is a file")
     names = target.names()
     if names and INDEX not in names and UNFINISHED not in names:
-        raise ConfigError(
-            field="folder",
-            found=str(folder),
-            problem=f"{folder} holds {len(names)} files that are no export",
-            expected="a folder that is empty, not there yet, or holds an earlier export",
-            hint="choose another folder",
-        )
+        raise _taken(folder, f"{folder} holds {len(names)} files that are no export")
     if INDEX in names and b"saestore.export" not in target.read(INDEX):
-        raise ConfigError(
-            field="folder",
-            found=str(folder),
-            problem=f"{folder}/{INDEX} is no index of ours",
-            expected="a folder that is empty, not there yet, or holds an earlier export",
-            hint="choose another folder",
-        )
+        raise _taken(folder, f"{folder}/{INDEX} is no index of ours")
     target.write(UNFINISHED, b"")
     for name in names:
         if name != UNFINISHED:
             target.remove(name)
     return target
+
+
+def _taken(folder: Path, problem: str) -> ConfigError:
+    return ConfigError(
+        field="folder",
+        found=str(folder),
+        problem=problem,
+        expected="a folder that is empty, not there yet, or holds an earlier export",
+        hint="choose another folder",
+    )

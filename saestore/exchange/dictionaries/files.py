@@ -295,8 +295,16 @@ def one_of(folder: Path, *names: str, tool: str) -> Path:
     """Return the first of these files that a folder holds.
 
     Raises:
-        ConfigError: It holds none.
+        ConfigError: It holds none, or is a file.
     """
+    if folder.is_file():
+        raise ConfigError(
+            field="path",
+            found=str(folder),
+            problem=f"{folder} is a file",
+            expected=f"the folder that {tool} wrote",
+            hint=f"name its folder: {folder.parent}",
+        )
     for name in names:
         if (folder / name).is_file():
             return folder / name
