@@ -157,14 +157,25 @@ class ArtefactBusyError(SaestoreError):
 class IncompleteArtefactError(SaestoreError):
     """An artefact was started and not finished."""
 
-    def __init__(self, *, kind: str, name: str, missing: str, command: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        kind: str,
+        name: str,
+        missing: str,
+        command: str | None = None,
+        meanwhile: str | None = None,
+    ) -> None:
+        finish = (
+            f"finish it with: {command}"
+            if command
+            else "run the command that started it again: it goes on from what is there"
+        )
         super().__init__(
             f"{kind} {name!r} is not finished: {missing}",
             found="an unfinished run",
             expected="a manifest",
-            hint=f"finish it with: {command}"
-            if command
-            else "run the command that started it again: it goes on from what is there",
+            hint=finish if meanwhile is None else f"{finish}; {meanwhile}",
         )
 
 

@@ -17,7 +17,7 @@ from saestore.analyze.sort import Firings
 from saestore.analyze.values import ARROW, stored
 from saestore.errors import DamagedArtefactError
 from saestore.features.read import TableReader
-from saestore.lake import Lake, Ref, manifest as manifests
+from saestore.lake import Lake, Ref, checkpoint, manifest as manifests
 from saestore.lake.manifest import Run
 from saestore_schemas import tables
 from saestore_schemas.analyze import AnalyzeSettings
@@ -50,8 +50,9 @@ class Earlier:
             settings: What is wanted of it.
         """
         found = []
+        of = checkpoint.dictionary_of(settings.dictionary)
         for ref in lake.refs("features"):
-            if ref != job.ref and ref.name.rpartition("/")[0] == settings.dictionary:
+            if ref != job.ref and ref.name.rpartition("/")[0] == of.name:
                 try:
                     manifest = lake.manifest(ref)
                 except DamagedArtefactError:
@@ -112,6 +113,7 @@ def _serves(manifest: Manifest, job: Run, settings: AnalyzeSettings) -> bool:
     exact = {settings.value_dtype, "float32"}
     return (
         manifest.parents == job.parents
+        and theirs.dictionary == settings.dictionary  # not a checkpoint of it
         and theirs.heads == settings.heads
         and TABLE in manifest.arrays
         and theirs.value_dtype in exact

@@ -28,7 +28,8 @@ from saestore.corpus.columns import encodable
 from saestore.dictionaries import SparseDictionary
 from saestore.errors import ConfigError
 from saestore.features import Analysis, Passages, arrow
-from saestore.lake import Lake, Ref
+from saestore.lake import Lake
+from saestore.lake.checkpoint import Made
 from saestore.lm import LanguageModel
 from saestore.progress import Progress, Silent
 from saestore_schemas import tables
@@ -99,7 +100,7 @@ class LiveDictionary:
         """
         analysis = Analysis.open(lake, name)
         settings = analysis.settings
-        trained = lake.manifest(Ref("dictionary", settings.dictionary))
+        trained = Made.of(settings.dictionary, lake)
         store = Place.of(lake, trained, settings.activations, settings.heads).open(lake, trained)
         loaded = dictionaries.load(lake, settings.dictionary)
         reads = loaded.hookpoints_in

@@ -33,9 +33,10 @@ from saestore.analyze.write import (
     write_at_heads,
 )
 from saestore.dictionaries import SparseDictionary
-from saestore.lake import Lake, Ref, Storage, layout
+from saestore.lake import Lake, Ref, Storage, checkpoint, layout
+from saestore.lake.checkpoint import Made
 from saestore.lake.lock import is_lock, writing
-from saestore.lake.manifest import Run, begin, finish, parent_of
+from saestore.lake.manifest import Run, begin, finish
 from saestore.lake.parts import Part, State
 from saestore.lm import LanguageModel
 from saestore.progress import Progress, Silent, Task
@@ -162,11 +163,13 @@ class _Plan:
 
     @classmethod
     def of(cls, settings: AnalyzeSettings, lake: Lake) -> "_Plan":
-        ref = Ref("features", f"{settings.dictionary}/{settings.name}")
-        trained = lake.manifest(Ref("dictionary", settings.dictionary))
+        named = checkpoint.numbered(lake, settings.dictionary)
+        settings = settings.model_copy(update={"dictionary": named})
+        ref = checkpoint.beside("features", named, settings.name)
+        trained = Made.of(named, lake)
         place = Place.of(lake, trained, settings.activations, settings.heads)
         store = place.open(lake, trained)
-        job = Run.of(ref, settings, (parent_of(trained), *store.parents))
+        job = Run.of(ref, settings, (trained.parent, *store.parents))
         return cls(settings, lake, ref, job, place, store)
 
     @property

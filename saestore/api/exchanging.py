@@ -9,10 +9,10 @@ from pydantic import BaseModel
 
 from saestore.api import config
 from saestore.errors import ConfigError, nearest
-from saestore.lake import Lake, Ref
+from saestore.lake import Lake, checkpoint
+from saestore.lake.checkpoint import Made
 from saestore.progress import Progress, Silent
 from saestore_schemas.exchange import ImportDictionarySettings, ImportSettings, WrittenTool
-from saestore_schemas.manifest import Manifest
 from saestore_schemas.train import ActivationsSettings
 
 
@@ -163,7 +163,7 @@ class Exchanging:
         """Write a dictionary as another tool reads it; return the largest difference measured.
 
         Args:
-            dictionary: Its name.
+            dictionary: Its name, or that of a checkpoint, `series/name@step`.
             tool: Which tool.
             folder: Where; an earlier export of the same dictionary is replaced, nothing else is.
             approximate: Write what the tool will not compute exactly.
@@ -175,26 +175,27 @@ class Exchanging:
         from saestore import dictionaries
         from saestore.exchange.dictionaries import export_dictionary
 
-        manifest = self.lake.manifest(Ref("dictionary", dictionary))
+        named = checkpoint.numbered(self.lake, dictionary)
+        made = Made.of(named, self.lake)
         return export_dictionary(
-            dictionaries.load(self.lake, dictionary),
+            dictionaries.load(self.lake, named),
             tool,
             Path(folder),
-            name=dictionary,
-            fingerprint=manifest.fingerprint,
-            store=self._trained_on(manifest),
+            name=named,
+            fingerprint=made.fingerprint,
+            store=self._trained_on(made),
             approximate=approximate,
         )
 
-    def _trained_on(self, manifest: Manifest) -> "ActivationStore | None":
+    def _trained_on(self, made: Made) -> "ActivationStore | None":
         """Return the store that a dictionary was trained on, if it is still in the lake."""
         from saestore.activations import JoinedStore, heads_of
 
         known = {ref.name for ref in self.lake.refs("activations")}
-        names = [each.name for each in manifest.parents if each.kind == "activations"]
-        if heads_of(manifest):
+        names = [each.name for each in made.parents if each.kind == "activations"]
+        if heads_of(made):
             whole = known.issuperset(names)
-            return JoinedStore.of(self.lake, heads_of(manifest), compared=True) if whole else None
+            return JoinedStore.of(self.lake, heads_of(made), compared=True) if whole else None
         return _store(self.lake, names[0]) if names and names[0] in known else None
 
 

@@ -17,9 +17,10 @@ from saestore.activations import Place
 from saestore.errors import ConfigError
 from saestore.evaluate.evaluation import Evaluation
 from saestore.evaluate.run import run
-from saestore.evaluate.subject import Made, place_of, same_split
+from saestore.evaluate.subject import place_of, same_split
 from saestore.fingerprint import fingerprint
 from saestore.lake import Lake, checkpoint
+from saestore.lake.checkpoint import Made
 from saestore.lm import LanguageModel
 from saestore.progress import Progress, Silent
 from saestore_schemas import tables

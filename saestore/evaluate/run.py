@@ -13,8 +13,9 @@ from saestore import devices
 from saestore.evaluate import cross_entropy, jacobian, rows
 from saestore.evaluate.evaluation import Evaluation
 from saestore.evaluate.metrics import Score
-from saestore.evaluate.subject import Made, Subject, open_subject
+from saestore.evaluate.subject import Subject, open_subject
 from saestore.lake import Lake, Ref, checkpoint, layout, manifest as manifests, table_file
+from saestore.lake.checkpoint import Made
 from saestore.lake.lock import writing
 from saestore.lake.manifest import Run
 from saestore.lm import LanguageModel
@@ -97,8 +98,7 @@ def run(
 
 def ref_of(settings: EvaluateSettings) -> Ref:
     """Return where an evaluation lies: that of a checkpoint beside its dictionary's, with the step."""
-    name, at, step = settings.dictionary.partition(checkpoint.AT)
-    return Ref("evaluation", f"{name}/{settings.name}{'-step' if at else ''}{step}")
+    return checkpoint.beside("evaluation", settings.dictionary, settings.name)
 
 
 def _models(settings: EvaluateSettings, subject: Subject) -> list[tuple[str, LmSettings]]:

@@ -6,53 +6,13 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool
-from pydantic import JsonValue
 
 from saestore.activations import ActivationStore, Place, Ranges, held_out, trained_on
 from saestore.dictionaries import SparseDictionary, load
 from saestore.errors import ConfigError, HookpointNotFoundError
-from saestore.lake import Lake, checkpoint, layout, manifest as manifests
+from saestore.lake import Lake
+from saestore.lake.checkpoint import Made
 from saestore_schemas.evaluate import EvaluateSettings
-from saestore_schemas.manifest import Parent
-
-
-@dataclass(frozen=True)
-class Made:
-    """What made a dictionary, said by its manifest or by the run that is not finished yet.
-
-    Attributes:
-        name: Its name, without a checkpoint's step.
-        settings: The settings of its verb.
-        parents: What it was made from.
-        fingerprint: Digest of both.
-    """
-
-    name: str
-    settings: dict[str, JsonValue]
-    parents: tuple[Parent, ...]
-    fingerprint: str
-
-    @classmethod
-    def of(cls, name: str, lake: Lake) -> "Made":
-        """Return what made a dictionary, or the one that a checkpoint is of.
-
-        Raises:
-            ArtefactNotFoundError: There is none of that name; the nearest are given.
-            IncompleteArtefactError: It is not finished, and no checkpoint of it was named.
-        """
-        ref = checkpoint.dictionary_of(name)
-        artefact = lake.artefact(ref)
-        run = artefact.exists(layout.RUN) and not artefact.exists(layout.MANIFEST)
-        if checkpoint.named(name) and run:
-            found = manifests.started(artefact, ref)
-            return cls(ref.name, found.settings, found.parents, found.fingerprint)
-        manifest = lake.manifest(ref)
-        return cls(ref.name, manifest.settings, tuple(manifest.parents), manifest.fingerprint)
-
-    @property
-    def parent(self) -> Parent:
-        """The record by which an evaluation names it."""
-        return Parent(kind="dictionary", name=self.name, fingerprint=self.fingerprint)
 
 
 @dataclass(frozen=True)

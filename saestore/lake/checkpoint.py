@@ -6,15 +6,19 @@ the checksums of its files, so a whole one can be told from a broken one without
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import crc32c
+from pydantic import JsonValue
 
 from saestore.errors import ArtefactNotFoundError, DamagedArtefactError
 from saestore.lake import layout, manifest as manifests
 from saestore.lake.lake import Lake
 from saestore.lake.layout import Ref
 from saestore.lake.storage import Storage
+from saestore_schemas.manifest import Parent
+from saestore_schemas.names import ArtefactKind
 
 
 AT = "@"
@@ -37,6 +41,57 @@ def numbered(lake: Lake, name: str) -> str:
     """Return a name with `latest` said as a step; other names are returned as they are."""
     there = steps(lake.artefact(dictionary_of(name))) if name.endswith(f"{AT}{LATEST}") else []
     return f"{name.partition(AT)[0]}{AT}{there[-1]}" if there else name
+
+
+def beside(kind: ArtefactKind, dictionary: str, name: str) -> Ref:
+    """Return where lies what is made of a dictionary: of a checkpoint beside it, with the step.
+
+    Args:
+        kind: Of what is made.
+        dictionary: `series/name` or `series/name@step`.
+        name: The name that its settings give it.
+    """
+    of, at, step = dictionary.partition(AT)
+    return Ref(kind, f"{of}/{name}{'-step' if at else ''}{step}")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What made a dictionary, said by its manifest or by the run that is not finished yet.
+
+    Attributes:
+        name: Its name, without a checkpoint's step.
+        settings: The settings of its verb.
+        parents: What it was made from.
+        fingerprint: Digest of both.
+    """
+
+    name: str
+    settings: dict[str, JsonValue]
+    parents: tuple[Parent, ...]
+    fingerprint: str
+
+    @classmethod
+    def of(cls, name: str, lake: Lake) -> "Made":
+        """Return what made a dictionary, or the one that a checkpoint is of.
+
+        Raises:
+            ArtefactNotFoundError: There is none of that name; the nearest are given.
+            IncompleteArtefactError: It is not finished, and no checkpoint of it was named.
+        """
+        ref = dictionary_of(name)
+        artefact = lake.artefact(ref)
+        run = artefact.exists(layout.RUN) and not artefact.exists(layout.MANIFEST)
+        if named(name) and run:
+            found = manifests.started(artefact, ref)
+            return cls(ref.name, found.settings, found.parents, found.fingerprint)
+        manifest = lake.manifest(ref)
+        return cls(ref.name, manifest.settings, tuple(manifest.parents), manifest.fingerprint)
+
+    @property
+    def parent(self) -> Parent:
+        """The record by which what is made of it names it."""
+        return Parent(kind="dictionary", name=self.name, fingerprint=self.fingerprint)
 
 
 def find(lake: Lake, name: str, files: Sequence[str]) -> Storage:

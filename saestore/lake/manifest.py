@@ -196,6 +196,9 @@ def _incomplete(artefact: Storage, ref: layout.Ref) -> IncompleteArtefactError:
         name=ref.name,
         missing=parts.described(found) if found else _no_manifest(artefact),
         command=parts.continuation(found, ref) if found else None,
+        meanwhile=f"meanwhile look at its newest checkpoint: saestore show {ref.name}@latest"
+        if artefact.names(layout.CHECKPOINTS)
+        else None,
     )
 
 

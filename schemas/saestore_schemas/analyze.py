@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from saestore_schemas.activations import HeadSettings, one_place
 from saestore_schemas.base import Model
-from saestore_schemas.names import ArtefactName, DictionaryName, HookpointName
+from saestore_schemas.names import ArtefactName, DictionaryOrCheckpoint, HookpointName
 
 
 class TopSubsample(Model):
@@ -148,8 +148,8 @@ class AnalyzeSettings(Model):
 
     name: ArtefactName = "default"
     """Name of the analysis beside the dictionary."""
-    dictionary: DictionaryName
-    """The dictionary, `series/name`."""
+    dictionary: DictionaryOrCheckpoint
+    """The dictionary, `series/name`, or a checkpoint of it, `series/name@step`."""
     activations: ArtefactName | None = None
     """Activation store; absent, the one it was trained on, or the original if that is a scattered
     copy. Of a mix, one must be named."""

@@ -223,7 +223,7 @@ def analyze(
     without --shard then makes the tables, the same bytes as one process would.
     """
     del resume
-    _in_parts(session, "analyze", config, overrides, shard, _below("features"))
+    _in_parts(session, "analyze", config, overrides, shard, _analysis)
 
 
 def demo(
@@ -269,7 +269,7 @@ def _verb(
     settings = load_settings(verb, config, overrides or ())
     lake = session.lake
     made = getattr(lake, verb)(settings, progress=session.progress)
-    ref = ref_of(settings)
+    ref = getattr(made, "ref", None) or ref_of(settings)
     session.output.finished(ref, lake.lake.manifest(ref), getattr(made, "values", {}))
 
 
@@ -285,10 +285,7 @@ def _dictionary(settings: Any) -> "Ref":
     return Ref("dictionary", f"{settings.series}/{settings.name}")
 
 
-def _below(kind: Any) -> Callable[[Any], "Ref"]:
-    def ref(settings: Any) -> "Ref":
-        from saestore.lake import Ref
+def _analysis(settings: Any) -> "Ref":
+    from saestore.lake import checkpoint
 
-        return Ref(kind, f"{settings.dictionary}/{settings.name}")
-
-    return ref
+    return checkpoint.beside("features", settings.dictionary, settings.name)

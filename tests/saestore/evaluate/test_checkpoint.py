@@ -1,13 +1,19 @@
-"""Checkpoints are evaluated as dictionaries are: while training goes on, and afterwards."""
+"""Checkpoints are used as dictionaries are: while training goes on, and afterwards."""
 
+import json
+
+import numpy as np
 import pytest
+import torch
 
-from saestore import evaluate, train
+from saestore import analyze, evaluate, open_lake, train
+from saestore.activations import ActivationStore
 from saestore.dictionaries import load
-from saestore.errors import ArtefactNotFoundError
+from saestore.errors import ArtefactNotFoundError, IncompleteArtefactError
 from saestore.evaluate import Evaluation, compare
-from saestore.lake import Lake, checkpoint
+from saestore.lake import Lake, Ref, checkpoint
 from saestore.testing.stores import HOOKPOINT, synthetic_store
+from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.dictionary import TopK
 from saestore_schemas.evaluate import EvaluateSettings
 from saestore_schemas.families import SaeSettings
@@ -68,6 +74,9 @@ def test_training_may_be_under_way(lake):
 
     with pytest.raises(InterruptedError):
         train.run(settings("half"), lake, device="cpu", evaluate=stop)
+    with pytest.raises(IncompleteArtefactError) as caught:
+        lake.manifest(Ref("dictionary", "s/half"))
+    assert "saestore show s/half@latest" in caught.value.hint
     found = evaluate.run(wanted("s/half@latest"), lake, device="cpu")
     train.run(settings("half"), lake, device="cpu")
     finished = lake.manifest(checkpoint.dictionary_of("s/half"))
@@ -81,3 +90,32 @@ def test_a_step_that_is_not_there_is_answered_with_those_that_are(lake):
     with pytest.raises(ArtefactNotFoundError, match="s/kept@7777") as caught:
         evaluate.run(wanted("s/kept@7777"), lake, device="cpu")
     assert "has checkpoints at" in caught.value.hint
+
+
+def firings(lake, name):
+    """How often each feature fires on the rows without flags."""
+    store = ActivationStore.open(lake, "store")
+    rows = torch.from_numpy(store.read(HOOKPOINT, 0, store.n_rows)[store.flags() == 0])
+    code = load(lake, name).encode(rows)
+    return np.bincount(code.indices.numpy(), minlength=code.d_sae)
+
+
+def test_an_analysis_of_a_checkpoint_has_its_firings_and_not_those_of_the_end(lake):
+    first = checkpoint.steps(lake.storage.child("dictionaries/s/kept"))[0]
+    for name, place in (
+        ("s/kept", "s/kept/default"),
+        (f"s/kept@{first}", f"s/kept/default-step{first}"),
+    ):
+        ref = analyze.run(AnalyzeSettings(dictionary=name, logits=None), lake, device="cpu")
+        assert ref.name == place
+        found = open_lake(lake.storage.url).polars("features", place).sort("feature").collect()
+        assert (found["n_firings"].to_numpy() == firings(lake, name)).all()
+    assert (firings(lake, "s/kept") != firings(lake, f"s/kept@{first}")).any()
+
+
+def test_a_checkpoint_is_exported_under_the_step_it_has(lake, tmp_path):
+    last = checkpoint.steps(lake.storage.child("dictionaries/s/kept"))[-1]
+    opened = open_lake(lake.storage.url)
+    opened.export_dictionary("s/kept@latest", "sae-lens", tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "saestore-export.json").read_text())
+    assert record["dictionary"] == f"s/kept@{last}"
