@@ -113,19 +113,23 @@ def _(page: EvaluationPage, console: Console) -> None:
 def _(page: AnalysisPage, console: Console) -> None:
     _title(console, page.manifest)
     dictionary = page.manifest.name.rsplit("/", 1)[0]
-    firings = page.n_firings / page.n_rows if page.n_rows else 0.0
+    seen = page.overview
+    firings = seen.n_firings / seen.n_rows if seen.n_rows else 0.0
+    silent = f"{count(seen.n_silent)} silent"
+    if seen.n_silent and seen.bound is not None:
+        silent += f" (density below {value(seen.bound)} at 95 %)"
     console.print(
         facts(
             [
-                ("features", f"{count(page.n_features)}, of which {count(page.n_silent)} silent"),
-                ("rows", count(page.n_rows)),
-                ("firings", f"{count(page.n_firings)}, {value(firings)} a row"),
+                ("features", f"{count(seen.n_features)}, of which {silent}"),
+                ("rows", count(seen.n_rows)),
+                ("firings", f"{count(seen.n_firings)}, {value(firings)} a row"),
                 ("tables", ", ".join(sorted(page.manifest.arrays))),
                 *_made(page.manifest),
             ]
         )
     )
-    edges, counts = page.densities.edges, page.densities.counts
+    edges, counts = seen.densities.edges, seen.densities.counts
     if counts:
         console.print()
         console.print(Text("Features by density (firings per row, log scale)", style="bold"))
@@ -134,8 +138,9 @@ def _(page: AnalysisPage, console: Console) -> None:
         console.print(f"  {low} {wide} {high}")
     console.print()
     console.print(Text("Go on with", style="bold"))
-    for feature in page.typical:
+    for feature in seen.typical:
         console.print(f"  saestore show feature {dictionary} {feature}")
+    console.print(f"  saestore report {page.manifest.kind}/{page.manifest.name} --to features.html")
     console.print("  saestore query --list")
 
 

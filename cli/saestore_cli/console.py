@@ -15,11 +15,11 @@ from rich.text import Text
 from rich.tree import Tree
 
 from saestore.numbers import count, share, value
+from saestore.words import visible
 from saestore_cli import plan
 from saestore_cli.drawing import facts, terminal
 from saestore_cli.numbers import many, of_heads, size
 from saestore_cli.report import Report
-from saestore_cli.tokens import visible
 
 
 if TYPE_CHECKING:

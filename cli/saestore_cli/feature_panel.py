@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from saestore.numbers import count, value
+from saestore.words import ALIKE, BESIDE, QUANTILES, SUBSAMPLES, visible
 from saestore_cli.drawing import bars, coloured, facts
-from saestore_cli.tokens import around_peak, legend, marked, visible
+from saestore_cli.tokens import legend, marked
 
 
 if TYPE_CHECKING:
@@ -30,18 +31,6 @@ _SHOWN = 5
 """Tokens or features named in a line."""
 _SURE = 5
 """Fewest firings on a token whose lift means something."""
-
-QUANTILES = {"q01": "1 %", "q10": "10 %", "q50": "50 %", "q90": "90 %", "q99": "99 %"}
-
-TITLES = {
-    "top": "Top contexts",
-    "quantile": "Contexts across its range, strongest first",
-    "uniform": "Contexts drawn at random among those where it fires",
-    "silent": "Contexts where it is silent",
-    "proportion": "Top contexts below a share of its maximum",
-    "interval": "Contexts from equal parts of its range, strongest first",
-}
-"""Kind of subsample to heading."""
 
 
 def draw(console: Console, page: "FeaturePage", *, n: int, around: int) -> None:
@@ -69,8 +58,10 @@ def draw(console: Console, page: "FeaturePage", *, n: int, around: int) -> None:
         explained = True
         for number, (group, example) in enumerate(chosen, 1):
             console.print(_caption(number, group, example), style="dim", soft_wrap=False)
-            text = marked(around_peak(example, around), page.max, coloured=colour)
+            text = marked(example.cut(around).tokens, page.max, coloured=colour)
             console.print(Padding(_trimmed(example, around, text), (0, 0, 0, 4), expand=False))
+            if example.reads:
+                console.print(Padding(_reads(example), (0, 0, 0, 4), expand=False))
 
 
 def _title(page: "FeaturePage") -> Text:
@@ -109,20 +100,24 @@ def _head(page: "FeaturePage") -> RenderableType:
         ("decoder length", statistics.get("dec_norm")),
         ("encoder bias", statistics.get("b_enc")),
         ("their cosine", statistics.get("enc_dec_cos")),
+        ("threshold", statistics.get("threshold")),
+        ("rank", statistics.get("rank")),
     ]
     shown = "   ".join(f"{name} {value(x)}" for name, x in weights if x is not None)
     if shown:
         rows.append(("weights", shown))
     if page.writes:
         rows.append(("writes", "   ".join(map(_writes, page.writes))))
+    if page.pairs:
+        alike = [f"{p.one} × {p.other} (cos {value(p.cosine)})" for p in page.pairs]
+        rows.append(("alike there", "   ".join(alike)))
     return facts([*rows, *_relatives(page)])
 
 
 def _tokens(page: "FeaturePage") -> "Iterator[tuple[str, str]]":
     """Return the tokens it fires on most often and with the largest lift, and those beside them."""
     for table in page.tokens:
-        label = {-1: "token before", 0: "fires on", 1: "token after"}[table.shift]
-        yield label, "   ".join(map(_counted, table.tokens[:_SHOWN]))
+        yield BESIDE[table.shift], "   ".join(map(_counted, table.tokens[:_SHOWN]))
         lifted = [each for each in table.tokens if each.lift is not None and each.n >= _SURE]
         if lifted:
             lifted.sort(key=lambda each: (-(each.lift or 0), each.token_id))
@@ -138,7 +133,7 @@ def _relatives(page: "FeaturePage") -> "Iterator[tuple[str, str]]":
     if page.coactive:
         shown = [f"{each.feature} (phi {each.phi:.2f})" for each in page.coactive[:_SHOWN]]
         yield "fires with", "   ".join(shown)
-    for method, label in (("dec_cos", "decoder like"), ("enc_cos", "encoder like")):
+    for method, label in ALIKE.items():
         near = [each for each in page.neighbours if each.method == method][:_SHOWN]
         if near:
             shown = [f"{each.feature} (cos {each.score:.2f})" for each in near]
@@ -156,7 +151,9 @@ def _writes(where: "Written") -> str:
 def _fires(page: "FeaturePage") -> str:
     rows = page.provenance.n_rows
     if not page.n_firings:
-        return f"never, on {count(rows)} rows"
+        bound = page.density_bound
+        below = "" if bound is None else f" (density below {value(bound)} at 95 %)"
+        return f"never, on {count(rows)} rows{below}"
     contexts = page.statistics.get("n_contexts")
     where = f", in {count(int(contexts))} contexts" if contexts is not None else ""
     share = f"{page.density:.3%}" if page.density >= 1e-5 else value(page.density)  # noqa: PLR2004
@@ -200,7 +197,7 @@ def _chosen(groups: "list[ExampleGroup]", n: int) -> "list[tuple[ExampleGroup, E
 
 
 def _heading(subsample: str, group: "ExampleGroup", *, key: Text | None) -> RenderableType:
-    title = Text(TITLES.get(group.kind, subsample), style="bold")
+    title = Text(SUBSAMPLES.get(group.kind, subsample), style="bold")
     if group.kind == "silent":
         title.append(f" ({count(group.n_eligible)} of them)", style="not bold")
     elif key is not None:
@@ -212,6 +209,17 @@ def _caption(number: int, group: "ExampleGroup", example: "Example") -> str:
     peak = "" if group.kind == "silent" else f"peak {example.peak:.4f}  "
     part = f"part {group.stratum + 1} of {group.strata}  " if group.strata > 1 else ""
     return f"{number:>2}  {peak}{part}context {example.context}  {visible(example.document_id)}"
+
+
+def _reads(example: "Example") -> Text:
+    """Return the tokens that an attending feature reads from at the peak, and how much of each."""
+    named = [
+        f"'{visible(each.text)}' ({each.position}) {each.value:.4f}"
+        for each in example.reads
+        if each.position is not None
+    ]
+    rest = [f"others {each.value:.4f}" for each in example.reads if each.position is None]
+    return Text(f"reads {'   '.join([*named[:_SHOWN], *rest])}", style="dim")
 
 
 def _trimmed(example: "Example", around: int, text: Text) -> Text:
@@ -233,5 +241,5 @@ def brief(console: Console, page: "FeaturePage", *, n: int, around: int = 10) ->
         console.print(Padding(Text(f"promotes {words}"), (0, 0, 0, 2), expand=False))
     top = next((g for g in page.groups if g.kind == "top"), None)
     for example in different_words(top.examples, n) if top is not None else ():
-        text = marked(around_peak(example, around), page.max, coloured=coloured(console))
+        text = marked(example.cut(around).tokens, page.max, coloured=coloured(console))
         console.print(Padding(_trimmed(example, around, text), (0, 0, 0, 2), expand=False))

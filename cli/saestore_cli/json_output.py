@@ -110,9 +110,7 @@ class JsonOutput:
 
     def feature(self, page: "FeaturePage", *, n: int, around: int) -> None:
         """Print the page with `n` examples a group, each cut to `around` tokens beside its peak."""
-        from saestore_cli.tokens import cut
-
-        _print(cut(page, n=n, around=around).to_dict())
+        _print(page.cut(n=n, around=around).to_dict())
 
     def strongest(self, table: "pa.Table", names: Sequence[str], *, dictionary: str) -> None:
         """Print a line of each feature and text, or feature and token."""

@@ -9,8 +9,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from saestore.numbers import count, value
+from saestore.words import visible
 from saestore_cli.drawing import coloured, plain_table
-from saestore_cli.tokens import legend, marked, visible
+from saestore_cli.tokens import legend, marked
 
 
 if TYPE_CHECKING:

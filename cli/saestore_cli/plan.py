@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from saestore.words import visible
 from saestore_cli.numbers import many
-from saestore_cli.tokens import visible
 
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from rich.text import Text
 
 from saestore.api.store_page import OUTLIER
 from saestore.numbers import count, value
+from saestore.words import visible
 from saestore_cli.drawing import bars, facts, plain_table
 from saestore_cli.numbers import amount, rate
-from saestore_cli.tokens import visible
 
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from saestore.numbers import count, value
+from saestore.words import visible
 from saestore_cli.drawing import plain_table
-from saestore_cli.tokens import visible
 
 
 if TYPE_CHECKING:

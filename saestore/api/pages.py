@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saestore.api.store_page import ActivationsPage, activations_page
 from saestore.errors import DamagedArtefactError
@@ -14,11 +14,8 @@ from saestore_schemas.manifest import Manifest
 from saestore_schemas.metrics import METRICS
 
 
-DENSITY_BINS = 16
-"""Bins of the density histogram, equal in log10."""
-
-TYPICAL = 3
-"""Features named on an analysis page."""
+if TYPE_CHECKING:
+    from saestore.features import Overview
 
 
 @dataclass(frozen=True)
@@ -114,34 +111,16 @@ class DictionaryPage:
 
 
 @dataclass(frozen=True)
-class DensityHistogram:
-    """Features by log10 density: `counts[i]` lie in [edges[i], edges[i + 1])."""
-
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class AnalysisPage:
     """An analysis.
 
     Attributes:
         manifest: Its manifest.
-        n_features: Features, dead ones included.
-        n_silent: Features that never fired in it.
-        n_rows: Kept rows analysed.
-        n_firings: Firings of all features.
-        densities: How often features fire.
-        typical: A few features nearest the median density of those that fire, to go on with.
+        overview: What its features are like.
     """
 
     manifest: Manifest
-    n_features: int
-    n_silent: int
-    n_rows: int
-    n_firings: int
-    densities: DensityHistogram
-    typical: tuple[int, ...]
+    overview: "Overview"
 
 
 @dataclass(frozen=True)
@@ -412,42 +391,10 @@ def _optional(lake: Lake, ref: Ref, manifest: Manifest, file: str) -> _Long:
 
 
 def _analysis(lake: Lake, ref: Ref) -> AnalysisPage:
-    from saestore.features import Analysis
+    from saestore.features import Analysis, overview
 
     analysis = Analysis.open(lake, ref.name)
-    columns = analysis.lazy("features").select("density", "n_firings", "n_rows").collect()
-    densities = [float(x) for x in columns["density"]]
-    firing = sorted((x, feature) for feature, x in enumerate(densities) if x > 0)
-    middle = len(firing) // 2
-    nearest = firing[max(0, middle - TYPICAL // 2) :][:TYPICAL]
-    return AnalysisPage(
-        manifest=analysis.manifest,
-        n_features=len(densities),
-        n_silent=len(densities) - len(firing),
-        n_rows=int(columns["n_rows"][0]) if densities else 0,
-        n_firings=int(columns["n_firings"].sum()),
-        densities=histogram([x for x, _ in firing]),
-        typical=tuple(feature for _, feature in nearest),
-    )
-
-
-def histogram(densities: list[float]) -> DensityHistogram:
-    """Return how many features lie in each of `DENSITY_BINS` bins equal in log10.
-
-    Args:
-        densities: Of the features that fire: above 0, up to 1.
-    """
-    if not densities:
-        return DensityHistogram((), ())
-    lowest = math.floor(min(math.log10(x) for x in densities))
-    width = max(-lowest, 1) / DENSITY_BINS
-    counts = [0] * DENSITY_BINS
-    for x in densities:
-        # The last bin is closed: a feature that fires everywhere has density 1.
-        counts[min(int((math.log10(x) - lowest) / width), DENSITY_BINS - 1)] += 1
-    return DensityHistogram(
-        tuple(lowest + i * width for i in range(DENSITY_BINS + 1)), tuple(counts)
-    )
+    return AnalysisPage(analysis.manifest, overview(analysis))
 
 
 def _children(lake: Lake, ref: Ref) -> tuple[Ref, ...]:

@@ -1,7 +1,7 @@
 """One feature's page from the tables."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,10 +11,12 @@ from saestore.features import relations
 from saestore.features.page import (
     ExampleGroup,
     FeaturePage,
+    HeadPair,
     Histogram,
     LogitTable,
     LogitToken,
     Provenance,
+    Read,
     Written,
 )
 from saestore.features.pieces import Vocabulary, example
@@ -22,6 +24,7 @@ from saestore.features.read import TableReader
 from saestore.lake import Lake, Ref
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.manifest import Manifest
+from saestore_schemas.tables import REMAINDER
 
 
 _KEYS = {"feature", "score", "head"}
@@ -76,7 +79,8 @@ class Assembler:
         shown = {feature: self._examples(feature, subsamples) for feature in features}
         contexts = self.contexts({line["context"] for lines in shown.values() for line in lines})
         for feature in features:
-            yield self._page(feature, self._groups(shown[feature], contexts))
+            reads = self._reads(feature, contexts)
+            yield self._page(feature, self._groups(shown[feature], contexts, reads))
 
     def _page(self, feature: int, groups: tuple[ExampleGroup, ...]) -> FeaturePage:
         series, dictionary, analysis = self.ref.name.split("/")
@@ -98,11 +102,12 @@ class Assembler:
             },
             logits=self._logits(feature),
             writes=self._writes(feature),
+            pairs=self._pairs(feature),
             tokens=relations.token_tables(known, statistics, self._counted),
             coactive=relations.coactive(known),
             neighbours=relations.neighbours(known),
             groups=groups,
-            provenance=self._provenance(),
+            provenance=self.provenance,
         )
 
     def _known(self, feature: int, table: str) -> list[dict[str, Any]]:
@@ -160,8 +165,45 @@ class Assembler:
             found.append(Written(line["hookpoint"], own["norm"], own["relative_norm"], *nu))
         return tuple(found)
 
+    def _pairs(self, feature: int) -> tuple[HeadPair, ...]:
+        names = {line["head"]: line["hookpoint"] for line in self._known(feature, "decoders")}
+        return tuple(
+            HeadPair(
+                names[line["head_a"]],
+                names[line["head_b"]],
+                line["cosine"],
+                line["inner_product"],
+            )
+            for line in self._known(feature, "decoder_pairs")
+            if line["head_a"] != line["head_b"] and {line["head_a"], line["head_b"]} <= names.keys()
+        )
+
+    def _reads(
+        self, feature: int, contexts: Mapping[int, dict[str, Any]]
+    ) -> dict[tuple[int, int], tuple[Read, ...]]:
+        """Return what the feature reads from, by context and position where it fires."""
+        found: dict[tuple[int, int], list[Read]] = {}
+        for line in self._known(feature, "attention"):
+            if line["context"] not in contexts:  # of a subsample that is not asked for
+                continue
+            key, context = line["key"], contexts[line["context"]]
+            offsets, text = context["char_offsets"], context["text"]
+            read = (
+                Read(None, "", line["value"])
+                if key == REMAINDER
+                else Read(key, text[offsets[key] : offsets[key + 1]], line["value"])
+            )
+            found.setdefault((line["context"], line["query"]), []).append(read)
+        return {
+            place: tuple(sorted(reads, key=lambda r: (r.position is None, -r.value)))
+            for place, reads in found.items()
+        }
+
     def _groups(
-        self, lines: Sequence[dict[str, Any]], contexts: Mapping[int, dict[str, Any]]
+        self,
+        lines: Sequence[dict[str, Any]],
+        contexts: Mapping[int, dict[str, Any]],
+        reads: Mapping[tuple[int, int], tuple[Read, ...]],
     ) -> tuple[ExampleGroup, ...]:
         groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
         for line in lines:
@@ -175,7 +217,11 @@ class Assembler:
                 strata=getattr(self.settings.subsamples[name], "q", 1),
                 n_eligible=members[0]["n_eligible"],
                 examples=tuple(
-                    example(line, contexts[line["context"]], self.vocabulary) for line in members
+                    replace(
+                        example(line, contexts[line["context"]], self.vocabulary),
+                        reads=reads.get((line["context"], line["peak_position"]), ()),
+                    )
+                    for line in members
                 ),
             )
             for (name, stratum), members in sorted(
@@ -188,7 +234,9 @@ class Assembler:
         rows = self.readers["contexts"].rows("context", sorted(wanted))
         return {line["context"]: line for line in rows.drop_columns(["shuffle_rank"]).to_pylist()}
 
-    def _provenance(self) -> Provenance:
+    @property
+    def provenance(self) -> Provenance:
+        """Where the numbers come from."""
         facts: Mapping[str, Any] = self.manifest.facts
         return Provenance(
             activations=facts["activations"],
@@ -197,4 +245,6 @@ class Assembler:
             n_contexts=self.manifest.counts["contexts"],
             fingerprint=self.manifest.fingerprint,
             created=self.manifest.created.isoformat(),
+            parents={f"{p.kind}/{p.name}": p.fingerprint for p in self.manifest.parents},
+            version=self.manifest.versions.get("saestore", ""),
         )

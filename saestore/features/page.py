@@ -28,6 +28,21 @@ class TokenPiece:
 
 
 @dataclass(frozen=True)
+class Read:
+    """What an earlier position adds to a value, of features that attend.
+
+    Attributes:
+        position: Position in the context; None: all others together.
+        text: Its piece of the context's text; empty for those together.
+        value: How much it adds.
+    """
+
+    position: int | None
+    text: str
+    value: float
+
+
+@dataclass(frozen=True)
 class Example:
     """One context, cut to its window.
 
@@ -42,6 +57,7 @@ class Example:
         document: Index of the document at the peak in the store.
         document_id: Its id.
         tokens: The window.
+        reads: What the value at the peak is the sum of, of features that attend; else none.
     """
 
     context: int
@@ -54,6 +70,14 @@ class Example:
     document: int
     document_id: str
     tokens: tuple[TokenPiece, ...]
+    reads: tuple[Read, ...] = ()
+
+    def cut(self, around: int) -> "Example":
+        """Return it with at most `around` tokens on each side of its peak."""
+        centre = self.peak_position - self.window_start
+        start = max(0, centre - around)
+        tokens = self.tokens[start : centre + around + 1]
+        return dataclasses.replace(self, tokens=tokens, window_start=self.window_start + start)
 
 
 @dataclass(frozen=True)
@@ -143,6 +167,23 @@ class Written:
 
 
 @dataclass(frozen=True)
+class HeadPair:
+    """How alike a feature's vectors at two hookpoints are.
+
+    Attributes:
+        one: A hookpoint it writes to.
+        other: A later one.
+        cosine: Of both vectors; None where one is zero or they differ in width.
+        inner_product: Of both, in raw units; None where they differ in width.
+    """
+
+    one: str
+    other: str
+    cosine: float | None
+    inner_product: float | None
+
+
+@dataclass(frozen=True)
 class TokenCount:
     """How often a token stands at or beside a feature's firings.
 
@@ -227,6 +268,8 @@ class Provenance:
         n_contexts: Contexts analysed.
         fingerprint: Fingerprint of the analysis.
         created: When it was written, ISO 8601, UTC.
+        parents: What it was made from, `kind/name`, to fingerprint.
+        version: Release of saestore that wrote it; empty if it does not say.
     """
 
     activations: str
@@ -235,6 +278,8 @@ class Provenance:
     n_contexts: int
     fingerprint: str
     created: str
+    parents: Mapping[str, str]
+    version: str
 
 
 @dataclass(frozen=True)
@@ -254,6 +299,7 @@ class FeaturePage:
             for.
         logits: One table for each score and head; none if logits were not asked for.
         writes: How much it writes to each hookpoint; none where the dictionary writes to one.
+        pairs: How alike what a feature of a crosscoder writes at every two of them is; else none.
         tokens: Tokens where it fires, before and after; none if they were not asked for.
         coactive: Features that fire with it, the most correlated first; none likewise.
         neighbours: Features with similar vectors, nearest first for each method; none likewise.
@@ -271,6 +317,7 @@ class FeaturePage:
     histograms: Mapping[str, Histogram]
     logits: tuple[LogitTable, ...]
     writes: tuple[Written, ...]
+    pairs: tuple[HeadPair, ...]
     tokens: tuple[TokenTable, ...]
     coactive: tuple[Coactive, ...]
     neighbours: tuple[Neighbour, ...]
@@ -301,10 +348,41 @@ class FeaturePage:
             for example in group.examples
         )
 
+    def of_scores(self, table: LogitTable) -> Histogram | None:
+        """Return the histogram of a score over the vocabulary; None where an analysis has none."""
+        name = f"logit:{table.score}"
+        return self.histograms.get(name) or self.histograms.get(f"{name}:{table.head}")
+
+    @property
+    def density_bound(self) -> float | None:
+        """What the density of a feature that never fired is below, at 95 %; None if it fires.
+
+        One-sided: 1 - 0.05^(1/n_rows), about 3 / n_rows.
+        """
+        rows = self.provenance.n_rows
+        return None if self.n_firings else rate_bound(rows)
+
+    def cut(self, *, n: int, around: int) -> "FeaturePage":
+        """Return it with at most `n` examples in a group, each cut to `around` tokens beside its peak."""
+        groups = tuple(
+            dataclasses.replace(group, examples=tuple(e.cut(around) for e in group.examples[:n]))
+            for group in self.groups
+        )
+        return dataclasses.replace(self, groups=groups)
+
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can say, tuples as lists."""
         plain: dict[str, Any] = _plain(self)
         return plain
+
+
+def rate_bound(rows: int) -> float | None:
+    """Return the one-sided 95 % bound on the rate of what did not happen in some rows; None without any.
+
+    >>> round(rate_bound(3000), 6)
+    0.000998
+    """
+    return 1 - 0.05 ** (1 / rows) if rows else None
 
 
 def _plain(value: Any) -> Any:

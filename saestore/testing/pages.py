@@ -61,7 +61,7 @@ def page(**changes: Any) -> FeaturePage:
         "feature": 17,
         "n_features": 4608,
         "statistics": {
-            "n_firings": 12345, "density": 0.04938, "n_contexts": 310, "mean": 2.5, "std": 1.25,
+            "n_rows": 250000, "n_firings": 12345, "density": 0.04938, "n_contexts": 310, "mean": 2.5, "std": 1.25,
             "max": 9.25, "top_token_share": 0.61, "dec_norm": 1.0, "b_enc": -0.125,
             "enc_dec_cos": 0.71, "threshold": None,
             **dict(zip(
@@ -80,6 +80,7 @@ def page(**changes: Any) -> FeaturePage:
             ),
         ),
         "writes": (),
+        "pairs": (),
         "tokens": (
             TokenTable(-1, (TokenCount(9, " on", 6000, 0.486, 9000.0, 9.25, None),)),
             TokenTable(0, (
@@ -99,7 +100,8 @@ def page(**changes: Any) -> FeaturePage:
             ExampleGroup("silent", "silent", 0, 1, 666, (silent,)),
         ),
         "provenance": Provenance(
-            "demo", ("blocks.10.hook_resid_post",), 250000, 976, "ab" * 32, "2026-11-21T04:00:00Z"
+            "demo", ("blocks.10.hook_resid_post",), 250000, 976, "ab" * 32, "2026-11-21T04:00:00Z",
+            {"dictionary/demo/topk-32": "cd" * 32, "activations/demo": "ef" * 32}, "0.1.0",
         ),
     }  # fmt: skip
     return FeaturePage(**{**content, **changes})

@@ -9,10 +9,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from saestore.testing.pages import VALUES, WORDS, example, page
+from saestore.words import level, visible
 from saestore_cli import feature_panel
 from saestore_cli.drawing import bars, coloured, curve, terminal
 from saestore_cli.json_output import JsonOutput
-from saestore_cli.tokens import level, visible
 
 
 ESCAPE = re.compile(r"\x1b\[([0-9;]*)m")

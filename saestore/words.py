@@ -1,0 +1,65 @@
+"""Words that pages use, in a terminal or a browser, and text in which nothing is invisible."""
+
+import unicodedata
+
+
+SUBSAMPLES = {
+    "top": "Top contexts",
+    "quantile": "Contexts across its range, strongest first",
+    "uniform": "Contexts drawn at random among those where it fires",
+    "silent": "Contexts where it is silent",
+    "proportion": "Top contexts below a share of its maximum",
+    "interval": "Contexts from equal parts of its range, strongest first",
+}
+"""Kind of subsample to heading."""
+
+QUANTILES = {"q01": "1 %", "q10": "10 %", "q50": "50 %", "q90": "90 %", "q99": "99 %"}
+"""Quantiles that are shown, and their names."""
+
+BESIDE = {-1: "token before", 0: "fires on", 1: "token after"}
+"""Where a token stands from a firing."""
+
+ALIKE = {"dec_cos": "decoder like", "enc_cos": "encoder like"}
+"""Method of finding neighbours to what it says."""
+
+WEAK = 0.33
+"""A firing below this share of the feature's largest value is weak."""
+STRONG = 0.66
+"""From this share on it is strong; between the two, medium."""
+
+_VISIBLE = {"\n": "↵", "\r": "␍", "\t": "⇥", "\u2028": "↵", "\u2029": "↵"}
+_SHIFT = 0x2400
+"""Control pictures stand this far above the control characters they show."""
+_C0 = 0x20
+_DELETE = 0x7F
+
+
+def visible(text: str) -> str:
+    r"""Return text in which nothing is invisible and nothing can steer a terminal.
+
+    >>> visible("a\n\tb\x1b[31m")
+    'a↵⇥b␛[31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(_seen(c) for c in text)
+
+
+def _seen(c: str) -> str:
+    if c in _VISIBLE:
+        return _VISIBLE[c]
+    code = ord(c)
+    if code < _C0:
+        return chr(_SHIFT + code)
+    if code == _DELETE:
+        return "␡"
+    # Format characters (bidirectional marks, joiners) and the like reorder or hide what follows.
+    return c if unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Co"} else "·"
+
+
+def level(value: float, largest: float) -> int:
+    """Return how strong a firing is: 0 for silent, 1 weak, 2 medium, 3 strong."""
+    if value <= 0 or largest <= 0:
+        return 0
+    share = value / largest
+    return 1 if share < WEAK else 2 if share < STRONG else 3
