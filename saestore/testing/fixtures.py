@@ -4,6 +4,7 @@ Loaded by a conftest through `pytest_plugins = ["saestore.testing.fixtures"]`.
 """
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -14,7 +15,14 @@ import pytest
 
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from saestore.testing.s3 import S3Server
+
+_CHROMIUM = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +81,25 @@ def with_triton() -> None:
         if "TESTS_REQUIRE_PARTS" in os.environ:
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def browser(request: pytest.FixtureRequest) -> "Browser":
+    """A real Chromium without a window; of one module, as an event loop runs in the thread meanwhile."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None or find_spec("playwright") is None:
+        reason = "needs a browser: apt-get install chromium; pip install playwright"
+        if "TESTS_REQUIRE_PARTS" in os.environ:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - as above
+
+    stack = ExitStack()
+    request.addfinalizer(stack.close)  # noqa: PT021 - as below
+    driver = stack.enter_context(sync_playwright())
+    started = driver.chromium.launch(executable_path=program, args=list(_CHROMIUM))
+    stack.callback(started.close)
+    return started
 
 
 @pytest.fixture(scope="session")
