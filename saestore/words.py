@@ -57,6 +57,16 @@ def _seen(c: str) -> str:
     return c if unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Co"} else "·"
 
 
+def alone(token: str) -> str:
+    """Return a token as it is shown where nothing stands around it: spaces alone are seen too.
+
+    >>> alone(" the"), alone("  "), alone("")
+    (' the', '␣␣', '∅')
+    """
+    shown = visible(token)
+    return shown if shown.strip(" ") else "␣" * len(shown) or "∅"
+
+
 def level(value: float, largest: float) -> int:
     """Return how strong a firing is: 0 for silent, 1 weak, 2 medium, 3 strong."""
     if value <= 0 or largest <= 0:

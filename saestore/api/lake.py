@@ -442,23 +442,39 @@ class OpenLake(Asking, Exchanging, LookingUp):
 
         return pages.page(self.lake, name)
 
-    def report(self, name: str, to: str | os.PathLike[str]) -> Path:
-        """Write a report of a dictionary, a checkpoint of one, or a sweep; return its file.
+    def report(
+        self,
+        name: str,
+        to: str | os.PathLike[str],
+        *,
+        features: Sequence[int] = (),
+        query: str | None = None,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Write a report of a dictionary, a checkpoint of one, a sweep or an analysis; return its file.
+
+        An analysis's report lists its features; with a choice, it lists those and has a section of each.
 
         Args:
-            name: The artefact.
-            to: A file that ends in `.html` or `.png`; one that is there is replaced.
+            name: The artefact; with a choice of features, an analysis or a dictionary with only one.
+            to: A file that ends in `.html`, or `.png` but for features; one that is there is replaced.
+            features: Features that are chosen.
+            query: SQL over the analysis, whose column `feature` says which are chosen.
+            progress: Where to report.
 
         Raises:
             ArtefactNotFoundError: None or several have that name.
             IncompleteArtefactError: It was started and not finished.
             UnsupportedError: There is no report of its kind.
-            MissingExtraError: matplotlib is not installed (extra `report`).
+            FeatureNotFoundError: The dictionary has no such feature.
+            QueryError: The SQL was refused, or names no features.
+            MissingExtraError: matplotlib is not installed (extra `report`; features do without).
         """
-        from saestore import report
-        from saestore.api import report_page
+        from saestore.api import reports
 
-        return report.write(report_page.document(self.show(name)), to)
+        return reports.write(
+            self.lake, name, to, features=features, query=query, progress=progress or Silent()
+        )
 
     def manifest(self, name: str) -> Manifest:
         """Return the manifest of the artefact that a name means.

@@ -13,7 +13,7 @@ from saestore.errors import FeatureNotFoundError, QueryError, nearest
 from saestore.features import connect
 from saestore.features.assemble import Assembler
 from saestore.features.find import analysis_named
-from saestore.features.page import FeaturePage
+from saestore.features.page import FeaturePage, Provenance
 from saestore.features.passages import Passages
 from saestore.features.pieces import Vocabulary
 from saestore.lake import Lake, Ref
@@ -165,6 +165,11 @@ class Analysis:
         self.check(feature)
         found: dict[str, Any] = self._assembler.rows("features", feature)[0]
         return found
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where its numbers come from."""
+        return self._assembler.provenance
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -69,7 +69,10 @@ def page(**changes: Any) -> FeaturePage:
                 [0.1, 0.2, 0.3, 0.8, 2.1, 3.5, 6.5, 7.5, 9.0], strict=True)),
         },
         "top_token": " the",
-        "histograms": {"value": Histogram("value", 0.0, 9.25, tuple(range(50, 0, -1)))},
+        "histograms": {
+            "value": Histogram("value", 0.0, 9.25, tuple(range(50, 0, -1))),
+            "logit:direction": Histogram("logit:direction", -1.1, 1.234, (*range(25), *range(25, 0, -1))),
+        },
         "logits": (
             LogitTable(
                 score="direction",

@@ -1,7 +1,7 @@
 """Every family by the same verbs: text to store, to dictionary, to scores, to features."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -258,6 +258,12 @@ def test_its_firings_are_those_of_its_code(lake, device, name):
         )
     page = features.Analysis.open(lake, f"s/{name}/default").feature(0)
     assert [written.hookpoint for written in page.writes] == [hooks[h] for h in head[feature == 0]]
+    between = [
+        (hooks[row["head_a"]], hooks[row["head_b"]], row["cosine"], row["inner_product"])
+        for row in pairs.to_pylist()
+        if row["feature"] == 0 and row["head_a"] != row["head_b"]
+    ]
+    assert [astuple(pair) for pair in page.pairs] == between
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,13 @@ def add(app: typer.Typer) -> None:
         "saestore report dictionaries/demo/topk-32 --to topk-32.html",
         "saestore report demo/topk-32@latest --to now.png",
         "saestore report sweeps/k-and-lr --to sweep.html",
+        "saestore report features/demo/topk-32/default --to features.html",
+        "saestore report demo/topk-32 --feature 17 --feature 42 --to two.html",
+        (
+            'saestore report demo/topk-32 --query "SELECT feature FROM features WHERE density < 0.01 '
+            'ORDER BY max DESC LIMIT 20" --to twenty.html'
+        ),
+        uses=("lake", "no_progress"),
         panel=PANEL,
     )(report)
     command(app, "lineage", "saestore lineage features/demo/topk-32/default", panel=PANEL)(lineage)
@@ -149,16 +156,43 @@ def report(
         typer.Option(
             "--to",
             metavar="FILE",
-            help="Where: a name that ends in .html or .png.",
+            help="Where: a name that ends in .html, or in .png but for features.",
             show_default=False,
         ),
     ],
+    *,
+    feature: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--feature",
+            metavar="N",
+            help="A feature that gets a section; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(
+            "--query",
+            metavar="SQL",
+            help="Features that get a section: a question whose answer has a column `feature`.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Write a dictionary's curves, or a sweep, as one HTML page or picture.
+    """Write a dictionary's curves, a sweep, or features of an analysis, as one HTML page.
 
-    The page needs no network and no script. Checkpoints of a run under way have one too.
+    The page needs nothing but a browser: no server, no network. Of a dictionary, a checkpoint of a run
+    under way and a sweep it can be a picture too.
+
+    Of an analysis it lists all features, to sort and search. With --feature or --query it lists those,
+    and has a section of each: statistics, histograms, logits, tokens, related features and contexts.
     """
-    session.output.reported(session.lake.report(name, to))
+    session.output.reported(
+        session.lake.report(
+            name, to, features=feature or (), query=query, progress=session.progress
+        )
+    )
 
 
 def lineage(session: Session, name: NameArgument) -> None:

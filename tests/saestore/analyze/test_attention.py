@@ -125,6 +125,29 @@ def test_lines_of_a_firing_sum_to_its_value(lake):
     assert found["worst"] < 1e-5
 
 
+def test_a_page_says_what_is_read_at_the_peaks(lake):
+    (busiest,) = asked(lake, f"SELECT feature FROM features {HERE} ORDER BY n_firings DESC LIMIT 1")
+    page = features.Analysis.open(lake, "s/lorsa/default").feature(busiest["feature"])
+    texts = {c["context"]: c for c in asked(lake, f"SELECT * FROM contexts {HERE}")}
+    shown = [e for group in page.groups if group.kind == "top" for e in group.examples]
+    assert shown
+    for example in shown:
+        lines = asked(
+            lake,
+            f"SELECT key, value FROM attention {HERE} AND feature = {page.feature} "
+            f"AND context = {example.context} AND query = {example.peak_position} "
+            f"ORDER BY key = {REMAINDER}, value DESC",
+        )
+        assert [(r.position, r.value) for r in example.reads] == [
+            (None if line["key"] == REMAINDER else line["key"], line["value"]) for line in lines
+        ]
+        assert sum(r.value for r in example.reads) == pytest.approx(example.peak, rel=1e-5)
+        home = texts[example.context]
+        for read in example.reads[:-1]:
+            low, high = home["char_offsets"][read.position : read.position + 2]
+            assert read.text == home["text"][low:high]
+
+
 def test_memory_changes_no_line(lake, monkeypatch):
     monkeypatch.setattr(attention, "BYTES_PER_LINE", 1 << 24)
     analyzed(lake, "narrow")

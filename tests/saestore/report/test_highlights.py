@@ -93,7 +93,7 @@ def test_contrast_is_enough_in_light_and_dark():
 
     text = highlights_html([])
     schemes = re.findall(r":root \{([^}]*--ink[^}]*)\}", text, re.DOTALL)
-    assert len(schemes) == 2
+    assert len(schemes) == 3  # light, dark, paper
     for scheme in schemes:
         colours = dict(re.findall(r"--(\w+): #([0-9a-f]{3,6})", scheme))
         for ink, ground in (
