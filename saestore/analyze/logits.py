@@ -55,7 +55,7 @@ class LogitRows:
 
     ends: pa.Table
     statistics: pa.Table
-    counts: UInt32[np.ndarray, "line bin"]
+    counts: UInt32[np.ndarray, "_ bin"]
 
 
 @dataclass(frozen=True)
