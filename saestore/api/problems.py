@@ -33,6 +33,7 @@ ELSEWHERE = {
     "norm_activation": "dictionary.scale",
     "sae_name": "name",
     "sae_series": "series",
+    "steps": "budget.rows (a step takes activations.batch_rows of them)",
     "sparsity_include_decoder_norm": "dictionary.gate_on_decoder_norm",
     "top_k": "dictionary.activation.k",
     "total_generating_tokens": "tokens",
@@ -171,6 +172,8 @@ def _unknown(model: type[BaseModel], data: Any, path: Path, value: Any) -> Probl
     everywhere = _paths_named(model, name)
     if name in ELSEWHERE:
         hint = f"here it is called {ELSEWHERE[name]}"
+    elif path[:-1] and name in model.model_fields:
+        hint = f"did you mean {name}, in no section?"
     elif everywhere:  # that very name, in another section
         hint = f"did you mean {everywhere[name]}?"
     elif close:
@@ -283,8 +286,11 @@ def expected(error: ErrorDetails) -> str:
     """Return what pydantic expected, without its phrases."""
     if error["type"] == "string_pattern_mismatch":
         if "/" in str(error.get("ctx", {}).get("pattern", "")):
-            return "SERIES/NAME, each of letters, digits, '.', '_' and '-'"
-        return "letters, digits, '.', '_' and '-', no '.' first, at most 100 characters"
+            return "SERIES/NAME, each of letters (A to z), digits, '.', '_' and '-'"
+        return (
+            "letters (A to z), digits, '.', '_' and '-', a letter or digit first, at most 100 "
+            "characters"
+        )
     if error["type"] in {"model_type", "model_attributes_type", "dict_type"}:
         return "a section"
     if error["type"] in {"too_short", "too_long"}:

@@ -54,7 +54,7 @@ class Ranges:
             FileNotFoundError: It is not there.
             StorageError: The store cannot be reached, or refuses.
         """
-        with remote_errors(f"reading {self._storage.child(path).full_url}"):
+        with remote_errors("reading", self._storage.child(path).full_url):
             return self._fetch(self._storage.join(path), start, stop)
 
     def each(self, jobs: Sequence[Callable[[], T]]) -> Iterator[T]:
@@ -116,7 +116,7 @@ def _s3_store(fs: Any, bucket: str) -> Any:
     """Return obstore's view of a bucket, reached just as the file system reaches it."""
     from obstore.store import S3Store  # noqa: PLC0415 - as above
 
-    with remote_errors(f"connecting to s3://{bucket}"):
+    with remote_errors("connecting to", f"s3://{bucket}"):
         fs.connect()
     client = fs.s3.meta
     settings: dict[str, Any] = {

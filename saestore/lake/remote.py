@@ -32,16 +32,25 @@ _TAKEN = {"PreconditionFailed", "ConditionalRequestConflict"}
 _CREDENTIALS = {
     "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "PermissionError",
     "PermissionDeniedError", "UnauthenticatedError", "CredentialRetrievalError",
-    "NoAuthTokenError", "TokenRetrievalError",
+    "NoAuthTokenError", "TokenRetrievalError", "ClientAuthenticationError",
+    "DefaultCredentialsError", "RefreshError",
 }  # fmt: skip
-_ASK = (
-    "check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE) and what "
-    "they may do in this bucket"
+_REFUSED = {401, 403}
+"""What a server answers to who may not."""
+_AWS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+_AZURE = (
+    "AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
 )
-_UNREACHABLE = (
-    "check the network and the endpoint (AWS_ENDPOINT_URL), then run the same command again: what "
-    "was finished stays"
-)
+_GOOGLE = "GOOGLE_APPLICATION_CREDENTIALS"
+_SAID = {
+    "s3": (_AWS, "AWS_ENDPOINT_URL"),
+    "s3a": (_AWS, "AWS_ENDPOINT_URL"),
+    "gs": (_GOOGLE, "STORAGE_EMULATOR_HOST"),
+    "gcs": (_GOOGLE, "STORAGE_EMULATOR_HOST"),
+    "az": (_AZURE, "AZURE_STORAGE_CONNECTION_STRING"),
+    "abfs": (_AZURE, "AZURE_STORAGE_CONNECTION_STRING"),
+}
+"""Environment variables that say credentials and endpoint, by protocol."""
 
 
 def connect(url: str) -> tuple[Any, str]:
@@ -57,6 +66,14 @@ def connect(url: str) -> tuple[Any, str]:
     except ImportError as error:
         known = known_implementations.get(protocol, {})
         package = str(known.get("class", error)).partition(".")[0]
+        cause = error.__cause__ or error
+        if isinstance(cause, ImportError) and (cause.name or package) != package:
+            raise StorageError(
+                f"a lake at {url} needs {package}, which is installed and cannot be loaded: {cause}",
+                found=str(cause),
+                expected=f"what {package} itself needs",
+                hint=f"pip install --upgrade {package}",
+            ) from error
         raise MissingExtraError(
             package=package,
             extra="remote",
@@ -64,6 +81,8 @@ def connect(url: str) -> tuple[Any, str]:
             hint="" if package == "s3fs" else f"pip install {package}",
         ) from error
     except ValueError as error:
+        if protocol in _SAID:
+            raise StorageError(f"{url}: {error}", found=url, hint=_remedy(error, url)) from error
         raise StorageError(
             f"{url}: {error}",
             found=url,
@@ -106,12 +125,17 @@ def upload(fs: Any, source: Path, path: str) -> None:
 
 def no_bucket(error: Exception) -> bool:
     """Return whether what is not there is the bucket itself."""
-    return "bucket does not exist" in str(error)
+    return "bucket does not exist" in str(error) or "container does not exist" in str(error)
 
 
 @contextmanager
-def remote_errors(what: str) -> Iterator[None]:
+def remote_errors(doing: str, url: str, *, writing: bool = False) -> Iterator[None]:
     """Turn the errors of object stores into ours; that something is not there stays what it is.
+
+    Args:
+        doing: What is being done, for the message.
+        url: To what.
+        writing: Then it is the bucket that is not there.
 
     Raises:
         StorageError: No such bucket, no credentials, no permission, or the store is unreachable.
@@ -120,23 +144,33 @@ def remote_errors(what: str) -> Iterator[None]:
         yield
     except (SaestoreError, FileExistsError):
         raise
-    except FileNotFoundError as error:
-        if no_bucket(error):
+    except Exception as error:
+        absent = isinstance(error, FileNotFoundError)
+        if no_bucket(error) or (absent and writing):
             raise StorageError(
-                f"{what}: there is no such bucket",
+                f"{doing} {url}: there is no such bucket",
                 found=str(error),
                 expected="a bucket that exists",
                 hint="create the bucket first, or check its name and the endpoint",
             ) from error
-        raise
-    except Exception as error:
-        kind = type(error)
-        vendor = kind.__module__.partition(".")[0]
-        if kind.__name__ in _CREDENTIALS:
-            hint = _ASK
-        elif isinstance(error, OSError) or vendor in {"botocore", "aiohttp", "obstore", "fsspec"}:
-            hint = _UNREACHABLE
-        else:
+        # All that runs here is file systems' code: what is no plain Python error is the store's.
+        if absent or (type(error).__module__ == "builtins" and not isinstance(error, OSError)):
             raise
-        lines = str(error).strip().splitlines() or [kind.__name__]
-        raise StorageError(f"{what}: {lines[0]}", found=kind.__name__, hint=hint) from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise StorageError(
+            f"{doing} {url}: {lines[0]}", found=type(error).__name__, hint=_remedy(error, url)
+        ) from error
+
+
+def _remedy(error: Exception, url: str) -> str:
+    """Return what to do when a store refuses or does not answer."""
+    said = _SAID.get(url.partition("://")[0])
+    credentials, endpoint = (f" ({each})" for each in said) if said else ("", "")
+    status = getattr(error, "status_code", None) or getattr(error, "code", None)
+    named = type(error).__name__ in _CREDENTIALS or isinstance(error, ValueError)
+    if named or status in _REFUSED:
+        return f"check the credentials{credentials} and what they may do in this bucket"
+    return (
+        f"check the network and the endpoint{endpoint}, then run the same command again: what "
+        "was finished stays"
+    )

@@ -139,8 +139,9 @@ class Storage:
             shutil.rmtree(self.scratch(), ignore_errors=True)
 
     def _errors(self, what: str) -> AbstractContextManager[None]:
-        text = f"{what} {self.full_url}"
-        return storage_errors(text) if self.local is not None else remote.remote_errors(text)
+        if self.local is not None:
+            return storage_errors(f"{what} {self.full_url}")
+        return remote.remote_errors(what, self.full_url)
 
     def exists(self, path: str = "") -> bool:
         """Return whether a file or folder exists."""
@@ -250,7 +251,7 @@ class Storage:
             StorageError: Disk full, read-only, quota or permission.
         """
         if self.local is None:
-            with remote.remote_errors(f"writing {self.child(path).full_url}"):
+            with remote.remote_errors("writing", self.child(path).full_url, writing=True):
                 self.fs.pipe_file(self.join(path), b"".join(parts))
             return
         with (
@@ -268,7 +269,7 @@ class Storage:
             StorageError: Disk full, read-only, quota or permission; or the store is unreachable.
         """
         if self.local is None:
-            with remote.remote_errors(f"writing {self.child(path).full_url}"):
+            with remote.remote_errors("writing", self.child(path).full_url, writing=True):
                 remote.create(self.fs, self.join(path), data)
             return
         target = self.local / path
@@ -303,7 +304,7 @@ class Storage:
             try:
                 yield temporary
                 if self.local is None:
-                    with remote.remote_errors(f"writing {self.child(path).full_url}"):
+                    with remote.remote_errors("writing", self.child(path).full_url, writing=True):
                         remote.upload(self.fs, temporary, self.join(path))
                     temporary.unlink()
                     return

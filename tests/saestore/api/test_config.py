@@ -128,6 +128,8 @@ def test_unknown_settings_come_first_because_they_cause_missing_ones():
 def test_a_setting_in_the_wrong_section_is_sent_to_the_right_one():
     error = failing(TrainSettings, changed("every=3"))
     assert error.hint == "did you mean log.every?"
+    error = failing(TrainSettings, changed("log.series='x'"))
+    assert error.hint == "did you mean series, in no section?"
 
 
 @pytest.mark.parametrize("name", sorted(problems.ELSEWHERE))

@@ -19,6 +19,7 @@ from saestore.errors import (
 from saestore.lake import Lake, Storage, layout, lease, manifest as manifests, ranges
 from saestore.lake.cache import Cache
 from saestore.lake.lock import writing
+from saestore.lake.remote import remote_errors
 from saestore.testing.s3 import SlowNetwork
 from saestore.testing.stores import HOOKPOINT, synthetic_rows, synthetic_store
 from saestore_schemas.activations import StoreSettings
@@ -300,6 +301,48 @@ def test_what_is_wrong_is_said(s3_url, monkeypatch, s3_server):
     with pytest.raises(StorageError) as caught:
         Storage.at(s3_url).names()
     assert "AWS_ENDPOINT_URL" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "said"),
+    [
+        ("abfs://bucket/lake", 403, "AZURE_STORAGE_CONNECTION_STRING"),
+        ("gs://bucket/lake", 401, "GOOGLE_APPLICATION_CREDENTIALS"),
+        ("gs://bucket/lake", 503, "STORAGE_EMULATOR_HOST"),
+        ("s3://bucket/lake", 403, "AWS_ACCESS_KEY_ID"),
+        ("other://bucket/lake", 500, "check the network and the endpoint, then"),
+    ],
+)
+def test_what_a_vendors_error_asks_for_goes_by_the_protocol(url, status, said):
+    class HttpResponseError(Exception):  # as azure.core and gcsfs have it: no OSError
+        status_code = status
+
+    with pytest.raises(StorageError) as caught, remote_errors("reading", url):
+        raise HttpResponseError("not today\nRequestId: 1")
+    assert caught.value.message == f"reading {url}: not today"
+    assert said in caught.value.hint
+
+
+def test_only_writing_takes_what_is_not_there_for_the_bucket():
+    with pytest.raises(FileNotFoundError), remote_errors("reading", "gs://b/x"):
+        raise FileNotFoundError("b/x")
+    with (
+        pytest.raises(StorageError, match="no such bucket"),
+        remote_errors("writing", "gs://b/x", writing=True),
+    ):
+        raise FileNotFoundError("b/x")
+    with pytest.raises(TypeError), remote_errors("reading", "gs://b/x"):
+        raise TypeError("a mistake of ours")
+
+
+def test_a_package_that_lacks_its_own_is_not_called_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "aiobotocore", None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "s3fs"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    with pytest.raises(StorageError, match="installed and cannot be loaded") as caught:
+        Storage.at("s3://lake/x")
+    assert "aiobotocore" in caught.value.message
 
 
 def test_a_missing_package_is_named(monkeypatch):
