@@ -130,10 +130,13 @@ class ArtefactNotFoundError(SaestoreError, FileNotFoundError):
 class ArtefactExistsError(SaestoreError, FileExistsError):
     """The name is taken by an artefact made with other settings."""
 
-    def __init__(self, *, kind: str, name: str, differences: tuple[str, ...]) -> None:
+    def __init__(
+        self, *, kind: str, name: str, differences: tuple[str, ...], finished: bool = True
+    ) -> None:
         lines = "".join(f"\n  {d}" for d in differences)
+        how = "exists" if finished else "is unfinished and was begun"
         super().__init__(
-            f"{kind} {name!r} exists with other settings:{lines}",
+            f"{kind} {name!r} {how} with other settings:{lines}",
             found="other settings",
             expected="the settings it was made with",
             hint="choose another name, as with --set name=..., or `saestore remove` the old artefact first",

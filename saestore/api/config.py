@@ -147,7 +147,9 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
             field="settings file",
             found=name,
             expected="a readable TOML file",
-            hint="name the file itself, such as configs/train/topk.toml",
+            hint="save it as UTF-8"
+            if isinstance(error, UnicodeDecodeError)
+            else "name the file itself, such as configs/train/topk.toml",
             problem=f"cannot read {name}: {why}",
         ) from error
     try:

@@ -89,9 +89,8 @@ def begin(artefact: Storage, run: Run) -> Manifest | None:
         if started["fingerprint"] == run.fingerprint:
             return None
         if _has_work(artefact):
-            raise _exists(
-                run, started["settings"], [Parent(**parent) for parent in started["parents"]]
-            )
+            parents = [Parent(**parent) for parent in started["parents"]]
+            raise _exists(run, started["settings"], parents, finished=False)
         drop_progress(artefact)  # it failed before it made anything: a mistake keeps no name
     record = {
         "fingerprint": run.fingerprint,
@@ -518,7 +517,7 @@ def digest_of(data: bytes) -> str:
 
 
 def _exists(
-    run: Run, settings: Mapping[str, Any], parents: Sequence[Parent]
+    run: Run, settings: Mapping[str, Any], parents: Sequence[Parent], *, finished: bool = True
 ) -> ArtefactExistsError:
     lines = differences(settings, run.settings)
     if settings.keys() != run.settings.keys():  # of one command, they are always the same
@@ -533,6 +532,7 @@ def _exists(
         kind=run.ref.kind,
         name=run.ref.name,
         differences=tuple(lines + differences(before, after)),
+        finished=finished,
     )
 
 

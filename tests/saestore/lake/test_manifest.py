@@ -85,8 +85,9 @@ def test_unfinished_runs_are_held_to_their_settings_and_parents_too(lake, work):
     manifests.begin(artefact, manifests.Run.of(REF, LmSettings(model="gpt2"), [parent]))
     artefact.write(work, b"something")
     changed = parent.model_copy(update={"fingerprint": "2" * 64})
-    with pytest.raises(ArtefactExistsError, match="parent activations p"):
+    with pytest.raises(ArtefactExistsError, match="parent activations p") as caught:
         manifests.begin(artefact, manifests.Run.of(REF, LmSettings(model="gpt2"), [changed]))
+    assert "is unfinished and was begun with other settings" in str(caught.value)
 
 
 def test_a_run_that_failed_before_it_made_anything_keeps_no_name(lake):
