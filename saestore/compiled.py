@@ -148,22 +148,53 @@ def crc32c_of(address: int, length: int, shifts: UInt32[np.ndarray, "_ _ _"]) ->
     raise TypeError("crc32c_of exists inside compiled functions only")
 
 
+def crc32c_step(register: np.uint64, address: int) -> np.uint64:
+    """Return the register of a crc32c after 8 more bytes, inside a compiled function.
+
+    Raises:
+        TypeError: It was called by the interpreter.
+    """
+    del register, address
+    raise TypeError("crc32c_step exists inside compiled functions only")
+
+
+def crc32c_join(
+    register: np.uint64, following: np.uint64, shift: UInt32[np.ndarray, "_ _"]
+) -> np.uint64:
+    """Join two registers of a crc32c, inside a compiled function: the second began at 0.
+
+    Args:
+        register: The one before them.
+        following: Theirs.
+        shift: `crc32c_shift` of their length.
+
+    Raises:
+        TypeError: It was called by the interpreter.
+    """
+    del register, following, shift
+    raise TypeError("crc32c_join exists inside compiled functions only")
+
+
 @functools.cache
 def crc32c_shifts() -> UInt32[np.ndarray, "_ _ _"]:
-    """Return what `crc32c_of` joins the parts of a checksum with.
+    """Return what `crc32c_of` joins the parts of a checksum with: the shift of each stretch."""
+    return np.stack([crc32c_shift(stretch) for stretch in _STRETCHES])
 
-    For each of its stretches, what becomes of the register when as many zero bytes follow: the
-    register is linear in its bits, so four tables, one a byte, whose entries are combined by xor.
+
+@functools.cache
+def crc32c_shift(length: int) -> UInt32[np.ndarray, "_ _"]:
+    """Return what becomes of a crc32c's register when so many zero bytes follow.
+
+    It is linear in its bits, so four tables, one a byte, whose entries are combined by xor.
     """
-    found = np.zeros((len(_STRETCHES), 4, 256), np.uint32)
+    tables = np.zeros((4, 256), np.uint32)
     ones = 0xFFFFFFFF  # a crc32c begins and ends with the register inverted
-    for tables, stretch in zip(found, _STRETCHES, strict=True):
-        bits = [crc32c.crc32c(bytes(stretch), (1 << bit) ^ ones) ^ ones for bit in range(32)]
-        for byte in range(4):
-            for bit in range(8):
-                having = np.arange(256) >> bit & 1 == 1
-                tables[byte, having] ^= np.uint32(bits[8 * byte + bit])
-    return found
+    bits = [crc32c.crc32c(bytes(length), (1 << bit) ^ ones) ^ ones for bit in range(32)]
+    for byte in range(4):
+        for bit in range(8):
+            having = np.arange(256) >> bit & 1 == 1
+            tables[byte, having] ^= np.uint32(bits[8 * byte + bit])
+    return tables
 
 
 @functools.cache
@@ -313,6 +344,22 @@ def _teach_crc32c() -> None:
         del crc, address
         return types.uint64(types.uint64, types.intp), partial(_emit_crc32c, "32.8", 8)
 
+    @overload(crc32c_step)
+    def next_word(register: Any, address: Any) -> Any:  # noqa: ARG001 - as above
+        def run(register: Any, address: Any) -> Any:
+            return step(register, address)  # type: ignore[call-arg] # as above
+
+        return inspect.unwrap(run)
+
+    @overload(crc32c_join)
+    def join(register: Any, following: Any, shift: Any) -> Any:  # noqa: ARG001 - as above
+        def run(register: Any, following: Any, shift: Any) -> Any:
+            low = shift[0, register & 255] ^ shift[1, register >> 8 & 255]
+            high = shift[2, register >> 16 & 255] ^ shift[3, register >> 24 & 255]
+            return np.uint64(low ^ high) ^ following
+
+        return inspect.unwrap(run)
+
     overload(crc32c_of)(_crc32c_by(step, short_step))
 
 
@@ -335,9 +382,7 @@ def _crc32c_by(step: Any, short_step: Any) -> Callable[..., Any]:
                             step(parts[1], place + 2 * size),
                         )
                     for part in parts:
-                        low = table[0, found & 255] ^ table[1, found >> 8 & 255]
-                        high = table[2, found >> 16 & 255] ^ table[3, found >> 24 & 255]
-                        found = np.uint64(low ^ high) ^ part
+                        found = crc32c_join(found, part, table)
                     at += 3 * size
             while at < end - 7:
                 found = step(found, at)
