@@ -200,6 +200,15 @@ def write(table: pa.Table, form: TableFormat, out: Path | None) -> None:
         raise StorageError(message, hint="name a file in a folder that exists") from error
 
 
+def into(table: pa.Table, out: Path) -> None:
+    """Write a table to a file of the format that its name says, CSV if it says none.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    write(table, SUFFIXES.get(out.suffix.lower(), TableFormat.CSV), out)
+
+
 def _text(table: pa.Table, form: TableFormat) -> str:
     if form is TableFormat.JSON:
         rows = ",\n".join(json.dumps(plain(row), ensure_ascii=False) for row in table.to_pylist())

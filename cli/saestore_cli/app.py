@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 import saestore
 from saestore_cli.commands import (
+    between,
     exchange,
     look,
     lookups,
@@ -32,7 +33,7 @@ def build() -> TyperGroup:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_root)
-    for module in (verbs, stores, look, lookups, verify, query, exchange, settings, other):
+    for module in (verbs, stores, look, lookups, between, verify, query, exchange, settings, other):
         module.add(app)
     root = typer.main.get_command(app)
     if not isinstance(root, TyperGroup):

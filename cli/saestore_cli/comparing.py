@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saestore.errors import ConfigError
-from saestore_cli import answers
-from saestore_cli.options import TableFormat
 
 
 if TYPE_CHECKING:
-    from saestore.evaluate import Comparison
     from saestore_schemas.evaluate import EvaluateSettings
 
 
@@ -71,12 +68,3 @@ def settings(asked: Asked, overrides: Sequence[str]) -> "EvaluateSettings":
 
     options = {"dictionary": asked.dictionaries[0]} if asked.dictionaries else {}
     return load(EvaluateSettings, asked.config, overrides, options=options)
-
-
-def write(found: "Comparison", out: Path) -> None:
-    """Write all scores to a file of the format that its name says, CSV if it says none.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
-    answers.write(found.table, answers.SUFFIXES.get(out.suffix.lower(), TableFormat.CSV), out)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from saestore.activations.same_tokens import SameTokens
+    from saestore.analyze.between import Difference, Match
     from saestore.api.demo import DemoResult
     from saestore.api.lake import Remark
     from saestore.api.pages import Page
@@ -94,6 +95,18 @@ class ConsoleOutput:
         from saestore_cli import comparison_page
 
         comparison_page.draw(found, self._out)
+
+    def matched(self, found: "Match", *, features: Sequence[int] | None, n: int) -> None:
+        """Print how well features match, and some with their partners."""
+        from saestore_cli import between_pages
+
+        between_pages.matched(found, self._out, features=features, n=n)
+
+    def differs(self, found: "Difference", *, n: int) -> None:
+        """Print what changed, and the features that changed most."""
+        from saestore_cli import between_pages
+
+        between_pages.differs(found, self._out, n=n)
 
     def part(self, ref: "Ref", states: "Sequence[State]") -> None:
         """Print how far the parts are, and the commands that finish the artefact."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from saestore.activations.same_tokens import SameTokens
+    from saestore.analyze.between import Difference, Match
     from saestore.api.demo import DemoResult
     from saestore.api.lake import Remark
     from saestore.api.pages import Page
@@ -67,6 +68,35 @@ class JsonOutput:
                 "evaluations": [each.ref.path for each in found.evaluations],
                 "facts": found.facts,
                 "scores": found.values,
+            }
+        )
+
+    def matched(self, found: "Match", *, features: Sequence[int] | None, n: int) -> None:
+        """Print every line, or those of the features named, and what each method finds in all."""
+        del n  # a program can choose
+        rows = found.table.to_pylist()
+        _print(
+            {
+                "dictionaries": [found.one, found.other],
+                "features": list(found.features),
+                "facts": found.facts,
+                "methods": {each.method: each.summary() for each in found.methods},
+                "agreeing": found.agreeing,
+                "rows": [row for row in rows if not features or row["feature"] in features],
+            }
+        )
+
+    def differs(self, found: "Difference", *, n: int) -> None:
+        """Print every line, and how many features changed."""
+        del n  # a program can choose
+        _print(
+            {
+                "analyses": [found.one, found.other],
+                "facts": found.facts,
+                "changes": found.changes,
+                "limit": found.limit,
+                "significant": found.significant,
+                "rows": found.table.to_pylist(),
             }
         )
 

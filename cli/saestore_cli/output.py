@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from saestore.activations.same_tokens import SameTokens
+    from saestore.analyze.between import Difference, Match
     from saestore.api.demo import DemoResult
     from saestore.api.lake import Remark
     from saestore.api.pages import Page
@@ -48,6 +49,14 @@ class Output(Protocol):
 
     def compared(self, found: "Comparison") -> None:
         """Show the scores of several dictionaries side by side."""
+        ...
+
+    def matched(self, found: "Match", *, features: Sequence[int] | None, n: int) -> None:
+        """Show the partners of features: of those named, or of the n that match best."""
+        ...
+
+    def differs(self, found: "Difference", *, n: int) -> None:
+        """Show what changed between two analyses: the n features that changed most."""
         ...
 
     def part(self, ref: "Ref", states: "Sequence[State]") -> None:

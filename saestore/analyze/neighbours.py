@@ -58,24 +58,39 @@ def neighbour_rows(
                 task.advance(stop - first)
 
 
-class Directions:
-    """Vectors whose nearest others are wanted."""
+class _Side:
+    """Vectors and what they are multiplied by to have length 1; NaN without length."""
 
-    def __init__(self, vectors: Float[Tensor, "d_sae d"]) -> None:
-        """Take one vector of each feature."""
-        self._vectors = vectors.detach().contiguous()
-        self._lengths = torch.cat(
+    def __init__(self, vectors: Float[Tensor, "feature d"]) -> None:
+        self.vectors = vectors.detach().contiguous()
+        lengths = torch.cat(
             [
-                torch.linalg.vector_norm(self._vectors[low : low + _AT_ONCE].double(), dim=1)
-                for low in range(0, len(self._vectors), _AT_ONCE)
+                torch.linalg.vector_norm(self.vectors[low : low + _AT_ONCE].double(), dim=1)
+                for low in range(0, len(self.vectors), _AT_ONCE)
             ]
         )
-        self._exact = self._lengths.cpu().numpy()
-        scale = self._lengths.reciprocal().to(self._vectors)
-        self._scale = torch.where(self._lengths == 0, torch.nan, scale)
+        self.lengths: np.ndarray = lengths.cpu().numpy()
+        scale = lengths.reciprocal().to(self.vectors)
+        self.scale = torch.where(lengths == 0, torch.nan, scale)
+
+
+class Directions:
+    """Vectors whose nearest others are wanted: among themselves, or among other vectors."""
+
+    def __init__(
+        self, vectors: Float[Tensor, "d_sae d"], others: Float[Tensor, "feature d"] | None = None
+    ) -> None:
+        """Take one vector of each feature.
+
+        Args:
+            vectors: They.
+            others: Among which the nearest are wanted; absent, among themselves, none its own.
+        """
+        self._own = _Side(vectors)
+        self._others = self._own if others is None else _Side(others)
         # what rounding may do to a cosine: of d products and their sums, of lengths, of the result
-        epsilon = torch.finfo(self._vectors.dtype).eps
-        self._slack = (self._vectors.shape[1] + 8) * epsilon + 4 * torch.finfo(torch.float32).eps
+        epsilon = torch.finfo(vectors.dtype).eps
+        self._slack = (vectors.shape[1] + 8) * epsilon + 4 * torch.finfo(torch.float32).eps
 
     def nearest(
         self, first: int, stop: int, *, k: int
@@ -103,27 +118,35 @@ class Directions:
         self, first: int, stop: int, k: int
     ) -> tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " _"]]:
         """Return all pairs that may be among the k largest of their feature."""
-        cosines = self._vectors[first:stop] @ self._vectors.T
-        cosines.mul_(self._scale).mul_(self._scale[first:stop, None])
-        cosines.nan_to_num_(nan=-torch.inf)  # of a vector without length
-        here = torch.arange(stop - first, device=cosines.device)
-        cosines[here, here + first] = -torch.inf
+        cosines = self.block(first, stop)
+        if self._others is self._own:
+            here = torch.arange(stop - first, device=cosines.device)
+            cosines[here, here + first] = -torch.inf
         k = min(k, cosines.shape[1])
         limit = cosines.topk(k, dim=1, sorted=True).values[:, -1:] - 2 * self._slack
         place = ((cosines >= limit) & (cosines > -torch.inf)).nonzero()
         feature, other = place.cpu().numpy().T
         return feature + first, other
 
+    def block(self, first: int, stop: int) -> Float[Tensor, "feature _"]:
+        """Return the cosines of features `first` to `stop - 1` with all others, as the type rounds them.
+
+        Of a vector without length they are minus infinity.
+        """
+        cosines = self._own.vectors[first:stop] @ self._others.vectors.T
+        cosines.mul_(self._others.scale).mul_(self._own.scale[first:stop, None])
+        return cosines.nan_to_num_(nan=-torch.inf)
+
     def _cosines(
         self, feature: Int64[np.ndarray, " _"], other: Int64[np.ndarray, " _"]
     ) -> Float64[np.ndarray, " _"]:
         """Return the cosine of each pair in float64."""
-        device = self._vectors.device
+        device = self._own.vectors.device
         pair = (
             torch.from_numpy(np.ascontiguousarray(each)).to(device) for each in (feature, other)
         )
-        product = products(self._vectors, self._vectors[None], *pair)[0].cpu().numpy()
-        found: np.ndarray = product / (self._exact[feature] * self._exact[other])
+        product = products(self._own.vectors, self._others.vectors[None], *pair)[0].cpu().numpy()
+        found: np.ndarray = product / (self._own.lengths[feature] * self._others.lengths[other])
         found.clip(-1, 1, out=found)
         return found
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from saestore.api import config
 from saestore.api.asking import Asking
+from saestore.api.between import Between
 from saestore.api.exchanging import Exchanging, Settings
 from saestore.api.looking_up import LookingUp
 from saestore.errors import (
@@ -77,7 +78,7 @@ class Remark:
 
 
 @dataclass(frozen=True)
-class OpenLake(Asking, Exchanging, LookingUp):
+class OpenLake(Asking, Between, Exchanging, LookingUp):
     """A lake and the device on which its verbs compute.
 
     Attributes:

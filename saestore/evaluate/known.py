@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
+from saestore.assignment import best_pairs
 from saestore.dictionaries import SparseCode
-from saestore.evaluate.assignment import best_pairs
 
 
 def similarity(

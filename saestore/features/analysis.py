@@ -107,6 +107,14 @@ class Analysis:
         """
         return self._assembler.readers[table].rows("feature", features)
 
+    def columns(self, table: str, names: Sequence[str]) -> pa.Table:
+        """Return some columns of every line of a table, in stored order.
+
+        Raises:
+            DamagedArtefactError: A file is missing, has another size or cannot be read.
+        """
+        return self._assembler.readers[table].whole(names)
+
     def sql(self, sql: str, params: Mapping[str, Any] | None = None) -> pa.Table:
         """Answer one SQL question inside this analysis alone: its views need no keys in joins.
 

@@ -61,3 +61,90 @@ NEIGHBOURS = Table(
         Column("score", pa.float32(), "cosine"),
     ),
 )
+
+MATCHES = Table(
+    "matches",
+    "Features of one dictionary and their partners in another, as `saestore match` finds them.",
+    ("feature", "method"),
+    (
+        Column("feature", pa.uint32(), "feature of the first dictionary"),
+        Column(
+            "method",
+            pa.string(),
+            "`dec_cos`: cosine of decoder vectors; `pearson`: correlation of values over shared rows, zeros "
+            "included; `phi`: of firing with firing",
+        ),
+        Column(
+            "other",
+            pa.uint32(),
+            "feature of the second dictionary with the largest score, the smallest of equals; null if it "
+            "has none",
+            nullable=True,
+        ),
+        Column("score", pa.float64(), "that score; null likewise", nullable=True),
+        Column("mutual", pa.bool_(), "whether the feature is the other's best partner too"),
+        Column(
+            "p",
+            pa.float64(),
+            "share of features that match as well by chance, (1 + as well) / (1 + all); null without draws "
+            "or a partner",
+            nullable=True,
+        ),
+        Column(
+            "paired",
+            pa.uint32(),
+            "its partner where each feature has at most one and the sum of scores is largest; null without "
+            "one, or where the pairs are too many",
+            nullable=True,
+        ),
+        Column("paired_score", pa.float64(), "that pair's score; null likewise", nullable=True),
+    ),
+)
+
+DIFFERENCES = Table(
+    "differences",
+    "What each feature of a dictionary does in two analyses, as `saestore diff` finds it.",
+    ("feature",),
+    (
+        Column("feature", pa.uint32(), "feature"),
+        Column("n_firings_a", pa.uint64(), "rows of the first analysis on which it fires"),
+        Column("n_firings_b", pa.uint64(), "of the second"),
+        Column(
+            "density_a", pa.float64(), "share of the first's rows; null without rows", nullable=True
+        ),
+        Column("density_b", pa.float64(), "of the second's; null likewise", nullable=True),
+        Column(
+            "z",
+            pa.float64(),
+            "two-proportion z of the second's density over the first's, on rows that are not in both; null "
+            "where either has none, or it fires on none or all of them",
+            nullable=True,
+        ),
+        Column(
+            "max_a",
+            pa.float32(),
+            "largest value in the first; null if it never fires",
+            nullable=True,
+        ),
+        Column("max_b", pa.float32(), "in the second; null likewise", nullable=True),
+        Column(
+            "mean_a", pa.float64(), "mean of its firings in the first; null likewise", nullable=True
+        ),
+        Column("mean_b", pa.float64(), "in the second; null likewise", nullable=True),
+        Column(
+            "top_token_a",
+            pa.string(),
+            "token it fires on most often in the first; null likewise",
+            nullable=True,
+        ),
+        Column("top_token_b", pa.string(), "in the second; null likewise", nullable=True),
+        Column(
+            "tokens_jaccard",
+            pa.float64(),
+            "tokens among its ten most frequent of both over those of either; null if it never fires in "
+            "one, or one has no `token_stats`",
+            nullable=True,
+        ),
+        Column("change", pa.string(), "`fires`, `silent` (in both), `woke` or `fell_silent`"),
+    ),
+)

@@ -186,7 +186,7 @@ def evaluate(
     With --compare, several dictionaries on the same rows and contexts, side by side; evaluations that
     were finished before are not made again.
     """
-    from saestore_cli import comparing
+    from saestore_cli import answers, comparing
 
     del resume
     asked = comparing.asked(given, compare=compare, out=out)
@@ -203,7 +203,7 @@ def evaluate(
     if out is None:
         session.output.compared(found)
     else:
-        comparing.write(found, out)
+        answers.into(found.table, out)
         session.output.wrote(out, rows=found.table.num_rows)
 
 

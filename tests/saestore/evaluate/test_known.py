@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import example, given, settings, strategies as st
 
+from saestore.assignment import best_pairs
 from saestore.dictionaries import SparseCode
 from saestore.evaluate import known
-from saestore.evaluate.assignment import best_pairs
 from saestore.evaluate.known import DetectionCounts, mcc, mmcs, similarity, uniqueness
 from saestore.evaluate.matching import matches, mutual_nearest
 from saestore.evaluate.properties import auroc, coverage
