@@ -23,6 +23,7 @@ _NAMES = {
     torch.bfloat16: "BF16",
     torch.float16: "F16",
     torch.uint8: "U8",
+    torch.bool: "BOOL",
 }
 _LENGTH = struct.Struct("<Q")
 
@@ -38,7 +39,7 @@ def parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[by
     Those of a tensor on the CPU are where it lies: a large state is written without a copy.
 
     Args:
-        tensors: Tensors of float64, int64, float32, int32, bfloat16, float16 or uint8, on any device.
+        tensors: Tensors of float64, int64, float32, int32, bfloat16, float16, uint8 or bool, on any device.
         metadata: Strings for the header.
     """
     # Wide types first keeps every tensor aligned; that is the safetensors package's order too.

@@ -131,7 +131,7 @@ TOOLS: Mapping[str, Tool] = {
         exports=("saestore export sparsify demo/topk-32 sparsify-demo",),
     ),
     "llamascopium": Tool(
-        reads="A sparse autoencoder, cross-layer transcoder, Lorsa or molt of llamascopium or lm-saes: "
+        reads="A dictionary of any family of llamascopium or lm-saes: "
         "`config.json` and its weights.\n\n"
         "Its files do not say whether the weights contain the normalisation: say it, or name a store "
         "of what the dictionary reads, and the reading that explains its rows is taken.",

@@ -12,20 +12,17 @@ store's rows. θ is the exponential of what is stored.
 Written in raw units: `inference`, features over the factor of the scale, decoder as it was trained.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from saestore.dictionaries import SparseDictionary, tensor_file
-from saestore.dictionaries.crosscoder import CrossCoder
+from saestore.dictionaries import SparseDictionary
 from saestore.errors import ConfigError, UnsupportedError
 from saestore.exchange.dictionaries import (
     llamascopium_clt,
@@ -33,6 +30,7 @@ from saestore.exchange.dictionaries import (
     llamascopium_fold as fold,
     llamascopium_lorsa,
     llamascopium_molt,
+    llamascopium_transcoder,
     measure,
     reference,
 )
@@ -48,12 +46,13 @@ from saestore.exchange.dictionaries.foreign import (
 )
 from saestore.exchange.dictionaries.llamascopium_activation import FUNCTIONS, Activation
 from saestore.exchange.dictionaries.llamascopium_parts import (
-    NORM,
     THETA,
     factor,
-    thresholds,
-    written_config,
+    layer,
+    layer_codes,
+    silent_features,
 )
+from saestore.exchange.dictionaries.llamascopium_writing import Place, config_of, files
 from saestore.exchange.dictionaries.plain import Plain, plain
 from saestore.exchange.dictionaries.reference import Computed
 
@@ -65,6 +64,29 @@ PLACES = (
     "checkpoints/final.safetensors", "checkpoints/final.pt",
 )  # fmt: skip
 """Where weights lie, in its own order of search."""
+
+
+class Family(Protocol):
+    """A family with files of its own."""
+
+    def read(
+        self, config: Config, weights: Weights, asked: Asked, *, known: frozenset[str]
+    ) -> Foreign:
+        """Return what a config and its weights hold."""
+        ...
+
+    def write(self, dictionary: SparseDictionary, place: Place) -> Written:
+        """Return the files of a dictionary, in raw units."""
+        ...
+
+
+OTHERS: Mapping[str, Family] = {
+    "clt": llamascopium_clt,
+    "crosscoder": llamascopium_crosscoder,
+    "lorsa": llamascopium_lorsa,
+    "molt": llamascopium_molt,
+}
+"""By the name that they have on both sides."""
 CLEARLY = 0.05
 """Difference of explained variance that decides between two readings."""
 
@@ -110,15 +132,7 @@ class _Files:
         def compute(rows: Float[Tensor, "row d_in"]) -> Computed:
             w = {name: each.to(rows.dtype) for name, each in self.weights.items()}
             read, back = reference.NORMALISATIONS[scale](rows, a)
-            h = read @ w["W_enc"] + w["b_enc"]
-            if "W_glu" in w:
-                h = h * torch.sigmoid(read @ w["W_glu"] + w["b_glu"])
-            lengths = torch.linalg.vector_norm(w["W_dec"], dim=1)
-            codes = self.activation.codes(h, lengths, w.get("threshold"))
-            if (
-                self.activation.gate_on_norm
-            ):  # it divides by the length again: 0/0 for a vector of zero
-                codes = codes._replace(values=torch.where(lengths > 0, codes.values, 0))
+            codes = layer_codes(w, self.activation, read)
             return Computed(codes, back(codes.values @ w["W_dec"] + w["b_dec"]))
 
         return compute
@@ -141,30 +155,17 @@ class Llamascopium(WrittenFormat):
         """
         folder = place.parent if place.is_file() else place
         config = Config.read(one_of(folder, CONFIG, tool=self.title))
-        others = {
-            "clt": llamascopium_clt.read,
-            "crosscoder": llamascopium_crosscoder.read,
-            "lorsa": llamascopium_lorsa.read,
-            "molt": llamascopium_molt.read,
-        }
-        other = others.get(config.get("sae_type", str, default="sae"))
+        other = OTHERS.get(config.get("sae_type", str, default="sae"))
         if other is not None:
-            return other(config, _weights(place, self.title), asked, known=KNOWN)
+            return other.read(config, _weights(place, self.title), asked, known=KNOWN)
         _supported(config)
         activation, inexact = Activation.of(config, "sparse autoencoder"), config.unknown(KNOWN)
         weights = _weights(place, self.title)
-        files = _Files(
-            config=config,
-            weights=_taken(weights, config),
-            activation=activation,
-        )
-        scale, a, decided = _scale(files, weights, asked)
-        notes = [*weights.notes, *decided]
-        silent = int((torch.linalg.vector_norm(files.weights["W_dec"], dim=1) == 0).sum())
-        if silent and activation.gate_on_norm:
-            notes.append(
-                f"{silent} features with a decoder vector of zero, which it makes NaN, are 0"
-            )
+        if llamascopium_transcoder.is_one(config):
+            return llamascopium_transcoder.read(config, weights, asked, known=KNOWN)
+        read = _Files(config, layer(weights, config), activation)
+        scale, a, decided = _scale(read, weights, asked)
+        notes = [*weights.notes, *decided, *silent_features(read.weights, activation)]
         return Foreign(
             architecture=f"sae, {activation.kind}",
             version=None,
@@ -177,10 +178,10 @@ class Llamascopium(WrittenFormat):
                 gate_on_decoder_norm=activation.gate_on_norm,
                 scale=scale,
                 a=a,
-                glu="W_glu" in files.weights,
+                glu="W_glu" in read.weights,
             ),
-            tensors=files.weights,
-            compute=files.compute(scale, a),
+            tensors=read.weights,
+            compute=read.compute(scale, a),
             decided=tuple(notes),
             inexact=inexact,
             uncalibrated=weights.path if activation.kind == "batchtopk" else None,
@@ -193,12 +194,16 @@ class Llamascopium(WrittenFormat):
         Raises:
             UnsupportedError: It has no such activation function.
         """
-        if isinstance(dictionary, CrossCoder):
-            places = PLACES[0], CONFIG
-            return llamascopium_crosscoder.write(dictionary, places=places, version=self.version)
-        form = _expressed(plain(dictionary, tool=f"{self.title} {self.version}", glu=True))
+        place = Place(PLACES[0], CONFIG, self.version, context.context_size)
+        other = OTHERS.get(dictionary.config.family)
+        if other is not None:
+            return other.write(dictionary, place)
+        tool = f"{self.title} {self.version}"
+        llamascopium_transcoder.check(dictionary)
+        form = _expressed(plain(dictionary, tool=tool, glu=True, transcoders=True))
+        same = dictionary.hookpoints_in == dictionary.hookpoints_out
         a = dictionary.scales[dictionary.hookpoints_in[0]].record.a
-        if a != 1:
+        if same and a != 1:
             form = form.scaled(1 / a)
         if form.gate_on_decoder_norm and (form.lengths == 0).any():
             form = form.unit()  # it would divide zero by zero
@@ -208,14 +213,9 @@ class Llamascopium(WrittenFormat):
             tensors |= {"W_E_glu": t["W_glu"], "b_E_glu": t["b_glu"]}
         if "threshold" in t:
             tensors[THETA] = t["threshold"].log()
-        data = {name: each.float().contiguous() for name, each in tensors.items()}
-        kind = form.activation.kind
         return Written(
-            architecture=f"sae, {kind}",
-            files={
-                PLACES[0]: tensor_file.dump(data, {"version": self.version}),
-                CONFIG: (json.dumps(_config(dictionary, form), indent=4) + "\n").encode(),
-            },
+            architecture=f"{'sae' if same else 'transcoder'}, {form.activation.kind}",
+            files=files(tensors, _config(dictionary, form), place),
             rewrites=form.rewrites,
             factors=form.factors,
             inexact=form.inexact,
@@ -242,13 +242,12 @@ def _expressed(form: Plain) -> Plain:
 
 
 def _config(dictionary: SparseDictionary, form: Plain) -> dict[str, Any]:
-    hook = dictionary.hookpoints_in[0]
     width, features = dictionary.config.d_in[0], dictionary.d_sae
     return {
-        **written_config("sae", form.activation, width=width, features=features),
+        **config_of("sae", form.activation, width=width, features=features),
         "sparsity_include_decoder_norm": form.gate_on_decoder_norm,
-        "hook_point_in": hook,
-        "hook_point_out": hook,
+        "hook_point_in": dictionary.hookpoints_in[0],
+        "hook_point_out": dictionary.hookpoints_out[0],
         "use_glu_encoder": "W_glu" in form.tensors,
     }
 
@@ -257,24 +256,16 @@ def _supported(config: Config) -> None:
     """Refuse what has no counterpart here.
 
     Raises:
-        UnsupportedError: It is another family, or a transcoder.
+        UnsupportedError: It is another family.
     """
     family = config.get("sae_type", str, default="sae")
-    why = None
     if family != "sae":
-        why = f"family {family!r} has no counterpart here yet"
-    elif (writes := config.values.get("hook_point_out")) not in {
-        None,
-        reads := config.get("hook_point_in", str),
-    }:
-        why = f"it is a transcoder from {reads} to {writes}, which has no counterpart here yet"
-    if why is not None:
         raise UnsupportedError(
-            f"{config.path}: {why}",
+            f"{config.path}: family {family!r} has no counterpart here yet",
             found=family,
-            expected="sae_type sae with one hookpoint, crosscoder, clt, lorsa or molt",
-            hint="its sparse autoencoders, crosscoders, cross-layer transcoders, lorsas and molts can be "
-            "imported",
+            expected="sae_type sae, crosscoder, clt, lorsa or molt",
+            hint="its sparse autoencoders, transcoders, crosscoders, cross-layer transcoders, lorsas and "
+            "molts can be imported",
         )
 
 
@@ -298,25 +289,6 @@ def _weights(place: Path, tool: str) -> Weights:
             )
     file = place if place.is_file() else one_of(place, *PLACES, tool=tool)
     return Weights.pt(file, inside="sae") if file.suffix == ".pt" else Weights.safetensors(file)
-
-
-def _taken(weights: Weights, config: Config) -> dict[str, Tensor]:
-    """Return the weights by our names; what normalises stays for later."""
-    d_in, d_sae = weights.shape("W_E")
-    w = {
-        "W_enc": weights.take("W_E", d_in, d_sae),
-        "b_enc": weights.take("b_E", d_sae),
-        "W_dec": weights.take("W_D", d_sae, d_in),
-    }
-    biased = config.get("use_decoder_bias", bool, default=True)
-    w["b_dec"] = weights.take("b_D", d_in) if biased else torch.zeros(d_in)
-    if config.get("use_glu_encoder", bool, default=False):
-        w["W_glu"] = weights.take("W_E_glu", d_in, d_sae)
-        w["b_glu"] = weights.take("b_E_glu", d_sae)
-    if config.get("act_fn", str, default="relu").lower() == "jumprelu":
-        w["threshold"] = thresholds(weights, (d_sae,))
-    weights.done(f"{NORM}*")
-    return w
 
 
 def _scale(files: _Files, weights: Weights, asked: Asked) -> tuple[Normalisation, float, list[str]]:

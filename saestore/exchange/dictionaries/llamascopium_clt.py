@@ -14,11 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saestore.dictionaries import SparseDictionary
 from saestore.errors import UnsupportedError
 from saestore.exchange.dictionaries import llamascopium_fold as fold, reference
 from saestore.exchange.dictionaries.files import Config, Weights
-from saestore.exchange.dictionaries.foreign import Asked, Foreign, Meaning
-from saestore.exchange.dictionaries.llamascopium_parts import NORM, hooks, thresholds
+from saestore.exchange.dictionaries.foreign import Asked, Foreign, Meaning, Written
+from saestore.exchange.dictionaries.llamascopium_parts import NORM, THETA, hooks, thresholds
+from saestore.exchange.dictionaries.llamascopium_writing import Place, expressed, in_raw_units
 from saestore.exchange.dictionaries.reference import Codes, Compute, Computed
 
 
@@ -110,6 +112,30 @@ def read(config: Config, weights: Weights, asked: Asked, *, known: frozenset[str
         reads=reads,
         writes=writes,
     )
+
+
+def write(dictionary: SparseDictionary, place: Place) -> Written:
+    """Return the files of a cross-layer transcoder, in raw units.
+
+    Raises:
+        UnsupportedError: Its files cannot say what the dictionary computes, and why.
+    """
+    raw = in_raw_units(*expressed(dictionary, FUNCTIONS))
+    config, tensors = raw.dictionary.config, raw.dictionary.tensors()
+    layers = range(len(config.hookpoints_in))
+    data = {
+        "W_E": torch.stack([tensors[f"W_enc.{s}"] for s in layers]),
+        "b_E": torch.stack([tensors[f"b_enc.{s}"] for s in layers]),
+    }
+    for t in layers:
+        data[f"W_D.{t}"] = torch.stack([tensors[f"W_dec.{s}"][:, t - s] for s in layers[: t + 1]])
+        data[f"b_D.{t}"] = tensors[f"b_dec.{t}"]
+    if "threshold" in tensors:
+        data[THETA] = tensors["threshold"].log()
+    values = {
+        "hook_points_in": list(config.hookpoints_in), "hook_points_out": list(config.hookpoints_out)
+    }  # fmt: skip
+    return raw.written(data, values, place)
 
 
 def _contained(config: Config, asked: Asked) -> str:

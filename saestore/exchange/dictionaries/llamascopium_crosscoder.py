@@ -12,8 +12,6 @@ function than what was trained unless those are equal. We read what the files co
 is in the weights and features are the same numbers: a single encoder sum allows no unit of each head.
 """
 
-import copy
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saestore.dictionaries import SparseDictionary, tensor_file
+from saestore.dictionaries import SparseDictionary
 from saestore.dictionaries.crosscoder import CrossCoder
 from saestore.dictionaries.regating import EQUAL
 from saestore.errors import UnsupportedError
@@ -34,8 +32,8 @@ from saestore.exchange.dictionaries.llamascopium_parts import (
     factor,
     hooks,
     thresholds,
-    written_config,
 )
+from saestore.exchange.dictionaries.llamascopium_writing import Place, expressed, in_raw_units
 from saestore.exchange.dictionaries.reference import Codes, Compute, Computed
 
 
@@ -191,20 +189,20 @@ def _compute(
     return compute
 
 
-def write(dictionary: CrossCoder, *, places: tuple[str, str], version: str) -> Written:
+def write(dictionary: SparseDictionary, place: Place) -> Written:
     """Return the files of a crosscoder, in raw units.
-
-    Args:
-        dictionary: It.
-        places: Where weights and config stand.
-        version: The release whose format this is.
 
     Raises:
         UnsupportedError: Its files cannot say what the dictionary computes, and why.
     """
-    gated, steps = _with_its_gating(dictionary)
-    raw = gated.in_raw_units()
-    config, tensors = raw.config, raw.tensors()
+    found, steps = expressed(dictionary, FUNCTIONS)
+    if not isinstance(found, CrossCoder):
+        raise TypeError(found)
+    if found.config.options.gating == "shared":
+        found = found.with_gating("per_head")
+        steps.append("one gate of all heads written as one of each, with the same codes")
+    raw = in_raw_units(found, steps)
+    config, tensors = raw.dictionary.config, raw.dictionary.tensors()
     heads = range(config.gates)
     data = {
         theirs: torch.stack([tensors[f"{ours}.{head}"] for head in heads])
@@ -214,68 +212,7 @@ def write(dictionary: CrossCoder, *, places: tuple[str, str], version: str) -> W
     data["b_E"][0] = tensors["b_enc"]  # only their sum matters
     if "threshold" in tensors:
         data[THETA] = _of_all_heads(tensors["threshold"]).log()
-    activation = config.semantics.activation
-    values = {
-        **written_config("crosscoder", activation, width=config.d_in[0], features=config.d_sae),
-        "sparsity_include_decoder_norm": True,
-        "hook_points": list(config.hookpoints_in),
-    }
-    rounded = {name: each.float().contiguous() for name, each in data.items()}
-    return Written(
-        architecture=f"crosscoder, {activation.kind}",
-        files={
-            places[0]: tensor_file.dump(rounded, {"version": version}),
-            places[1]: (json.dumps(values, indent=4) + "\n").encode(),
-        },
-        rewrites=tuple(steps),
-        instead=gated,
-    )
-
-
-def _with_its_gating(dictionary: CrossCoder) -> tuple[CrossCoder, list[str]]:
-    """Return the crosscoder in float64 as llamascopium has them, and what was done to it.
-
-    Raises:
-        UnsupportedError: It has no such activation function, its heads gate as one and could not each by
-            itself, some write nothing, or they differ in width.
-    """
-    if len(set(dictionary.config.d_in)) > 1:
-        widths = ", ".join(map(str, dictionary.config.d_in))
-        raise UnsupportedError(
-            f"its hookpoints have widths {widths}, and those of a crosscoder of llamascopium have one",
-            found=f"widths {widths}",
-            expected="hookpoints of one width",
-            hint="train one on hookpoints of one width",
-        )
-    steps = []
-    found: SparseDictionary = copy.deepcopy(dictionary).cpu().double()
-    kind = found.config.semantics.activation.kind
-    if kind == "batchtopk":
-        found = found.as_jumprelu()
-        steps.append("batchtopk written as the JumpReLU with the same codes")
-    elif kind not in FUNCTIONS:
-        raise UnsupportedError(
-            f"llamascopium has no counterpart of activation {kind!r} of a crosscoder",
-            found=kind,
-            expected="one of relu, topk, batchtopk, jumprelu",
-            hint="train with one of these",
-        )
-    if not isinstance(found, CrossCoder):
-        raise TypeError(found)
-    if found.config.options.gating == "shared":
-        found = found.with_gating("per_head")
-        steps.append("one gate of all heads written as one of each, with the same codes")
-    silent = int((found.column_norms() == 0).sum())
-    if silent:
-        raise UnsupportedError(
-            f"{silent} features write nothing at some head, where llamascopium divides zero by zero",
-            found=f"{silent} decoder vectors of zero",
-            expected="none",
-            hint="keep it here: no file of llamascopium can say it",
-        )
-    if any(scale.external for scale in found.scales.values()):
-        steps.append("normalisation folded into the weights, each head by its own factor")
-    return found, steps
+    return raw.written(data, {"hook_points": list(config.hookpoints_in)}, place)
 
 
 def _of_all_heads(threshold: Float[Tensor, "head d_sae"]) -> Float[Tensor, " d_sae"]:

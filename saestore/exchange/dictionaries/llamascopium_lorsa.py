@@ -10,18 +10,21 @@ folding leaves θ as it is, which is another function with jumprelu; what it lef
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from pydantic import ValidationError
 from torch import Tensor
 
+from saestore.dictionaries import SparseDictionary
 from saestore.errors import ConfigError, UnsupportedError
 from saestore.exchange.dictionaries import llamascopium_fold as fold
 from saestore.exchange.dictionaries.files import Config, Weights
-from saestore.exchange.dictionaries.foreign import Asked, Foreign, Meaning
-from saestore.exchange.dictionaries.llamascopium_activation import Activation
-from saestore.exchange.dictionaries.llamascopium_parts import NORM, thresholds
+from saestore.exchange.dictionaries.foreign import Asked, Foreign, Meaning, Written
+from saestore.exchange.dictionaries.llamascopium_activation import FUNCTIONS, Activation
+from saestore.exchange.dictionaries.llamascopium_parts import NORM, THETA, thresholds
+from saestore.exchange.dictionaries.llamascopium_writing import Place, expressed, in_raw_units
 from saestore.exchange.dictionaries.reference import Compute, Computed
 from saestore_schemas.attention import AttentionSettings, NtkSettings, RopeSettings
 
@@ -48,6 +51,8 @@ KNOWN = frozenset(
     ]
 )
 """Keys beside those of every family."""
+LONGEST = 2048
+"""Rows of the longest context where nothing says how long contexts are."""
 COMPUTED = ("mask", "IGNORE", "rotary_sin", "rotary_cos")
 """Tensors of the file that follow from the config."""
 
@@ -93,6 +98,79 @@ def read(config: Config, weights: Weights, asked: Asked, *, known: frozenset[str
         family="lorsa",
         widths=(width, theirs["W_O"].shape[1], features),
     )
+
+
+def write(dictionary: SparseDictionary, place: Place) -> Written:
+    """Return the files of a Lorsa, in raw units.
+
+    Raises:
+        UnsupportedError: Its files cannot say what the dictionary computes, and why.
+    """
+    raw = in_raw_units(*expressed(dictionary, FUNCTIONS))
+    config, tensors = raw.dictionary.config, raw.dictionary.tensors()
+    attention = config.options.attention
+    if attention is None:
+        raise TypeError(config)
+    n_ctx = place.context_size or LONGEST
+    data = {name: tensors[name] for name in ("W_Q", "W_K", "b_Q", "b_K", "W_V", "b_V", "W_O")}
+    data["b_D"] = tensors["b_dec"]
+    if attention.qk_norm == "rms":
+        data |= {"ln_q.w": tensors["q_norm"], "ln_k.w": tensors["k_norm"]}
+    if "threshold" in tensors:
+        data[THETA] = tensors["threshold"].log()
+    data["mask"] = torch.ones(n_ctx, n_ctx, dtype=torch.bool).tril()
+    data["IGNORE"] = torch.tensor(-torch.inf)
+    if attention.rope is not None:
+        angles = _angles(attention.rope, attention.rope.dim or attention.d_qk, n_ctx)
+        data |= {"rotary_sin": angles.sin(), "rotary_cos": angles.cos()}
+    values = {
+        "hook_point_in": config.hookpoints_in[0],
+        "hook_point_out": config.hookpoints_out[0],
+        "n_qk_heads": attention.n_qk,
+        "d_qk_head": attention.d_qk,
+        **_positions(attention),
+        "n_ctx": n_ctx,
+        "attn_scale": attention.divisor,
+        "use_post_qk_ln": attention.qk_norm == "rms",
+        "normalization_type": "RMS" if attention.qk_norm == "rms" else None,
+        "eps": attention.eps,
+    }
+    return raw.written(data, values, place)
+
+
+def _positions(attention: AttentionSettings) -> dict[str, Any]:
+    """Return how its config says where queries and keys turn.
+
+    Raises:
+        UnsupportedError: It has no word for it.
+    """
+    rope = attention.rope
+    if rope is None:
+        return {"positional_embedding_type": "none", "rotary_dim": attention.d_qk}
+    for what, value, wanted in (("scale", rope.scale, 1.0), ("base", rope.base, round(rope.base))):
+        if value != wanted:
+            raise UnsupportedError(
+                f"llamascopium has no counterpart of rope.{what} = {value:g}",
+                found=value,
+                expected="1" if what == "scale" else "a whole number",
+                hint="train one with positions that it has",
+            )
+    found: dict[str, Any] = {
+        "positional_embedding_type": "rotary",
+        "rotary_dim": rope.dim or attention.d_qk,
+        "rotary_base": round(rope.base),
+        "rotary_adjacent_pairs": rope.pairs == "adjacent",
+        "rotary_scale": 1,
+        "use_NTK_by_parts_rope": rope.ntk is not None,
+    }
+    if rope.ntk is not None:
+        found |= {
+            "NTK_by_parts_factor": rope.ntk.factor,
+            "NTK_by_parts_low_freq_factor": rope.ntk.low,
+            "NTK_by_parts_high_freq_factor": rope.ntk.high,
+            "old_context_len": rope.ntk.context_size,
+        }
+    return found
 
 
 def _attention(config: Config, groups: int, d_qk: int) -> AttentionSettings:
@@ -219,11 +297,8 @@ def _compute(
     return compute
 
 
-def _turned(
-    vectors: Float[Tensor, "head position d"], rope: RopeSettings
-) -> Float[Tensor, "head position d"]:
-    """Return vectors turned by their places, written as it writes it: x cos + flipped x sin."""
-    dim = rope.dim or vectors.shape[2]
+def _angles(rope: RopeSettings, dim: int, positions: int) -> Float64[Tensor, "position d"]:
+    """Return by how much each dimension turns at each place."""
     speed = rope.base ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
     if rope.ntk is not None:
         turns = rope.ntk.context_size / (2 * math.pi / speed)
@@ -231,9 +306,17 @@ def _turned(
         between = (1 - smooth) * speed / rope.ntk.factor + smooth * speed
         slow = torch.where(turns < rope.ntk.low, speed / rope.ntk.factor, between)
         speed = torch.where(turns > rope.ntk.high, speed, slow)
+    speed = speed.repeat_interleave(2) if rope.pairs == "adjacent" else speed.repeat(2)
+    return torch.arange(positions, dtype=torch.float64).unsqueeze(1) * speed
+
+
+def _turned(
+    vectors: Float[Tensor, "head position d"], rope: RopeSettings
+) -> Float[Tensor, "head position d"]:
+    """Return vectors turned by their places, written as it writes it: x cos + flipped x sin."""
+    dim = rope.dim or vectors.shape[2]
     adjacent = rope.pairs == "adjacent"
-    speed = speed.repeat_interleave(2) if adjacent else speed.repeat(2)
-    angles = torch.arange(vectors.shape[1], dtype=torch.float64).unsqueeze(1) * speed
+    angles = _angles(rope, dim, vectors.shape[1])
     x, rest = vectors[..., :dim], vectors[..., dim:]
     flipped = torch.empty_like(x)
     first, second = (

@@ -6,7 +6,7 @@
 Ours are in the order of descending rank. Weights that do not contain the normalisation are folded while they
 are read, as `dictionaries.molt` folds: W_enc *= a; V *= a; U /= c; b_dec /= c; θ on h n: θ a/c. Its own folding
 of a molt misses a factor of the input, and is another function than what was trained; what it left is read
-as it is.
+as it is. Weights are written in raw units.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saestore.dictionaries import SparseDictionary
 from saestore.exchange.dictionaries import llamascopium_fold as fold
 from saestore.exchange.dictionaries.files import Config, Weights
-from saestore.exchange.dictionaries.foreign import Asked, Foreign, Meaning
-from saestore.exchange.dictionaries.llamascopium_activation import Activation
-from saestore.exchange.dictionaries.llamascopium_parts import NORM, thresholds
+from saestore.exchange.dictionaries.foreign import Asked, Foreign, Meaning, Written
+from saestore.exchange.dictionaries.llamascopium_activation import FUNCTIONS, Activation
+from saestore.exchange.dictionaries.llamascopium_parts import NORM, THETA, thresholds
+from saestore.exchange.dictionaries.llamascopium_writing import Place, expressed, in_raw_units
 from saestore.exchange.dictionaries.reference import Compute, Computed
 
 
@@ -66,6 +68,32 @@ def read(config: Config, weights: Weights, asked: Asked, *, known: frozenset[str
         hookpoint_out=writes,
         family="molt",
     )
+
+
+def write(dictionary: SparseDictionary, place: Place) -> Written:
+    """Return the files of a molt, in raw units.
+
+    Raises:
+        UnsupportedError: Its files cannot say what the dictionary computes, and why.
+    """
+    raw = in_raw_units(*expressed(dictionary, FUNCTIONS))
+    config, tensors = raw.dictionary.config, raw.dictionary.tensors()
+    ranks = config.options.ranks or {}
+    theirs = _order(ranks).argsort()  # of its features, which of ours
+    data = {
+        "W_E": tensors["W_enc"][:, theirs], "b_E": tensors["b_enc"][theirs], "b_D": tensors["b_dec"]
+    }  # fmt: skip
+    for rank in ranks:
+        data[f"U_matrices.{rank}"] = tensors[f"U.{rank}"]
+        data[f"V_matrices.{rank}"] = tensors[f"V.{rank}"]
+    if "threshold" in tensors:
+        data[THETA] = tensors["threshold"][theirs].log()
+    values = {
+        "hook_point_in": config.hookpoints_in[0],
+        "hook_point_out": config.hookpoints_out[0],
+        "rank_counts": {str(rank): ranks[rank] for rank in sorted(ranks)},
+    }
+    return raw.written(data, values, place)
 
 
 def _order(ranks: Mapping[int, int]) -> Tensor:

@@ -1,8 +1,7 @@
 """What llamascopium's files of several families have in common: thresholds, hookpoints, scales of rows."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -11,7 +10,8 @@ from torch import Tensor
 from saestore.errors import ConfigError
 from saestore.exchange import spelling
 from saestore.exchange.dictionaries.files import Config, Weights
-from saestore_schemas.dictionary import Activation
+from saestore.exchange.dictionaries.llamascopium_activation import Activation
+from saestore.exchange.dictionaries.reference import Codes
 
 
 THETA = "activation_function.log_jumprelu_threshold"
@@ -79,22 +79,46 @@ def factor(weights: Weights, hook: str, width: int) -> float:
     return math.sqrt(width) / norm
 
 
-def written_config(
-    family: str, activation: Activation, *, width: int, features: int
-) -> dict[str, Any]:
-    """Return what the config of any family says, of weights that contain the normalisation."""
-    expansion = features / width
-    if int(width * expansion) != features:  # it rounds the product down
-        expansion = math.nextafter(expansion, math.inf)
-    return {
-        "sae_type": family,
-        "d_model": width,
-        "expansion_factor": expansion,
-        "use_decoder_bias": True,
-        "act_fn": activation.kind,
-        "norm_activation": "inference",
-        "top_k": int(getattr(activation, "k", 50)),
-        "use_triton_kernel": False,
-        "sparsity_threshold_for_triton_spmm_kernel": 0.996,
-        "jumprelu_threshold_window": float(getattr(activation, "bandwidth", 2.0)),
+def layer(weights: Weights, config: Config) -> dict[str, Tensor]:
+    """Return the weights of an encoder and a decoder by our names; what normalises stays for later.
+
+    Raises:
+        ConfigError: One is missing or misshapen, or is not known.
+    """
+    d_in, d_sae = weights.shape("W_E")
+    w = {
+        "W_enc": weights.take("W_E", d_in, d_sae),
+        "b_enc": weights.take("b_E", d_sae),
+        "W_dec": weights.take("W_D", d_sae, d_in),
     }
+    biased = config.get("use_decoder_bias", bool, default=True)
+    w["b_dec"] = weights.take("b_D", d_in) if biased else torch.zeros(d_in)
+    if config.get("use_glu_encoder", bool, default=False):
+        w["W_glu"] = weights.take("W_E_glu", d_in, d_sae)
+        w["b_glu"] = weights.take("b_E_glu", d_sae)
+    if config.get("act_fn", str, default="relu").lower() == "jumprelu":
+        w["threshold"] = thresholds(weights, (d_sae,))
+    weights.done(f"{NORM}*")
+    return w
+
+
+def layer_codes(
+    w: Mapping[str, Tensor], activation: Activation, read: Float[Tensor, "row d_in"]
+) -> Codes:
+    """Return what one encoder computes from rows in the units of its weights."""
+    h = read @ w["W_enc"] + w["b_enc"]
+    if "W_glu" in w:
+        h = h * torch.sigmoid(read @ w["W_glu"] + w["b_glu"])
+    lengths = torch.linalg.vector_norm(w["W_dec"], dim=1)
+    codes = activation.codes(h, lengths, w.get("threshold"))
+    if activation.gate_on_norm:  # it divides by the length again: 0/0 for a vector of zero
+        codes = codes._replace(values=torch.where(lengths > 0, codes.values, 0))
+    return codes
+
+
+def silent_features(w: Mapping[str, Tensor], activation: Activation) -> list[str]:
+    """Return in words what becomes of features with a decoder vector of zero, if there are some."""
+    silent = int((torch.linalg.vector_norm(w["W_dec"], dim=1) == 0).sum())
+    if not silent or not activation.gate_on_norm:
+        return []
+    return [f"{silent} features with a decoder vector of zero, which it makes NaN, are 0"]

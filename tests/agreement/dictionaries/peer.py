@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 
 D, F, K = 7, 11, 3
 HOOK = "blocks.1.hook_resid_post"
+WRITTEN = "blocks.1.hook_mlp_out"
+"""What a transcoder reconstructs."""
 
 
 def rows():
@@ -168,16 +170,22 @@ def make_llamascopium(root):
         "token-wise": {"act_fn": "topk", "norm_activation": "token-wise"},
         "no-bias": {"act_fn": "relu", "norm_activation": "inference", "use_decoder_bias": False},
         "batchtopk": {"act_fn": "batchtopk", "norm_activation": "inference"},
+        "transcoder": {
+            "act_fn": "jumprelu", "norm_activation": "dataset-wise", "hook_point_out": WRITTEN,
+            "use_glu_encoder": True,
+        },
     }  # fmt: skip
     for seed, (name, case) in enumerate(cases.items()):
         config = SAEConfig(
-            d_model=D, expansion_factor=F / D, hook_point_in=HOOK, hook_point_out=HOOK, top_k=K,
-            device="cpu", dtype=torch.float32, **case,
+            d_model=D, expansion_factor=F / D, hook_point_in=HOOK, top_k=K, device="cpu",
+            dtype=torch.float32, **{"hook_point_out": HOOK, **case},
         )  # fmt: skip
         sae = SparseAutoEncoder(config)
         scramble(sae, 40 + seed)
         if case["norm_activation"] == "dataset-wise":
-            sae.set_dataset_average_activation_norm({HOOK: 4.0})
+            norms = {HOOK: 4.0, WRITTEN: 2.5}
+            of = config.associated_hook_points
+            sae.set_dataset_average_activation_norm({hook: norms[hook] for hook in of})
         folder = root / name
         folder.mkdir(parents=True, exist_ok=True)
         sae.save_pretrained(folder)
@@ -187,19 +195,55 @@ def make_llamascopium(root):
 
 
 def compute_llamascopium(folder, x):
-    """Load a folder and compute."""
+    """Load a folder and compute; what several hookpoints have stands side by side."""
     from llamascopium.models.sparse_dictionary import SparseDictionary
 
-    return _llamascopium(SparseDictionary.from_pretrained(str(folder)), x)
+    found = SparseDictionary.from_pretrained(str(folder))
+    return FAMILIES[found.cfg.sae_type](found, x)
+
+
+@torch.no_grad()
+def _molt(molt, x):
+    """Its features by descending rank."""
+    codes = molt.encode(x)
+    counts = [molt.cfg.rank_counts[rank] for rank in sorted(molt.cfg.rank_counts)]
+    return torch.cat(codes.split(counts, dim=1)[::-1], dim=1), molt.decode(codes, original_x=x)
+
+
+@torch.no_grad()
+def _lorsa(lorsa, x):
+    """The rows are one context."""
+    codes = lorsa.encode(x[None])
+    return codes[0], lorsa.decode(codes)[0]
+
+
+@torch.no_grad()
+def _clt(clt, x):
+    codes = clt.encode(torch.stack(x.chunk(clt.cfg.n_layers, dim=1), dim=1))
+    out = clt.decode(codes)
+    return codes.flatten(1), torch.cat(list(out), dim=1)
+
+
+@torch.no_grad()
+def _crosscoder(crosscoder, x):
+    heads = len(crosscoder.cfg.hook_points)
+    codes = crosscoder.encode(torch.stack(x.chunk(heads, dim=1), dim=1))
+    return codes.flatten(1), crosscoder.decode(codes).flatten(1)
 
 
 @torch.no_grad()
 def _llamascopium(sae, x):
-    hook = sae.cfg.hook_point_in
-    batch, factors = sae.normalize_activations({hook: x}, return_scale_factor=True)
-    codes = sae.encode(batch[hook])
-    out = sae.denormalize_activations({hook: sae.decode(codes)}, {hook: factors[hook]})
-    return codes, out[hook]
+    reads, writes = sae.cfg.hook_point_in, sae.cfg.hook_point_out
+    batch = {reads: x, writes: x}
+    batch, factors = sae.normalize_activations(batch, return_scale_factor=True)
+    codes = sae.encode(batch[reads])
+    out = sae.denormalize_activations({writes: sae.decode(codes)}, {writes: factors[writes]})
+    return codes, out[writes]
+
+
+FAMILIES = {
+    "sae": _llamascopium, "molt": _molt, "lorsa": _lorsa, "clt": _clt, "crosscoder": _crosscoder
+}  # fmt: skip
 
 
 def main(what, library, folder, *rest):

@@ -157,7 +157,6 @@ def test_half_precision_is_widened_exactly_and_said(lake, copied):
         ("sparsify", "run", {"d_in": 8}, (ConfigError, "d_in: found 8")),
         ("sparsify", "run", {"novelty": 1}, (UnsupportedError, "novelty = 1, which this release")),
         ("llamascopium", "glu", {"sae_type": "temporal"}, (UnsupportedError, "family 'temporal'")),
-        ("llamascopium", "glu", {"hook_point_out": "x"}, (UnsupportedError, "transcoder")),
         ("llamascopium", "glu", {"act_fn": "layertopk"}, (UnsupportedError, "layertopk")),
         ("llamascopium", "glu", {"norm_activation": "batch-wise"}, (UnsupportedError, "other rows")),
         ("llamascopium", "glu", {"hook_point_in": None}, (ConfigError, "hook_point_in: is not there")),
