@@ -10,15 +10,17 @@ store, and for contexts shorter than a chunk that reads more than their own rows
 """
 
 import sys
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 from jaxtyping import Int64
+from torch import Tensor
 from typing_extensions import override
 
 from saestore.activations import shuffle
-from saestore.activations.ahead import read_ahead
+from saestore.activations.ahead import Runs, read_ahead
 from saestore.activations.batches import Batches
 from saestore.activations.choice import RowChoice
 from saestore.activations.position import Positioned, Saved, State
@@ -99,7 +101,8 @@ class ContextRowStream(Positioned):
         squares = float(np.square(self._counts).sum())
         self.inflation = squares / self.rows_per_epoch
         self.mixing = self.inflation - 1
-        self._epoch = lru_cache(maxsize=2)(self._permuted)
+        # No cycle through self: with the last reference to a stream its threads end.
+        self._epoch = lru_cache(maxsize=2)(partial(_permuted, self._counts, seed))
         self._reading: Iterator[RowsInContexts] | None = None
 
     @property
@@ -142,19 +145,18 @@ class ContextRowStream(Positioned):
         return batch
 
     def _read(self, batch: int) -> Iterator[RowsInContexts]:
-        """Yield this rank's batches from one on, read ahead."""
-        planned: list[Surroundings] = []
-
-        def coming() -> Iterator[tuple[tuple[int, int], ...]]:
-            for at in range(batch, self._batches.count or sys.maxsize, self._rank.world):
-                planned.append(self.around(at))
-                yield planned[-1].runs
-
-        read = read_ahead(
-            self._store, self._hookpoints, coming(), most=self._most, threads=_THREADS, kept=_KEPT
+        """Return this rank's batches from one on, read ahead by threads that do not keep the stream alive."""
+        own = weakref.proxy(self)
+        read = partial(
+            read_ahead, self._store, self._hookpoints, most=self._most, threads=_THREADS, kept=_KEPT
         )
-        for hooks in read:
-            yield RowsInContexts(hooks, planned.pop(0))
+        numbers = range(batch, self._batches.count or sys.maxsize, self._rank.world)
+
+        def around(number: int) -> Surroundings:
+            found: Surroundings = own.around(number)  # own.around itself would hold the stream
+            return found
+
+        return _ahead(numbers, around, read)
 
     def around(self, batch: int) -> Surroundings:
         """Return the contexts of a batch, and which of their rows it wants."""
@@ -185,13 +187,6 @@ class ContextRowStream(Positioned):
         self._kept = np.concatenate(bits)
         return counts
 
-    def _permuted(
-        self, epoch: int
-    ) -> tuple[Int64[np.ndarray, " context"], Int64[np.ndarray, " context"]]:
-        """Return the order of the contexts in an epoch, and how many rows are delivered after each."""
-        order = shuffle.unit_order(len(self._chosen), seed=self._seed, epoch=epoch)
-        return order, np.cumsum(self._counts[order])
-
     def _rows_of(self, context: int) -> Int64[np.ndarray, " row"]:
         """Return the kept rows of a context, by their numbers in the store."""
         start, length = self._whole.table[context].tolist()
@@ -208,3 +203,28 @@ class ContextRowStream(Positioned):
         by_cost = np.argsort(-(lengths / self._counts), kind="stable").repeat(2)
         reached = int(np.searchsorted(np.cumsum(self._counts[by_cost]), part)) + 1
         return int(lengths[by_cost[:reached]].sum() + whole * lengths.sum() + 2 * lengths.max())
+
+
+def _permuted(
+    counts: Int64[np.ndarray, " context"], seed: int, epoch: int
+) -> tuple[Int64[np.ndarray, " context"], Int64[np.ndarray, " context"]]:
+    """Return the order of the contexts in an epoch, and how many rows are delivered after each."""
+    order = shuffle.unit_order(len(counts), seed=seed, epoch=epoch)
+    return order, np.cumsum(counts[order])
+
+
+def _ahead(
+    numbers: Iterable[int],
+    around: Callable[[int], Surroundings],
+    read: Callable[[Iterator[Runs]], Iterator[dict[str, Tensor]]],
+) -> Iterator[RowsInContexts]:
+    """Yield some batches, each read before it is asked for."""
+    planned: list[Surroundings] = []
+
+    def coming() -> Iterator[Runs]:
+        for number in numbers:
+            planned.append(around(number))
+            yield planned[-1].runs
+
+    for hooks in read(coming()):
+        yield RowsInContexts(hooks, planned.pop(0))

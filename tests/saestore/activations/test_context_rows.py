@@ -1,5 +1,7 @@
 """Laws of streams of rows with their contexts: every kept row once an epoch, the rest of a context along."""
 
+import gc
+import threading
 from itertools import pairwise
 
 import numpy as np
@@ -124,3 +126,19 @@ def test_it_says_how_well_rows_are_mixed(store):
     counts = np.add.reduceat(kept.astype(int), np.cumsum(LENGTHS) - LENGTHS)
     assert rows.inflation == pytest.approx((counts**2).sum() / counts.sum())
     assert rows.mixing == pytest.approx(rows.inflation - 1)
+
+
+def test_its_threads_end_with_the_last_reference_to_it(store):
+    before = set(threading.enumerate())
+    rows = stream(store)
+    next(rows)
+    own = [each for each in threading.enumerate() if each not in before]
+    assert own
+    gc.disable()  # references alone must do
+    try:
+        del rows
+        for each in own:
+            each.join(timeout=10)
+        assert not any(each.is_alive() for each in own)
+    finally:
+        gc.enable()
