@@ -1,4 +1,4 @@
-"""A question's parts, and its answer as CSV, JSON or Parquet."""
+"""A question's parts, and its answer as CSV, JSON, JSON lines or Parquet."""
 
 import datetime as dt
 import decimal
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 SUFFIXES = {
     ".csv": TableFormat.CSV,
     ".json": TableFormat.JSON,
+    ".jsonl": TableFormat.JSONL,
+    ".ndjson": TableFormat.JSONL,
     ".parquet": TableFormat.PARQUET,
     ".txt": TableFormat.TABLE,
 }
@@ -210,9 +212,12 @@ def into(table: pa.Table, out: Path) -> None:
 
 
 def _text(table: pa.Table, form: TableFormat) -> str:
-    if form is TableFormat.JSON:
-        rows = ",\n".join(json.dumps(plain(row), ensure_ascii=False) for row in table.to_pylist())
-        return f"[{rows}]\n"
+    if form in {TableFormat.JSON, TableFormat.JSONL}:
+        rows = [json.dumps(plain(row), ensure_ascii=False) for row in table.to_pylist()]
+        if form is TableFormat.JSONL:
+            return "".join(f"{row}\n" for row in rows)
+        joined = ",\n".join(rows)
+        return f"[{joined}]\n"
     if form is TableFormat.CSV:
         sink = io.BytesIO()
         pyarrow.csv.write_csv(_flat(table), sink)

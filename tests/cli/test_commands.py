@@ -187,12 +187,14 @@ def test_query_in_every_format(run, at, tmp_path):
     rows = json.loads(run("query", SQL, *at, "--format", "json").out)
     assert [row["feature"] for row in rows] == [0, 1, 2]
     assert as_json(run, "query", SQL, *at) == rows
-    for suffix in ("csv", "json", "parquet", "txt"):
+    for suffix in ("csv", "json", "jsonl", "parquet", "txt"):
         file = tmp_path / f"answer.{suffix}"
         done = run("query", SQL, *at, "--out", file)
         assert f"{file}: 3 rows" in done.out
         assert file.stat().st_size > 0
     assert pq.read_table(tmp_path / "answer.parquet").to_pylist() == rows
+    lines = (tmp_path / "answer.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == rows
     assert (tmp_path / "answer.csv").read_text() == csv
 
 
