@@ -121,8 +121,9 @@ class Analysis:
         Raises:
             QueryError: It does not only read, or DuckDB refused it.
         """
-        with connect.connect_to(self.lake, [self.ref], question=sql) as connection:
-            return connect.answer(connection, sql, params or {})
+        return connect.over(
+            self.lake, [self.ref], sql, lambda held: connect.answer(held, sql, params or {})
+        )
 
     def feature(self, feature: int) -> FeaturePage:
         """Return everything about one feature.

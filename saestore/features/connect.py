@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
-from saestore.errors import DamagedArtefactError, FormatVersionError
+from saestore.errors import DamagedArtefactError, FormatVersionError, QueryError
 from saestore.features import sandbox, views
 from saestore.features.limits import Limits, within
 from saestore.fingerprint import canonical
@@ -54,6 +54,7 @@ def connect_to(
     analyses: Iterable[Ref],
     *,
     question: str | None = None,
+    every: bool = False,
     limits: Limits | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """Return a connection whose views cover the given analyses only.
@@ -61,9 +62,11 @@ def connect_to(
     Args:
         lake: The lake.
         analyses: Which.
-        question: The SQL that will be asked, if it is known: of the views over training runs,
-            evaluations and sweeps, those that it names are compared with their checksums, not by
-            size alone, and the others are left empty.
+        question: The SQL that will be asked, if it is known. Making a view opens its files, so only
+            those are made that it names, or all where it asks what there is. Of training runs,
+            evaluations and sweeps their files are then compared with their checksums, not by size alone.
+        every: Make all views whatever the question names; those of training runs, evaluations and
+            sweeps that it does not name are empty.
         limits: Memory and threads; absent, the defaults.
 
     Raises:
@@ -75,13 +78,15 @@ def connect_to(
         sources = [
             views.Source(ref, lake.manifest(ref), views.folder_of(lake, ref)) for ref in analyses
         ]
+        named = None if every else views.named_in(question)
         for name, sql in {
             **views.analysis_views(sources),
             **views.lake_views(lake, question),
         }.items():
-            connection.execute(f"CREATE VIEW {name} AS {sql}")
+            if named is None or name in named:
+                connection.execute(f"CREATE VIEW {name} AS {sql}")
         connection.execute(_ARTEFACTS)
-        for line in _artefacts(lake):
+        for line in _artefacts(lake) if named is None or "artefacts" in named else ():
             connection.execute(f"INSERT INTO artefacts VALUES ({', '.join('?' * len(line))})", line)
         sandbox.lock(connection)
     except duckdb.Error as error:
@@ -110,9 +115,48 @@ def query(
         DamagedArtefactError: A table is missing or cut; or one over training runs, evaluations or
             sweeps, which the question names, has other bytes than were written.
     """
-    analyses = lake.refs("features")
-    with connect_to(lake, analyses, question=sql, limits=limits) as connection:
-        return answer(connection, sql, params or {}, limits=limits)
+    return over(
+        lake,
+        lake.refs("features"),
+        sql,
+        lambda connection: answer(connection, sql, params or {}, limits=limits),
+        limits=limits,
+    )
+
+
+def over(
+    lake: Lake,
+    analyses: Iterable[Ref],
+    question: str,
+    ask: Callable[[duckdb.DuckDBPyConnection], T],
+    *,
+    limits: Limits | None = None,
+) -> T:
+    """Return what is asked of a connection that has the views a question names.
+
+    Where the engine misses one, it is asked again of a connection that has all: its error then knows the
+    nearest.
+
+    Args:
+        lake: The lake.
+        analyses: What the views hold.
+        question: The SQL that is asked.
+        ask: Asks it.
+        limits: Memory and threads; absent, the defaults.
+
+    Raises:
+        QueryError: What was asked was refused.
+        DamagedArtefactError: A table is missing, cut, or not what was written.
+    """
+    held = list(analyses)
+    try:
+        with connect_to(lake, held, question=question, limits=limits) as connection:
+            return ask(connection)
+    except QueryError as error:
+        if not isinstance(error.__cause__, duckdb.CatalogException):
+            raise
+    with connect_to(lake, held, question=question, every=True, limits=limits) as connection:
+        return ask(connection)
 
 
 def answer(

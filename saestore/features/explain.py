@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 
-from saestore.features.connect import connect_to, reading
+from saestore.features.connect import over, reading
 from saestore.features.limits import Limits
 from saestore.lake import Lake, Ref
 
@@ -96,8 +96,14 @@ def explain(
         KeyboardInterrupt: Ctrl-C.
     """
     held = lake.refs("features") if analyses is None else analyses
-    with connect_to(lake, held, question=sql, limits=limits) as connection:
-        return explained(connection, sql, params or {}, root=lake.storage.full_url, limits=limits)
+    root = lake.storage.full_url
+    return over(
+        lake,
+        held,
+        sql,
+        lambda connection: explained(connection, sql, params or {}, root=root, limits=limits),
+        limits=limits,
+    )
 
 
 def explained(

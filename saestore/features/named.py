@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from saestore.errors import QueryError, nearest
-from saestore.features.connect import answer, connect_to
+from saestore.features.connect import answer, over
 from saestore.features.explain import Explained, explain
 from saestore.features.find import chosen
 from saestore.features.limits import Limits
@@ -175,9 +175,13 @@ def run_named(
         ArtefactNotFoundError: No such analysis.
     """
     sql, values = bound(name, params)
-    ref = chosen(lake, analysis)
-    with connect_to(lake, [ref], question=sql, limits=limits) as connection:
-        return answer(connection, sql, values, limits=limits)
+    return over(
+        lake,
+        [chosen(lake, analysis)],
+        sql,
+        lambda connection: answer(connection, sql, values, limits=limits),
+        limits=limits,
+    )
 
 
 def explain_named(

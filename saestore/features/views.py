@@ -274,6 +274,25 @@ _SPECIAL: Mapping[str, tuple[str, Callable[[Source], str]]] = {
 """Views that are more than one table: the table they need, and their SQL."""
 
 
+_ASK_WHAT_THERE_IS = ("show", "describe", "summarize", "information_schema", "pragma")
+_CATALOGUES = ("duckdb_", "pg_", "sqlite_", "pragma_")
+
+
+def named_in(question: str | None) -> set[str] | None:
+    """Return the words of a question, views among them; None if it may ask for any view.
+
+    >>> "firings" in named_in('SELECT count(*) FROM "Firings"')
+    True
+    >>> named_in("SHOW TABLES") is None
+    True
+    """
+    if question is None:
+        return None
+    words = set(re.findall(r"\w+", question.lower()))
+    catalogue = any(word.startswith(_CATALOGUES) for word in words)
+    return None if catalogue or words.intersection(_ASK_WHAT_THERE_IS) else words
+
+
 def analysis_views(sources: Iterable[Source]) -> dict[str, str]:
     """Return the SQL of every view over analyses."""
     known = list(sources)

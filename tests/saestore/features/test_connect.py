@@ -1,9 +1,12 @@
 import duckdb
 import pytest
 
-from saestore.errors import QueryError
+from saestore.errors import DamagedArtefactError, QueryError
 from saestore.features import connect, query
+from saestore.features.connect import connect_to
 from saestore.features.views import _OF_THE_LAKE, KEYS, VIEWS
+from saestore.lake import Lake
+from saestore.testing.analyses import plant, planted_analysis
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -108,3 +111,34 @@ def test_explain_shows_the_feature_filter_reaching_the_file(planted_lake):
     text = str(plan)
     assert "READ_PARQUET" in text.upper()
     assert "feature = 4" in text
+
+
+def test_only_the_views_that_a_question_names_are_made(planted_lake):
+    refs = planted_lake.refs("features")
+    for question, made in (
+        ("SELECT count(*) FROM Firings", {"firings"}),
+        ('SELECT 1 FROM "tokens" JOIN contexts USING (context)', {"tokens", "contexts"}),
+    ):
+        with connect_to(planted_lake, refs, question=question) as connection:
+            shown = connection.sql("SHOW TABLES").fetchall()
+            assert {name for (name,) in shown} == made | {"artefacts"}
+    listed = query(planted_lake, "SHOW TABLES")["name"].to_pylist()
+    assert {"firings", "features", "artefacts"} < set(listed)
+
+
+def test_a_view_whose_name_is_put_together_is_found_all_the_same(planted_lake):
+    direct = query(planted_lake, "SELECT count(*) AS n FROM features")
+    assert query(planted_lake, "SELECT count(*) AS n FROM query_table('feat' || 'ures')") == direct
+    with pytest.raises(QueryError, match="features"):
+        query(planted_lake, "SELECT count(*) FROM featuers")
+
+
+def test_damage_to_what_is_not_asked_for_stands_in_no_one_s_way(tmp_path):
+    lake = Lake.at(tmp_path / "lake")
+    ref, _ = planted_analysis(lake, planted=plant(contexts=6))
+    lake.artefact(ref).remove("examples")
+    assert query(lake, "SELECT count(*) AS n FROM features")["n"].to_pylist() == [9]
+    with pytest.raises(DamagedArtefactError, match="examples"):
+        query(lake, "SELECT count(*) FROM examples")
+    with pytest.raises(DamagedArtefactError, match="examples"):
+        query(lake, "SHOW TABLES")
