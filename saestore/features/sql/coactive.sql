@@ -7,7 +7,7 @@ joint AS (
     SELECT o.feature AS other, count(*) AS n_both, sum(o.value::DOUBLE * s.value) AS sum_product
     FROM firings_by_context o
     JOIN s USING (context, position)
-    WHERE o.feature <> $feature
+    WHERE o.feature <> $feature AND o.context IN (SELECT context FROM s)
     GROUP BY other
 )
 SELECT

@@ -12,7 +12,11 @@ SELECT
     count(*) / (SELECT sum(n_rows) FROM wanted) AS p_fires_given_token,
     count(*) / (SELECT sum(n_rows) FROM wanted) / any_value(f.density) AS lift
 FROM places
-JOIN firings_by_context USING (context, position)
+JOIN (
+    SELECT feature, context, position
+    FROM firings_by_context
+    WHERE context IN (SELECT context FROM places)
+) USING (context, position)
 JOIN features f USING (feature)
 GROUP BY f.feature
 HAVING n >= $min_n
