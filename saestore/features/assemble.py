@@ -27,6 +27,8 @@ from saestore_schemas.manifest import Manifest
 from saestore_schemas.tables import REMAINDER
 
 
+_CONTEXTS_MIB = 256
+"""Contexts kept decoded: those of a page lie anywhere. Some 150 000 of 128 tokens."""
 _KEYS = {"feature", "score", "head"}
 
 
@@ -50,7 +52,12 @@ class Assembler:
     def readers(self) -> dict[str, TableReader]:
         """A reader of each table."""
         artefact = self.lake.artefact(self.ref)
-        return {name: TableReader(artefact, self.manifest, name) for name in self.manifest.arrays}
+        return {
+            name: TableReader(
+                artefact, self.manifest, name, kept_mib=_CONTEXTS_MIB if name == "contexts" else 0
+            )
+            for name in self.manifest.arrays
+        }
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

@@ -17,24 +17,29 @@ from saestore_schemas.table import TABLE_VERSION
 
 
 _KEPT = 4
-"""Row groups kept decoded: neighbouring pages read the same ones."""
+"""Row groups kept decoded whatever their size: neighbouring pages read the same ones."""
 
 
 class TableReader:
     """One table of a finished analysis; rows are found by the column it is sorted by."""
 
-    def __init__(self, artefact: Storage, manifest: Manifest, table: str) -> None:
+    def __init__(
+        self, artefact: Storage, manifest: Manifest, table: str, *, kept_mib: int = 0
+    ) -> None:
         """Prepare to read; files are opened when rows are asked for.
 
         Args:
             artefact: The analysis's folder.
             manifest: Its manifest.
             table: Which table.
+            kept_mib: Memory for row groups kept decoded, of a table whose rows are asked for in no order.
         """
         self._artefact = artefact
         self._manifest = manifest
         self._table = table
         self._decoded: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._room = kept_mib << 20
+        self._held = 0
 
     def rows(self, key: str, values: Sequence[int]) -> pa.Table:
         """Return the rows whose key is one of the values, in stored order.
@@ -99,8 +104,9 @@ class TableReader:
         key = (part, group)
         if key not in self._decoded:
             self._decoded[key] = self._files[part].read_row_group(group)
-            if len(self._decoded) > _KEPT:
-                self._decoded.popitem(last=False)
+            self._held += self._decoded[key].nbytes
+            while len(self._decoded) > _KEPT and self._held > self._room:
+                self._held -= self._decoded.popitem(last=False)[1].nbytes
         self._decoded.move_to_end(key)
         return self._decoded[key]
 
