@@ -4,6 +4,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from benchmarks import harness
 from saestore.errors import nearest
@@ -17,6 +18,7 @@ BENCHES = {
     "clt_step": "benchmarks.clt",
     "crosscoder_step": "benchmarks.crosscoder",
     "crosscoder_step_per_head": "benchmarks.crosscoder",
+    "lake": "benchmarks.lake",
     "lorsa_step": "benchmarks.families",
     "molt_step": "benchmarks.molt",
     "remote": "benchmarks.remote",
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     options = harness.Options(
         rounds=asked.rounds, model=asked.model, threads=asked.threads, device=asked.device,
-        quick=asked.quick, tune=asked.tune,
+        quick=asked.quick, tune=asked.tune, firings=asked.firings, place=asked.place,
     )  # fmt: skip
     for name in asked.names or BENCHES:
         harness.run(_bench(name), options, sys.stdout, _tell)
@@ -71,7 +73,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tune", action="store_true", help="search the best settings of peers (stream)"
     )
+    parser.add_argument(
+        "--firings", type=_count, metavar="N", help="firings of the lake, such as 8M or 500M (lake)"
+    )
+    parser.add_argument(
+        "--place", type=Path, metavar="FOLDER", help="where the lake is made, and kept (lake)"
+    )
     return parser
+
+
+def _count(text: str) -> int:
+    """Return a number that may end in k, M or G."""
+    unit = {"k": 10**3, "M": 10**6, "G": 10**9}.get(text[-1:], 1)
+    return int(float(text[:-1] if unit > 1 else text) * unit)
 
 
 def _bench(name: str) -> harness.Bench:

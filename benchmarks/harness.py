@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol, TextIO
 
 
@@ -27,6 +28,8 @@ class Options:
     device: str = "cpu"
     quick: bool = False
     tune: bool = False
+    firings: int | None = None
+    place: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Amount:
     @property
     def text(self) -> str:
         """The goal as people read it."""
-        return f"{self.name} {self.sense} {self.bound:,.0f} {self.unit}"
+        return f"{self.name} {self.sense} {_short(self.bound)} {self.unit}"
 
     def holds(self, amount: float) -> bool:
         """Return whether an amount reaches the goal."""
@@ -300,7 +303,7 @@ def table(bench: Bench, setup: Setup, result: Result, seconds: float) -> list[st
         if found is None:
             lines.append(f"  —  {amount.text}: {result.failures.get(amount.name, _JUDGED[None])}")
         else:
-            lines.append(f"  {found:,.0f}  {amount.text}: {_JUDGED[amount.holds(found)]}")
+            lines.append(f"  {_short(found)}  {amount.text}: {_JUDGED[amount.holds(found)]}")
     lines += [f"  {name}: {said}" for name, said in result.notes.items()]
     lines.append(f"  {seconds:.0f} s")
     return lines
@@ -322,6 +325,14 @@ def timed(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+_WHOLE = 100
+"""From here on what is behind the point is noise."""
+
+
+def _short(amount: float) -> str:
+    return f"{amount:,.0f}" if abs(amount) >= _WHOLE else f"{amount:.3g}"
 
 
 def _said(error: Exception) -> str:
