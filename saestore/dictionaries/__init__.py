@@ -8,7 +8,7 @@ from saestore.dictionaries.contexts import ContextRows, Contexts
 from saestore.dictionaries.host import Host, HostAttention, HostMlp
 from saestore.dictionaries.jacobian import jacobian, jacobian_cosine
 from saestore.dictionaries.passes import DictionaryOutput, Layer
-from saestore.dictionaries.saving import arrays, load, load_folder, save
+from saestore.dictionaries.saving import arrays, keep, load, load_folder, save
 from saestore.dictionaries.scale import MomentsLike, Scale
 from saestore.dictionaries.start import build
 
@@ -36,6 +36,7 @@ __all__ = [
     "canonical",
     "jacobian",
     "jacobian_cosine",
+    "keep",
     "load",
     "load_folder",
     "save",

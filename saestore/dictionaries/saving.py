@@ -5,9 +5,10 @@ exactly what training computed, or refuses and says why.
 """
 
 import json
+from collections.abc import Mapping
 
 import torch
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 from torch import Tensor
 
 from saestore.dictionaries import precision, tensor_file
@@ -17,6 +18,7 @@ from saestore.dictionaries.scale import Scale
 from saestore.errors import DamagedArtefactError, FormatVersionError, UnsupportedError
 from saestore.fingerprint import canonical
 from saestore.lake import Lake, Ref, Storage, checkpoint, layout, manifest as manifests
+from saestore.lake.lock import writing
 from saestore_schemas.dictionary import DictionaryConfig
 from saestore_schemas.manifest import ArrayInfo
 
@@ -49,6 +51,34 @@ def save(dictionary: SparseDictionary, folder: Storage) -> None:
             tensors[scale.record.mean] = scale.mean
     folder.write(layout.WEIGHTS, *tensor_file.parts(tensors, METADATA))
     folder.write(layout.CONFIG, (canonical(dictionary.config) + "\n").encode())
+
+
+def keep(
+    dictionary: SparseDictionary, lake: Lake, run: manifests.Run, *, facts: Mapping[str, JsonValue]
+) -> None:
+    """Write a dictionary that no training made, with its manifest; one that is there is left as it is.
+
+    Args:
+        dictionary: It.
+        lake: Where.
+        run: What made it.
+        facts: What its manifest says of that.
+
+    Raises:
+        ArtefactExistsError: The name is taken by other settings.
+        ArtefactBusyError: Another process is writing it.
+    """
+    artefact = lake.artefact(run.ref)
+    with writing(artefact, name=run.ref.name):
+        if manifests.begin(artefact, run) is None:
+            save(dictionary, artefact)
+            manifests.finish(
+                artefact,
+                run,
+                arrays=arrays(dictionary),
+                counts={"d_sae": dictionary.d_sae},
+                facts=facts,
+            )
 
 
 def arrays(dictionary: SparseDictionary) -> dict[str, ArrayInfo]:

@@ -36,7 +36,6 @@ from saestore.evaluate.calibrate import (
     read,
 )
 from saestore.lake import Lake, Ref, layout, manifest as manifests
-from saestore.lake.lock import writing
 from saestore.progress import Progress, Silent
 from saestore_schemas.convert import ConvertSettings
 from saestore_schemas.manifest import Manifest, Parent
@@ -99,16 +98,7 @@ def convert(
     made, facts = _made(given.to(devices.resolve(device)), settings, lake, progress)
     record = made.config.model_copy(update={"parents": run.parents})
     made = made.to("cpu").with_config(record)
-    with writing(artefact, name=ref.name):
-        if manifests.begin(artefact, run) is None:
-            dictionaries.save(made, artefact)
-            manifests.finish(
-                artefact,
-                run,
-                arrays=dictionaries.arrays(made),
-                counts={"d_sae": made.d_sae},
-                facts={"converted": facts},
-            )
+    dictionaries.keep(made, lake, run, facts={"converted": facts})
     return Converted(ref, lake.manifest(ref))
 
 
@@ -118,13 +108,16 @@ def _finished(manifest: Manifest | None) -> Manifest:
 
 
 def _complete(settings: ConvertSettings, manifest: Manifest) -> ConvertSettings:
-    """Return settings that say the rows, if the dictionary's own do."""
-    if settings.activations is not None:
-        return settings
+    """Return settings that say the rows, and of its own stores which of them it never saw."""
+    given = settings.activations
     try:
         known = ActivationsSettings.model_validate(manifest.settings.get("activations"))
     except ValidationError:  # imported: nothing says what it was trained on
         return settings
+    if given is not None:
+        if "held_out" in given.model_fields_set or not {*given.stores} & {*known.stores}:
+            return settings
+        known = given.model_copy(update={"held_out": known.held_out})
     return settings.model_copy(update={"activations": known})
 
 

@@ -26,7 +26,6 @@ from saestore.exchange.dictionaries.formats import FORMATS
 from saestore.exchange.dictionaries.hub import locate
 from saestore.exchange.dictionaries.report import Conversion, ImportReport
 from saestore.lake import Lake, Ref, layout, manifest as manifests
-from saestore.lake.lock import writing
 from saestore.progress import Progress, Silent
 from saestore_schemas.exchange import ImportDictionarySettings
 
@@ -89,16 +88,7 @@ def import_dictionary(
     if calibrate is not None and store is not None and foreign.uncalibrated is not None:
         dictionary = calibrate(dictionary, store.ref.name)
         conversion = replace(conversion, steps=(*conversion.steps, _found(dictionary, store)))
-    with writing(artefact, name=ref.name):
-        if manifests.begin(artefact, run) is None:
-            dictionaries.save(dictionary, artefact)
-            manifests.finish(
-                artefact,
-                run,
-                arrays=dictionaries.arrays(dictionary),
-                counts={"d_sae": dictionary.d_sae},
-                facts=_facts(conversion, located.revision),
-            )
+    dictionaries.keep(dictionary, lake, run, facts=_facts(conversion, located.revision))
     return ImportReport(conversion, ref.name, settings.path)
 
 

@@ -14,6 +14,7 @@ from saestore.testing.dictionaries import random_dictionary
 from saestore.testing.stores import synthetic_store
 from saestore_schemas.dictionary import AbsTopK, BatchTopK, Gated, LayerTopK, Relu, TopK
 from saestore_schemas.families import CltSettings, CrossCoderSettings, SaeSettings
+from saestore_schemas.train import ActivationsSettings, BudgetSettings, TrainSettings
 
 
 IN, OUT = (tuple(f"blocks.{n}.hook_{kind}" for n in (0, 1)) for kind in ("mlp_in", "mlp_out"))
@@ -135,6 +136,24 @@ def test_what_was_trained_here_needs_no_store_named(lake):
     assert made.manifest.settings["activations"]["name"] == "store"
     assert made.facts["l0"] == 2
     assert made.facts["measured_on"] == "held_out"
+
+
+def test_of_a_store_that_trained_it_what_training_held_out_is_left_out(lake):
+    settings = TrainSettings(
+        series="s",
+        name="few",
+        activations=ActivationsSettings(name="store", batch_rows=64, held_out=0.5),
+        dictionary=SaeSettings(hookpoint=IN[0], d_sae=F, activation=TopK(k=2)),
+        budget=BudgetSettings(epochs=1.0),
+    )
+    lake.train(settings)
+    for number, (given, share) in enumerate(
+        [({"name": "store"}, 0.5), ({"name": "store", "held_out": SHARE}, SHARE)]
+    ):
+        made = lake.convert(
+            {"series": "s", "name": f"of-few-{number}", "dictionary": "s/few", "activations": given}
+        )
+        assert made.manifest.settings["activations"]["held_out"] == share
 
 
 def test_heads_gate_by_themselves_where_codes_stay_the_same(lake):
