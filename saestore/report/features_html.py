@@ -82,9 +82,10 @@ def features_html(found: FeaturesReport, pages: Iterable[FeaturePage]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     series, dictionary, analysis = found.name.split("/")
     origin = found.provenance
-    sections = (
+    sections = [
         feature_section.section(page, Place(found.chosen, at)) for at, page in enumerate(pages)
-    )
+    ]
+    reads = any(passages.READ in each for each in sections)
     one = len(found.chosen) == 1
     words = f"Feature {found.chosen[0]} of" if one else "Features of"
     return Template(_resource("features.html")).substitute(
@@ -99,6 +100,7 @@ def features_html(found: FeaturesReport, pages: Iterable[FeaturePage]) -> str:
         overview=_overview(found.overview),
         list="" if found.lines.num_rows == 1 else _list(found),
         sections="\n".join(sections),
+        reads=f"; {passages.READ}token</span> is read from at the peak" if reads else "",
         foot=_foot(found.name, origin),
         script=script,
     )

@@ -16,6 +16,8 @@ _FAINTEST = 12
 """Per cent of the colour that the weakest firing has: it must be seen."""
 _CONTROL = {n: 0x2400 + n for n in range(0x20) if chr(n) not in "\t\n\r"} | {0x7F: 0x2421}
 """Control characters, which HTML cannot hold, to their pictures."""
+READ = '<span class="read">'
+"""What opens a token that is read from at the peak."""
 _LEVELS = ("", "", "m", "s")
 """Level of a firing to the class of its mark."""
 
@@ -63,7 +65,7 @@ def _token(piece: TokenPiece, position: int, largest: float, *, read: bool) -> s
     if piece.value <= 0 or largest <= 0:
         if piece.special or not piece.kept:
             return f'<span class="special" title="{position}: not analysed">{shown}</span>'
-        return f'<span class="read">{shown}</span>' if read else shown
+        return f"{READ}{shown}</span>" if read else shown
     share = min(piece.value / largest, 1.0)
     line = not piece.text.strip() and not {"\n", "\r"}.isdisjoint(piece.text)
     drawn = "part" if not piece.text else "line" if line else ""

@@ -51,12 +51,12 @@ class Correlated:
     Attributes:
         forth: Best partner of each feature of the first dictionary.
         back: Of each of the second.
-        all: Every pair, where that was asked for; NaN where there is no correlation.
+        all: Every pair, NaN where there is no correlation; empty where that was not asked for.
     """
 
     forth: Best
     back: Best
-    all: Float64[np.ndarray, "feature _"] | None
+    all: Float64[np.ndarray, "feature _"]
 
 
 def correlate(
@@ -71,67 +71,95 @@ def correlate(
         whole: Return every pair's score too.
     """
     n, m = len(one.counts), len(other.counts)
-    ends, feature, value = other.by_row(rows)
-    sums = (*one.moments(), *other.moments())
-    counts = one.counts, other.counts
     found = {
-        method: Correlated(Best.none(n), Best.none(m), np.full((n, m), np.nan) if whole else None)
+        method: Correlated(Best.none(n), Best.none(m), np.full((n, m) if whole else (0, 0), np.nan))
         for method in METHODS
     }
-    none = np.zeros((0, 0))
+    sides = (one.ends, one.row, one.value), other.by_row(rows)
+    means, scales, sums, other_scales = (*_standard(one, divide=True), *_standard(other))
+    backs: list[tuple[int, list[Best]]] = []
 
     def work(first: int, stop: int) -> None:
-        for method, each in found.items():
-            back = Best.none(m)
-            backs[method].append((first, back))
-            _line_by_line(
-                (first, stop, one.n_rows, method == "phi"),
-                (one.ends, one.row, one.value),
-                (ends, feature, value),
-                (*sums, *counts),
-                (each.forth.other, each.forth.score, back.other, back.score),
-                none if each.all is None else each.all,
-            )
+        back = [Best.none(m) for _ in METHODS]
+        backs.append((first, back))
+        _line_by_line(
+            (first, stop),
+            sides[0],
+            sides[1],
+            (means, scales, sums, other_scales),
+            tuple(
+                _arrays(found[name].forth, each) for name, each in zip(METHODS, back, strict=True)
+            ),
+            tuple(found[name].all for name in METHODS),
+        )
 
-    backs: dict[str, list[tuple[int, Best]]] = {method: [] for method in METHODS}
     on_threads(work, n, least=_A_THREAD)
-    for method, each in found.items():
-        for _, back in sorted(backs[method], key=lambda part: part[0]):
-            better = ~(each.back.score >= back.score) & ~np.isnan(back.score)
-            each.back.other[better] = back.other[better]
-            each.back.score[better] = back.score[better]
+    for _, back in sorted(backs, key=lambda part: part[0]):
+        for name, each in zip(METHODS, back, strict=True):
+            _take_over(found[name].back, each)
     return found
 
 
+def _standard(
+    side: Codes, *, divide: bool = False
+) -> tuple[Float64[np.ndarray, "2 feature"], Float64[np.ndarray, "2 feature"]]:
+    """Return sums of values and of firings, and what scales them to length 1; NaN where nothing varies.
+
+    Args:
+        side: Firings.
+        divide: Return means instead of sums.
+    """
+    total, spread = side.moments()
+    counts, n = side.counts.astype(np.float64), side.n_rows
+    lengths = np.stack([spread, np.sqrt(counts * (n - counts) / n)])
+    with np.errstate(divide="ignore"):
+        scales = np.where(lengths > 0, 1 / lengths, np.nan)
+    sums = np.stack([total, counts])
+    return (sums / n if divide else sums), scales
+
+
+def _arrays(forth: Best, back: Best) -> tuple[np.ndarray, ...]:
+    return forth.other, forth.score, back.other, back.score
+
+
+def _take_over(best: Best, later: Best) -> None:
+    """Take over what is better than the best of all smaller features."""
+    better = ~(best.score >= later.score) & ~np.isnan(later.score)
+    best.other[better] = later.other[better]
+    best.score[better] = later.score[better]
+
+
 @compiled
-def _line_by_line(what: Any, one: Any, other: Any, known: Any, out: Any, every: Any) -> None:
-    first, stop, n_rows, indicators = what
+def _line_by_line(  # noqa: C901 - one loop, as machine code wants it
+    span: Any, one: Any, other: Any, known: Any, out: Any, every: Any
+) -> None:
     one_ends, one_row, one_value = one
     ends, feature, value = other
-    sum_a, spread_a, sum_b, spread_b, count_a, count_b = known
-    forth, forth_score, back, back_score = out
-    total = np.zeros(len(count_b))
-    for i in range(first, stop):
-        total[:] = 0
+    means, scales, sums, other_scales = known
+    m = sums.shape[1]
+    products = np.zeros((2, m))
+    for i in range(span[0], span[1]):
+        products[:] = 0
         for f in range(one_ends[i], one_ends[i + 1]):
-            own = 1.0 if indicators else np.float64(one_value[f])
-            row = one_row[f]
+            own, row = np.float64(one_value[f]), one_row[f]
             for p in range(ends[row], ends[row + 1]):
-                total[feature[p]] += own if indicators else own * np.float64(value[p])
-        for j in range(len(total)):
-            if indicators:
-                a, b = np.float64(count_a[i]), np.float64(count_b[j])
-                scale = np.sqrt(a * (n_rows - a)) * np.sqrt(b * (n_rows - b))
-                shared = total[j] * n_rows - a * b
-            else:
-                scale = spread_a[i] * spread_b[j]
-                shared = total[j] - sum_a[i] * sum_b[j] / n_rows
-            if scale <= 0:
+                products[0, feature[p]] += own * np.float64(value[p])
+                products[1, feature[p]] += 1
+        for method in range(2):
+            mean, scale = means[method, i], scales[method, i]
+            if np.isnan(scale):
                 continue
-            score = min(max(shared / scale, -1.0), 1.0)
-            if every.shape[0]:
-                every[i, j] = score
-            if not score <= forth_score[i]:
-                forth[i], forth_score[i] = j, score
-            if not score <= back_score[j]:
-                back[j], back_score[j] = i, score
+            forth, forth_score, back, back_score = out[method]
+            table = every[method]
+            best, score_of_best = -1, -2.0
+            for j in range(m):
+                score = (products[method, j] - mean * sums[method, j]) * scale
+                score = min(max(score * other_scales[method, j], -1.0), 1.0)
+                if table.shape[0]:
+                    table[i, j] = score
+                if score > score_of_best:
+                    best, score_of_best = j, score
+                if not (np.isnan(score) or score <= back_score[j]):
+                    back[j], back_score[j] = i, score
+            if best >= 0:
+                forth[i], forth_score[i] = best, score_of_best

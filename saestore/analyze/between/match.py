@@ -305,7 +305,7 @@ def _matched(
     chance: list[Float64[np.ndarray, " feature"]],
     progress: Progress,
 ) -> Matched:
-    paired = None if found.all is None else _paired(found.all, progress)
+    paired = _paired(found.all, progress) if found.all.size else None
     return Matched(name, found.forth, _mutual(found.forth, found.back), paired, _null(chance))
 
 

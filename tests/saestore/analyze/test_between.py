@@ -8,7 +8,7 @@ import torch
 
 from saestore import analyze
 from saestore.activations import ActivationStore
-from saestore.analyze.between import diff, match
+from saestore.analyze.between import correlation, diff, match
 from saestore.analyze.between.correlation import correlate
 from saestore.analyze.between.match import Null
 from saestore.analyze.between.rows import Codes
@@ -111,7 +111,9 @@ def of_dense(values, rows=None):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_correlations_are_brute_force(seed):
+def test_correlations_are_brute_force(seed, monkeypatch):
+    monkeypatch.setattr(correlation, "_A_THREAD", 4)  # several threads
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     rng = np.random.default_rng(seed)
     rows, n, m = 57, 23, 40
     sides = []

@@ -307,6 +307,7 @@ def test_hostile_text_is_text():
     data = json.loads(found.scripts[0])
     assert data["columns"]["promotes"] == [[alone(t) for t in HOSTILE], []]
     assert data["columns"]["top_token"] == ["</script>", None]
+    assert "is read from" not in text  # no feature here attends
     assert "src=" not in text
     assert not re.search(r"url\(|https?://", text)
 
