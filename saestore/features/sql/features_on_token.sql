@@ -5,20 +5,20 @@
 WITH wanted AS (SELECT token_id, n_rows FROM vocabulary WHERE token = $token),
 places AS (
     SELECT context, position FROM tokens WHERE kept AND token_id IN (SELECT token_id FROM wanted)
+),
+counted AS (
+    SELECT feature, count(*) AS n
+    FROM places
+    JOIN firings_by_context USING (context, position)
+    GROUP BY feature
+    HAVING n >= $min_n
 )
 SELECT
     f.feature,
-    count(*) AS n,
-    count(*) / (SELECT sum(n_rows) FROM wanted) AS p_fires_given_token,
-    count(*) / (SELECT sum(n_rows) FROM wanted) / any_value(f.density) AS lift
-FROM places
-JOIN (
-    SELECT feature, context, position
-    FROM firings_by_context
-    WHERE context IN (SELECT context FROM places)
-) USING (context, position)
+    n,
+    n / (SELECT sum(n_rows) FROM wanted) AS p_fires_given_token,
+    n / (SELECT sum(n_rows) FROM wanted) / f.density AS lift
+FROM counted
 JOIN features f USING (feature)
-GROUP BY f.feature
-HAVING n >= $min_n
 ORDER BY lift DESC, f.feature
 LIMIT $n
