@@ -14,6 +14,7 @@ from saestore.features import (
     Example,
     ExampleGroup,
     FeaturePage,
+    HeadPair,
     LogitTable,
     Neighbour,
     TokenCount,
@@ -31,6 +32,8 @@ AROUND = 32
 
 _SHOWN = 10
 """Lines of a table of tokens or features."""
+_PAIRS = 36
+"""Pairs of hookpoints whose vectors are compared: all of nine."""
 _SURE = 5
 """Fewest firings on a token whose lift means something."""
 _TINY = 1e-5
@@ -261,15 +264,24 @@ def _hookpoints(page: FeaturePage) -> str:
             for each in page.writes
         ),
     )
-    if not page.pairs:
-        return writes
-    return writes + _table(
+    return writes + _pairs(page.pairs)
+
+
+def _pairs(pairs: Sequence[HeadPair]) -> str:
+    """Return how alike what it writes at every two hookpoints is; of many, the most alike."""
+    if not pairs:
+        return ""
+    most = sorted(pairs, key=lambda pair: -abs(pair.cosine or 0.0))[:_PAIRS]
+    shown = [pair for pair in pairs if pair in most]  # in their order
+    table = _table(
         ("alike at", "and", "cosine"),
         (
             (escape(each.one), escape(each.other), number(each.cosine, _cosine(each.cosine)))
-            for each in page.pairs
+            for each in shown
         ),
     )
+    of = f'<p class="quiet">the most alike {len(shown)} of {len(pairs)}</p>'
+    return table + (of if len(shown) < len(pairs) else "")
 
 
 def _meter(share: float) -> str:

@@ -3,11 +3,13 @@
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from saestore.features import HeadPair, Read
 from saestore.testing.pages import VALUES, WORDS, example, page
 from saestore.words import level, visible
 from saestore_cli import feature_panel
@@ -57,6 +59,19 @@ def test_the_page_says_who_how_often_how_strongly_and_where():
         "34 (cos 0.71)",
     ):
         assert part in text, part
+
+
+def test_what_families_add_and_what_never_fires_is_said():
+    reads = (Read(3, " the", 8.0), Read(None, "", 1.25))
+    top = replace(page().groups[0], examples=(replace(example(WORDS, VALUES), reads=reads),))
+    pairs = (HeadPair("h.0", "h.1", 0.25, 1.0), HeadPair("h.0", "h.2", None, None))
+    text = drawn(page(pairs=pairs, groups=(top,)))
+    assert "reads ' the' (3) 8.0000   others 1.2500" in text
+    assert "h.0 × h.1 (cos 0.25)   h.0 × h.2 (cos -)" in text
+    dead = page().statistics | {"n_firings": 0, "max": None}
+    assert "never, on 250,000 rows (density below 1.198e-05 at 95 %)" in drawn(
+        page(statistics=dead)
+    )
 
 
 def test_without_colour_brackets_say_weak_medium_strong():

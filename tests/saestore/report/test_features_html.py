@@ -9,7 +9,7 @@ import pytest
 
 import saestore
 from saestore.errors import ArtefactNotFoundError, ConfigError, FeatureNotFoundError, QueryError
-from saestore.features import DensityHistogram, Overview, Read, feature_lines
+from saestore.features import DensityHistogram, HeadPair, Overview, Read, Written, feature_lines
 from saestore.report import FeaturesReport, feature_section, features_html
 from saestore.testing.pages import example, page
 from saestore.words import alone
@@ -323,7 +323,16 @@ def test_a_section_is_bounded_whatever_was_analysed():
         for s in range(3)
     )
     place = feature_section.Place([17], 0)
-    text = feature_section.section(page(groups=groups), place)
+    pairs = tuple(
+        HeadPair(f"blocks.{i}.hook_resid_post", f"blocks.{j}.hook_resid_post", j / 50, 1.0)
+        for j in range(48)
+        for i in range(j)
+    )
+    text = feature_section.section(
+        page(groups=groups, writes=(Written("blocks.0.hook_resid_post", 1.0, 1.0),), pairs=pairs),
+        place,
+    )
+    assert "the most alike 36 of 1128" in text
     assert len(text.encode()) < 170_000
     found = Page(text)
     shown = [len(p) for p in found.passages]
@@ -335,8 +344,6 @@ def test_a_section_is_bounded_whatever_was_analysed():
 
 
 def test_what_a_head_writes_and_what_attention_reads_is_there():
-    from saestore.features import HeadPair, Written
-
     one = replace(example(["a", " b"], [0.0, 2.0]), reads=(Read(0, "a", 1.5), Read(None, "", 0.5)))
     text = feature_section.section(
         page(
