@@ -143,5 +143,5 @@ def _refused(gating: Gating, why: str) -> UnsupportedError:
         found=why,
         expected="an activation function that compares with numbers, or ranks features that are equally "
         "long at all heads",
-        hint="keep its gating; as_jumprelu() first makes thresholds of a BatchTopK",
+        hint="keep its gating, or make a BatchTopK a JumpReLU first: saestore convert without --gating",
     )

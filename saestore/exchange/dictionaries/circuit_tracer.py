@@ -320,11 +320,13 @@ def _plain(
     """Return what was found, if its weights can say all that it computes.
 
     Raises:
-        UnsupportedError: It has a skip or a GLU, or its rows are normalised one by one.
+        UnsupportedError: It has a skip or a GLU, transforms or attention, or rows normalised one by one.
     """
     options = dictionary.config.options
     kinds = {scale.record.kind for scale in dictionary.scales.values()} & ROW_SCALES
     others = [name for name in ("glu", "skip") if getattr(options, name)]
+    if options.ranks is not None or options.attention is not None:  # a code alone does not decode
+        others.append(f"family {dictionary.config.family!r}")
     if kinds or others:
         raise UnsupportedError(
             f"{tool} has no counterpart of {', '.join([*others, *sorted(kinds)])}",

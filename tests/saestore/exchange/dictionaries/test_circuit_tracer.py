@@ -3,6 +3,7 @@
 import pytest
 import torch
 import yaml
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
 from saestore import dictionaries
@@ -12,7 +13,7 @@ from saestore.lake import Lake
 from saestore.testing.dictionaries import random_dictionary
 from saestore_schemas.dictionary import BatchLayerTopK, JumpRelu, Relu, TopK
 from saestore_schemas.exchange import ImportDictionarySettings
-from saestore_schemas.families import CltSettings, TranscoderSettings
+from saestore_schemas.families import CltSettings, DictionarySettings, TranscoderSettings
 
 
 L, F, D = 3, 11, 7
@@ -78,6 +79,20 @@ def test_a_transcoder_is_one_of_one_layer(tmp_path):
     skip = random_dictionary(settings.model_copy(update={"skip": True}), dict.fromkeys(settings.involved, D))  # fmt: skip
     with pytest.raises(UnsupportedError, match="no counterpart of skip"):
         export_dictionary(skip, "circuit-tracer", tmp_path / "other")
+
+
+@pytest.mark.parametrize("own", [
+    {"family": "molt", "ranks": {2: 3, 1: 4}},
+    {"family": "lorsa", "d_sae": F, "attention": {"n_qk": 1, "d_qk": 4}},
+], ids=lambda each: each["family"])  # fmt: skip
+def test_what_reads_more_than_its_codes_to_decode_is_refused_even_approximately(tmp_path, own):
+    place = {"hookpoint_in": "blocks.0.hook_resid_mid", "hookpoint_out": "blocks.0.hook_mlp_out"}
+    settings = TypeAdapter(DictionarySettings).validate_python(
+        {**own, **place, "activation": Relu()}
+    )
+    ours = random_dictionary(settings, dict.fromkeys(place.values(), D), dtype=torch.float32)
+    with pytest.raises(UnsupportedError, match=f"no counterpart of family '{own['family']}'"):
+        export_dictionary(ours, "circuit-tracer", tmp_path / "out", approximate=True)
 
 
 def test_blocks_that_do_not_begin_at_0_are_written_when_allowed(tmp_path):
