@@ -23,6 +23,7 @@ from saestore.dictionaries import backends, gradients, kernels, precision, produ
 from saestore.dictionaries.backends import Chosen
 from saestore.dictionaries.backends.torch_backend import starts_of
 from saestore.dictionaries.kernels import Pairs
+from saestore.dictionaries.sigmoid import sigmoid
 from saestore.errors import UnsupportedError
 
 
@@ -463,7 +464,7 @@ class PreActivation:
     def at(self, pairs: Pairs) -> Float[Tensor, " firing"]:
         """Return h at some pairs, differentiable."""
         values = self.linear.at(pairs)
-        return values if self.dimmer is None else values * torch.sigmoid(self.dimmer.at(pairs))
+        return values if self.dimmer is None else values * sigmoid(self.dimmer.at(pairs))
 
     def chosen(
         self, choose: Choose, features: Int64[Tensor, " feature"] | None = None
@@ -488,14 +489,14 @@ class PreActivation:
         values = linear.picked(pairs, first)
         if self.dimmer is None:
             return pairs, values
-        return pairs, values * torch.sigmoid(self.dimmer.picked(pairs, second))
+        return pairs, values * sigmoid(self.dimmer.picked(pairs, second))
 
     def dense(self) -> Float[Tensor, "row d_sae"]:
         """Return all of h, differentiable; always the same tensor, so that gradients meet in it."""
         if "dense" not in self._found:
             values = self.linear.dense()
             if self.dimmer is not None:
-                values = values * torch.sigmoid(self.dimmer.dense())
+                values = values * sigmoid(self.dimmer.dense())
             self._found["dense"] = values
         return self._found["dense"]
 
@@ -552,4 +553,4 @@ def _some(projection: Projection, span: tuple[int, int], features: Tensor | None
 @torch.no_grad()
 def _dimmed(linear: Tensor, dimmer: Tensor | None) -> Tensor:
     """Return h, without gradient."""
-    return linear if dimmer is None else torch.sigmoid(dimmer).mul_(linear)
+    return linear if dimmer is None else sigmoid(dimmer).mul_(linear)
