@@ -197,7 +197,8 @@ def _plain(analysis: Analysis, path: Path) -> None:
     }
     schema = pa.schema(kinds)
     storage = analysis.lake.artefact(analysis.ref)
-    files = [p for p in storage.files("firings_by_feature") if p.endswith(".parquet")]
+    # by context: each piece has firings of all features
+    files = [p for p in storage.files("firings_by_context") if p.endswith(".parquet")]
     rng = np.random.default_rng(1)
     with pq.ParquetWriter(path, schema) as writer:
         for file in files:
