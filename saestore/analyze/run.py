@@ -33,6 +33,7 @@ from saestore.analyze.write import (
     write_at_heads,
 )
 from saestore.dictionaries import SparseDictionary
+from saestore.errors import UnsupportedError
 from saestore.lake import Lake, Ref, Storage, checkpoint, layout
 from saestore.lake.checkpoint import Made
 from saestore.lake.lock import is_lock, writing
@@ -78,6 +79,7 @@ def run(
         ConfigError: The store has fewer rows than asked for, none is named and the dictionary was
             not trained on one, or there is no such language model.
         OverflowRowError: A value does not fit `value_dtype`.
+        UnsupportedError: The dictionary has firings below zero.
     """
     plan = _Plan.of(settings, lake)
     if plan.artefact.exists(layout.MANIFEST):  # nothing to write: the lake may be read-only
@@ -177,8 +179,15 @@ class _Plan:
         return self.lake.artefact(self.ref)
 
     def prepared(self, device: str, progress: Progress) -> "_Analysis":
-        """Load the dictionary; refuse a language model that is not there before rows are read."""
+        """Load the dictionary; refuse what cannot be analysed before anything is written."""
         loaded = dictionaries.load(self.lake, self.settings.dictionary)
+        if loaded.activation.firing != "positive":
+            raise UnsupportedError(
+                f"{self.settings.dictionary} has firings below zero, and the tables hold positive ones",
+                found=f"activation {loaded.config.semantics.activation.kind}",
+                expected="an activation function whose firings are above zero",
+                hint="train it with topk to ask what each direction means; evaluate takes both signs",
+            )
         if self.settings.logits is not None:
             for host in _hosts(self.store, loaded.config, self.settings.logits):
                 LanguageModel.check(host.lm, field=host.field)
