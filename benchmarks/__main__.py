@@ -20,6 +20,7 @@ BENCHES = {
     "crosscoder_step_per_head": "benchmarks.crosscoder",
     "lake": "benchmarks.lake",
     "lorsa_step": "benchmarks.families",
+    "match": "benchmarks.match",
     "molt_step": "benchmarks.molt",
     "remote": "benchmarks.remote",
     "stream": "benchmarks.stream",
