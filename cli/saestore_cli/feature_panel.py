@@ -76,6 +76,8 @@ def _head(page: "FeaturePage") -> RenderableType:
         ("analysis", f"{page.analysis}, on {origin.activations}"),
         ("fires", _fires(page)),
     ]
+    if page.n_layers > 1:
+        rows.insert(1, ("layer", _layer(page)))
     if page.n_firings:
         moments = (
             f"max {page.max:.4f}   mean {value(statistics['mean'])}   "
@@ -112,6 +114,13 @@ def _head(page: "FeaturePage") -> RenderableType:
         alike = [f"{p.one} × {p.other} (cos {value(p.cosine)})" for p in page.pairs]
         rows.append(("alike there", "   ".join(alike)))
     return facts([*rows, *_relatives(page)])
+
+
+def _layer(page: "FeaturePage") -> str:
+    """Return which layer it is of, with the layer's hookpoint where each has one."""
+    layer, hookpoints = int(page.statistics["layer"] or 0), page.provenance.hookpoints
+    named = f" ({hookpoints[layer]})" if len(hookpoints) == page.n_layers else ""
+    return f"{layer}{named}, where it is feature {page.statistics['index']}"
 
 
 def _tokens(page: "FeaturePage") -> "Iterator[tuple[str, str]]":

@@ -70,6 +70,12 @@ class Assembler:
         table = self.readers["vocabulary"].whole(["n_rows"])
         return [int(n or 0) for n in table["n_rows"].to_pylist()]
 
+    @cached_property
+    def _n_layers(self) -> int:
+        """How many layers have features: those of the last layer are the last ones."""
+        (last,) = self.rows("features", self.manifest.counts["features"] - 1)
+        return int(last["layer"]) + 1
+
     def page(self, feature: int) -> FeaturePage:
         """Return the page of a feature that exists."""
         return next(self.pages([feature]))
@@ -101,6 +107,7 @@ class Assembler:
             analysis=analysis,
             feature=feature,
             n_features=self.manifest.counts["features"],
+            n_layers=self._n_layers,
             statistics=statistics,
             top_token=None if top is None else self.vocabulary.token(int(top)),
             histograms={

@@ -292,6 +292,7 @@ class FeaturePage:
         analysis: Name of the analysis.
         feature: Which feature.
         n_features: Features of the dictionary.
+        n_layers: Layers that features belong to; 1 where they belong to none.
         statistics: Its line of `features`, column by column; None where undefined.
         top_token: The token it fires on most often; None if it never fires.
         histograms: By what: `value`, `log_value`, `position`, `peak`, with counts of 0 if it never
@@ -312,6 +313,7 @@ class FeaturePage:
     analysis: str
     feature: int
     n_features: int
+    n_layers: int
     statistics: Mapping[str, float | int | None]
     top_token: str | None
     histograms: Mapping[str, Histogram]

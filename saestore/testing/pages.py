@@ -60,6 +60,7 @@ def page(**changes: Any) -> FeaturePage:
         "analysis": "default",
         "feature": 17,
         "n_features": 4608,
+        "n_layers": 1,
         "statistics": {
             "n_rows": 250000, "n_firings": 12345, "density": 0.04938, "n_contexts": 310, "mean": 2.5, "std": 1.25,
             "max": 9.25, "top_token_share": 0.61, "dec_norm": 1.0, "b_enc": -0.125,

@@ -68,6 +68,10 @@ def test_what_families_add_and_what_never_fires_is_said():
     text = drawn(page(pairs=pairs, groups=(top,)))
     assert "reads ' the' (3) 8.0000   others 1.2500" in text
     assert "h.0 × h.1 (cos 0.25)   h.0 × h.2 (cos -)" in text
+    own = page().statistics | {"layer": 1, "index": 696}
+    origin = replace(page().provenance, hookpoints=("h.0", "h.1"))
+    layered = page(n_layers=2, statistics=own, provenance=origin)
+    assert "1 (h.1), where it is feature 696" in drawn(layered)
     dead = page().statistics | {"n_firings": 0, "max": None}
     assert "never, on 250,000 rows (density below 1.198e-05 at 95 %)" in drawn(
         page(statistics=dead)
