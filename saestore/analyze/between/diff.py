@@ -78,7 +78,7 @@ class Difference:
         lines = self.table.to_pylist()
         moved = [x for x in lines if x["z"] is not None or x["change"] in {"woke", "fell_silent"}]
         moved.sort(key=lambda line: (-abs(line["z"] or 0.0), line["feature"]))
-        return self.table.take([line["feature"] for line in moved[:n]])
+        return self.table.take(pa.array([line["feature"] for line in moved[:n]], pa.uint32()))
 
 
 def diff(one: str, other: str, lake: Lake) -> Difference:

@@ -267,6 +267,7 @@ def test_the_same_rows_have_no_z_and_other_dictionaries_are_refused(made):
     assert found.facts["without_z"] == "both analyses are of the same rows"
     assert found.significant is None
     assert set(found.table["z"].to_pylist()) == {None}
+    assert found.most_changed(5).num_rows == 0
     assert found.table["tokens_jaccard"].to_pylist()[1:] == [1.0] * (N - 1)
     with pytest.raises(UnsupportedError, match="different dictionaries") as caught:
         diff("p/one/default", "p/copy/default", lake)
