@@ -8,6 +8,7 @@ the first half second of each test, unless somebody wants `--types all`.
 
 import ipaddress
 import os
+import signal
 import socket
 import threading
 
@@ -24,6 +25,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if not torch.cuda.is_available():  # Triton decides when it is imported: no device, so interpret
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# What a shell runs in the background ignores Ctrl-C, and tests of it would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure of what is tested.
 hypothesis.settings.register_profile("saestore", deadline=None)
