@@ -2,8 +2,10 @@
 
     python tests/faults/kill_generate.py --kills 100
 
-Every attempt is a process of its own, ended by SIGKILL after a random time (uniform over what the
-whole run takes), then started again, until it ends by itself; the next round begins anew. A killed
+Every attempt is a process of its own, ended by SIGKILL after a random time, then started again, until
+it ends by itself; the next round begins anew. One time in four is uniform over what the whole run
+takes, the others over what is left of it when the first draft appears: beginning takes most of the
+time and writes nothing. A killed
 round is compared with an uninterrupted one: every payload file, byte for byte. Moments are counted
 by what the process was doing, told from what it left: nothing yet, drafts of shards, whole shards
 without a commit, everything but the manifest, manifest there but progress not gone.
@@ -194,7 +196,7 @@ def rounds(job: Job, folder: Path, settings: GenerateSettings, start, *, kills: 
     """Run rounds of a job until so many processes were killed; return what happened."""
     draw = np.random.default_rng(seed)
     quiet = folder / f"quiet-{job.name}"
-    expected, took = _quiet(job, quiet, settings, start)
+    expected, spans = _quiet(job, quiet, settings, start)
     result = Result()
     while result.kills < kills:
         with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -204,7 +206,9 @@ def rounds(job: Job, folder: Path, settings: GenerateSettings, start, *, kills: 
                 while True:
                     process = start(words, lake, settings)
                     enough = result.kills >= kills
-                    code = process.wait(None if enough else draw.uniform(0, took[number] * 1.1))
+                    begun, took = spans[number]
+                    least = 0.0 if draw.random() < 0.25 else begun
+                    code = process.wait(None if enough else draw.uniform(least, took * 1.1))
                     if code is not None:
                         if code:
                             raise SystemExit(f"{job.name}: {words} ended with {code}")
@@ -228,15 +232,21 @@ def _written(lake: Path, words: list[str]) -> Path:
 
 
 def _quiet(job: Job, lake: Path, settings: GenerateSettings, start):
-    """Return the bytes of an uninterrupted round, and how long each of its commands takes."""
+    """Return the bytes of an uninterrupted round, and of each of its commands when its first draft
+    appears and how long it takes."""
     job.prepare(lake)
-    took = []
+    spans = []
     for words in job.commands:
-        began = time.monotonic()
-        if code := start(words, lake, settings).wait(None):
+        begun, started = None, time.monotonic()
+        process, code = start(words, lake, settings), None
+        while code is None:
+            code = process.wait(0.002)
+            if begun is None and moment(_written(lake, words)) != "before the first shard":
+                begun = time.monotonic() - started
+        if code:
             raise SystemExit(f"{job.name}: {words} ended with {code}")
-        took.append(time.monotonic() - began)
-    return payload_bytes(Lake.at(lake), REF), took
+        spans.append((begun or 0.0, time.monotonic() - started))
+    return payload_bytes(Lake.at(lake), REF), spans
 
 
 def jobs(folder: Path, settings: GenerateSettings, start) -> dict[str, Job]:
