@@ -23,7 +23,7 @@ from saestore.errors import (
     StorageError,
     UnsupportedError,
 )
-from saestore.lake import Ref
+from saestore.lake import Ref, layout
 from saestore.lake.lock import writing
 from saestore.lm import LanguageModel
 from saestore.progress import Recorder
@@ -214,17 +214,21 @@ def test_killed_by_the_system_it_ends_with_the_same_bytes(lake, plan, whole):
     settings = plan()
     code = f"""
 import sys, time
+from pathlib import Path
 from saestore import generate
 from saestore.activations import arrays
 from saestore.lake import Lake
 from saestore_schemas.generate import GenerateSettings
 flush = arrays.ArrayWriter._flush
+commits = Path({str(lake.artefact(REF).path() / layout.PROGRESS / "commits")!r})
 count = 0
 def slow(self, rows):
     global count
     flush(self, rows)
     count += 1
     if count == 25:  # in the midst of some shard, its temporary files open
+        while not list(commits.glob("*.json")):  # the shard before it is committed by a thread
+            time.sleep(0.01)
         print("now", flush=True)
         time.sleep(600)
 arrays.ArrayWriter._flush = slow
