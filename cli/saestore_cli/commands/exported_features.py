@@ -1,12 +1,16 @@
 """`export`: analyses as other tools read them."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from saestore_cli.options import SetOption
 from saestore_cli.session import Session, command
+
+
+if TYPE_CHECKING:
+    from saestore.exchange.features.format import FeatureFormat
 
 
 AnalysisArgument = Annotated[
@@ -99,9 +103,7 @@ def export_delphi(
     """
     from saestore.exchange.features.delphi import Delphi
 
-    form = Delphi(files=files, fill=fill)
-    report = session.lake.export_features(analysis, folder, form, progress=session.progress)
-    session.output.exported_features(report)
+    _export(session, analysis, folder, Delphi(files=files, fill=fill))
 
 
 def export_saedashboard(
@@ -127,9 +129,7 @@ def export_saedashboard(
 
     given = _given(model_id=model_id, layer=layer, set_name=set_name, vectors=vectors or None)
     settings = settings_files.load(SaeDashboardSettings, config, overrides or (), options=given)
-    form = SaeDashboard(settings)
-    report = session.lake.export_features(analysis, folder, form, progress=session.progress)
-    session.output.exported_features(report)
+    _export(session, analysis, folder, SaeDashboard(settings))
 
 
 def export_neuronpedia(
@@ -174,7 +174,10 @@ def export_neuronpedia(
         vectors=vectors or None,
     )
     settings = settings_files.load(NeuronpediaSettings, config, overrides or (), options=given)
-    form = Neuronpedia(settings)
+    _export(session, analysis, folder, Neuronpedia(settings))
+
+
+def _export(session: Session, analysis: str, folder: Path, form: "FeatureFormat") -> None:
     report = session.lake.export_features(analysis, folder, form, progress=session.progress)
     session.output.exported_features(report)
 
