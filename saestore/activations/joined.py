@@ -19,9 +19,9 @@ from saestore.activations.moments import Moments
 from saestore.activations.reading import Located, Read
 from saestore.activations.same_tokens import same_tokens
 from saestore.activations.store import ActivationStore
-from saestore.errors import ConfigError
+from saestore.errors import ConfigError, UnsupportedError
 from saestore.lake import Lake, layout
-from saestore_schemas.activations import HeadSettings
+from saestore_schemas.activations import HeadSettings, RowCapture
 from saestore_schemas.lm import LmSettings
 from saestore_schemas.manifest import Parent
 
@@ -115,6 +115,37 @@ class JoinedStore(ActivationStore):
                 hint=f"remove {field.partition('.')[0]}: between different models it says nothing",
             )
         return found[0]
+
+    @property
+    @override
+    def captures(self) -> tuple[RowCapture, ...]:
+        """What each row has beside its activations in any of the stores, which are of one language model.
+
+        Of several models there is none: each has a number of its own.
+        """
+        first = self.stores[0]
+        if not all(store.fits_model_of(first) for store in self.stores):
+            return ()
+        return tuple(dict.fromkeys(name for store in self.stores for name in store.captures))
+
+    @override
+    def captured(
+        self, name: RowCapture, start: int = 0, stop: int | None = None
+    ) -> Float32[np.ndarray, " row"]:
+        """Return what rows start to stop have beside their activations.
+
+        Raises:
+            UnsupportedError: No store has it, or they are of several language models.
+        """
+        holding = [store for store in self.stores if name in store.captures]
+        if holding and name not in self.captures:
+            raise UnsupportedError(
+                f"a row has a {name} of its own in each of several language models",
+                found=", ".join(store.ref.name for store in self.stores),
+                expected="stores of one language model",
+                hint=f"ask without what needs {name}",
+            )
+        return (holding or self.stores)[0].captured(name, start, stop)
 
     @override
     def read(self, hookpoint: str, start: int, stop: int) -> Float32[np.ndarray, "row d"]:

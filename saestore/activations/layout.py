@@ -88,6 +88,7 @@ class Spec:
             **scales,
             layout.TOKENS: ArraySpec(None, (), np.dtype("<i4"), self),
             layout.FLAGS: ArraySpec(None, (), np.dtype("u1"), self),
+            **{name: ArraySpec(None, (), np.dtype("<f4"), self) for name in self.record.capture},
             **({layout.ORDER: order} if self.record.scattered else {}),
         }
 

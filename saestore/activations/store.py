@@ -26,7 +26,7 @@ from saestore.errors import (
     UnsupportedError,
 )
 from saestore.lake import Lake, Ref, Storage, layout, manifest as manifests, table_file
-from saestore_schemas.activations import StoreRecord
+from saestore_schemas.activations import RowCapture, StoreRecord
 from saestore_schemas.lm import LmSettings
 from saestore_schemas.manifest import Manifest, Parent
 
@@ -257,6 +257,30 @@ class ActivationStore:
         """Return the flags of rows start to stop; 0 is kept."""
         stop = self.n_rows if stop is None else stop
         return self._rows(layout.FLAGS, start, stop).astype(np.uint8, copy=False)
+
+    @property
+    def captures(self) -> tuple[RowCapture, ...]:
+        """What each row has beside its activations: see `captured`."""
+        return self.record.capture
+
+    def captured(
+        self, name: RowCapture, start: int = 0, stop: int | None = None
+    ) -> Float32[np.ndarray, " row"]:
+        """Return what rows start to stop have beside their activations.
+
+        Raises:
+            UnsupportedError: That was not captured.
+            DamagedArtefactError: See `read`.
+        """
+        if name not in self.record.capture:
+            raise UnsupportedError(
+                f"activations {self.ref.name!r} hold no {name}",
+                found="a store generated without it",
+                expected=f"capture = ['{name}']",
+                hint=f"generate them under another name with --set 'capture=[\"{name}\"]'",
+            )
+        stop = self.n_rows if stop is None else stop
+        return self._rows(name, start, stop).astype(np.float32, copy=False)
 
     def contexts(self, start: int = 0, stop: int | None = None) -> Int64[np.ndarray, "context 2"]:
         """Return first row and length of contexts start to stop; only their chunks are read.

@@ -49,6 +49,7 @@ class RowBatch:
         segments: Context (counted within the batch), start, length, document, token offset and
             character offset of each segment.
         documents: Documents that begin with this batch, in order.
+        captured: What each row has beside its activations, by name.
     """
 
     hooks: Mapping[str, Float32[np.ndarray, "row d"]]
@@ -57,6 +58,7 @@ class RowBatch:
     lengths: Int64[np.ndarray, " context"]
     segments: Int64[np.ndarray, "segment 6"]
     documents: Sequence[Mapping[str, Any]] = ()
+    captured: Mapping[str, Float32[np.ndarray, " row"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -317,6 +319,9 @@ class StoreWriter:
             layout.FLAGS: batch.flags,
         }
         first = self.rows - self._skip
+        for name, scalars in batch.captured.items():
+            codecs.refuse_strange(scalars[:, None], "float32", hookpoint=name, first_row=first)
+            arrays[name] = scalars
         clipped = np.zeros(len(batch.tokens), np.int64)
         for name, rows in batch.hooks.items():
             path = layout.hook_array(name)

@@ -172,6 +172,7 @@ class _Import:
             store=self.settings.store,
             lm=self.settings.lm or about.lm,
             context_size=max(part.longest for part in about.parts),
+            capture=about.captured,
         )
 
     def write(self, run: manifests.Run, progress: Progress) -> None:
@@ -278,13 +279,15 @@ class _Import:
             for name, values in kept.hooks.items():
                 self._finite(piece, kept, name, values, own)
             arrays = {layout.hook_array(name): values for name, values in kept.hooks.items()}
-            arrays |= {layout.TOKENS: kept.tokens, layout.FLAGS: kept.flags}
+            arrays |= {layout.TOKENS: kept.tokens, layout.FLAGS: kept.flags, **kept.captured}
             batch = StoredBatch(arrays, kept.lengths, segments, documents)
             writer.append_stored(batch, at, tally=noted)
             return
         hooks = self._float32(piece, kept)
         writer.append(
-            RowBatch(hooks, kept.tokens, kept.flags, kept.lengths, segments, documents),
+            RowBatch(
+                hooks, kept.tokens, kept.flags, kept.lengths, segments, documents, kept.captured
+            ),
             at,
             tally=noted,
         )

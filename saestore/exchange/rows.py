@@ -5,11 +5,11 @@ document: the one its source knows, else one of its own.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float32, Int32, Int64, Shaped, UInt8
 
 from saestore.exchange.source import About, Piece, Rows
 from saestore_schemas.activations import FLAG_IGNORED, FLAG_SPECIAL
@@ -44,6 +44,7 @@ class Stored:
         which: Number of each context in the piece that it comes from.
         padding: Rows left out.
         empty: Contexts left out.
+        captured: What each row has beside its activations.
     """
 
     hooks: Mapping[str, Shaped[np.ndarray, "row d"]]
@@ -53,6 +54,7 @@ class Stored:
     which: Int64[np.ndarray, " context"]
     padding: int
     empty: int
+    captured: Mapping[str, Float32[np.ndarray, " row"]] = field(default_factory=dict)
 
 
 def stored(rows: Rows, rule: Rule) -> Stored:
@@ -77,10 +79,11 @@ def stored(rows: Rows, rule: Rule) -> Stored:
             lengths = kept[which]
             hooks = {name: values[keep] for name, values in rows.hooks.items()}
             rows_left, empty = int(keep.sum()), len(kept) - len(which)
+            captured = {name: values[keep] for name, values in rows.captured.items()}
             return Stored(
-                hooks, tokens[keep], flags[keep], lengths, which, count - rows_left, empty
+                hooks, tokens[keep], flags[keep], lengths, which, count - rows_left, empty, captured
             )
-    return Stored(rows.hooks, tokens, flags, lengths, which, 0, 0)
+    return Stored(rows.hooks, tokens, flags, lengths, which, 0, 0, rows.captured)
 
 
 def padding(

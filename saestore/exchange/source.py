@@ -12,12 +12,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float32, Int64, Shaped, UInt8
 from pydantic import JsonValue
 
 from saestore.corpus.files import Found
 from saestore.errors import ConfigError
-from saestore_schemas.activations import FLAG_IGNORED
+from saestore_schemas.activations import FLAG_IGNORED, RowCapture
 from saestore_schemas.lm import LmSettings
 
 
@@ -55,6 +55,7 @@ class Rows:
         flags: Flags, if the source has ours.
         samples: What is known of each context, if anything is.
         segments: Our segments, if the source has them: contexts counted from the first one here.
+        captured: What each row has beside its activations, if the source is ours.
     """
 
     hooks: Mapping[str, Shaped[np.ndarray, "row d"]]
@@ -65,6 +66,7 @@ class Rows:
     flags: UInt8[np.ndarray, " row"] | None = None
     samples: Sequence[Mapping[str, Any]] | None = None
     segments: Int64[np.ndarray, "segment 6"] | None = None
+    captured: Mapping[str, Float32[np.ndarray, " row"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class About:
         flat: Its rows lie one after the other, without contexts.
         has_tokens: Whether it has token ids.
         has_flags: Whether it has our flags: then no token is flagged for what it is.
+        captured: What its rows have beside their activations.
         masked: Flag of the rows that its mask leaves out.
         metadata: Further columns of the documents table.
         documents: Our documents table, if the source has one.
@@ -99,6 +102,7 @@ class About:
     flat: bool
     has_tokens: bool
     has_flags: bool = False
+    captured: tuple[RowCapture, ...] = ()
     masked: int = FLAG_IGNORED
     metadata: pa.Schema = field(default_factory=lambda: pa.schema([]))
     documents: pa.Table | None = None

@@ -51,7 +51,8 @@ class TensorFiles:
         self._opened = lru_cache(maxsize=_OPEN)(tensors.safetensors)
         self._contexts = lru_cache(maxsize=_OPEN)(_contexts)
         first = self._opened(self._paths[0])
-        beside = {settings.tokens, settings.mask, FLAGS, CONTEXTS, SEGMENTS}
+        captured = () if self._index is None else self._index.record.capture
+        beside = {settings.tokens, settings.mask, FLAGS, CONTEXTS, SEGMENTS, *captured}
         available = tuple(
             name
             for name, each in first.items()
@@ -78,6 +79,7 @@ class TensorFiles:
             flat=self._flat,
             has_tokens=settings.tokens in first,
             has_flags=self._index is not None and FLAGS in first,
+            captured=captured,
             **self._ours(root),
         )
 
@@ -112,6 +114,7 @@ class TensorFiles:
             mask=None if mask is None else mask != 0,
             flags=rows(FLAGS) if self._index is not None else None,
             segments=segments,
+            captured={n: each for n in self.about.captured if (each := rows(n)) is not None},
         )
 
     def _segments(self, found: Mapping[str, InFile], start: int, stop: int) -> np.ndarray | None:

@@ -4,6 +4,7 @@
     token_id, token            the token, and how it is shown
     special, ignored           whether training and statistics skip it, and why
     document, document_id      null between documents (BOS, separators)
+    final_norm_scale           where it was captured
     <hookpoint>                fixed-size list of float32 or float16
 
 Documents stand in `documents.parquet`, under the same numbers.
@@ -101,6 +102,7 @@ class _Lines:
             pa.field("ignored", pa.bool_(), nullable=False),
             pa.field("document", pa.uint64()),
             pa.field("document_id", pa.string()),
+            *(pa.field(name, pa.float32(), nullable=False) for name in job.store.record.capture),
         ]
         for name, width in job.hookpoints.items():
             element = pa.field("element", kind, nullable=False)
@@ -123,6 +125,7 @@ class _Lines:
             pa.array(flags & FLAG_IGNORED != 0),
             document.cast(pa.uint64()),
             self._id.take(document),
+            *(pa.array(job.store.captured(name, start, stop)) for name in job.store.record.capture),
         ]
         for name in job.hookpoints:
             values = rows_of(job, name, start, stop).reshape(-1)

@@ -6,6 +6,7 @@ flags         [row]         uint8; 0 is used, 1 special, 2 ignored
 contexts      [context, 2]  int64: first row in this file, length
 segments      [segment, 6]  int64: context in this file, start, length, document, token offset,
                             character offset
+final_norm_scale [row]      float32, where it was captured
 """
 
 import json
@@ -128,6 +129,13 @@ class Safetensors:
             TensorSpec(
                 FLAGS, "uint8", (group.rows,),
                 (store.flags(*run) for run in group.runs(at_once=plain)),
+            ),
+            *(
+                TensorSpec(
+                    name, "float32", (group.rows,),
+                    (store.captured(name, *run) for run in group.runs(at_once=plain)),
+                )
+                for name in store.record.capture
             ),
             TensorSpec(CONTEXTS, "int64", group.table.shape, iter([group.local()])),
             TensorSpec(SEGMENTS, "int64", segments.shape, iter([segments])),

@@ -50,7 +50,12 @@ class ToHost:
         return event
 
     def __call__(
-        self, values: Float[Tensor, "batch position d"], ready: Event | None, *, kept: str
+        self,
+        values: Float[Tensor, "batch position d"],
+        ready: Event | None,
+        *,
+        kept: str,
+        exact: bool = False,
     ) -> Float32[np.ndarray, "batch position d"]:
         """Return the values on the host; returns when they are there.
 
@@ -60,6 +65,7 @@ class ToHost:
             values: On the device.
             ready: What `ready` returned after the pass that computed them.
             kept: Name of the buffer that may be used again.
+            exact: Do not round them to the store's type: they are no activations.
         """
         if ready is None:
             return values.cpu().float().numpy()
@@ -67,7 +73,7 @@ class ToHost:
             self._stream = torch.cuda.Stream(values.device)  # type: ignore[no-untyped-call] # likewise
         with torch.cuda.stream(self._stream):
             ready.wait(self._stream)
-            narrow = values if self._dtype is None else values.to(self._dtype)
+            narrow = values if exact or self._dtype is None else values.to(self._dtype)
             host = self._buffer(kept, narrow)
             host.copy_(narrow, non_blocking=True)
             self._stream.synchronize()

@@ -63,7 +63,7 @@ class Worst:
 
 @dataclass(frozen=True)
 class HookCheck:
-    """One hookpoint against the model.
+    """One hookpoint against the model, or what was captured beside.
 
     Attributes:
         hookpoint: Its name.
@@ -156,7 +156,7 @@ def against_model(
     chosen = np.random.default_rng((seed, store.n_contexts)).permutation(store.n_contexts)
     picked = np.sort(chosen[:contexts])
     spans = store.contexts()[picked]
-    names = list(store.hookpoints)
+    names = [*store.hookpoints, *store.record.capture]
     checks = {name: _Checked(store, name) for name in names}
     noise = _noise(store, model, spans[: max(ALONE, 2)], names)
     tokens = int(spans[:, 1].sum())
@@ -196,7 +196,9 @@ def _forward(
     for out, (first, length) in zip(padded, spans.tolist(), strict=True):
         out[:length] = store.tokens(first, first + length)
         out[length:] = out[length - 1]
-    captured = model.capture(torch.from_numpy(padded), names)
+    hookpoints = [name for name in names if name in store.hookpoints]
+    beside = [name for name in store.record.capture if name in names]
+    captured = model.capture(torch.from_numpy(padded), hookpoints, beside)
     return {name: values.float().cpu().numpy() for name, values in captured.items()}
 
 
@@ -224,6 +226,8 @@ class _Checked:
     def __init__(self, store: ActivationStore, hookpoint: str) -> None:
         self._store = store
         self._hookpoint = hookpoint
+        self._beside = next((each for each in store.record.capture if each == hookpoint), None)
+        self._dtype: StoreDtype = "float32" if self._beside else store.record.dtype
         self._rows = self._wrong = 0
         self._relative = 0.0
         self._share = -1.0
@@ -244,7 +248,7 @@ class _Checked:
             context: Its number.
             allowed: Noise allowed, relative to a row's root mean square.
         """
-        stored = self._store.read(self._hookpoint, first, first + len(computed))
+        stored = self._read(first, first + len(computed))
         scale = _scale(computed)
         step = self._step(stored, first)
         error = np.abs(stored.astype(np.float64) - computed)
@@ -267,11 +271,16 @@ class _Checked:
                 allowed=float(limit[row, column]),
             )
 
+    def _read(self, start: int, stop: int) -> Float32[np.ndarray, "row d"]:
+        if self._beside is not None:
+            return self._store.captured(self._beside, start, stop)[:, None]
+        return self._store.read(self._hookpoint, start, stop)
+
     def _step(
         self, stored: Float32[np.ndarray, "row d"], first: int
     ) -> Float64[np.ndarray, "row d"]:
         """Return the distance of what can be stored around some values."""
-        dtype = self._store.record.dtype
+        dtype = self._dtype
         if dtype != "int8":
             return spacing(stored, dtype)
         scales = self._store.scales(self._hookpoint, first, first + len(stored))
@@ -287,7 +296,7 @@ class _Checked:
         step: Float64[np.ndarray, "row d"],
     ) -> Bool[np.ndarray, "row d"]:
         """Return which int8 values are at the end of their range, and were beyond it."""
-        if self._store.record.dtype != "int8":
+        if self._dtype != "int8":
             return np.zeros(stored.shape, np.bool_)
         full: Bool[np.ndarray, "row d"] = np.abs(stored) > (LARGEST_INT8 - 0.5) * step
         full &= (np.sign(stored) == np.sign(computed)) & (np.abs(computed) >= np.abs(stored))

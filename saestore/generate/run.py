@@ -1,6 +1,6 @@
 """`saestore generate`: run the language model over a corpus and store what its hookpoints hold.
 
-The forward pass stops after the last hookpoint's layer. While the next pass computes, a thread
+The forward pass stops after the last hookpoint's layer, or before the final norm where its scale is wanted. While the next pass computes, a thread
 encodes and writes the last one. A run that was killed continues at the first shard without a commit:
 the forward batch in which that shard begins is computed again, the same contexts in the same batch,
 so the same bits.
@@ -220,7 +220,7 @@ def _deviations(
         captured = model.capture(torch.from_numpy(step.batch.padded()), hookpoints)
         ready = to_host.ready()
         hooks = {n: to_host(values, ready, kept=n).copy() for n, values in captured.items()}
-        batch = _rows(step, hooks)
+        batch = _rows(step, hooks, {})
         return batch.hooks, batch.flags
 
     blocks = corpora.blocks(
@@ -296,12 +296,16 @@ def _capture(
     to_host = ToHost(torch.device(model.device), settings.dtype)
 
     def write(step: Step, captured: Mapping[str, Tensor], ready: Event | None) -> None:
-        hooks = {name: to_host(values, ready, kept=name) for name, values in captured.items()}
-        writer.append(_rows(step, hooks), step.at, tally=step.resume())
+        hooks = {name: to_host(captured[name], ready, kept=name) for name in hookpoints}
+        beside: dict[str, Float32[np.ndarray, "batch position 1"]] = {
+            name: to_host(captured[name], ready, kept=name, exact=True) for name in settings.capture
+        }
+        writer.append(_rows(step, hooks, beside), step.at, tally=step.resume())
 
     with Background(write) as later, Ahead(steps) as made:
         for step in made:
-            captured = model.capture(torch.from_numpy(step.batch.padded()), hookpoints)
+            tokens = torch.from_numpy(step.batch.padded())
+            captured = model.capture(tokens, hookpoints, settings.capture)
             size = sum(values.nbytes for values in captured.values())
             later(step, captured, to_host.ready(), size=size)
             shown.advance(step.batch.rows - step.at.skip)
@@ -314,7 +318,11 @@ def _expected(settings: GenerateSettings, part: Part | None) -> int | None:
     return -(-settings.tokens // part.count)
 
 
-def _rows(step: Step, hooks: Mapping[str, Float32[np.ndarray, "batch position d"]]) -> RowBatch:
+def _rows(
+    step: Step,
+    hooks: Mapping[str, Float32[np.ndarray, "batch position d"]],
+    beside: Mapping[str, Float32[np.ndarray, "batch position 1"]],
+) -> RowBatch:
     """Return the rows of a step that are stored."""
     batch = step.batch
     return RowBatch(
@@ -324,6 +332,7 @@ def _rows(step: Step, hooks: Mapping[str, Float32[np.ndarray, "batch position d"
         lengths=batch.lengths,
         segments=batch.segments(),
         documents=[_record(document) for document in step.documents],
+        captured={name: batch.stored(list(values[..., 0])) for name, values in beside.items()},
     )
 
 

@@ -8,12 +8,13 @@ from saestore.lm.losses import Predictions
 from saestore.lm.model import LanguageModel
 from saestore.lm.row_map import RowMap, reached
 from saestore.lm.tokenizer import LmTokenizer
-from saestore.lm.unembedding import Unembedding
+from saestore.lm.unembedding import FinalNorm, Unembedding
 from saestore.lm.vocabulary import vocabulary_of
 
 
 __all__ = [
     "Attention",
+    "FinalNorm",
     "HookpointInfo",
     "LanguageModel",
     "LmTokenizer",

@@ -1,7 +1,7 @@
 """The frozen language model under study: load it, read its hookpoints, patch it, take its loss."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from saestore.errors import HookpointNotFoundError
+from saestore.errors import HookpointNotFoundError, UnsupportedError
 from saestore.lm import load
 from saestore.lm.attention import Attention, attention_of
 from saestore.lm.hookpoints import HookpointInfo, Hookpoints, survey, tiny_tokens
@@ -20,13 +20,16 @@ from saestore.lm.place import FIELD
 from saestore.lm.plain import agree
 from saestore.lm.row_map import TRIED, RowMap, row_map
 from saestore.lm.tokenizer import LmTokenizer
-from saestore.lm.unembedding import Unembedding, unembedding_of
+from saestore.lm.unembedding import FinalNorm, Unembedding, final_norm_of, unembedding_of
 from saestore.lm.vocabulary import vocabulary_of
+from saestore_schemas.activations import RowCapture
 from saestore_schemas.lm import LmSettings
 
 
 HEAD = "unembed.hook_in"
 """Where the final norm's output enters the unembedding."""
+FINAL = "ln_final.hook_in"
+"""Where the residual stream enters the final norm."""
 
 
 class LanguageModel:
@@ -113,7 +116,10 @@ class LanguageModel:
 
     @torch.inference_mode()
     def capture(
-        self, tokens: Int64[Tensor, "batch position"], hookpoints: Sequence[str]
+        self,
+        tokens: Int64[Tensor, "batch position"],
+        hookpoints: Sequence[str],
+        beside: Sequence[RowCapture] = (),
     ) -> dict[str, Float[Tensor, "batch position _"]]:
         """Return what passes by some hookpoints; the forward stops after the last of them.
 
@@ -123,11 +129,18 @@ class LanguageModel:
         Args:
             tokens: Token ids.
             hookpoints: Exact names, each once in the result.
+            beside: What else of each row, under its name and one wide; it takes all blocks.
 
         Raises:
             HookpointNotFoundError: The model has no such hookpoint, or it did not fire.
+            UnsupportedError: It has no final norm, and its scale is wanted.
         """
-        return self._seen(tokens, hookpoints, {})
+        if not beside:
+            return self._seen(tokens, hookpoints, {})
+        scale = self.final_norm.scale
+        found = self._seen(tokens, dict.fromkeys((*hookpoints, FINAL)), {})
+        entering = found[FINAL] if FINAL in hookpoints else found.pop(FINAL)
+        return {**found, **{name: scale(entering).unsqueeze(-1) for name in beside}}
 
     def between(
         self,
@@ -174,7 +187,7 @@ class LanguageModel:
         return row_map(between, rows, tokens, (reads, writes))
 
     def _seen(
-        self, tokens: Tensor, hookpoints: Sequence[str], changes: Mapping[str, Function]
+        self, tokens: Tensor, hookpoints: Iterable[str], changes: Mapping[str, Function]
     ) -> dict[str, Tensor]:
         """Return what passes by some hookpoints, with functions at others."""
         seen: dict[str, Tensor] = {}
@@ -263,8 +276,25 @@ class LanguageModel:
         return self._loss.compared(clean, others, targets.to(self.device))
 
     def unembedding(self) -> Unembedding:
-        """Return the final norm's gain and the unembedding matrix, on the CPU."""
+        """Return the final norm and the unembedding matrix, on the CPU."""
         return unembedding_of(self._bridge)
+
+    @cached_property
+    def final_norm(self) -> FinalNorm:
+        """The final norm, on the CPU.
+
+        Raises:
+            UnsupportedError: It has none.
+        """
+        found = final_norm_of(self._bridge)
+        if found is None:
+            raise UnsupportedError(
+                f"{self.name} has no final norm",
+                found="logits straight from the residual stream",
+                expected="a LayerNorm or RMSNorm before the unembedding",
+                hint="leave final_norm_scale out of capture",
+            )
+        return found
 
     def attention(self, reads: str, writes: str) -> Attention:
         """Return the attention between two hookpoints as plain matrices, on the CPU.

@@ -69,6 +69,7 @@ def synthetic_store(
     store: StoreSettings | None = None,
     imported: bool = False,
     lm: str = "synthetic",
+    norm_scale: Float32[np.ndarray, " row"] | None = None,
 ) -> ActivationStore:
     """Write a store of random or given rows and return it.
 
@@ -88,6 +89,7 @@ def synthetic_store(
         store: Shape on disk; absent, small chunks and shards.
         imported: As if nobody had said which language model it is of.
         lm: Name of that language model.
+        norm_scale: By what its final norm divides each row; absent, as if that was not captured.
     """
     if values is None:
         values = {h: synthetic_rows(rows, width, seed=seed, hookpoint=h) for h in hookpoints}
@@ -107,6 +109,7 @@ def synthetic_store(
         corpus=CorpusSettings(sources=(StdlibSource(),), context_size=max(int(lengths.max()), 2)),
         hookpoints=tuple(values),
         dtype=dtype,
+        capture=() if norm_scale is None else ("final_norm_scale",),
         store=store or StoreSettings(chunk_kib=1, shard_mib=0.05),
     )
     record = settings.record()
@@ -120,6 +123,7 @@ def synthetic_store(
         lengths=lengths,
         segments=_segments(tokens, lengths),
         documents=[_document(c, int(n)) for c, n in enumerate(lengths)],
+        captured={} if norm_scale is None else {"final_norm_scale": norm_scale},
     )
     return _write(lake, settings, spec, batch)
 

@@ -18,6 +18,9 @@ then each row by a scale of its own."""
 StoreCodec = Literal["none", "zstd"]
 """How chunks are compressed. Every chunk has a crc32c over its stored bytes."""
 
+RowCapture = Literal["final_norm_scale"]
+"""A number of each row beside its activations: the scale by which the model's final norm divides it."""
+
 FLAG_SPECIAL = 1
 """Bit of a row's flags: BOS, separators and other control tokens."""
 FLAG_IGNORED = 2
@@ -116,6 +119,8 @@ class StoreRecord(Model):
     """The language model whose activations they are; null, the store was imported and nobody said."""
     context_size: int = Field(ge=1)
     """Rows that no context exceeds."""
+    capture: tuple[RowCapture, ...] = ()
+    """What each row has beside its activations."""
     scattered: bool = False
     """Rows are permuted within each shard, and `order` holds which row of the original each one is.
     Contexts and segments are the original's."""

@@ -2,7 +2,7 @@
 
 from pydantic import Field, field_validator
 
-from saestore_schemas.activations import StoreDtype, StoreRecord, StoreSettings
+from saestore_schemas.activations import RowCapture, StoreDtype, StoreRecord, StoreSettings
 from saestore_schemas.base import Model
 from saestore_schemas.corpus import CorpusSettings
 from saestore_schemas.lm import LmSettings
@@ -20,6 +20,10 @@ class GenerateSettings(Model):
     """The documents."""
     hookpoints: tuple[HookpointName, ...] = Field(min_length=1)
     """What to capture, by TransformerLens name or glob (`blocks.*.hook_resid_post`)."""
+    capture: tuple[RowCapture, ...] = ()
+    """What else to store of each row: `final_norm_scale`, by which the model's final norm divides it, for
+    additive logit attribution. The forward pass then runs through all blocks, not only to the last
+    hookpoint; 4 bytes a row."""
     tokens: int | None = Field(default=None, ge=1)
     """Rows to store, exactly; absent, the whole corpus."""
     dtype: StoreDtype = "bfloat16"
@@ -32,11 +36,12 @@ class GenerateSettings(Model):
     store: StoreSettings = StoreSettings()
     """Shape of the store on disk."""
 
-    @field_validator("hookpoints")
+    @field_validator("hookpoints", "capture")
     @classmethod
     def _no_repeats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value):
-            msg = "the same hookpoint stands twice"
+        twice = [each for place, each in enumerate(value) if each in value[:place]]
+        if twice:
+            msg = f"{twice[0]!r} stands twice"
             raise ValueError(msg)
         return value
 
@@ -47,4 +52,5 @@ class GenerateSettings(Model):
             store=self.store,
             lm=self.lm,
             context_size=self.corpus.context_size,
+            capture=self.capture,
         )

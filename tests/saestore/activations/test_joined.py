@@ -7,11 +7,13 @@ import pytest
 
 from saestore.activations import ActivationStream, JoinedStore, read_ahead
 from saestore.activations.window import Resident, Ring
+from saestore.errors import UnsupportedError
 from saestore.testing.stores import HOOKPOINT, scratch_lake, synthetic_rows, synthetic_store
 from saestore_schemas.activations import HeadSettings, StoreSettings
 
 
 ROWS = 300
+SCALE = np.linspace(0.5, 9, ROWS, dtype=np.float32)
 SHAPES = {
     "fine": (16, "float32", StoreSettings(chunk_kib=1, shard_mib=0.05)),  # chunks of 16 rows
     "sharded": (24, "bfloat16", StoreSettings(chunk_kib=4, shard_mib=0.0016)),  # shards of 32
@@ -25,7 +27,8 @@ def joined():
     with scratch_lake() as lake:
         for seed, (name, (width, dtype, store)) in enumerate(SHAPES.items()):
             values = {HOOKPOINT: synthetic_rows(ROWS, width, seed=seed)}
-            synthetic_store(lake, name, values=values, dtype=dtype, store=store)
+            scale = SCALE if name == "packed" else None
+            synthetic_store(lake, name, values=values, dtype=dtype, store=store, norm_scale=scale)
         heads = [HeadSettings(name=f"of {s}", store=s, hookpoint=HOOKPOINT) for s in SHAPES]
         yield JoinedStore.of(lake, heads)
 
@@ -62,6 +65,19 @@ def test_a_batch_has_the_same_rows_of_every_store(joined, window, kind):
     for rank in (0, 1):
         mine, _, _ = streamed(joined, rank=rank, world=2, **options)
         assert mine == whole[rank::2]
+
+
+def test_what_one_store_captured_is_that_of_all_unless_they_are_of_several_models(joined):
+    assert joined.captures == ("final_norm_scale",)
+    assert np.array_equal(joined.captured("final_norm_scale", 7, 90), SCALE[7:90])
+    with scratch_lake() as lake:
+        synthetic_store(lake, "a", rows=64, norm_scale=SCALE[:64])
+        synthetic_store(lake, "b", rows=64, norm_scale=SCALE[:64], lm="another")
+        heads = [HeadSettings(name=f"of {s}", store=s, hookpoint=HOOKPOINT) for s in "ab"]
+        several = JoinedStore.of(lake, heads)
+        assert several.captures == ()
+        with pytest.raises(UnsupportedError, match="several language models"):
+            several.captured("final_norm_scale")
 
 
 def test_ranges_are_read_from_every_store(joined):

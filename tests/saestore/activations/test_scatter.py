@@ -38,7 +38,10 @@ def lake():
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
 def test_the_copy_holds_the_rows_where_its_order_says(lake, dtype):
     hookpoints = (HOOKPOINT, "blocks.0.x")
-    store = synthetic_store(lake, rows=1200, dtype=dtype, store=SMALL, hookpoints=hookpoints)
+    scale = np.linspace(0.5, 9, 1200, dtype=np.float32)
+    store = synthetic_store(
+        lake, rows=1200, dtype=dtype, store=SMALL, hookpoints=hookpoints, norm_scale=scale
+    )
     copy = scatter(SETTINGS, lake)
     order = copy.order()
     size = store.spec.shard_rows
@@ -55,6 +58,7 @@ def test_the_copy_holds_the_rows_where_its_order_says(lake, dtype):
         np.testing.assert_allclose(found.m2, expected.m2, rtol=1e-12)
     assert np.array_equal(copy.tokens(), store.tokens()[order])
     assert np.array_equal(copy.flags(), store.flags()[order])
+    assert np.array_equal(copy.captured("final_norm_scale"), scale[order])
     for split in ("all", "train", "held_out"):
         assert np.array_equal(copy.kept(split, 0.3), store.kept(split, 0.3)[order])
     assert copy.documents().equals(store.documents())

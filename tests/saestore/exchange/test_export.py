@@ -42,8 +42,9 @@ def ragged(lake, lengths, *, dtype="float32", name="s", flags=None, width=7):
         for n, hook in enumerate(HOOKS)
     }
     return synthetic_store(
-        lake, name, values=values, dtype=dtype, lengths=np.array(lengths, np.int64), flags=flags
-    )
+        lake, name, values=values, dtype=dtype, lengths=np.array(lengths, np.int64), flags=flags,
+        norm_scale=np.linspace(0.5, 90, rows, dtype=np.float32),
+    )  # fmt: skip
 
 
 def back(lake, kind, folder, name="back", **more):
@@ -83,6 +84,9 @@ def test_safetensors_and_back_is_the_same_store(tmp_path_factory, lengths, dtype
         assert store.documents().equals(again.documents())
         assert store.vocabulary().equals(again.vocabulary())
         assert again.record.lm == store.record.lm
+        np.testing.assert_array_equal(
+            store.captured("final_norm_scale"), again.captured("final_norm_scale")
+        )
         assert again.manifest.facts["imported"]["max_error"] == 0.0
         assert report.rows == store.n_rows
 
@@ -166,7 +170,7 @@ def test_the_files_are_what_the_library_reads(tmp_path, lake):
     store = ragged(lake, [5, 3, 8], dtype="bfloat16")
     export_activations(store, tmp_path / "x", Wanted(hookpoints=(HOOKS[1],)))
     found = safetensors.torch.load_file(tmp_path / "x" / "chunk-00000.safetensors")
-    assert set(found) == {HOOKS[1], "tokens", "flags", "contexts", "segments"}
+    assert set(found) == {HOOKS[1], "final_norm_scale", "tokens", "flags", "contexts", "segments"}
     assert found[HOOKS[1]].dtype == torch.bfloat16
     np.testing.assert_array_equal(found[HOOKS[1]].float().numpy(), store.read(HOOKS[1], 0, 16))
     assert found["contexts"].tolist() == [[0, 5], [5, 3], [8, 8]]
@@ -204,6 +208,8 @@ def test_parquet_is_read_alike_by_arrow_polars_and_duckdb(tmp_path, lake, dtype)
         f"document-{c}" if p else None for c, n in enumerate(lengths[1:], 1) for p in range(n)
     ]
     assert not frame["ignored"].any()
+    scale = store.captured("final_norm_scale", 5, 23)
+    np.testing.assert_array_equal(frame["final_norm_scale"].to_numpy(), scale)
 
 
 def test_float16_is_refused_where_it_would_overflow(tmp_path, lake):

@@ -67,7 +67,7 @@ def in_parts(settings, lake, count, order=None):
     [
         (1, {}),
         (2, {"dtype": "float16"}),
-        (3, {"dtype": "bfloat16", "tokens": None}),
+        (3, {"dtype": "bfloat16", "tokens": None, "capture": ("final_norm_scale",)}),
         (2, {"tokens": 411, "corpus": {"packing": "truncate"}}),  # ends inside a block
         (3, {"tokens": 331, "corpus": {"packing": "split", "shuffle_seed": 3, "store_text": True}}),
         (3, {"tokens": None, "corpus": {"block_documents": 1}}),  # blocks without rows

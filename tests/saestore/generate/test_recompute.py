@@ -19,13 +19,16 @@ HOOK = "blocks.1.hook_resid_post"
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
 def test_a_store_agrees_with_its_model(lake, plan, dtype):
-    store = generate.run(plan(dtype=dtype, tokens=300), lake, device="cpu")
+    settings = plan(dtype=dtype, tokens=300, capture=("final_norm_scale",))
+    store = generate.run(settings, lake, device="cpu")
     seen = Recorder()
     found = generate.against_model(store, 9, seed=1, device="cpu", progress=seen)
     assert found.agrees
     assert not list(recompute.problems(found))
     assert (found.contexts, found.of) == (9, store.n_contexts)
-    assert {each.hookpoint for each in found.hookpoints} == set(store.hookpoints)
+    *_, scale = found.hookpoints
+    assert [each.hookpoint for each in found.hookpoints] == [*store.hookpoints, "final_norm_scale"]
+    assert scale.relative < 1e-5  # of whatever type the activations are
     for each in found.hookpoints:
         assert each.rows == seen.tasks[0]["advanced"] == seen.tasks[0]["total"]
         assert each.noise < 1e-4
@@ -34,7 +37,9 @@ def test_a_store_agrees_with_its_model(lake, plan, dtype):
         worst = each.worst
         first = store.contexts()[worst.context, 0]
         assert worst.row == first + worst.position
-        stored = store.read(each.hookpoint, worst.row, worst.row + 1)[0, worst.dimension]
+        here = worst.row, worst.row + 1
+        read = store.captured if each is scale else store.read
+        stored = read(each.hookpoint, *here).reshape(1, -1)[0, worst.dimension]
         assert stored == np.float32(worst.stored)
     assert generate.against_model(store, 10**6, device="cpu").contexts == store.n_contexts
 

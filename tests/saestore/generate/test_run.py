@@ -84,6 +84,27 @@ def test_stored_rows_are_the_model_s_rounded_once(lake, plan, tiny_gpt2, dtype):
     assert verify.damage(lake, "a") == []
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_the_final_norm_s_scale_is_that_of_each_row(lake, plan, tiny_models, kind):
+    """LayerNorm and RMSNorm, at rows whose hookpoints lie two blocks before; bfloat16 leaves it exact."""
+    lm = LmSettings(model=str(tiny_models(kind)))
+    plain = generate.run(plan(name="plain", lm=lm, tokens=150, dtype="bfloat16"), lake)
+    settings = plan(lm=lm, tokens=150, dtype="bfloat16", capture=("final_norm_scale",))
+    store = generate.run(settings, lake, device="cpu")
+    model = LanguageModel.load(lm, device="cpu")
+    place = "ln_final.hook_scale"  # TransformerLens' own
+    for first, length in store.contexts().tolist():
+        tokens = torch.from_numpy(store.tokens(first, first + length).astype(np.int64))
+        expected = model.capture(tokens[None], [place])[place][0, :, 0].numpy()
+        found = store.captured("final_norm_scale", first, first + length)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for name in store.hookpoints:  # a longer forward pass changes no bit of the others
+        assert np.array_equal(store.read(name, 0, 150), plain.read(name, 0, 150))
+    with pytest.raises(UnsupportedError, match="hold no final_norm_scale") as caught:
+        plain.captured("final_norm_scale")
+    assert "capture=" in caught.value.hint
+
+
 def test_int8_divides_by_the_first_block_s_deviations_wherever_it_is_interrupted(
     lake, plan, monkeypatch
 ):
@@ -167,7 +188,7 @@ def test_interrupted_between_shards_it_ends_with_the_same_bytes(
     lake, plan, whole, monkeypatch, case, cleanup
 ):
     after, tokens = case  # 320 rows fill the last shard, 700 do not
-    settings = plan(tokens=tokens)
+    settings = plan(tokens=tokens, capture=("final_norm_scale",))
     with monkeypatch.context() as patch:
         patch.setattr(commits, "write", killed_at(after))
         if not cleanup:  # a killed process removes nothing
@@ -327,8 +348,8 @@ def test_an_empty_corpus_is_refused(lake, plan, tmp_path):
 def test_float16_names_row_hookpoint_value_and_remedy(lake, plan, monkeypatch):
     capture = LanguageModel.capture
 
-    def large(self, tokens, hookpoints):
-        found = capture(self, tokens, hookpoints)
+    def large(self, tokens, hookpoints, beside):
+        found = capture(self, tokens, hookpoints, beside)
         found[HOOK] = found[HOOK].clone()
         found[HOOK][1, 2, 3] = 70_000.0
         return found
