@@ -10,8 +10,13 @@ SUBSAMPLES = {
     "silent": "Contexts where it is silent",
     "proportion": "Top contexts below a share of its maximum",
     "interval": "Contexts from equal parts of its range, strongest first",
+    "near": "Hard negatives: silent where a feature like it fires",
+    "same_token": "Hard negatives: its top token, where it does not fire",
 }
 """Kind of subsample to heading."""
+
+NEGATIVES = {"silent": False, "near": True, "same_token": True}
+"""Kinds of subsample without the feature's own peaks, and whether they are about one position."""
 
 QUANTILES = {"q01": "1 %", "q10": "10 %", "q50": "50 %", "q90": "90 %", "q99": "99 %"}
 """Quantiles that are shown, and their names."""

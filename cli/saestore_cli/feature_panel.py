@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saestore.numbers import count, value
-from saestore.words import ALIKE, BESIDE, QUANTILES, SUBSAMPLES, visible
+from saestore.words import ALIKE, BESIDE, NEGATIVES, QUANTILES, SUBSAMPLES, visible
 from saestore_cli.drawing import bars, coloured, facts
 from saestore_cli.tokens import legend, marked
 
@@ -207,7 +207,7 @@ def _chosen(groups: "list[ExampleGroup]", n: int) -> "list[tuple[ExampleGroup, E
 
 def _heading(subsample: str, group: "ExampleGroup", *, key: Text | None) -> RenderableType:
     title = Text(SUBSAMPLES.get(group.kind, subsample), style="bold")
-    if group.kind == "silent":
+    if group.kind in NEGATIVES:
         title.append(f" ({count(group.n_eligible)} of them)", style="not bold")
     elif key is not None:
         title.append("  ").append_text(key)
@@ -215,7 +215,9 @@ def _heading(subsample: str, group: "ExampleGroup", *, key: Text | None) -> Rend
 
 
 def _caption(number: int, group: "ExampleGroup", example: "Example") -> str:
-    peak = "" if group.kind == "silent" else f"peak {example.peak:.4f}  "
+    peak = "" if group.kind in NEGATIVES else f"peak {example.peak:.4f}  "
+    if NEGATIVES.get(group.kind):
+        peak = f"silent at {example.peak_position}  "
     part = f"part {group.stratum + 1} of {group.strata}  " if group.strata > 1 else ""
     return f"{number:>2}  {peak}{part}context {example.context}  {visible(example.document_id)}"
 

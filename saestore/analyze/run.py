@@ -18,6 +18,7 @@ from saestore.analyze.earlier import Earlier
 from saestore.analyze.joint import Sampler
 from saestore.analyze.known import Known
 from saestore.analyze.logits import LogitHistogram
+from saestore.analyze.negatives import Negatives
 from saestore.analyze.neighbours import neighbour_rows
 from saestore.analyze.pieces import Encoded, Pieces
 from saestore.analyze.scaling import HeadScaling, measurable
@@ -26,6 +27,7 @@ from saestore.analyze.sort import Firings, Sorter
 from saestore.analyze.survey import survey
 from saestore.analyze.write import (
     HEAD_RUNS,
+    NEGATIVES,
     SAMPLE,
     Output,
     collected,
@@ -231,6 +233,14 @@ class _Analysis:
         output.write(tables.DOCUMENTS, [documents], schema=documents.schema)
         pieces = self.pieces(scope)
         self.encode(pieces, range(pieces.count), scope)
+        negatives = Negatives.of(
+            settings.subsamples.values(),
+            scope,
+            output.artefact.scratch(NEGATIVES),
+            features=self.folded.d_sae,
+        )
+        if settings.neighbours is not None:
+            self._neighbours(settings.neighbours, negatives)
         scaling = self._scaling()
         heads, sampler = self._heads(), self._sampler(scope)
         sorter = sorted_by_context(
@@ -250,10 +260,8 @@ class _Analysis:
                 attended.add(piece)
 
         sample = None if sampler is None else sampler.sample()
-        known = Known(settings, scope, weights, sample, self._logits())
+        known = Known(settings, scope, weights, sample, self._logits(), negatives)
         dead = collected(sorter, output, known, progress=self.progress, seen=seen)
-        if settings.neighbours is not None:
-            self._neighbours(settings.neighbours)
         if heads is not None:
             write_at_heads(heads, output, settings, gates=self.folded.gates)
         self._of_family(scope, attended, scaling)
@@ -278,9 +286,16 @@ class _Analysis:
             memory_mib=self.settings.memory_mib,
         )
 
-    def _neighbours(self, wanted: NeighbourSettings) -> None:
-        rows = neighbour_rows(self.folded, wanted, progress=self.progress)
-        self.output.write(tables.NEIGHBOURS, rows)
+    def _neighbours(self, wanted: NeighbourSettings, negatives: Negatives) -> None:
+        """Write which features point the same way, and remember what hard negatives ask of it."""
+
+        def noted() -> Iterator[pa.Table]:
+            for piece in neighbour_rows(self.folded, wanted, progress=self.progress):
+                if negatives.alike is not None:
+                    negatives.alike.take(tables.NEIGHBOURS.name, piece)
+                yield piece
+
+        self.output.write(tables.NEIGHBOURS, noted())
 
     def pieces(self, scope: Scope) -> Pieces:
         """Return the pieces in which rows are encoded."""

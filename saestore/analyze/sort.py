@@ -107,10 +107,16 @@ class Sorter:
         if self._n_held >= self._room:
             self._spill()
 
-    def blocks(self) -> Iterator[FeatureBlock]:
-        """Return all features in order, dead ones included, in blocks of complete features."""
+    def blocks(self, *, again: bool = False) -> Iterator[FeatureBlock]:
+        """Return all features in order, dead ones included, in blocks of complete features.
+
+        Args:
+            again: Whether they will be asked for once more: what is in memory is kept for it.
+        """
         last = self._sorted()
         runs = [*self._runs, *([last] if last is not None else [])]
+        if again:
+            self._runs = runs
         self._held, self._n_held = [], 0
         counts = sum((np.diff(run.offsets) for run in runs), np.zeros(self._features, np.int64))
         for first, stop in ranges(counts, most=min(_RANGE, self._room)):

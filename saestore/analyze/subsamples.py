@@ -6,23 +6,34 @@ fewer are eligible all are returned. "Random" is the order of `saestore.analyze.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt32
 
 from saestore.analyze import segments
 from saestore.analyze.block import FeatureBlock
+from saestore.analyze.negative_loops import near_others, on_token
+from saestore.analyze.negatives import Negatives
 from saestore.analyze.order import sample_offsets
 from saestore.analyze.scope import Scope
+from saestore.analyze.top_tokens import top_tokens
+from saestore.dictionaries.selection_loops import on_threads
 from saestore_schemas.analyze import (
     IntervalSubsample,
+    NearSubsample,
     ProportionSubsample,
     QuantileSubsample,
+    SameTokenSubsample,
     SilentSubsample,
     Subsample,
     TopSubsample,
     UniformSubsample,
 )
+
+
+_A_THREAD = 64
+"""Features that are worth another thread."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,7 @@ class Chosen:
         rank: Rank inside the stratum.
         context: Context.
         pair: Index into the block's peaks; -1 where the feature is silent.
+        position: What is shown of the context: the feature's peak, or what makes it a negative.
         n_eligible: Contexts that the stratum was drawn from.
     """
 
@@ -43,26 +55,44 @@ class Chosen:
     rank: Int64[np.ndarray, " example"]
     context: UInt32[np.ndarray, " example"]
     pair: Int64[np.ndarray, " example"]
+    position: Int64[np.ndarray, " example"]
     n_eligible: Int64[np.ndarray, " example"]
 
 
-def choose(subsample: Subsample, block: FeatureBlock, scope: Scope) -> Chosen:
+@dataclass(frozen=True)
+class Asked:
+    """Of what contexts are chosen.
+
+    Attributes:
+        block: The features.
+        scope: The rows analysed.
+        negatives: What hard negatives are found with.
+    """
+
+    block: FeatureBlock
+    scope: Scope
+    negatives: Negatives
+
+
+def choose(subsample: Subsample, asked: Asked) -> Chosen:
     """Return the contexts that a subsample chooses for each feature of a block."""
-    return _KINDS[subsample.kind](subsample, block, scope)
+    return _KINDS[subsample.kind](subsample, asked)
 
 
-def _top(subsample: TopSubsample, block: FeatureBlock, _scope: Scope) -> Chosen:
-    peaks = block.peaks
+def _top(subsample: TopSubsample, asked: Asked) -> Chosen:
+    peaks = asked.block.peaks
     pair = segments.order_within(~segments.as_keys(peaks.value), peaks.offsets)
-    return _first(pair, peaks.offsets, subsample.n, block, strata=1)
+    return _first(pair, peaks.offsets, subsample.n, asked.block, strata=1)
 
 
-def _uniform(subsample: UniformSubsample, block: FeatureBlock, scope: Scope) -> Chosen:
-    pair = segments.order_within(_random(block, scope), block.peaks.offsets)
-    return _first(pair, block.peaks.offsets, subsample.n, block, strata=1)
+def _uniform(subsample: UniformSubsample, asked: Asked) -> Chosen:
+    offsets = asked.block.peaks.offsets
+    pair = segments.order_within(_random(asked), offsets)
+    return _first(pair, offsets, subsample.n, asked.block, strata=1)
 
 
-def _quantile(subsample: QuantileSubsample, block: FeatureBlock, scope: Scope) -> Chosen:
+def _quantile(subsample: QuantileSubsample, asked: Asked) -> Chosen:
+    block = asked.block
     peaks, q = block.peaks, subsample.q
     ascending = segments.order_within(segments.as_keys(peaks.value), peaks.offsets)
     counts = np.repeat(np.diff(peaks.offsets), np.diff(peaks.offsets))
@@ -70,11 +100,12 @@ def _quantile(subsample: QuantileSubsample, block: FeatureBlock, scope: Scope) -
     run = segments.run_of(peaks.offsets) * q + stratum
     sizes = np.bincount(run, minlength=block.n * q)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    order = segments.order_within(_random(block, scope)[ascending], offsets)
+    order = segments.order_within(_random(asked)[ascending], offsets)
     return _first(ascending[order], offsets, subsample.n, block, strata=q)
 
 
-def _interval(subsample: IntervalSubsample, block: FeatureBlock, scope: Scope) -> Chosen:
+def _interval(subsample: IntervalSubsample, asked: Asked) -> Chosen:
+    block = asked.block
     peaks, q = block.peaks, subsample.q
     most = np.repeat(block.maxima.astype(np.float64), np.diff(peaks.offsets))
     stratum = np.zeros(len(peaks.value), np.int64)
@@ -83,11 +114,12 @@ def _interval(subsample: IntervalSubsample, block: FeatureBlock, scope: Scope) -
     run = segments.run_of(peaks.offsets) * q + stratum
     by_run = np.argsort(run, kind="stable")
     offsets = np.concatenate([[0], np.cumsum(np.bincount(run, minlength=block.n * q))])
-    order = segments.order_within(_random(block, scope)[by_run], offsets)
+    order = segments.order_within(_random(asked)[by_run], offsets)
     return _first(by_run[order], offsets, subsample.n, block, strata=q)
 
 
-def _proportion(subsample: ProportionSubsample, block: FeatureBlock, scope: Scope) -> Chosen:
+def _proportion(subsample: ProportionSubsample, asked: Asked) -> Chosen:
+    block = asked.block
     peaks = block.peaks
     limit = np.repeat(block.maxima.astype(np.float64), np.diff(peaks.offsets)) * subsample.p
     weak = peaks.value <= limit
@@ -96,7 +128,7 @@ def _proportion(subsample: ProportionSubsample, block: FeatureBlock, scope: Scop
     firing = _first(order[weak[order]], offsets, subsample.n, block, strata=1)
     if not subsample.include_silent:
         return firing
-    total = scope.n_contexts
+    total = asked.scope.n_contexts
     free = total - np.diff(peaks.offsets)
     found = np.minimum(np.diff(offsets), subsample.n)
     feature, rank, place = _free(
@@ -111,6 +143,7 @@ def _proportion(subsample: ProportionSubsample, block: FeatureBlock, scope: Scop
             rank=rank + found[feature],
             context=place.astype(np.uint32),
             pair=np.full(len(feature), -1, np.int64),
+            position=np.zeros(len(feature), np.int64),
             n_eligible=eligible[feature],
         ),
     ]
@@ -123,13 +156,14 @@ def _proportion(subsample: ProportionSubsample, block: FeatureBlock, scope: Scop
     )
 
 
-def _silent(subsample: SilentSubsample, block: FeatureBlock, scope: Scope) -> Chosen:
+def _silent(subsample: SilentSubsample, asked: Asked) -> Chosen:
     """Choose the first n places of the random order that no firing context occupies."""
+    block, scope = asked.block, asked.scope
     offsets, total = block.peaks.offsets, scope.n_contexts
-    taken = segments.sorted_within(_random(block, scope), offsets).astype(np.int64)
+    taken = segments.sorted_within(_random(asked), offsets).astype(np.int64)
     free = total - np.diff(offsets)
     feature, rank, place = _free(taken, offsets, np.minimum(free, subsample.n), total)
-    start = sample_offsets(block.first, block.n, contexts=total, seed=scope.seed).astype(np.int64)
+    start = _starts(asked)
     context_at = np.empty(total, np.uint32)
     context_at[scope.shuffle_rank] = np.arange(total, dtype=np.uint32)
     return Chosen(
@@ -138,6 +172,7 @@ def _silent(subsample: SilentSubsample, block: FeatureBlock, scope: Scope) -> Ch
         rank=rank,
         context=context_at[(place + start[feature]) % total],
         pair=np.full(len(feature), -1, np.int64),
+        position=np.zeros(len(feature), np.int64),
         n_eligible=free[feature],
     )
 
@@ -168,11 +203,91 @@ def _free(
     return feature, rank, rank + at_most - offsets[feature]
 
 
-def _random(block: FeatureBlock, scope: Scope) -> UInt32[np.ndarray, " pair"]:
+def _near(subsample: NearSubsample, asked: Asked) -> Chosen:
+    """Choose contexts of the nearest other features in which the feature never fires."""
+    block, known = asked.block, asked.negatives
+    if known.alike is None or known.contexts is None:
+        raise ValueError("near asks for features that are like each, and where all of them fire")
+    others = known.alike.others(subsample, slice(block.first, block.first + block.n))
+    everywhere = known.contexts
+    return _negatives(
+        near_others,
+        (block.peaks.offsets, block.peaks.context),
+        (everywhere.ends, everywhere.context, everywhere.position),
+        (subsample.n, others, _starts(asked), asked.scope.shuffle_rank),
+        asked,
+    )
+
+
+def _same_token(subsample: SameTokenSubsample, asked: Asked) -> Chosen:
+    """Choose contexts that hold the feature's top token where it does not fire."""
+    block, scope, known = asked.block, asked.scope, asked.negatives.tokens
+    if known is None:
+        raise ValueError("same_token asks for the contexts that hold each token")
+    tokens = np.asarray(scope.tokens), np.asarray(scope.kept)
+    token, _ = top_tokens(block, scope)
+    return _negatives(
+        on_token,
+        (block.offsets, block.context, block.position),
+        (scope.start, scope.length, *tokens, known.ends, known.places, known.order),
+        (subsample.n, token.astype(np.int64), _starts(asked)),
+        asked,
+    )
+
+
+def _negatives(
+    loop: Callable[..., None], own: Any, places: Any, wanted: tuple[Any, ...], asked: Asked
+) -> Chosen:
+    """Choose contexts by a loop over features, for each at most the first of what is wanted."""
+    block, n = asked.block, int(wanted[0])
+    found, eligible = np.zeros(block.n, np.int64), np.zeros(block.n, np.int64)
+    shape = block.n, n
+    context, position = np.zeros(shape, np.uint32), np.zeros(shape, np.uint16)
+    out = found, eligible, context, position
+
+    def work(first: int, stop: int) -> None:
+        loop(first, stop, own, places, wanted, out)
+
+    on_threads(work, block.n, least=_A_THREAD)
+    rank = segments.rank_within(np.concatenate([[0], np.cumsum(found)]))
+    feature = np.repeat(np.arange(block.n), found)
+    chosen = context[feature, rank]
+    return Chosen(
+        feature=feature,
+        stratum=np.zeros(len(feature), np.int64),
+        rank=rank,
+        context=chosen,
+        pair=_pairs(block, feature, chosen),
+        position=position[feature, rank].astype(np.int64),
+        n_eligible=eligible[feature],
+    )
+
+
+def _pairs(
+    block: FeatureBlock, feature: Int64[np.ndarray, " _"], context: UInt32[np.ndarray, " _"]
+) -> Int64[np.ndarray, " _"]:
+    """Return where in the block's peaks each feature's context is; -1 where the feature is silent."""
+    peaks = block.peaks
+    high = np.uint64(32)
+    known = (segments.run_of(peaks.offsets).astype(np.uint64) << high) | peaks.context
+    wanted = (feature.astype(np.uint64) << high) | context
+    at = np.searchsorted(known, wanted)
+    there = np.append(known, np.uint64(2**64 - 1))[at] == wanted
+    return np.where(there, at, -1)
+
+
+def _starts(asked: Asked) -> Int64[np.ndarray, " feature"]:
+    """Return where each feature's random order starts."""
+    block, scope = asked.block, asked.scope
+    starts = sample_offsets(block.first, block.n, contexts=scope.n_contexts, seed=scope.seed)
+    return starts.astype(np.int64)
+
+
+def _random(asked: Asked) -> UInt32[np.ndarray, " pair"]:
     """Return the place of each pair's context in its feature's random order."""
-    start = sample_offsets(block.first, block.n, contexts=scope.n_contexts, seed=scope.seed)
-    place: np.ndarray = scope.shuffle_rank[block.peaks.context].astype(np.int64)
-    place -= np.repeat(start.astype(np.int64), np.diff(block.peaks.offsets))
+    peaks, scope = asked.block.peaks, asked.scope
+    place: np.ndarray = scope.shuffle_rank[peaks.context].astype(np.int64)
+    place -= np.repeat(_starts(asked), np.diff(peaks.offsets))
     place %= max(scope.n_contexts, 1)
     return place.astype(np.uint32)
 
@@ -195,6 +310,7 @@ def _first(
         rank=rank[kept],
         context=block.peaks.context[pair[kept]],
         pair=pair[kept],
+        position=block.peaks.position[pair[kept]].astype(np.int64),
         n_eligible=np.diff(offsets)[run],
     )
 
@@ -206,5 +322,7 @@ _KINDS: dict[str, Callable[..., Chosen]] = {
     "silent": _silent,
     "proportion": _proportion,
     "interval": _interval,
+    "near": _near,
+    "same_token": _same_token,
 }
 """Subsample kind to the function that chooses."""

@@ -3,9 +3,9 @@
 Needs no model and no torch: whoever has firings in context order can write an analysis.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,8 @@ RUNS = f"{layout.PROGRESS}/runs"
 """Where sorted runs are spilled."""
 SAMPLE = f"{layout.PROGRESS}/sample"
 """Where firings lie on which features are counted together."""
+NEGATIVES = f"{layout.PROGRESS}/negatives"
+"""Where lies what hard negatives are found with."""
 HEAD_RUNS = f"{layout.PROGRESS}/head_runs"
 """Where those of firings at each head are."""
 
@@ -130,6 +132,9 @@ def collected(
 ) -> int:
     """Write the by-feature order and every collector's table; return how many features are dead.
 
+    Examples that lie near other features are collected in a second reading: the first finds which
+    features fire together, and where each of them does.
+
     Args:
         sorter: All firings.
         output: Where to write.
@@ -137,30 +142,64 @@ def collected(
         progress: Where to report.
         seen: Called with a collector's name and each piece of its table.
     """
-    dead = 0
-    table = tables.firings(ARROW[known.settings.value_dtype], "feature")
-    makers = {name: make for name, make in COLLECTORS.items() if make(known) is not None}
-    with ExitStack() as stack:
-        by_feature = stack.enter_context(output.writer(table))
-        writers = {name: stack.enter_context(output.writer(_TABLES[name])) for name in makers}
-        task = stack.enter_context(progress.task("count", total=sorter.n_firings, unit="firings"))
-        for block in sorter.blocks():
+    alike = known.negatives.alike
+    names = [name for name, make in COLLECTORS.items() if make(known) is not None]
+    later = [] if alike is None else [tables.EXAMPLES.name]
+    told = [each for each in (seen, None if alike is None else alike.take) if each is not None]
+    dead, table = 0, tables.firings(ARROW[known.settings.value_dtype], "feature")
+    with (
+        output.writer(table) as by_feature,
+        _filling(set(names).difference(later), output, known, told) as fill,
+        progress.task("count", total=sorter.n_firings, unit="firings") as task,
+    ):
+        for block in sorter.blocks(again=bool(later)):
             feature = np.repeat(block.features, block.counts)
             starts = block.offsets[:-1][block.counts > 0]
             by_feature.write(_lines(table, feature, block), cuts=starts)
-            for name, make in makers.items():
-                if (collector := make(known)) is None:
+            fill(block)
+            if alike is not None:
+                alike.add(block)
+            dead += int((block.counts == 0).sum())
+            task.advance(len(block.value))
+    output.wrote(table.name, by_feature)
+    if alike is not None:
+        known = replace(known, negatives=replace(known.negatives, contexts=alike.contexts()))
+        with (
+            _filling(later, output, known, told) as fill,
+            progress.task("examples", total=sorter.n_firings, unit="firings") as task,
+        ):
+            for block in sorter.blocks():
+                fill(block)
+                task.advance(len(block.value))
+    return dead
+
+
+@contextmanager
+def _filling(
+    names: Iterable[str],
+    output: Output,
+    known: Known,
+    told: Sequence[Callable[[str, pa.Table], None]],
+) -> Iterator[Callable[[FeatureBlock], None]]:
+    """Open tables, and give what fills them all from a block of features."""
+    with ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(output.writer(_TABLES[name])) for name in sorted(names)
+        }
+
+        def fill(block: FeatureBlock) -> None:
+            for name, writer in writers.items():
+                if (collector := COLLECTORS[name](known)) is None:
                     continue
                 collector.update(block)
                 piece = collector.table()
-                writers[name].write(piece)
-                if seen is not None:
-                    seen(name, piece)
-            dead += int((block.counts == 0).sum())
-            task.advance(len(block.value))
-    for name, writer in {table.name: by_feature, **writers}.items():
+                writer.write(piece)
+                for tell in told:
+                    tell(name, piece)
+
+        yield fill
+    for name, writer in writers.items():
         output.wrote(name, writer)
-    return dead
 
 
 def write_at_heads(

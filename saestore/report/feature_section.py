@@ -22,7 +22,7 @@ from saestore.features import (
 from saestore.numbers import count, value
 from saestore.report import charts, passages
 from saestore.report.charts import number
-from saestore.words import ALIKE, BESIDE, QUANTILES, SUBSAMPLES
+from saestore.words import ALIKE, BESIDE, NEGATIVES, QUANTILES, SUBSAMPLES
 
 
 EXAMPLES = 120_000
@@ -353,6 +353,8 @@ def _chosen(page: FeaturePage) -> dict[tuple[str, int], list[str]]:
 
 def _where(group: ExampleGroup, example: Example) -> str:
     part = f"part {group.stratum + 1} of {group.strata} · " if group.strata > 1 else ""
+    if NEGATIVES.get(group.kind):
+        part += f"position {example.peak_position} · "
     return f"{part}{passages.text(example.document_id)} · context {example.context}"
 
 

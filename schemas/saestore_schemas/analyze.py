@@ -88,13 +88,53 @@ class IntervalSubsample(Model):
     """Tokens around the peak; null, the whole context."""
 
 
+class NearSubsample(Model):
+    """Hard negatives: contexts where the feature never fires and a feature like it does.
+
+    Like it are the first of those that fire with it (`coactivation`, by phi) and of those whose decoder
+    vector points the same way (`neighbours`, by `dec_cos`), nearest first: rank 0 of the one list, rank 0
+    of the other, rank 1 of the one. A context counts for the nearest that fires in it and is shown where
+    that one is largest; contexts come by the nearest, then at random.
+    """
+
+    kind: Literal["near"] = "near"
+    """Discriminator."""
+    n: int = Field(default=20, ge=1)
+    """Contexts kept."""
+    window: int | None = Field(default=64, ge=1)
+    """Tokens around the other feature's peak; null, the whole context."""
+    by: tuple[Literal["coactivation", "dec_cos"], ...] = Field(
+        default=("coactivation", "dec_cos"), min_length=1
+    )
+    """Lists that like features are taken from; their tables must be asked for."""
+    first: int = Field(default=10, ge=1, le=255)
+    """How many of each list."""
+
+
+class SameTokenSubsample(Model):
+    """Hard negatives: contexts drawn at random that hold a feature's top token where it does not fire.
+
+    The top token is the one it fires on most often. It may fire elsewhere in the context, on that token
+    too: a context is shown at the first kept position that holds the token without a firing.
+    """
+
+    kind: Literal["same_token"] = "same_token"
+    """Discriminator."""
+    n: int = Field(default=20, ge=1)
+    """Contexts kept."""
+    window: int | None = Field(default=64, ge=1)
+    """Tokens around the token; null, the whole context."""
+
+
 Subsample = Annotated[
     TopSubsample
     | QuantileSubsample
     | UniformSubsample
     | SilentSubsample
     | ProportionSubsample
-    | IntervalSubsample,
+    | IntervalSubsample
+    | NearSubsample
+    | SameTokenSubsample,
     Field(discriminator="kind"),
 ]
 """Ways of choosing example contexts, one class each."""
@@ -191,4 +231,27 @@ class AnalyzeSettings(Model):
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         one_place(self.activations, self.heads)
+        return self
+
+    @model_validator(mode="after")
+    def _near_has_its_tables(self) -> Self:
+        coactive = 0 if self.coactivation is None else self.coactivation.top_k
+        wanted = self.neighbours
+        alike = 0 if wanted is None or "dec_cos" not in wanted.methods else wanted.top_k
+        kept = {
+            "coactivation": (coactive, "coactivation.top_k"),
+            "dec_cos": (alike, "neighbours.top_k with method dec_cos"),
+        }
+        for name, each in self.subsamples.items():
+            if not isinstance(each, NearSubsample):
+                continue
+            for listed in each.by:
+                most, setting = kept[listed]
+                if most < each.first:
+                    there = f"keeps {most}" if most else "is not asked for"
+                    raise ValueError(
+                        f"subsamples.{name} is near the first {each.first} features by {listed}, and "
+                        f"{setting} {there}: ask for that table, or leave {listed} out of "
+                        f"subsamples.{name}.by"
+                    )
         return self

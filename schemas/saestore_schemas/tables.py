@@ -279,8 +279,17 @@ EXAMPLES = Table(
         Column("stratum", pa.uint8(), "stratum, lowest first; 0 if not stratified"),
         Column("rank", pa.uint16(), "rank inside the stratum, from 0"),
         Column("context", pa.uint32(), "row of `contexts`"),
-        Column("peak_position", pa.uint16(), "first position with the largest value"),
-        Column("peak", pa.float32(), "largest value in the context; 0 for silent examples"),
+        Column(
+            "peak_position",
+            pa.uint16(),
+            "first position with the largest value; of `near` that of the other feature, of `same_token` "
+            "the first that holds the token without a firing",
+        ),
+        Column(
+            "peak",
+            pa.float32(),
+            "largest value in the context; 0 for `silent`, `near` and `same_token`",
+        ),
         Column("window_start", pa.uint16(), "first token of the window"),
         Column("window_length", pa.uint16(), "tokens in the window"),
         Column("positions", _list(pa.uint16()), "where the feature fires inside the window"),

@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from saestore.features import HeadPair, Read
+from saestore.features import ExampleGroup, HeadPair, Read
 from saestore.testing.pages import VALUES, WORDS, example, page
 from saestore.words import level, visible
 from saestore_cli import feature_panel
@@ -131,6 +131,14 @@ def test_n_examples_and_tokens_around_the_peak():
 def test_strata_are_shown_strongest_first_and_spread():
     across = drawn(n=2).split("Contexts across")[1].split("silent")[0]
     assert re.findall(r"part (\d) of 4", across) == ["4", "1"]
+
+
+def test_hard_negatives_say_where_they_are_silent():
+    shown = replace(example(WORDS, [0.0] * len(WORDS)), peak_position=2)
+    text = drawn(page(groups=(ExampleGroup("close", "near", 0, 1, 41, (shown,)),)), width=100)
+    assert "Hard negatives: silent where a feature like it fires (41 of them)" in text
+    assert "silent at 2" in text
+    assert "peak 0" not in text
 
 
 def test_a_feature_that_never_fires():

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,8 +20,10 @@ from saestore_schemas.analyze import (
     AnalyzeSettings,
     CoactivationSettings,
     IntervalSubsample,
+    NearSubsample,
     ProportionSubsample,
     QuantileSubsample,
+    SameTokenSubsample,
     SilentSubsample,
     TopSubsample,
     UniformSubsample,
@@ -37,6 +39,10 @@ SUBSAMPLES = {
     "weak": ProportionSubsample(p=0.4, n=3, window=6),
     "filled": ProportionSubsample(p=0.3, n=9, window=3, include_silent=True),
     "ranges": IntervalSubsample(q=4, n=2, window=5),
+    "close": NearSubsample(first=2, n=7, window=5),
+    "together": NearSubsample(by=("coactivation",), first=3, n=2, window=None),
+    "spelt": SameTokenSubsample(n=6, window=4),
+    "spelt_all": SameTokenSubsample(n=99),
 }
 
 
@@ -459,6 +465,80 @@ def in_ranges(oracle, feature, peaks, n):
     return found
 
 
+def near_others(oracle, feature, subsample, lists):
+    """Return context to position of each eligible context, in order."""
+    lists = [[other for rank, other in sorted(lists[by, feature]) if rank < subsample.first]
+             for by in subsample.by]  # fmt: skip
+    own, found = oracle.peaks(feature), {}
+    for rank in range(subsample.first):
+        for listed in lists:
+            peaks = oracle.peaks(listed[rank]) if rank < len(listed) else {}
+            fresh = [c for c in peaks if c not in own and c not in found]
+            fresh.sort(key=lambda c: oracle.place(feature, c))
+            found |= {c: peaks[c][1] for c in fresh}
+    return found
+
+
+def on_same_token(oracle, feature):
+    """Return context to position of each eligible context, in order."""
+    fires = {r for *_, r in oracle.firings(feature)}
+    tokens, kept = oracle.planted.tokens, oracle.planted.kept
+    counts = Counter(int(tokens[r]) for r in fires)
+    found = {}
+    if counts:
+        token, _ = min(counts.items(), key=lambda x: (-x[1], x[0]))
+        for row in np.flatnonzero(kept & (tokens == token)):
+            if row not in fires:
+                found.setdefault(int(oracle.context[row]), int(oracle.position[row]))
+    return {c: found[c] for c in sorted(found, key=lambda c: oracle.place(feature, c))}
+
+
+def lists_of(analysis):
+    """Return (list, feature) to the ranks and numbers of its other features."""
+    sql = (
+        "SELECT 'coactivation' list, feature, rank, other FROM coactivation UNION ALL "
+        "SELECT 'dec_cos', feature, rank, neighbour FROM neighbours WHERE method = 'dec_cos'"
+    )
+    found = defaultdict(list)
+    for row in analysis.sql(sql).to_pylist():
+        found[row["list"], row["feature"]].append((row["rank"], row["other"]))
+    return found
+
+
+@pytest.mark.parametrize("name", ["close", "together", "spelt", "spelt_all"])
+def test_s11_hard_negatives(analysed, name):
+    analysis, oracle = analysed
+    subsample, lists = SUBSAMPLES[name], lists_of(analysis)
+    several = 0
+    for feature in range(oracle.n_features):
+        expected = (
+            near_others(oracle, feature, subsample, lists)
+            if isinstance(subsample, NearSubsample)
+            else on_same_token(oracle, feature)
+        )
+        sql = "SELECT * FROM examples WHERE feature = $f AND subsample = $s ORDER BY stratum, rank"
+        lines = analysis.sql(sql, {"f": feature, "s": name}).to_pylist()
+        found = [(x["context"], x["peak_position"], x["peak"], x["n_eligible"]) for x in lines]
+        most = list(expected.items())[: subsample.n]
+        assert found == [(c, p, 0, len(expected)) for c, p in most]
+        assert [(x["stratum"], x["rank"]) for x in lines] == [(0, r) for r in range(len(most))]
+        several += sum(len(x["positions"]) > 0 for x in lines)
+        for x in lines:
+            inside = [
+                (p, v)
+                for c, p, v, _ in oracle.firings(feature)
+                if c == x["context"] and 0 <= p - x["window_start"] < x["window_length"]
+            ]
+            assert list(zip(x["positions"], x["values"], strict=True)) == inside
+            size = int(oracle.planted.lengths[x["context"]])
+            length = min(size, subsample.window or size)
+            start = x["peak_position"] - length // 2 if subsample.window else 0
+            if subsample.window and size >= subsample.window:
+                assert x["window_start"] == max(0, min(start, size - length))
+            assert x["window_length"] == length
+    assert (several > 0) == isinstance(subsample, SameTokenSubsample)
+
+
 def expected_examples(oracle, feature, name):
     """Return (stratum, rank, context, eligible) of one subsample."""
     peaks = {c: v for c, (v, _) in oracle.peaks(feature).items()}
@@ -495,6 +575,8 @@ def test_s11_and_s12_examples(analysed):
     for feature in range(oracle.n_features):
         peaks = oracle.peaks(feature)
         for name, subsample in SUBSAMPLES.items():
+            if isinstance(subsample, NearSubsample | SameTokenSubsample):
+                continue
             mine = [x for x in lines if (x["feature"], x["subsample"]) == (feature, name)]
             found = [(x["stratum"], x["rank"], x["context"], x["n_eligible"]) for x in mine]
             assert found == expected_examples(oracle, feature, name)
@@ -585,11 +667,14 @@ def digests(lake, ref):
     }
 
 
+WHOLE = AnalyzeSettings(dictionary=DICTIONARY, logits=None, subsamples=SUBSAMPLES)
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     """An analysis in a lake of its own, and its files' digests."""
     lake = Lake.at(tmp_path_factory.mktemp("reference"))
-    ref, _ = planted_analysis(lake)
+    ref, _ = planted_analysis(lake, settings=WHOLE)
     return lake, ref, digests(lake, ref)
 
 
@@ -606,12 +691,12 @@ def test_s13_bytes_do_not_depend_on_memory_or_blocks(reference, monkeypatch, roo
     monkeypatch.setattr(analyze.write.Sorter, "__init__", small)
     monkeypatch.setattr(analyze.encode, "block_rows", lambda _: block)
     lake = Lake.at(tmp_path)
-    settings = AnalyzeSettings(dictionary=DICTIONARY, logits=None, memory_mib=16)
+    settings = WHOLE.model_copy(update={"memory_mib": 16})
     ref, _ = planted_analysis(lake, settings=settings)
     assert digests(lake, ref) == expected
 
 
-@pytest.mark.parametrize("step", ["encode", "count"])
+@pytest.mark.parametrize("step", ["encode", "count", "examples"])
 def test_s13_a_run_that_was_killed_ends_with_the_same_bytes(reference, step, tmp_path):
     _, _, expected = reference
 
@@ -628,17 +713,15 @@ def test_s13_a_run_that_was_killed_ends_with_the_same_bytes(reference, step, tmp
     planted_analysis_until(lake, Killing(), Killed)
     ref = Ref("features", f"{DICTIONARY}/default")
     assert lake.refs("features", unfinished=True) == [ref]
-    analyze.run(AnalyzeSettings(dictionary=DICTIONARY, logits=None), lake, device="cpu")
+    analyze.run(WHOLE, lake, device="cpu")
     assert digests(lake, ref) == expected
 
 
 def planted_analysis_until(lake, progress, error):
     run = analyze.run
-    settings = AnalyzeSettings(dictionary=DICTIONARY, logits=None)
-    other = settings.model_copy(update={"name": "other"})
-    planted_analysis(lake, settings=other)
+    planted_analysis(lake, settings=WHOLE.model_copy(update={"name": "other"}))
     with pytest.raises(error):
-        run(settings, lake, device="cpu", progress=progress)
+        run(WHOLE, lake, device="cpu", progress=progress)
 
 
 def test_part_of_a_store_has_the_values_of_the_whole(reference):

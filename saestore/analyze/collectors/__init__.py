@@ -26,7 +26,7 @@ COLLECTORS: dict[str, Callable[[Known], Collector | None]] = {
     "histograms": lambda known: Histograms(known.scope, known.logits),
     "token_stats": _tokens,
     "coactivation": _coactivation,
-    "examples": lambda known: Examples(known.scope, known.settings.subsamples),
+    "examples": lambda known: Examples(known.scope, known.settings.subsamples, known.negatives),
 }
 """Table to what makes the collector that fills it, or None if it is not asked for; a new table is one
 file and one line here."""

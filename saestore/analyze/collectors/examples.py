@@ -10,9 +10,10 @@ from jaxtyping import Int64, UInt16
 from saestore.analyze import segments
 from saestore.analyze.block import FeatureBlock
 from saestore.analyze.collectors.collector import Pieces
+from saestore.analyze.negatives import Negatives
 from saestore.analyze.scope import Scope
 from saestore.analyze.sort import stable_order
-from saestore.analyze.subsamples import Chosen, choose
+from saestore.analyze.subsamples import Asked, Chosen, choose
 from saestore.features import arrow
 from saestore_schemas import tables
 from saestore_schemas.analyze import Subsample
@@ -21,14 +22,21 @@ from saestore_schemas.analyze import Subsample
 class Examples:
     """Collects the examples of every subsample asked for."""
 
-    def __init__(self, scope: Scope, subsamples: Mapping[str, Subsample]) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        subsamples: Mapping[str, Subsample],
+        negatives: Negatives | None = None,
+    ) -> None:
         """Prepare to collect.
 
         Args:
             scope: The rows analysed.
             subsamples: What to choose, by name.
+            negatives: What hard negatives are found with, if some are chosen.
         """
         self._scope = scope
+        self._negatives = negatives or Negatives()
         self._subsamples = dict(sorted(subsamples.items()))
         self.pieces = Pieces(tables.EXAMPLES.schema())
 
@@ -48,11 +56,12 @@ class Examples:
         return self.pieces.table()
 
     def _rows(self, name: str, subsample: Subsample, block: FeatureBlock) -> pa.Table:
-        chosen = choose(subsample, block, self._scope)
+        chosen = choose(subsample, Asked(block, self._scope, self._negatives))
         fires = chosen.pair >= 0
         pair = chosen.pair[fires]
-        peak, value = np.zeros(len(fires), np.int64), np.zeros(len(fires), np.float32)
-        peak[fires], value[fires] = block.peaks.position[pair], block.peaks.value[pair]
+        peak, value = chosen.position, np.zeros(len(fires), np.float32)
+        at_peak = block.peaks.position[pair] == peak[fires]
+        value[fires] = np.where(at_peak, block.peaks.value[pair], np.float32(0))
         size = self._scope.length[chosen.context]
         length = size if subsample.window is None else np.minimum(size, subsample.window)
         half = 0 if subsample.window is None else subsample.window // 2

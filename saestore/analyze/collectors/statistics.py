@@ -2,13 +2,14 @@
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32, Float64, UInt32
+from jaxtyping import Float32, Float64
 
 from saestore.analyze import segments
 from saestore.analyze.block import FeatureBlock
 from saestore.analyze.collectors.collector import Pieces
 from saestore.analyze.order import sample_offsets
 from saestore.analyze.scope import Scope
+from saestore.analyze.top_tokens import top_tokens
 from saestore.analyze.weights import WeightFacts
 from saestore.features import arrow
 from saestore_schemas import tables
@@ -31,6 +32,7 @@ class Statistics:
     def update(self, block: FeatureBlock) -> None:
         """Take features that it has not seen."""
         dead = block.counts == 0
+        token, share = top_tokens(block, self._scope)
         columns = {
             "feature": block.features,
             "n_rows": np.full(block.n, self._scope.n_rows, np.uint64),
@@ -41,7 +43,8 @@ class Statistics:
             **extremes(block),
             **quantiles(block),
             **self._places(block),
-            **self._tokens(block),
+            "top_token_id": token,
+            "top_token_share": share,
             "sample_offset": sample_offsets(
                 block.first, block.n, contexts=self._scope.n_contexts, seed=self._scope.seed
             ),
@@ -73,12 +76,6 @@ class Statistics:
         at_start = self._scope.first_kept[block.context] == block.position
         share = segments.totals(at_start, block.offsets) / np.maximum(block.counts, 1)
         return {"first_row": rows, "first_position_share": share}
-
-    def _tokens(self, block: FeatureBlock) -> dict[str, np.ndarray]:
-        """Return the token each feature fires on most often, the smaller id on ties."""
-        rows = self._scope.start[block.context] + block.position
-        token = np.asarray(self._scope.tokens[rows]).view(np.uint32)
-        return top_tokens(segments.sorted_within(token, block.offsets), block)
 
 
 def moments(block: FeatureBlock) -> dict[str, Float64[np.ndarray, " feature"]]:
@@ -118,24 +115,3 @@ def quantiles(block: FeatureBlock) -> dict[str, Float32[np.ndarray, " feature"]]
     return {
         name: segments.permille(ascending, block.offsets, p) for name, p in tables.QUANTILES.items()
     }
-
-
-def top_tokens(token: UInt32[np.ndarray, " firing"], block: FeatureBlock) -> dict[str, np.ndarray]:
-    """Return each feature's most frequent token and its share.
-
-    Args:
-        token: Tokens of the firings, ascending inside each feature.
-        block: The features.
-    """
-    fresh = np.ones(len(token), dtype=bool)
-    fresh[1:] = token[1:] != token[:-1]
-    fresh[block.offsets[:-1][block.counts > 0]] = True
-    start = np.flatnonzero(fresh)
-    runs = np.diff(np.append(start, len(token)))
-    bounds = np.searchsorted(start, block.offsets).astype(np.int64)
-    most = segments.maxima(runs, bounds)
-    at = segments.first_of(most, runs, bounds)
-    found = np.zeros(block.n, np.uint32)
-    some = block.counts > 0
-    found[some] = token[start[at[some]]]
-    return {"top_token_id": found, "top_token_share": most / np.maximum(block.counts, 1)}

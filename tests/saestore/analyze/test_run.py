@@ -94,7 +94,7 @@ def test_progress_counts_rows_and_firings(tmp_path):
     recorder = Recorder()
     planted_analysis(lake, settings=PLAIN.model_copy(update={"name": "first"}))
     analyze.run(PLAIN, lake, device="cpu", progress=recorder)
-    encode, sort, count, compare = recorder.tasks
+    encode, compare, sort, count = recorder.tasks
     assert sort["advanced"] == 270
     assert (encode["label"], encode["total"], encode["unit"]) == ("encode", 270, "rows")
     assert encode["advanced"] == 270
@@ -176,6 +176,25 @@ def test_a_topk_dictionary_fires_at_most_k_times_a_row_and_reconstructs(tmp_path
     found = folded.decode(code)[hook].numpy()[kept]
     assert np.allclose(found, expected, rtol=1e-6, atol=1e-5)
     assert run_named(lake, "dead", {}).to_pylist()[0]["features"] == 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"coactivation": None}, "coactivation.top_k is not asked for"),
+        ({"coactivation": {"top_k": 9}}, "coactivation.top_k keeps 9"),
+        ({"neighbours": None}, "neighbours.top_k with method dec_cos is not asked for"),
+        ({"neighbours": {"methods": ("enc_cos",)}}, "dec_cos is not asked for"),
+    ],
+)
+def test_near_is_refused_without_the_tables_it_is_near_by(changes, said):
+    given = {"dictionary": "a/b", "subsamples": {"hard": {"kind": "near"}}, **changes}
+    with pytest.raises(ValueError, match=f"subsamples.hard is near the first 10.*{said}"):
+        AnalyzeSettings.model_validate(given)
+    missing = "coactivation" if "coactivation" in changes else "dec_cos"
+    other = "dec_cos" if missing == "coactivation" else "coactivation"
+    given["subsamples"] = {"hard": {"kind": "near", "by": [other]}}
+    assert AnalyzeSettings.model_validate(given).subsamples["hard"].by == (other,)
 
 
 def test_firings_below_zero_are_refused_and_nothing_is_written(tmp_path):
