@@ -19,11 +19,11 @@ from torch import Tensor
 
 from saestore.dictionaries import SparseDictionary
 from saestore.errors import ConfigError, UnsupportedError
-from saestore.exchange.dictionaries import llamascopium_fold as fold
 from saestore.exchange.dictionaries.files import Config, Weights
-from saestore.exchange.dictionaries.foreign import Asked, Foreign, Meaning, Written
+from saestore.exchange.dictionaries.foreign import Asked, Foreign, Written
 from saestore.exchange.dictionaries.llamascopium_activation import FUNCTIONS, Activation
 from saestore.exchange.dictionaries.llamascopium_parts import NORM, THETA, thresholds
+from saestore.exchange.dictionaries.llamascopium_transcoding import Transcoding
 from saestore.exchange.dictionaries.llamascopium_writing import Place, expressed, in_raw_units
 from saestore.exchange.dictionaries.reference import Compute, Computed
 from saestore_schemas.attention import AttentionSettings, NtkSettings, RopeSettings
@@ -66,37 +66,20 @@ def read(config: Config, weights: Weights, asked: Asked, *, known: frozenset[str
         UnsupportedError: It has an activation function, a normalisation or a geometry of positions without a
             counterpart here.
     """
-    activation = Activation.of(config, "lorsa")
-    reads, writes = (config.get(f"hook_point_{side}", str) for side in ("in", "out"))
     groups, width, d_qk = weights.shape("W_Q", axes=3)
-    attention = _attention(config, groups, d_qk)
-    a, c, decided = fold.pair(config, weights, asked, (reads, writes), width)
+    found = Transcoding.of("lorsa", config, weights, asked, width)
+    activation, attention = found.activation, _attention(config, groups, d_qk)
     theirs = _tensors(weights, attention, config)
     features = len(theirs["b_V"])
     if activation.kind == "jumprelu":
         theirs["threshold"] = thresholds(weights, (features,))
     weights.done(f"{NORM}*", *COMPUTED)
-    return Foreign(
-        architecture=f"lorsa, {activation.kind}",
-        version=None,
-        files=(config.path, weights.path),
-        hookpoint=reads,
-        model=None,
-        meaning=Meaning(
-            activation.settings,
-            subtract_b_dec=False,
-            gate_on_decoder_norm=activation.gate_on_norm,
-            attention=attention,
-        ),
-        tensors=_folded(theirs, a, c, on_lengths=activation.gate_on_norm),
-        compute=_compute(theirs, attention, activation, (a, c)),
-        decided=(*weights.notes, decided),
-        inexact=config.unknown(known | KNOWN),
-        uncalibrated=weights.path if activation.kind == "batchtopk" else None,
-        transcodes=True,
-        hookpoint_out=writes,
-        family="lorsa",
+    return found.foreign(
+        _folded(theirs, *found.factors, on_lengths=activation.gate_on_norm),
+        _compute(theirs, attention, activation, found.factors),
+        known=known | KNOWN,
         widths=(width, theirs["W_O"].shape[1], features),
+        attention=attention,
     )
 
 

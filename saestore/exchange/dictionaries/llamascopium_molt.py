@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saestore.dictionaries import SparseDictionary
-from saestore.exchange.dictionaries import llamascopium_fold as fold
 from saestore.exchange.dictionaries.files import Config, Weights
-from saestore.exchange.dictionaries.foreign import Asked, Foreign, Meaning, Written
+from saestore.exchange.dictionaries.foreign import Asked, Foreign, Written
 from saestore.exchange.dictionaries.llamascopium_activation import FUNCTIONS, Activation
 from saestore.exchange.dictionaries.llamascopium_parts import NORM, THETA, thresholds
+from saestore.exchange.dictionaries.llamascopium_transcoding import Transcoding
 from saestore.exchange.dictionaries.llamascopium_writing import Place, expressed, in_raw_units
 from saestore.exchange.dictionaries.reference import Compute, Computed
 
@@ -37,9 +37,8 @@ def read(config: Config, weights: Weights, asked: Asked, *, known: frozenset[str
             normalisation.
         UnsupportedError: It has an activation function or a normalisation without a counterpart here.
     """
-    activation = Activation.of(config, "molt")
-    reads, writes = (config.get(f"hook_point_{side}", str) for side in ("in", "out"))
-    a, c, decided = fold.pair(config, weights, asked, (reads, writes), weights.shape("W_E")[0])
+    found = Transcoding.of("molt", config, weights, asked, weights.shape("W_E")[0])
+    activation = found.activation
     ranks = {int(rank): int(count) for rank, count in config.get("rank_counts", dict).items()}
     ranks = dict(sorted(ranks.items(), reverse=True))
     theirs = _tensors(weights, ranks, biased=config.get("use_decoder_bias", bool, default=True))
@@ -47,26 +46,12 @@ def read(config: Config, weights: Weights, asked: Asked, *, known: frozenset[str
         order = _order(ranks)
         theirs["threshold"] = thresholds(weights, (len(order),))[order]
     weights.done(f"{NORM}*")
-    return Foreign(
-        architecture=f"molt, {activation.kind}",
-        version=None,
-        files=(config.path, weights.path),
-        hookpoint=reads,
-        model=None,
-        meaning=Meaning(
-            activation.settings,
-            subtract_b_dec=False,
-            gate_on_decoder_norm=activation.gate_on_norm,
-            ranks=ranks,
-        ),
-        tensors=_folded(theirs, a, c, on_lengths=activation.gate_on_norm),
-        compute=_compute(theirs, ranks, activation, (a, c)),
-        decided=(*weights.notes, decided, "features are in the order of descending rank"),
-        inexact=config.unknown(known | KNOWN),
-        uncalibrated=weights.path if activation.kind == "batchtopk" else None,
-        transcodes=True,
-        hookpoint_out=writes,
-        family="molt",
+    return found.foreign(
+        _folded(theirs, *found.factors, on_lengths=activation.gate_on_norm),
+        _compute(theirs, ranks, activation, found.factors),
+        known=known | KNOWN,
+        decided=("features are in the order of descending rank",),
+        ranks=ranks,
     )
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from saestore.dictionaries import SparseDictionary
 from saestore.errors import UnsupportedError
-from saestore.exchange.dictionaries import llamascopium_fold as fold
 from saestore.exchange.dictionaries.files import Config, Weights
-from saestore.exchange.dictionaries.foreign import Asked, Foreign, Meaning
+from saestore.exchange.dictionaries.foreign import Asked, Foreign
 from saestore.exchange.dictionaries.llamascopium_activation import Activation
 from saestore.exchange.dictionaries.llamascopium_parts import layer, layer_codes, silent_features
+from saestore.exchange.dictionaries.llamascopium_transcoding import Transcoding
 from saestore.exchange.dictionaries.reference import Compute, Computed
 
 
@@ -34,30 +34,14 @@ def read(config: Config, weights: Weights, asked: Asked, *, known: frozenset[str
             normalisation.
         UnsupportedError: It has an activation function or a normalisation without a counterpart here.
     """
-    activation = Activation.of(config, "transcoder")
-    reads, writes = (config.get(f"hook_point_{side}", str) for side in ("in", "out"))
-    a, c, decided = fold.pair(config, weights, asked, (reads, writes), weights.shape("W_E")[0])
-    theirs = layer(weights, config)
-    return Foreign(
-        architecture=f"transcoder, {activation.kind}",
-        version=None,
-        files=(config.path, weights.path),
-        hookpoint=reads,
-        model=None,
-        meaning=Meaning(
-            activation.settings,
-            subtract_b_dec=False,
-            gate_on_decoder_norm=activation.gate_on_norm,
-            glu="W_glu" in theirs,
-        ),
-        tensors=_folded(theirs, a, c, on_lengths=activation.gate_on_norm),
-        compute=_compute(theirs, activation, (a, c)),
-        decided=(*weights.notes, decided, *silent_features(theirs, activation)),
-        inexact=config.unknown(known),
-        uncalibrated=weights.path if activation.kind == "batchtopk" else None,
-        transcodes=True,
-        hookpoint_out=writes,
-        family="transcoder",
+    found = Transcoding.of("transcoder", config, weights, asked, weights.shape("W_E")[0])
+    theirs, activation = layer(weights, config), found.activation
+    return found.foreign(
+        _folded(theirs, *found.factors, on_lengths=activation.gate_on_norm),
+        _compute(theirs, activation, found.factors),
+        known=known,
+        decided=silent_features(theirs, activation),
+        glu="W_glu" in theirs,
     )
 
 
