@@ -58,7 +58,11 @@ def settings_of(verb: str) -> type[BaseModel]:
 
 
 def load_settings(
-    verb: str, path: str | os.PathLike[str] | None, overrides: Sequence[str] = ()
+    verb: str,
+    path: str | os.PathLike[str] | None,
+    overrides: Sequence[str] = (),
+    *,
+    options: Mapping[str, Any] | None = None,
 ) -> BaseModel:
     """Return the settings of a verb: the file, changed by the overrides, validated.
 
@@ -66,12 +70,13 @@ def load_settings(
         verb: `generate`, `train`, `evaluate`, `analyze` or `import`.
         path: A TOML file; None starts from nothing.
         overrides: `a.b.c=value` each, in order; values in TOML's spelling, bare words are strings.
+        options: Settings by dotted path that stand instead of the file's.
 
     Raises:
         ConfigError: The file is missing or not TOML, an override is malformed, or a setting is
             unknown, missing or wrong. All problems are listed, the first one is the error.
     """
-    return load(settings_of(verb), path, overrides)
+    return load(settings_of(verb), path, overrides, options=options)
 
 
 def load(

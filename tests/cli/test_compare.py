@@ -1,4 +1,4 @@
-"""`evaluate --compare` in a terminal, as JSON and as a file; what `evaluate` understands."""
+"""`evaluate --compare` in a terminal, as JSON and as a file; what `evaluate` and `analyze` understand."""
 
 import json
 
@@ -15,6 +15,7 @@ from saestore_schemas.train import ActivationsSettings, BudgetSettings, TrainSet
 
 NAMES = ("small/a", "small/b", "small/c", "small/d")
 FAST = ("--set", "splice=false")
+FEW = ("--set", "logits=false")
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +94,16 @@ def test_mistakes_say_what_to_do(run, at, tmp_path):
     assert "--compare" in alone.err
     files = run("evaluate", "x.toml", "y.toml", *at)
     assert "one settings file" in files.err
+
+
+def test_analyze_takes_a_dictionary_a_file_or_both(run, at, tmp_path):
+    config = tmp_path / "analyze.toml"
+    config.write_text('name = "few"\ndictionary = "small/a"\nlogits = false\nrows = 50\n')
+    alone = run("analyze", "dictionaries/small/b", *FEW, *at, "--output", "json")
+    assert json.loads(alone.out)["path"] == "features/small/b/default", alone.err
+    both = run("analyze", config, "small/c", *at, "--output", "json")
+    assert json.loads(both.out)["path"] == "features/small/c/few", both.err
+    assert "small/d" in run("analyze", "small/dd", *at).err
+    two = run("analyze", *NAMES[:2], *at)
+    assert two.code == 2
+    assert "expected one dictionary" in two.err

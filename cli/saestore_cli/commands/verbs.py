@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from saestore_cli import arguments
+from saestore_cli.arguments import Arguments
 from saestore_cli.options import (
     ConfigArgument,
     ResumeOption,
@@ -58,7 +60,8 @@ def add(app: typer.Typer) -> None:
     command(
         app,
         "analyze",
-        "saestore analyze configs/analyze/small.toml --set dictionary=demo/topk-32",
+        "saestore analyze demo/topk-32",
+        "saestore analyze configs/analyze/small.toml demo/topk-32",
         "saestore analyze run.toml --set name=first-million --set rows=1000000",
         "saestore analyze run.toml --shard 0/2",
         uses=_USES,
@@ -90,26 +93,26 @@ def generate(
     then makes the store, the same bytes as one process would.
     """
     del resume
-    _in_parts(session, "generate", config, overrides, shard, _activations)
+    given = Arguments(config, ())
+    _in_parts(session, "generate", given, overrides, shard, _activations)
 
 
 def _in_parts(
     session: Session,
     verb: str,
-    config: ConfigArgument,
+    given: Arguments,
     overrides: SetOption,
     shard: ShardOption,
     ref_of: Callable[[Any], "Ref"],
 ) -> None:
     """Run a verb, or one of the parts that several processes share."""
+    from saestore.api.config import load_settings
     from saestore.lake.parts import Part
 
+    settings = load_settings(verb, given.config, overrides or (), options=given.options)
     if shard is None and Part.of_environment(os.environ) is None:
-        _verb(session, verb, config, overrides, ref_of)
+        _verb(session, verb, settings, ref_of)
         return
-    from saestore.api.config import load_settings
-
-    settings = load_settings(verb, config, overrides or ())
     lake = session.lake
     states = getattr(lake, f"{verb}_part")(settings, shard, progress=session.progress)
     ref = ref_of(settings)
@@ -209,7 +212,15 @@ def evaluate(
 
 def analyze(
     session: Session,
-    config: ConfigArgument,
+    given: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[CONFIG.toml] [DICTIONARY]",
+            help="Settings file, a dictionary instead of the file's, or both; a dictionary alone is "
+            "analyzed with the default settings.",
+            show_default=False,
+        ),
+    ],
     overrides: SetOption = None,
     resume: ResumeOption = False,
     shard: ShardOption = None,
@@ -223,7 +234,10 @@ def analyze(
     without --shard then makes the tables, the same bytes as one process would.
     """
     del resume
-    _in_parts(session, "analyze", config, overrides, shard, _analysis)
+    found = arguments.of_one(
+        given, expected="one dictionary", hint="analyze them one after the other"
+    )
+    _in_parts(session, "analyze", found, overrides, shard, _analysis)
 
 
 def demo(
@@ -260,13 +274,9 @@ def demo(
 def _verb(
     session: Session,
     verb: str,
-    config: Any,
-    overrides: list[str] | None,
+    settings: Any,
     ref_of: Callable[[Any], "Ref"],
 ) -> None:
-    from saestore.api.config import load_settings
-
-    settings = load_settings(verb, config, overrides or ())
     lake = session.lake
     made = getattr(lake, verb)(settings, progress=session.progress)
     ref = getattr(made, "ref", None) or ref_of(settings)
