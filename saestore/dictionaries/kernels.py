@@ -205,8 +205,8 @@ class _Added(torch.autograd.Function):
     @override
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         total, part = inputs
-        ctx.width = part.shape[1]
-        total[:, -ctx.width :] += part
+        ctx.shape = part.shape
+        total[:, -part.shape[-1] :] += part
         ctx.mark_dirty(total)
         result: Tensor = total
         return result
@@ -215,11 +215,11 @@ class _Added(torch.autograd.Function):
     @once_differentiable
     @override
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return gradients[0], gradients[0][:, -ctx.width :]
+        return gradients[0], gradients[0][:, -ctx.shape[-1] :].sum_to_size(ctx.shape)
 
 
-def added(total: Float[Tensor, "row _"], part: Float[Tensor, "row _"]) -> Float[Tensor, "row _"]:
-    """Add a part to the last columns of a total, in its memory, and return it; differentiable.
+def added(total: Float[Tensor, "row _"], part: Float[Tensor, "... _"]) -> Float[Tensor, "row _"]:
+    """Add a part, or one row to all, to a total's last columns, in its memory; differentiable.
 
     Autograd's own sum of slices would keep all parts, or copy the total for each.
     """
@@ -338,7 +338,8 @@ class _DecoderGradient(torch.autograd.Function):
         reconstruction, decoder, values, pairs = inputs
         ctx.save_for_backward(values)
         ctx.pairs, ctx.place = pairs, gradients.place_of(decoder)
-        through: Tensor = reconstruction.view_as(reconstruction)
+        ctx.mark_dirty(reconstruction)  # itself, not a view: a bias may be added in its place
+        through: Tensor = reconstruction
         return through
 
     @staticmethod

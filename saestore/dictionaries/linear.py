@@ -151,7 +151,10 @@ class LinearDictionary(LinearEncoder):
     ) -> dict[str, Float[Tensor, "row _"]]:
         """Return the reconstructions in normalised units, differentiable."""
         decoder: Tensor = self.W_dec.detach() if detached else self.W_dec
-        return self.writes.split(code.decoded(decoder) + self._rest(inputs, detached=detached))
+        written, rest = code.decoded(decoder), self._rest(inputs, detached=detached)
+        if written.dtype != rest.dtype:
+            return self.writes.split(written + rest)
+        return self.writes.split(kernels.added(written, rest))
 
     @override
     def decode_between(

@@ -481,15 +481,13 @@ class PreActivation:
             return pairs, self.at(pairs)
         with torch.no_grad():
             parts = self._parts(linear, step, features)
-            found = [self._chosen(choose, *part) for part in parts]
-            counts, indices, first, second = (torch.cat(each) for each in zip(*found, strict=True))
-            if features is not None:
-                indices = features[indices]
+            found = [self._chosen(choose, *part, features) for part in parts]
+            counts, indices, *kept = (torch.cat(each) for each in zip(*found, strict=True))
         pairs = Pairs(starts_of(counts), indices, self.d_sae)
-        values = linear.picked(pairs, first)
+        values = linear.picked(pairs, kept[0])
         if self.dimmer is None:
             return pairs, values
-        return pairs, values * sigmoid(self.dimmer.picked(pairs, second))
+        return pairs, values * sigmoid(self.dimmer.picked(pairs, kept[1]))
 
     def dense(self) -> Float[Tensor, "row d_sae"]:
         """Return all of h, differentiable; always the same tensor, so that gradients meet in it."""
@@ -526,13 +524,19 @@ class PreActivation:
                 yield linear[few], None if dimmer is None else dimmer[few], lengths
 
     def _chosen(
-        self, choose: Choose, linear: Tensor, dimmer: Tensor | None, lengths: Tensor
+        self,
+        choose: Choose,
+        linear: Tensor,
+        dimmer: Tensor | None,
+        lengths: Tensor,
+        features: Tensor | None,
     ) -> tuple[Tensor, ...]:
         """Return how many pairs each row has, their features, and projection and dimmer there."""
         offsets, indices = choose(self._gate(_dimmed(linear, dimmer), lengths))
         pairs = Pairs(offsets, indices, len(lengths))
-        kept = pairs.of(linear)
-        return offsets.diff(), indices, kept, kept if dimmer is None else pairs.of(dimmer)
+        named = indices if features is None else features[indices]
+        kept = [pairs.of(each) for each in (linear, dimmer) if each is not None]
+        return offsets.diff(), named, *kept
 
     def _gate(self, values: Tensor, lengths: Tensor) -> Tensor:
         """Return the gate scores of pre-activations, without gradient: them, or kept memory."""

@@ -42,7 +42,9 @@ class Sides:
         return Sides(tuple(hookpoints), tuple(widths[hook] for hook in hookpoints))
 
     def split(self, joined: Float[Tensor, "... _"]) -> dict[str, Float[Tensor, "... d"]]:
-        """Return each one's part of the last axis, as views."""
+        """Return each one's part of the last axis, as views; a single one as it is."""
+        if len(self.hookpoints) == 1:
+            return {self.hookpoints[0]: joined}
         parts = torch.split(joined, list(self.widths), dim=-1)
         return dict(zip(self.hookpoints, parts, strict=True))
 

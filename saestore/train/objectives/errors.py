@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
+from saestore.dictionaries import gradients
+
 
 _TOGETHER = 256
 """Rows that are centred at once."""
@@ -24,7 +26,10 @@ class _SquaredDistance(torch.autograd.Function):
             difference = ctx.difference = target.sub_(reconstruction)
         else:
             ctx.save_for_backward(reconstruction, target)
-            difference = target - reconstruction
+            rows, width = target.shape
+            # Over before there is a gradient.
+            room = gradients.spare(rows, width, target) if target.dtype == ctx.dtype else None
+            difference = torch.sub(target, reconstruction, out=room)
         return energy(difference)
 
     @staticmethod
