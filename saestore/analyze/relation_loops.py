@@ -153,6 +153,27 @@ def together(
     return JointCounts(np.repeat(np.arange(n), held), rank, *(each[used] for each in found))
 
 
+def best_of_runs(
+    ends: Int64[np.ndarray, " _"],
+    scores: Float32[np.ndarray, " pair"],
+    names: Int64[np.ndarray, " pair"],
+    *,
+    k: int,
+) -> tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " _"], Int64[np.ndarray, " _"]]:
+    """Return the run, the rank and the place of the k pairs of largest score in each run, ties by name.
+
+    Args:
+        ends: Ends of the runs, from 0.
+        scores: Score of each pair.
+        names: What decides between equal scores: the smaller one is first.
+        k: Pairs of each run, fewer where it has not so many.
+    """
+    held = np.minimum(np.diff(ends), k)
+    out = np.empty(int(held.sum()), np.int64)
+    _best(ends, scores, names, k, out)
+    return np.repeat(np.arange(len(held)), held), _places(held), out
+
+
 def _by_firings(loop: Callable[..., None], block: Any, *more: Any) -> None:
     """Run a loop over features on all threads, each with as many firings as the others."""
     offsets = block[0]
@@ -190,6 +211,20 @@ def _offer(
         at -= 1
     scores[at], names[at] = score, name
     return min(held + 1, k)
+
+
+@compiled
+def _best(ends: Any, scores: Any, names: Any, k: int, out: Any) -> None:
+    best, found, place = np.zeros(k), np.zeros(k, np.int64), 0
+    for run in range(len(ends) - 1):
+        held = 0
+        for at in range(ends[run], ends[run + 1]):
+            if held == k and scores[at] < best[k - 1]:
+                continue
+            held = _offer(best, found, held, k, scores[at], names[at] << 32 | at - ends[run])
+        for rank in range(held):
+            out[place] = ends[run] + (found[rank] & 0xFFFFFFFF)
+            place += 1
 
 
 @compiled

@@ -15,6 +15,8 @@ from saestore.dictionaries.selection_loops import on_threads
 
 _AT_ONCE = 1 << 22
 """Numbers gathered at once where there is no loop: 32 MiB in float64."""
+_SUMS = 32
+"""Sums of one product, which do not wait for each other: four of a vector's eight."""
 
 
 def products(
@@ -67,17 +69,19 @@ def _multiply(  # noqa: PLR0917 - arrays of one loop
     found: Float64[np.ndarray, "_ firing"],
 ) -> None:
     width = vectors.shape[1]
+    whole = width - width % _SUMS
+    sums = np.zeros(_SUMS)
     for firing in range(first, stop):
         vector = vectors[feature[firing]]
         for target in range(len(targets)):
             given = targets[target, row[firing]]
-            # Four sums, which do not wait for each other.
-            a, b, c, d = 0.0, 0.0, 0.0, 0.0
-            for at in range(0, width - 3, 4):
-                a += np.float64(vector[at]) * np.float64(given[at])
-                b += np.float64(vector[at + 1]) * np.float64(given[at + 1])
-                c += np.float64(vector[at + 2]) * np.float64(given[at + 2])
-                d += np.float64(vector[at + 3]) * np.float64(given[at + 3])
-            for at in range(width - width % 4, width):
-                a += np.float64(vector[at]) * np.float64(given[at])
-            found[target, firing] = (a + b) + (c + d)
+            sums[:] = 0
+            for at in range(0, whole, _SUMS):
+                for which in range(_SUMS):
+                    sums[which] += np.float64(vector[at + which]) * np.float64(given[at + which])
+            total = 0.0
+            for which in range(_SUMS):
+                total += sums[which]
+            for at in range(whole, width):
+                total += np.float64(vector[at]) * np.float64(given[at])
+            found[target, firing] = total

@@ -224,7 +224,9 @@ def vectors_with_copies(n, d, *, seed):
 
 @pytest.mark.parametrize(("n", "d", "k"), [(2, 1, 3), (11, 7, 3), (11, 7, 20), (300, 13, 20)])
 @pytest.mark.parametrize("size", [1, 7, 300])
-def test_neighbours_are_those_of_brute_force_in_any_blocks(n, d, k, size):
+@pytest.mark.parametrize("narrow", [False, True])
+def test_neighbours_are_those_of_brute_force_in_any_blocks(n, d, k, size, narrow, monkeypatch):
+    monkeypatch.setattr("saestore.analyze.neighbours._multiplies_bfloat16", lambda _: narrow)
     vectors = vectors_with_copies(n, d, seed=n)
     exact = vectors.astype(np.float64)
     lengths = np.sqrt((exact**2).sum(axis=1))
@@ -248,6 +250,28 @@ def test_neighbours_are_those_of_brute_force_in_any_blocks(n, d, k, size):
     for f in copies if n > 2 else ():
         firsts = [x[2] for x in found if x[0] == f][: len(copies) - 1]
         assert firsts == sorted(copies - {f})
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_of_many_vectors_that_rounding_does_not_tell_apart_the_nearest_are_found(
+    narrow, monkeypatch
+):
+    monkeypatch.setattr("saestore.analyze.neighbours._multiplies_bfloat16", lambda _: narrow)
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(400, 40)).astype(np.float32)
+    near = vectors[7] + 1e-3 * rng.normal(size=(250, 40)).astype(np.float32)
+    vectors[100:350] = near
+    vectors[200:300] = near[0]  # copies, in which the first others are wanted
+    exact = vectors.astype(np.float64)
+    unit = exact / np.sqrt((exact**2).sum(axis=1, keepdims=True))
+    cosines = (unit @ unit.T).astype(np.float32)
+    np.fill_diagonal(cosines, -np.inf)
+    feature, _, other, score = Directions(torch.from_numpy(vectors)).nearest(0, 400, k=20)
+    best = -np.sort(-cosines, axis=1)[:, :20]
+    np.testing.assert_allclose(score.reshape(400, 20), best, atol=1.2e-7)
+    np.testing.assert_allclose(score, cosines[feature, other], atol=1.2e-7)
+    copies = other.reshape(400, 20)[219:300]
+    assert (copies == [100, *range(200, 219)]).all()
 
 
 def test_neighbours_of_a_dictionary_come_sorted_by_feature_and_method(tmp_path, monkeypatch):
