@@ -25,6 +25,9 @@ SHIFTS = (-1, 0, 1)
 _A_THREAD = 1 << 14
 """Fewer firings than this are not worth another thread."""
 
+_FEW = 4
+"""A feature that meets fewer than one in so many does not look at all of them."""
+
 _LISTS = (2, 3, 2)
 """Rankings by which tokens are kept at each shift: by n and sum, and of the token itself by lift."""
 
@@ -305,45 +308,90 @@ def _kept(  # noqa: PLR0917 - arrays of one loop
 
 
 @compiled
-def _together(  # noqa: C901, PLR0912 - one loop, as machine code wants it
+def _together(  # noqa: C901 - one loop, as machine code wants it
     first: int, stop: int, block: Any, rows: Any, wanted: Any, out: Any
 ) -> None:
     offsets, row, value = block
-    starts, others, values, counts = rows
+    starts, others, _, counts = rows
     first_feature, top_k, min_both, n_rows = wanted
     ends, held, out_other, out_both, out_product = out
     both, slot = np.zeros(len(counts), np.int32), np.full(len(counts), -1, np.int32)
+    touched = np.zeros(len(counts), np.int32)
     scores, names, product = np.zeros(top_k), np.zeros(top_k, np.int64), np.zeros(top_k)
     for feature in range(first, stop):
-        low, high = offsets[feature], offsets[feature + 1]
-        if high - low < min_both:
+        here = slice(offsets[feature], offsets[feature + 1])
+        on, own = row[here], first_feature + feature
+        if len(on) < min_both:
             continue
-        for firing in range(low, high):
-            for at in range(starts[row[firing]], starts[row[firing] + 1]):
-                both[others[at]] += 1
-        both[first_feature + feature] = 0
-        own, kept = float(high - low), 0
-        for other in range(len(both)):
-            if both[other] < min_both:
-                continue
-            n = float(counts[other])
-            room = own * n * (n_rows - own) * (n_rows - n)
-            if room > 0:
-                phi = (both[other] * n_rows - own * n) / np.sqrt(room)
-                kept = _offer(scores, names, kept, top_k, phi, other)
-        if kept > 0:  # few pairs are kept: only their products are added up
-            for rank in range(kept):
-                slot[names[rank]], product[rank] = rank, 0.0
-            for firing in range(low, high):
-                given = np.float64(value[firing])
-                for at in range(starts[row[firing]], starts[row[firing] + 1]):
-                    if slot[others[at]] >= 0:
-                        product[slot[others[at]]] += given * values[at]
+        pairs = 0
+        for at in on:
+            pairs += starts[at + 1] - starts[at]
+        few = pairs < len(both) // _FEW
+        if few:
+            seen = _met(on, starts, others, both, touched)
+        else:
+            seen = _counted(on, starts, others, min_both, both, touched)
+        kept = 0
+        for at in range(seen):
+            other = touched[at]
+            if both[other] >= min_both and other != own:
+                n = float(len(on)), float(counts[other])
+                room = n[0] * n[1] * (n_rows - n[0]) * (n_rows - n[1])
+                if room > 0:
+                    phi = (both[other] * n_rows - n[0] * n[1]) / np.sqrt(room)
+                    kept = _offer(scores, names, kept, top_k, phi, other)
+        _products(on, value[here], rows, names[:kept], slot, product)
         place = ends[feature]
         for rank in range(kept):
-            other = names[rank]
-            out_other[place + rank], out_both[place + rank] = other, both[other]
+            out_other[place + rank], out_both[place + rank] = names[rank], both[names[rank]]
             out_product[place + rank] = product[rank]
-            slot[other] = -1
         held[feature] = kept
-        both[:] = 0
+        if few:
+            for at in range(seen):
+                both[touched[at]] = 0
+        else:
+            both[:] = 0
+
+
+@compiled
+def _met(rows: Any, starts: Any, others: Any, both: Any, touched: Any) -> int:
+    """Count firings on some rows by feature, and put the features into `touched`; return how many."""
+    seen = 0
+    for row in rows:
+        for at in range(starts[row], starts[row + 1]):
+            other = others[at]
+            touched[seen] = other
+            seen += both[other] == 0
+            both[other] += 1
+    return seen
+
+
+@compiled
+def _counted(rows: Any, starts: Any, others: Any, least: int, both: Any, touched: Any) -> int:
+    """Likewise for many firings: put into `touched` the features that have `least`."""
+    for row in rows:
+        for at in range(starts[row], starts[row + 1]):
+            both[others[at]] += 1
+    seen = 0
+    for other in range(len(both)):
+        if both[other] >= least:
+            touched[seen] = other
+            seen += 1
+    return seen
+
+
+@compiled
+def _products(on: Any, value: Any, rows: Any, names: Any, slot: Any, product: Any) -> None:
+    """Add up value times value with some features: few pairs are kept of those counted."""
+    starts, others, values, _ = rows
+    if len(names) == 0:
+        return
+    for rank in range(len(names)):
+        slot[names[rank]], product[rank] = rank, 0.0
+    for firing in range(len(on)):
+        given = np.float64(value[firing])
+        for at in range(starts[on[firing]], starts[on[firing] + 1]):
+            if slot[others[at]] >= 0:
+                product[slot[others[at]]] += given * values[at]
+    for name in names:
+        slot[name] = -1

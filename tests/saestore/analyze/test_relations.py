@@ -1,6 +1,7 @@
 """Token, coactivation and neighbour tables against dense brute force in float64."""
 
 from collections import defaultdict
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings as hypothesis_settings, strategies as st
 from saestore.analyze.collectors import Coactivation, Tokens
 from saestore.analyze.joint import Sampler, drawn
 from saestore.analyze.neighbours import Directions, neighbour_rows
+from saestore.analyze.relation_loops import together
 from saestore.analyze.sort import Firings
 from saestore.analyze.survey import _joined
 from saestore.dictionaries import SparseDictionary
@@ -192,6 +194,18 @@ def test_coactivation_is_the_same_in_both_directions(tmp_path):
         for name in ("n_both", "n_rows", "sum_product", "jaccard", "lift"):
             assert line[name] == mirrored[name]
         assert line["phi"] == pytest.approx(mirrored["phi"], rel=1e-6)
+
+
+def test_silent_features_change_no_count_of_the_others(tmp_path):
+    wanted = CoactivationSettings(min_both=2, top_k=5)
+    sample = sample_of(plant(contexts=90, d_sae=12), tmp_path, wanted)
+    here = sample.of(planted_block(plant(contexts=90, d_sae=12)))
+    rows = sample.rows
+    wide = replace(rows, counts=np.concatenate([rows.counts, np.zeros(10_000, np.int64)]))
+    found, among = (together(here, 0, each, top_k=5, min_both=2) for each in (rows, wide))
+    assert len(found.other) > 30
+    for name, column in vars(found).items():
+        np.testing.assert_array_equal(getattr(among, name), column)
 
 
 def test_contexts_are_left_out_where_pairs_are_too_many(tmp_path):
