@@ -25,6 +25,15 @@ SHIFTS = (-1, 0, 1)
 _A_THREAD = 1 << 14
 """Fewer firings than this are not worth another thread."""
 
+_AT_ONCE = 1 << 12
+"""Firings brought together before they are counted, and those of one row: 64 KiB."""
+
+_ROUNDING = 1e-9
+"""More than rounding does to a correlation."""
+
+_UNSEEN = 64
+"""Sums of what is not wanted: enough that none is waited for."""
+
 _FEW = 4
 """A feature that meets fewer than one in so many does not look at all of them."""
 
@@ -308,16 +317,18 @@ def _kept(  # noqa: PLR0917 - arrays of one loop
 
 
 @compiled
-def _together(  # noqa: C901 - one loop, as machine code wants it
-    first: int, stop: int, block: Any, rows: Any, wanted: Any, out: Any
-) -> None:
+def _together(first: int, stop: int, block: Any, rows: Any, wanted: Any, out: Any) -> None:
     offsets, row, value = block
     starts, others, _, counts = rows
     first_feature, top_k, min_both, n_rows = wanted
     ends, held, out_other, out_both, out_product = out
-    both, slot = np.zeros(len(counts), np.int32), np.full(len(counts), -1, np.int32)
-    touched = np.zeros(len(counts), np.int32)
-    scores, names, product = np.zeros(top_k), np.zeros(top_k, np.int64), np.zeros(top_k)
+    both, touched = np.zeros(len(counts), np.int32), np.zeros(len(counts), np.int32)
+    scores, names = np.zeros(top_k), np.zeros(top_k, np.int64)
+    # What is not kept is added up too, where nobody looks: no branch is as fast.
+    slot = (top_k + np.arange(len(counts)) % _UNSEEN).astype(np.uint32)
+    product = np.zeros(top_k + _UNSEEN)
+    taken = np.empty(_AT_ONCE + len(counts), np.uint32), np.empty(_AT_ONCE + len(counts))
+    spread = np.sqrt(counts * (n_rows - counts.astype(np.float64)))
     for feature in range(first, stop):
         here = slice(offsets[feature], offsets[feature + 1])
         on, own = row[here], first_feature + feature
@@ -328,23 +339,20 @@ def _together(  # noqa: C901 - one loop, as machine code wants it
             pairs += starts[at + 1] - starts[at]
         few = pairs < len(both) // _FEW
         if few:
-            seen = _met(on, starts, others, both, touched)
+            seen = _met(on, starts, others, both, touched, taken[0])
         else:
-            seen = _counted(on, starts, others, min_both, both, touched)
-        kept = 0
-        for at in range(seen):
-            other = touched[at]
-            if both[other] >= min_both and other != own:
-                n = float(len(on)), float(counts[other])
-                room = n[0] * n[1] * (n_rows - n[0]) * (n_rows - n[1])
-                if room > 0:
-                    phi = (both[other] * n_rows - n[0] * n[1]) / np.sqrt(room)
-                    kept = _offer(scores, names, kept, top_k, phi, other)
-        _products(on, value[here], rows, names[:kept], slot, product)
+            seen = _counted(on, starts, others, min_both, both, touched, taken[0])
+        both[own] = 0
+        kept = _correlated(
+            (touched[:seen], both, counts, spread), (len(on), n_rows, min_both), scores, names
+        )
+        if kept > 0:
+            _products(on, value[here], rows, names[:kept], slot, product, taken)
         place = ends[feature]
         for rank in range(kept):
             out_other[place + rank], out_both[place + rank] = names[rank], both[names[rank]]
             out_product[place + rank] = product[rank]
+            slot[names[rank]] = top_k + names[rank] % _UNSEEN
         held[feature] = kept
         if few:
             for at in range(seen):
@@ -354,12 +362,38 @@ def _together(  # noqa: C901 - one loop, as machine code wants it
 
 
 @compiled
-def _met(rows: Any, starts: Any, others: Any, both: Any, touched: Any) -> int:
+def _correlated(met: Any, wanted: Any, scores: Any, names: Any) -> int:
+    """Put the features of largest phi, of those met often enough, in order; return how many."""
+    touched, both, counts, spread = met
+    own, n_rows, min_both = wanted
+    kept, a = 0, float(own)
+    own_spread = np.sqrt(a * (n_rows - a))
+    for other in touched:
+        if both[other] < min_both:
+            continue
+        b = float(counts[other])
+        above = both[other] * n_rows - a * b
+        # roots and quotients take longer than all the rest: most features need none
+        if (
+            kept == len(scores)
+            and above < (scores[kept - 1] - _ROUNDING) * own_spread * spread[other]
+        ):
+            continue
+        room = a * b * (n_rows - a) * (n_rows - b)
+        if room > 0:
+            kept = _offer(scores, names, kept, len(scores), above / np.sqrt(room), other)
+    return kept
+
+
+@compiled
+def _met(
+    rows: Any, starts: Any, others: Any, both: Any, touched: Any, taken: Any
+) -> int:
     """Count firings on some rows by feature, and put the features into `touched`; return how many."""
-    seen = 0
-    for row in rows:
-        for at in range(starts[row], starts[row + 1]):
-            other = others[at]
+    at = seen = 0
+    while at < len(rows):
+        at, n = _brought(rows, at, starts, others, taken)
+        for other in taken[:n]:
             touched[seen] = other
             seen += both[other] == 0
             both[other] += 1
@@ -367,12 +401,15 @@ def _met(rows: Any, starts: Any, others: Any, both: Any, touched: Any) -> int:
 
 
 @compiled
-def _counted(rows: Any, starts: Any, others: Any, least: int, both: Any, touched: Any) -> int:
+def _counted(  # noqa: PLR0917 - arrays of one loop
+    rows: Any, starts: Any, others: Any, least: int, both: Any, touched: Any, taken: Any
+) -> int:
     """Likewise for many firings: put into `touched` the features that have `least`."""
-    for row in rows:
-        for at in range(starts[row], starts[row + 1]):
-            both[others[at]] += 1
-    seen = 0
+    at = seen = 0
+    while at < len(rows):
+        at, n = _brought(rows, at, starts, others, taken)
+        for other in taken[:n]:
+            both[other] += 1
     for other in range(len(both)):
         if both[other] >= least:
             touched[seen] = other
@@ -381,17 +418,41 @@ def _counted(rows: Any, starts: Any, others: Any, least: int, both: Any, touched
 
 
 @compiled
-def _products(on: Any, value: Any, rows: Any, names: Any, slot: Any, product: Any) -> None:
+def _brought(rows: Any, at: int, starts: Any, others: Any, taken: Any) -> tuple[int, int]:
+    """Bring firings of some rows together; return the next row, and how many firings they are.
+
+    Rows lie anywhere, and a processor that is busy counting one does not fetch the next ones. A loop
+    from 0 over two arrays is one over vectors.
+    """
+    n = 0
+    while n < _AT_ONCE and at < len(rows):
+        source = others[starts[rows[at]] : starts[rows[at] + 1]]
+        target = taken[n : n + len(source)]
+        for firing in range(len(source)):
+            target[firing] = source[firing]
+        n, at = n + len(source), at + 1
+    return at, n
+
+
+@compiled
+def _products(  # noqa: PLR0917 - arrays of one loop
+    on: Any, value: Any, rows: Any, names: Any, slot: Any, product: Any, taken: Any
+) -> None:
     """Add up value times value with some features: few pairs are kept of those counted."""
     starts, others, values, _ = rows
-    if len(names) == 0:
-        return
+    other, times = taken
     for rank in range(len(names)):
         slot[names[rank]], product[rank] = rank, 0.0
-    for firing in range(len(on)):
-        given = np.float64(value[firing])
-        for at in range(starts[on[firing]], starts[on[firing] + 1]):
-            if slot[others[at]] >= 0:
-                product[slot[others[at]]] += given * values[at]
-    for name in names:
-        slot[name] = -1
+    at = 0
+    while at < len(on):
+        low = at
+        at, n = _brought(on, at, starts, others, other)
+        n = 0
+        for firing in range(low, at):
+            source = values[starts[on[firing]] : starts[on[firing] + 1]]
+            target, given = times[n : n + len(source)], np.float64(value[firing])
+            for which in range(len(source)):
+                target[which] = given * source[which]
+            n += len(source)
+        for firing in range(n):
+            product[slot[other[firing]]] += times[firing]
