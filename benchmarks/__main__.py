@@ -12,6 +12,8 @@ from saestore.errors import nearest
 
 BENCHES = {
     "analyze": "benchmarks.analyze",
+    "analyze_memory": "benchmarks.analyze_memory",
+    "analyze_sampling": "benchmarks.analyze_sampling",
     "capture": "benchmarks.capture",
     "capture_small": "benchmarks.capture_small",
     "clt_memory": "benchmarks.clt",

@@ -13,14 +13,11 @@ library is imported at the top: each environment lacks the others' libraries.
 
 import importlib
 import itertools
-import json
 import mmap
 import multiprocessing
 import os
 import resource
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -30,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.activations import CONTEXT, HOOK, Activations, partners
+from benchmarks.process import Process, serve
 
 
 BATCH = 4096
@@ -276,22 +274,7 @@ class Served:
         return {"peak": (_memory("VmHWM") - self.imported) / 1e6}
 
 
-def serve(kind: str) -> None:
-    """Answer requests until there are no more."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # libraries print
-    served = Served(kind)
-    print("{}", file=answers)
-    for line in sys.stdin:
-        asked = json.loads(line)
-        try:
-            answer = getattr(served, asked.pop("do"))(**asked)
-        except Exception as error:  # noqa: BLE001 - it is reported, in words
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers)
-
-
-class Reader:
+class Reader(Process):
     """A reader's process, from outside."""
 
     def __init__(self, kind: str, python: str | Path = sys.executable) -> None:
@@ -300,66 +283,12 @@ class Reader:
         Raises:
             RuntimeError: It died; with the last it said.
         """
-        root = str(Path(__file__).parents[1])
-        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        own = python == sys.executable
-        offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"}
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
-        self._process = subprocess.Popen(
-            [str(python), "-m", "benchmarks.reader", kind],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True, cwd=root,
-            env={**os.environ, **offline, "PYTHONPATH": path if own else root},
-        )  # fmt: skip
-        try:
-            self._answer()
-        except RuntimeError:
-            self.close()
-            raise
-
-    def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
-        """Return the process's answer.
-
-        Raises:
-            RuntimeError: It failed.
-        """
-        self.send(what, **arguments)
-        return self.receive()
-
-    def send(self, what: str, **arguments: Any) -> None:
-        """Ask, and do not wait; `receive` brings the answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": what, **arguments}) + "\n")
-        self._process.stdin.flush()
-
-    def receive(self) -> dict[str, Any]:
-        """Return the answer to the oldest open question."""
-        return self._answer()
+        super().__init__("benchmarks.reader", kind, python=python)
 
     def open(self, data: Activations, settings: Settings) -> "Reader":
         """Begin a stream; return the reader."""
         self.ask("open", contexts=data.contexts, width=data.width, settings=settings)
         return self
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._said):
-            if stream is not None:
-                stream.close()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._said.seek(0)
-            last = self._said.read().strip().rsplit("\n", 1)[-1]
-            msg = f"its process ended with {self._process.wait()}: {last}"
-            raise RuntimeError(msg)
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise RuntimeError(answer["error"])
-        return answer
 
 
 def _touch(batch: Any) -> None:
@@ -397,4 +326,4 @@ def _memory(field: str) -> int:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(lambda: Served(sys.argv[1]))
