@@ -25,7 +25,7 @@ from saestore.testing.stores import HOOKPOINT
 from saestore_schemas.analyze import AnalyzeSettings
 
 
-WHOLE, QUICK = Size(1 << 16, 64, 4096, 50), Size(1 << 12, 64, 512, 50)
+WHOLE, QUICK = Size(1 << 18, 64, 4096, 50), Size(1 << 12, 64, 512, 50)
 THEIR_ROWS = 1 << 14
 """Its cost does not depend on how many rows there are once its samples are full."""
 BATCHES = (8, 32, 64)
