@@ -6,9 +6,12 @@ the next would take over its firings.
 """
 
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -106,10 +109,10 @@ class Analyses:
         return self.size.rows, seconds
 
     def after_encoding(self, settings: AnalyzeSettings) -> tuple[float, float]:
-        """Return rows, and the seconds that an analysis takes beyond encoding alone."""
-        alone = timed(self._encode)
-        rows, seconds = self.whole(settings)
-        return rows, seconds - alone
+        """Make an analysis; return rows, and the seconds in which it did not encode."""
+        with _encoding_timed() as encoding:
+            rows, seconds = self.whole(settings)
+        return rows, seconds - sum(encoding)
 
     def counts(self, rows: int) -> np.ndarray:
         """Return the firings of each feature on the first rows."""
@@ -127,6 +130,26 @@ class Analyses:
         return encode.firings(
             self.store, self._folded, self._scope, EVERY, device=device, span=(0, rows)
         )
+
+
+@contextmanager
+def _encoding_timed() -> Iterator[list[float]]:
+    """Collect the seconds that analyses wait for each block of encoded rows."""
+    spent: list[float] = []
+    firings = encode.firings
+
+    def timing(*given: Any, **more: Any) -> Iterator[Encoded]:
+        found = firings(*given, **more)
+        while True:
+            began = time.perf_counter()
+            each = next(found, None)
+            spent.append(time.perf_counter() - began)
+            if each is None:
+                return
+            yield each
+
+    with mock.patch.object(encode, "firings", timing):
+        yield spent
 
 
 def _sizes(lake: Lake, ref: Ref) -> str:

@@ -2,8 +2,8 @@
 
 Its analyzer keeps, of each feature, how often it fires, its maximum, and the contexts of two subsamples. An
 analysis with all tables does far more; one with the two subsamples and what cannot be left out is the
-nearest to the same. What is compared is what either does beside encoding (its sampling; the whole analysis
-without the seconds of encoding alone), and the whole. Its batches are in memory, as large as suits it
+nearest to the same. What is compared is what either does beside encoding, each with the seconds of encoding
+taken off inside the run, and the whole. Its batches are in memory, as large as suits it
 best; its post-processing and its database are left out. Firings of every feature must be equal.
 """
 
