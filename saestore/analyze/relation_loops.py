@@ -386,9 +386,7 @@ def _correlated(met: Any, wanted: Any, scores: Any, names: Any) -> int:
 
 
 @compiled
-def _met(
-    rows: Any, starts: Any, others: Any, both: Any, touched: Any, taken: Any
-) -> int:
+def _met(rows: Any, starts: Any, others: Any, both: Any, touched: Any, taken: Any) -> int:
     """Count firings on some rows by feature, and put the features into `touched`; return how many."""
     at = seen = 0
     while at < len(rows):

@@ -3,18 +3,20 @@
 Firings arrive by (context, position, feature). As many as fit are sorted stably by feature, which
 leaves each feature's firings by (context, position), and spilled as one run. Later runs hold later
 contexts, so merging a range of features is: read its stretch of every run in turn, sort stably by
-feature again. The result never depends on where runs were cut. The price: what is spilled is
+feature again. How many firings each feature has is known, so sorting is putting each in its place. The result never depends on where runs were cut. The price: what is spilled is
 written and read once, and the firings of the busiest single feature must fit in memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt16, UInt32
 
 from saestore.analyze.block import FeatureBlock
+from saestore.compiled import compiled
 from saestore.lake.storage import storage_errors
 
 
@@ -125,16 +127,12 @@ class Sorter:
     def _sorted(self) -> _Run | None:
         if not self._n_held:
             return None
-        feature = np.concatenate([each.feature for each in self._held])
-        order = stable_order(feature)
-        counts = np.bincount(feature, minlength=self._features)
-        return _Run(
-            offsets=np.concatenate([[0], np.cumsum(counts)]),
-            columns={
-                name: np.concatenate([getattr(each, name) for each in self._held])[order]
-                for name, _ in _COLUMNS
-            },
-        )
+        counts = np.zeros(self._features, np.int64)
+        for each in self._held:
+            counts += np.bincount(each.feature, minlength=self._features)
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        held = ((each.feature, vars(each)) for each in self._held)
+        return _Run(offsets=offsets, columns=_placed(held, offsets))
 
     def _spill(self) -> None:
         run = self._sorted()
@@ -177,18 +175,47 @@ def stable_order(keys: UInt32[np.ndarray, " firing"]) -> Int64[np.ndarray, " fir
 
 def _merge(runs: list[_Run], first: int, stop: int) -> FeatureBlock:
     counts = [np.diff(run.offsets[first : stop + 1]) for run in runs]
-    total = sum(counts, np.zeros(stop - first, np.int64))
-    columns = {
-        name: np.concatenate(
-            [
-                np.zeros(0, dtype),
-                *(run.read(name, int(run.offsets[first]), int(run.offsets[stop])) for run in runs),
-            ]
-        )
-        for name, dtype in _COLUMNS
-    }
-    if len(runs) > 1:
+    offsets = np.concatenate([[0], np.cumsum(sum(counts, np.zeros(stop - first, np.int64)))])
+    stretches = (
+        {
+            name: run.read(name, int(run.offsets[first]), int(run.offsets[stop]))
+            for name, _ in _COLUMNS
+        }
+        for run in runs
+    )
+    if len(runs) == 1:
+        columns = next(stretches)
+    else:
         local = np.arange(stop - first, dtype=np.uint32)
-        order = stable_order(np.concatenate([np.repeat(local, each) for each in counts]))
-        columns = {name: column[order] for name, column in columns.items()}
-    return FeatureBlock(first=first, offsets=np.concatenate([[0], np.cumsum(total)]), **columns)
+        features = (np.repeat(local, each) for each in counts)
+        columns = _placed(zip(features, stretches, strict=True), offsets)
+    return FeatureBlock(first=first, offsets=offsets, **columns)
+
+
+def _placed(
+    parts: Iterable[tuple[UInt32[np.ndarray, " _"], Mapping[str, np.ndarray]]],
+    offsets: Int64[np.ndarray, " _"],
+) -> dict[str, np.ndarray]:
+    """Return the columns of all parts by feature, those of one feature as they come.
+
+    Args:
+        parts: The feature of each firing, from 0, and the columns.
+        offsets: Where each feature's firings end, from 0.
+    """
+    found = {name: np.empty(offsets[-1], dtype) for name, dtype in _COLUMNS}
+    following = offsets[:-1].copy()
+    for feature, columns in parts:
+        given = tuple(np.ascontiguousarray(columns[name]) for name, _ in _COLUMNS)
+        _place(np.ascontiguousarray(feature), given, following, tuple(found.values()))
+    return found
+
+
+@compiled
+def _place(feature: Any, given: Any, following: Any, found: Any) -> None:
+    context, position, value = given
+    to_context, to_position, to_value = found
+    for firing in range(len(feature)):
+        at = following[feature[firing]]
+        following[feature[firing]] = at + 1
+        to_context[at], to_position[at] = context[firing], position[firing]
+        to_value[at] = value[firing]
