@@ -2,22 +2,23 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
-from pydantic import JsonValue
 
 from saestore import devices, dictionaries
-from saestore.activations import ActivationStore, Host, Place, hosts_of
-from saestore.analyze import encode, logits
+from saestore.activations import ActivationStore, Place
+from saestore.analyze import attribution, encode
 from saestore.analyze.attention import Pairs, attention_rows
+from saestore.analyze.attribution import Attribution
 from saestore.analyze.context_tables import context_rows, document_rows, vocabulary_rows
 from saestore.analyze.decoders import decoder_rows, pair_rows
 from saestore.analyze.earlier import Earlier
 from saestore.analyze.joint import Sampler
 from saestore.analyze.known import Known
-from saestore.analyze.logits import LogitHistogram
 from saestore.analyze.negatives import Negatives
 from saestore.analyze.neighbours import neighbour_rows
 from saestore.analyze.pieces import Encoded, Pieces
@@ -44,8 +45,7 @@ from saestore.lake.parts import Part, State
 from saestore.lm import LanguageModel
 from saestore.progress import Progress, Silent, Task
 from saestore_schemas import tables
-from saestore_schemas.analyze import AnalyzeSettings, LogitSettings, NeighbourSettings
-from saestore_schemas.dictionary import DictionaryConfig
+from saestore_schemas.analyze import AnalyzeSettings, NeighbourSettings
 
 
 _SILENT = Silent()
@@ -191,7 +191,8 @@ class _Plan:
                 hint="train it with topk to ask what each direction means; evaluate takes both signs",
             )
         if self.settings.logits is not None:
-            for host in _hosts(self.store, loaded.config, self.settings.logits):
+            attribution.chosen(self.settings.logits, loaded, self.store)
+            for host in attribution.hosts(self.store, loaded, self.settings.logits):
                 LanguageModel.check(host.lm, field=host.field)
         folded = loaded.in_raw_units().eval().to(devices.resolve(device))
         output = Output(self.artefact, self.job.fingerprint)
@@ -223,7 +224,7 @@ class _Analysis:
     progress: Progress
     earlier: Callable[[], Earlier | None]
 
-    def write(self) -> tuple[dict[str, int], dict[str, JsonValue]]:
+    def write(self) -> tuple[dict[str, int], dict[str, Any]]:
         """Write every table; return the counts and the facts that were found for the manifest."""
         settings, output = self.settings, self.output
         scope = survey(self.store, settings, output.artefact.scratch(_SCOPE))
@@ -254,14 +255,23 @@ class _Analysis:
         )
         weights = encode.weight_facts(self.folded)
         attended = Pairs(self.folded.d_sae) if self.folded.reads_contexts else None
+        scales: list[pa.ChunkedArray[pa.DoubleScalar]] = []
 
         def seen(name: str, piece: pa.Table) -> None:
             if attended is not None and name == tables.EXAMPLES.name:
                 attended.add(piece)
+            if name == tables.FEATURES.name:
+                scales.append(piece["logit_scale"])
 
         sample = None if sampler is None else sampler.sample()
-        known = Known(settings, scope, weights, sample, self._logits(), negatives)
+        logits = self._attribution()
+        drawn = () if logits is None else logits.compute(self.progress)
+        known = Known(settings, scope, weights, sample, drawn, negatives)
         dead = collected(sorter, output, known, progress=self.progress, seen=seen)
+        facts: dict[str, Any] = {}
+        if logits is not None:
+            logits.write(np.concatenate([each.to_numpy() for each in scales]))
+            facts["logits"] = {"scores": list(logits.scores)}
         if heads is not None:
             write_at_heads(heads, output, settings, gates=self.folded.gates)
         self._of_family(scope, attended, scaling)
@@ -272,7 +282,17 @@ class _Analysis:
             "firings": sorter.n_firings,
             "dead": dead,
         }
-        return counts, {} if sample is None else {"coactivation": sample.size()}
+        if sample is not None:
+            facts["coactivation"] = sample.size()
+        return counts, facts
+
+    def _attribution(self) -> Attribution | None:
+        """Return what writes the tables of logit scores, if they are asked for."""
+        wanted = self.settings.logits
+        if wanted is None:
+            self.progress.note("logits = null: no logit attribution, no language model loaded")
+            return None
+        return Attribution(self.store, self.folded, wanted, self.output)
 
     def _sampler(self, scope: Scope) -> Sampler | None:
         """Return what takes the firings on which features are counted together, if they are."""
@@ -373,53 +393,6 @@ class _Analysis:
                 output.write(tables.DECODER_PAIRS, [pair_rows(self.folded)])
         if scaling is not None:
             output.write(tables.HEAD_SCALING, [scaling.table()])
-
-    def _logits(self) -> tuple[LogitHistogram, ...]:
-        """Write the tables of logit scores, if they are asked for; return the scores' histograms."""
-        wanted = self.settings.logits
-        if wanted is None:
-            self.progress.note("logits = null: no logit attribution, no language model loaded")
-            return ()
-        hosts = _hosts(self.store, self.folded.config, wanted)
-        each = [self._logits_in(host, wanted) for host in hosts]
-        output, total = self.output, self.folded.d_sae
-        with (
-            output.writer(tables.LOGITS) as ends,
-            output.writer(tables.LOGIT_STATS) as distribution,
-            self.progress.task("logits", total=total, unit="features") as task,
-        ):
-            spread = []
-            for piece in logits.heads_together(each):
-                ends.write(piece.ends)
-                distribution.write(piece.statistics)
-                task.advance(piece.statistics.num_rows // len(each))
-                spread.append(replace(piece, ends=piece.ends.slice(0, 0)))
-        output.wrote("logits", ends)
-        output.wrote("logit_stats", distribution)
-        return logits.histograms(spread)
-
-    def _logits_in(self, host: Host, wanted: LogitSettings) -> Iterator[logits.LogitRows]:
-        """Return the tables of one language model: of several, of what is written to its last head."""
-        unembedding = LanguageModel.load(host.lm, device="cpu", field=host.field).unembedding()
-        if host.label:
-            vectors = self.folded.decoder_vectors_at(host.writes[-1]).detach()
-            head = self.folded.hookpoints_out.index(host.writes[-1])
-        else:
-            vectors, head = self.folded.logit_directions().detach(), 0
-        # columns beyond the vocabulary pad the matrix: no text can say them
-        known = self.store.vocabulary().num_rows
-        onto = logits.projection(
-            unembedding.W_U[:, :known], unembedding.gain, centred=unembedding.centred
-        )
-        onto = logits.Projection(onto.weight.to(vectors.device), onto.mean.to(vectors.device))
-        score = self.folded.logit_score
-        return logits.logit_rows(vectors, onto, top_k=wanted.top_k, score=score, head=head)
-
-
-def _hosts(store: ActivationStore, config: DictionaryConfig, wanted: LogitSettings) -> list[Host]:
-    """Return the language models that a dictionary writes to."""
-    reads, writes = config.hookpoints_in, config.hookpoints_out
-    return hosts_of(store, reads, writes, lm=wanted.lm, field="logits.lm")
 
 
 def _read(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, Shaped, UInt32
+from jaxtyping import Bool, Float32, Int32, Int64, Shaped, UInt32
 
 from saestore.analyze import segments
 from saestore.analyze.order import shuffle_ranks
@@ -35,6 +35,7 @@ class Scope:
         tokens: Token of every row.
         kept: Whether the row is analysed.
         joined: Whether the row before is of the same context and the same document.
+        norm_scale: By what the language model's final norm divides every row; None, nobody captured it.
     """
 
     n_rows: int
@@ -48,6 +49,7 @@ class Scope:
     tokens: Int32[np.ndarray, " row"]
     kept: Bool[np.ndarray, " row"]
     joined: Bool[np.ndarray, " row"]
+    norm_scale: Float32[np.ndarray, " row"] | None = None
 
     @property
     def n_contexts(self) -> int:
@@ -64,6 +66,7 @@ class Scope:
         *,
         context_size: int,
         seed: int,
+        norm_scale: Float32[np.ndarray, " row"] | None = None,
     ) -> "Scope":
         """Return the scope of rows given context by context."""
         ends = np.concatenate([[0], np.cumsum(length)])
@@ -87,6 +90,7 @@ class Scope:
             tokens=tokens,
             kept=kept,
             joined=joined,
+            norm_scale=norm_scale,
         )
 
     @cached_property

@@ -9,6 +9,7 @@ from saestore.activations import ActivationStore
 from saestore.analyze import segments
 from saestore.analyze.scope import Scope
 from saestore.errors import ConfigError, DamagedArtefactError
+from saestore.lake import layout
 from saestore_schemas.analyze import AnalyzeSettings
 
 
@@ -44,7 +45,7 @@ def contexts_of(store: ActivationStore, settings: AnalyzeSettings) -> int:
 
 
 def survey(store: ActivationStore, settings: AnalyzeSettings, folder: Path) -> Scope:
-    """Read tokens and flags of the contexts analysed; keep them in files that are mapped.
+    """Read tokens, flags and what was captured of the contexts analysed, into files that are mapped.
 
     Args:
         store: The activation store.
@@ -66,6 +67,9 @@ def survey(store: ActivationStore, settings: AnalyzeSettings, folder: Path) -> S
     tokens = np.memmap(folder / "tokens", dtype=np.int32, mode="w+", shape=(rows,))
     kept = np.memmap(folder / "kept", dtype=np.bool_, mode="w+", shape=(rows,))
     joined = np.memmap(folder / "joined", dtype=np.bool_, mode="w+", shape=(rows,))
+    scale = None
+    if layout.FINAL_NORM_SCALE in store.captures:
+        scale = np.memmap(folder / "norm_scale", dtype=np.float32, mode="w+", shape=(rows,))
     parts = store.segments()
     ignored = np.array(settings.ignore_tokens, dtype=np.int64)
     ends = np.concatenate([[0], np.cumsum(length)])
@@ -76,6 +80,8 @@ def survey(store: ActivationStore, settings: AnalyzeSettings, folder: Path) -> S
         tokens[here] = store.tokens(start, stop)
         bounds = np.searchsorted(parts[:, 0], (low, high))
         joined[here] = _joined(parts[bounds[0] : bounds[1]], first, (start, stop))
+        if scale is not None:
+            scale[here] = store.captured("final_norm_scale", start, stop)
         kept[here] = (store.flags(start, stop) == 0) & ~np.isin(tokens[here], ignored)
     return Scope.of(
         length,
@@ -84,6 +90,7 @@ def survey(store: ActivationStore, settings: AnalyzeSettings, folder: Path) -> S
         joined,
         context_size=store.record.context_size,
         seed=settings.seed,
+        norm_scale=scale,
     )
 
 

@@ -48,7 +48,6 @@ class WeightFacts:
             if self.threshold is None
             else (self.threshold[part], None),
             "rank": (np.zeros(n), nothing) if self.rank is None else (self.rank[part], None),
-            "logit_scale": (np.zeros(n), nothing),
         }
         schema = tables.FEATURES.schema()
         return {

@@ -28,6 +28,7 @@ from saestore.dictionaries.passes import DictionaryOutput, Layer, Rows
 from saestore.dictionaries.scale import MomentsLike, Scale
 from saestore.dictionaries.sides import Sides
 from saestore.errors import ConfigError, HookpointNotFoundError, UnsupportedError
+from saestore_schemas.analyze import LogitScore
 from saestore_schemas.dictionary import DictionaryConfig, ThresholdInference
 from saestore_schemas.gating import Gating
 from saestore_schemas.train import InitSettings
@@ -112,7 +113,7 @@ class SparseDictionary(nn.Module, ABC):
 
     family: ClassVar[str]
     """Name in settings and `config.json`."""
-    logit_score: ClassVar[str] = "direction"
+    logit_score: ClassVar[LogitScore] = "direction"
     """Name in the tables of logits of what `logit_directions` says."""
     reads_contexts: ClassVar[bool] = False
     """Whether a row's code depends on the rows before it: rows are then handed over as `ContextRows`."""
@@ -516,8 +517,11 @@ class SparseDictionary(nn.Module, ABC):
         return frozenset(f"activation.{name}" for name in self.activation.learned_thresholds)
 
     @abstractmethod
-    def logit_directions(self) -> Float[Tensor, "d_sae d_model"]:
-        """Return what each feature writes into the residual stream; call it on a folded one."""
+    def logit_directions(self) -> Mapping[int, Float[Tensor, "d_sae d_model"]]:
+        """Return what each feature writes to the hookpoints that count by themselves, by their number.
+
+        Of all that reaches the last layer together it is the sum, under 0. Call it on a folded one.
+        """
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:

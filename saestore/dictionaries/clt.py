@@ -333,11 +333,11 @@ class CrossLayerTranscoder(LinearlyEncoded):
         return torch.full_like(self.b_enc.detach(), torch.nan)
 
     @override
-    def logit_directions(self) -> Float[Tensor, "d_sae d_model"]:
+    def logit_directions(self) -> Mapping[int, Float[Tensor, "d_sae d_model"]]:
         """Return the sum of what each feature writes, which is what reaches the last layer."""
         d_sae, width = self.config.d_sae, self.config.d_out[0]
         parts = [self._wide(d.detach()).view(d_sae, -1, width).sum(dim=1) for d in self.decoders]
-        return torch.cat(parts)
+        return {0: torch.cat(parts)}
 
     @override
     def project_gradient_(self, weights: Mapping[str, Tensor] | None = None) -> None:

@@ -232,9 +232,9 @@ class LinearDictionary(LinearEncoder):
         return cosine
 
     @override
-    def logit_directions(self) -> Float[Tensor, "d_sae d_model"]:
-        """Return what each feature writes at the last output hookpoint."""
-        return self.writes.split(self.decoder_vectors())[self.writes.hookpoints[-1]]
+    def logit_directions(self) -> Mapping[int, Float[Tensor, "d_sae d_model"]]:
+        """Return what each feature writes at each output hookpoint: heads are never added."""
+        return dict(enumerate(self.writes.split(self.decoder_vectors()).values()))
 
     @override
     def project_gradient_(self, weights: Mapping[str, Tensor] | None = None) -> None:

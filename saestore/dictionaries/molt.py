@@ -41,6 +41,7 @@ from saestore.dictionaries.rewrites import Tensors, Weights
 from saestore.dictionaries.scale import Scale
 from saestore.dictionaries.transforms import Group, Transforms
 from saestore.errors import ConfigError, UnsupportedError
+from saestore_schemas.analyze import LogitScore
 from saestore_schemas.dictionary import DictionaryConfig
 from saestore_schemas.families import MoltSettings
 
@@ -55,7 +56,7 @@ class Molt(LinearEncoder):
     """
 
     family: ClassVar[str] = "molt"
-    logit_score: ClassVar[str] = "left_singular"
+    logit_score: ClassVar[LogitScore] = "left_singular"
 
     def __init__(
         self,
@@ -251,9 +252,9 @@ class Molt(LinearEncoder):
         return torch.full_like(self.b_enc.detach(), torch.nan)
 
     @override
-    def logit_directions(self) -> Float[Tensor, "d_sae d_model"]:
+    def logit_directions(self) -> Mapping[int, Float[Tensor, "d_sae d_model"]]:
         """Return what stands for what each feature writes: see the top of this file."""
-        return self.decoder_vectors()
+        return {0: self.decoder_vectors()}
 
     @property
     @override

@@ -22,7 +22,7 @@ from saestore.features.page import (
 from saestore.features.pieces import Vocabulary, example
 from saestore.features.read import TableReader
 from saestore.lake import Lake, Ref
-from saestore_schemas.analyze import AnalyzeSettings
+from saestore_schemas.analyze import LOGIT_SCORES, AnalyzeSettings
 from saestore_schemas.manifest import Manifest
 from saestore_schemas.tables import REMAINDER
 
@@ -30,6 +30,7 @@ from saestore_schemas.tables import REMAINDER
 _CONTEXTS_MIB = 256
 """Contexts kept decoded: those of a page lie anywhere. Some 150 000 of 128 tokens."""
 _KEYS = {"feature", "score", "head"}
+_ORDER: Mapping[str, int] = {score: place for place, score in enumerate(LOGIT_SCORES)}
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class Assembler:
                     statistics={k: v for k, v in stats.items() if k not in _KEYS},
                 )
             )
-        return tuple(found)
+        return tuple(sorted(found, key=lambda table: (_ORDER[table.score], table.head)))
 
     def _writes(self, feature: int) -> tuple[Written, ...]:
         if "decoders" not in self.readers:

@@ -93,8 +93,11 @@ def histogram(densities: Sequence[float]) -> DensityHistogram:
 
 _LINES = """
 WITH promoted AS (
-    SELECT feature, list(token ORDER BY score, head, rank)[:$words] AS promotes
-    FROM logits WHERE sign = 1 AND rank < $words GROUP BY feature
+    SELECT feature, list(token ORDER BY head, rank)[:$words] AS promotes
+    FROM logits
+    WHERE score = (SELECT min(score) FROM logits WHERE score IN ('direction', 'left_singular'))
+        AND sign = 1 AND rank < $words
+    GROUP BY feature
 )
 SELECT f.feature, f.n_firings, f.density, f.n_contexts, f.max, f.mean, f.q50, f.dec_norm,
     v.token AS top_token, f.top_token_share, coalesce(p.promotes, []) AS promotes
@@ -109,6 +112,7 @@ def feature_lines(analysis: Analysis) -> pa.Table:
     """Return one line of each feature, dead ones included, in their order.
 
     feature, n_firings, density, n_contexts, max, mean, q50, dec_norm, top_token, top_token_share, and
-    promotes: the tokens that its decoder vector promotes most; empty without logits.
+    promotes: the tokens that its decoder vector promotes most, by `direction` or what stands for it; empty
+    without those.
     """
     return analysis.sql(_LINES, {"words": WORDS})

@@ -1,8 +1,8 @@
 """Settings of `saestore analyze`: what every feature does, as Parquet."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from saestore_schemas.activations import HeadSettings, one_place
 from saestore_schemas.base import Model
@@ -173,14 +173,35 @@ class CoactivationSettings(Model):
     """Features kept of each, the most correlated first."""
 
 
+LogitScore = Literal["direction", "left_singular", "additive", "renormalised"]
+"""What may be said of a feature and a token, in the order in which pages show it."""
+LOGIT_SCORES: tuple[LogitScore, ...] = get_args(LogitScore)
+"""All of them."""
+
+
 class LogitSettings(Model):
     """Direct logit attribution of each feature's decoder vector."""
 
+    scores: tuple[LogitScore, ...] | None = Field(default=None, min_length=1)
+    """Which scores. `direction` is what the decoder vector alone does, per unit of value / final-norm scale;
+    `additive` is that times the feature's mean value / final-norm scale, logits where it fires, and needs a
+    store with `capture = ["final_norm_scale"]`; `renormalised` puts the vector through the final norm and
+    the unembedding with all biases, as if it were a row. Of a molt `left_singular` stands in for `direction`.
+    Absent: the first of these that the dictionary has, and `additive` where the store has the scale."""
     top_k: int = Field(default=10, ge=1)
     """Tokens kept at each end."""
     lm: str | dict[HookpointName, str] | None = None
     """Language model whose unembedding is used (hub name or directory); of heads in several models, by
     the name of a head. Absent, the one the store was made with."""
+
+    @field_validator("scores")
+    @classmethod
+    def _no_repeats(cls, value: tuple[LogitScore, ...] | None) -> tuple[LogitScore, ...] | None:
+        twice = [each for place, each in enumerate(value or ()) if each in (value or ())[:place]]
+        if twice:
+            msg = f"{twice[0]!r} stands twice"
+            raise ValueError(msg)
+        return value
 
 
 class AnalyzeSettings(Model):

@@ -314,13 +314,23 @@ LOGITS = Table(
             "score",
             pa.string(),
             "`direction`: <P d, gamma * u_t>, mean over the vocabulary subtracted; `left_singular`: the "
-            "same of the leading left singular vector of a molt's transform, times its singular value",
+            "same of the leading left singular vector of a molt's transform, times its singular value; "
+            "`additive`: logit_scale times `direction`; `renormalised`: d put through final norm and "
+            "unembedding, with all biases",
         ),
-        Column("head", pa.uint16(), "head of a crosscoder; else 0"),
+        Column(
+            "head",
+            pa.uint16(),
+            "place of the hookpoint among those a crosscoder reconstructs, each by itself; else 0",
+        ),
         Column("sign", pa.int8(), "+1 promoted, -1 suppressed"),
         Column("rank", pa.uint16(), "rank, from 0"),
         Column("token_id", pa.uint32(), "token"),
-        Column("value", pa.float32(), "score, per unit of value / final-norm scale"),
+        Column(
+            "value",
+            pa.float32(),
+            "the score: per unit of value / final-norm scale, `additive` and `renormalised` in logits",
+        ),
     ),
 )
 
@@ -332,7 +342,7 @@ LOGIT_STATS = Table(
         Column("feature", pa.uint32(), "feature"),
         Column("score", pa.string(), "as in `logits`"),
         Column("head", pa.uint16(), "as in `logits`"),
-        Column("mean", pa.float32(), "mean, before it is subtracted"),
+        Column("mean", pa.float32(), "mean, before it is subtracted; of `renormalised` it is not"),
         Column("std", pa.float32(), "population standard deviation"),
         Column("skew", pa.float32(), "skewness; null if std is 0", nullable=True),
         Column("kurtosis", pa.float32(), "kurtosis (normal: 3); null if std is 0", nullable=True),

@@ -9,6 +9,7 @@ from jaxtyping import Float32, Float64, Int64
 from saestore.analyze import segments
 from saestore.analyze.block import FeatureBlock
 from saestore.analyze.collectors.collector import Pieces
+from saestore.analyze.collectors.statistics import logit_scale
 from saestore.analyze.logits import LogitHistogram
 from saestore.analyze.scope import Scope
 from saestore.features import arrow
@@ -48,8 +49,10 @@ class Histograms:
         place = np.minimum(block.position.astype(np.int64) * POSITIONS // size, POSITIONS - 1)
         zero = np.zeros(block.n, np.float32)
         own = slice(block.first, block.first + block.n)
+        scaled = any(each.scaled for each in self._logits)
+        scale = logit_scale(block, self._scope) if scaled else None
         parts = [
-            *((each.what, each.counts[own], each.lo[own], each.hi[own]) for each in self._logits),
+            *(each.of(own, scale) for each in self._logits),
             (
                 "log_value",
                 counted(np.maximum(log_bin, 0), block.offsets, len(LOG_EDGES)),

@@ -45,6 +45,7 @@ class Statistics:
             **self._places(block),
             "top_token_id": token,
             "top_token_share": share,
+            "logit_scale": logit_scale(block, self._scope),
             "sample_offset": sample_offsets(
                 block.first, block.n, contexts=self._scope.n_contexts, seed=self._scope.seed
             ),
@@ -54,6 +55,8 @@ class Statistics:
         for name, values in columns.items():
             field = schema.field(name)
             null = dead if field.nullable else None
+            if name == "logit_scale":
+                null = np.isnan(values)
             given[name] = arrow.column(values, field.type, null=null)
         self.pieces.add(block.first, arrow.rows(schema, given))
 
@@ -76,6 +79,16 @@ class Statistics:
         at_start = self._scope.first_kept[block.context] == block.position
         share = segments.totals(at_start, block.offsets) / np.maximum(block.counts, 1)
         return {"first_row": rows, "first_position_share": share}
+
+
+def logit_scale(block: FeatureBlock, scope: Scope) -> Float64[np.ndarray, " feature"]:
+    """Return each feature's mean of value over final-norm scale; NaN without firings, or without scales."""
+    if scope.norm_scale is None:
+        return np.full(block.n, np.nan)
+    rows = scope.start[block.context] + block.position
+    shares = block.value / np.asarray(scope.norm_scale[rows]).astype(np.float64)
+    total = segments.sums(shares, block.offsets)
+    return np.where(block.counts > 0, total / np.maximum(block.counts, 1), np.nan)
 
 
 def moments(block: FeatureBlock) -> dict[str, Float64[np.ndarray, " feature"]]:

@@ -257,7 +257,7 @@ class Dashboards:
         n = self.settings.tokens
         promoted = score.promoted[:n] if score is not None else ()
         suppressed = score.suppressed[:n] if score is not None else ()
-        drawn = None if score is None else page.histograms.get(f"logit:{score.score}")
+        drawn = None if score is None else page.of_scores(score)
         width = 0.0 if drawn is None else (drawn.hi - drawn.lo) / len(drawn.counts)
         return {
             "neg_str": [each.token for each in suppressed],

@@ -129,7 +129,7 @@ def test_histograms_count_every_token_once_and_the_largest_in_the_last_bin():
     vectors = torch.randn(150, 7, generator=torch.Generator().manual_seed(5))
     vectors[4] = 0
     onto = projection(weight, None, centred=False)
-    (found,) = histograms(list(logit_rows(vectors, onto, top_k=3, score="direction")))
+    (found,) = histograms(list(logit_rows(vectors, onto, top_k=3, scores=("direction",))))
     assert found.what == "logit:direction"
     scores = (vectors @ onto.weight).numpy()
     assert np.array_equal(found.lo, scores.min(axis=1))

@@ -393,7 +393,7 @@ def test_what_a_feature_writes():
     dictionary = clt(Relu())
     tensors = dictionary.tensors()
     summed = torch.cat([tensors[f"W_dec.{s}"].sum(dim=1) for s in range(L)])
-    torch.testing.assert_close(dictionary.logit_directions(), summed)
+    torch.testing.assert_close(dictionary.logit_directions()[0], summed)
     at = [dictionary.decoder_vectors_at(hook) for hook in OUTS]
     for s in range(L):
         for t in range(s, L):

@@ -433,7 +433,7 @@ def test_a_code_alone_cannot_be_decoded():
 
 def test_what_stands_for_a_transform_is_its_leading_left_singular_vector():
     dictionary = molt(TopK(k=3))
-    found, t = dictionary.logit_directions(), dictionary.tensors()
+    found, t = dictionary.logit_directions()[0], dictionary.tensors()
     for i, whole in enumerate(maps(t)):
         u, s, v = torch.linalg.svd(whole)
         sign = torch.sign(v[0] @ t["W_enc"][:, i])
