@@ -21,6 +21,7 @@ BENCHES = {
     "crosscoder_step": "benchmarks.crosscoder",
     "crosscoder_step_per_head": "benchmarks.crosscoder",
     "lake": "benchmarks.lake",
+    "logits": "benchmarks.logits",
     "lorsa_step": "benchmarks.families",
     "match": "benchmarks.match",
     "molt_step": "benchmarks.molt",

@@ -42,7 +42,7 @@ from saestore_schemas.table import Table
 BINS = 50
 """Equal bins of a histogram of scores, from the smallest to the largest."""
 
-_FEATURES = 128
+BLOCK = 128
 """Features in a block: enough for the matrix product; scores of 49 152 tokens are 25 MB."""
 
 _A_THREAD = 16
@@ -134,7 +134,9 @@ class Projection:
         bare = projection(columns, unembedding.gain, centred=unembedding.centred)
         constant = unembedding.b_U[:tokens].double()
         if unembedding.norm is not None:
-            constant = constant + unembedding.norm.bias.double() @ columns.double()
+            bias = unembedding.norm.bias.double()
+            parts = columns.split(_TOKENS, dim=1)
+            constant = constant + torch.cat([bias @ each.double() for each in parts])
         return cls(
             bare.weight.to(device), bare.mean.to(device), unembedding.norm, constant.to(device)
         )
@@ -204,8 +206,8 @@ def logit_rows(
         scores: Which, by their names in the tables: `renormalised`, and one that is the product itself.
         head: Which head's vectors they are.
     """
-    for first in range(0, len(vectors), _FEATURES):
-        block = vectors[first : first + _FEATURES]
+    for first in range(0, len(vectors), BLOCK):
+        block = vectors[first : first + BLOCK]
         found = block @ onto.weight
         means = block.double() @ onto.mean
         parts = []
