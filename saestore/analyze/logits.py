@@ -135,7 +135,7 @@ class Projection:
         constant = unembedding.b_U[:tokens].double()
         if unembedding.norm is not None:
             bias = unembedding.norm.bias.double()
-            parts = columns.split(_TOKENS, dim=1)
+            parts = torch.split(columns, _TOKENS, dim=1)
             constant = constant + torch.cat([bias @ each.double() for each in parts])
         return cls(
             bare.weight.to(device), bare.mean.to(device), unembedding.norm, constant.to(device)

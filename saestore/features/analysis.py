@@ -136,13 +136,18 @@ class Analysis:
         return self._assembler.page(feature)
 
     def pages(
-        self, features: Sequence[int], *, subsamples: Collection[str] | None = None
+        self,
+        features: Sequence[int],
+        *,
+        subsamples: Collection[str] | None = None,
+        related: bool = True,
     ) -> Iterator[FeaturePage]:
         """Yield everything about some features; much faster than one by one.
 
         Args:
             features: Which.
             subsamples: Of which subsamples examples are wanted; absent, all.
+            related: Whether the tokens and features that they go with are wanted.
 
         Raises:
             FeatureNotFoundError: The dictionary has no such feature.
@@ -151,7 +156,8 @@ class Analysis:
         for feature in features:
             self.check(feature)
         for start in range(0, len(features), _TOGETHER):
-            yield from self._assembler.pages(features[start : start + _TOGETHER], subsamples)
+            some = features[start : start + _TOGETHER]
+            yield from self._assembler.pages(some, subsamples, related=related)
 
     def check(self, feature: int) -> None:
         """Refuse a feature that the dictionary does not have.

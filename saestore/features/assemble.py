@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
-
 from saestore.features import relations
 from saestore.features.page import (
     ExampleGroup,
@@ -66,10 +64,11 @@ class Assembler:
         return Vocabulary.of(self.readers["vocabulary"].whole(["token_id", "token", "special"]))
 
     @cached_property
-    def _rows_of_tokens(self) -> list[int]:
-        """How many kept rows hold each token, in the order of the vocabulary."""
-        table = self.readers["vocabulary"].whole(["n_rows"])
-        return [int(n or 0) for n in table["n_rows"].to_pylist()]
+    def _rows_of_tokens(self) -> Mapping[int, int]:
+        """How many kept rows hold each token."""
+        table = self.readers["vocabulary"].whole(["token_id", "n_rows"])
+        ids, rows = (table[name].to_pylist() for name in ("token_id", "n_rows"))
+        return {int(token or 0): int(n or 0) for token, n in zip(ids, rows, strict=True)}
 
     @cached_property
     def _n_layers(self) -> int:
@@ -82,21 +81,29 @@ class Assembler:
         return next(self.pages([feature]))
 
     def pages(
-        self, features: Sequence[int], subsamples: Collection[str] | None = None
+        self,
+        features: Sequence[int],
+        subsamples: Collection[str] | None = None,
+        *,
+        related: bool = True,
     ) -> Iterator[FeaturePage]:
         """Yield the pages of features that exist; the contexts they show are read once for all.
 
         Args:
             features: Which.
             subsamples: Of which subsamples examples are wanted; absent, all.
+            related: Whether the tokens and features that it goes with are wanted.
         """
         shown = {feature: self._examples(feature, subsamples) for feature in features}
         contexts = self.contexts({line["context"] for lines in shown.values() for line in lines})
         for feature in features:
             reads = self._reads(feature, contexts)
-            yield self._page(feature, self._groups(shown[feature], contexts, reads))
+            groups = self._groups(shown[feature], contexts, reads)
+            yield self._page(feature, groups, related=related)
 
-    def _page(self, feature: int, groups: tuple[ExampleGroup, ...]) -> FeaturePage:
+    def _page(
+        self, feature: int, groups: tuple[ExampleGroup, ...], *, related: bool
+    ) -> FeaturePage:
         series, dictionary, analysis = self.ref.name.split("/")
         lines = self.rows("features", feature)
         statistics = {name: value for name, value in lines[0].items() if name != "feature"}
@@ -118,9 +125,9 @@ class Assembler:
             logits=self._logits(feature),
             writes=self._writes(feature),
             pairs=self._pairs(feature),
-            tokens=relations.token_tables(known, statistics, self._counted),
-            coactive=relations.coactive(known),
-            neighbours=relations.neighbours(known),
+            tokens=relations.token_tables(known, statistics, self._counted) if related else (),
+            coactive=relations.coactive(known) if related else (),
+            neighbours=relations.neighbours(known) if related else (),
             groups=groups,
             provenance=self.provenance,
         )
@@ -139,8 +146,7 @@ class Assembler:
 
     def _counted(self, token_id: int) -> tuple[str, int]:
         """Return a token's text, and how many kept rows hold it."""
-        at = int(np.searchsorted(self.vocabulary.ids, token_id))
-        return self.vocabulary.token(token_id), self._rows_of_tokens[at]
+        return self.vocabulary.token(token_id), self._rows_of_tokens[token_id]
 
     def _logits(self, feature: int) -> tuple[LogitTable, ...]:
         if "logits" not in self.readers:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,9 +38,13 @@ class Vocabulary:
 
     def token(self, token_id: int) -> str:
         """Return how a token is shown."""
-        at = int(np.searchsorted(self.ids, token_id))
-        known = at < len(self.ids) and self.ids[at] == token_id
-        return self.tokens[at] if known else f"#{token_id}"
+        at = self._places.get(token_id)
+        return f"#{token_id}" if at is None else self.tokens[at]
+
+    @cached_property
+    def _places(self) -> Mapping[int, int]:
+        """Where each token stands: a page asks for hundreds, one by one."""
+        return {token: at for at, token in enumerate(self.ids.tolist())}
 
     def specials(self, token_ids: Sequence[int]) -> list[bool]:
         """Return which of some tokens are special."""
@@ -68,19 +74,17 @@ def example(line: Mapping[str, Any], context: Mapping[str, Any], vocabulary: Voc
         vocabulary: The tokens.
     """
     start, stop = line["window_start"], line["window_start"] + line["window_length"]
-    fired = dict(zip(line["positions"], line["values"], strict=True))
     ignored = set(context["ignored"])
-    offsets, text = context["char_offsets"], context["text"]
+    text = context["text"]
     marks = vocabulary.specials(context["token_ids"][start:stop])
-    tokens = tuple(
-        TokenPiece(
-            text=text[offsets[at] : offsets[at + 1]],
-            value=fired.get(at, 0.0),
-            special=marks[at - start],
-            kept=at not in ignored,
-        )
-        for at in range(start, stop)
-    )
+    ends = pairwise(context["char_offsets"][start : stop + 1])
+    tokens = [
+        _silent(text[first:last], special, at not in ignored)
+        for at, ((first, last), special) in enumerate(zip(ends, marks, strict=True), start)
+    ]
+    for at, value in zip(line["positions"], line["values"], strict=True):
+        silent = tokens[at - start]
+        tokens[at - start] = TokenPiece(silent.text, value, silent.special, silent.kept)
     home = _segment(context["segments"], line["peak_position"])
     return Example(
         context=line["context"],
@@ -92,8 +96,14 @@ def example(line: Mapping[str, Any], context: Mapping[str, Any], vocabulary: Voc
         source=context["source"],
         document=home["document"],
         document_id=home["document_id"],
-        tokens=tokens,
+        tokens=tuple(tokens),
     )
+
+
+@lru_cache(maxsize=1 << 16)
+def _silent(text: str, special: bool, kept: bool) -> TokenPiece:  # noqa: FBT001 - as keys of a cache
+    """Return a token where nothing fires: most are such, and few are different."""
+    return TokenPiece(text=text, value=0.0, special=special, kept=kept)
 
 
 def _segment(segments: Sequence[Mapping[str, Any]], position: int) -> Mapping[str, Any]:

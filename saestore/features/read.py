@@ -40,6 +40,7 @@ class TableReader:
         self._decoded: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
         self._room = kept_mib << 20
         self._held = 0
+        self._known_bounds: dict[tuple[int, str], list[tuple[int, int]]] = {}
 
     def rows(self, key: str, values: Sequence[int]) -> pa.Table:
         """Return the rows whose key is one of the values, in stored order.
@@ -50,8 +51,8 @@ class TableReader:
         """
         wanted = np.unique(np.asarray(values, dtype=np.int64))
         found = []
-        for part, file in enumerate(self._files):
-            for group, (low, high) in enumerate(_bounds(file, key)):
+        for part in range(len(self._files)):
+            for group, (low, high) in enumerate(self._bounds(part, key)):
                 here = wanted[(wanted >= low) & (wanted <= high)]
                 if len(here):
                     rows = self._group(part, group)
@@ -94,6 +95,12 @@ class TableReader:
                 raise FormatVersionError(file=path, found=version, supported=TABLE_VERSION)
             files.append(file)
         return files
+
+    def _bounds(self, part: int, key: str) -> list[tuple[int, int]]:
+        """Return the smallest and largest key of each row group of a file, from its footer, once."""
+        if (part, key) not in self._known_bounds:
+            self._known_bounds[part, key] = _bounds(self._files[part], key)
+        return self._known_bounds[part, key]
 
     def _opened(self, path: str) -> str | io.BytesIO:
         if self._artefact.local is not None:

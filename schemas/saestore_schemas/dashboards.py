@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from saestore_schemas.base import Model
-from saestore_schemas.names import NAME_PATTERN
+from saestore_schemas.names import NAME_PATTERN, HookpointName
 
 
 Identifier = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -18,7 +18,11 @@ class DashboardSettings(Model):
     model_id: Identifier | None = None
     """The language model's id there; absent, the last part of the name that the lake knows it by."""
     layer: int | None = Field(default=None, ge=0)
-    """Layer of the source; absent, the one in the hookpoint's name."""
+    """Layer of the source; absent, the one in the hookpoint's name. Features of a cross-layer transcoder are
+    a source for each layer: this chooses one of them."""
+    hookpoint: HookpointName | None = None
+    """Of features that write to several hookpoints, each by itself, as those of a crosscoder: the one whose
+    decoder vectors and logits are shown. For no others."""
     set_name: Identifier | None = None
     """The set of sources that this one is part of, without the layer; absent, `SERIES-NAME`."""
     suffix: Identifier | None = None

@@ -1,5 +1,7 @@
 """Every family by the same verbs: text to store, to dictionary, to scores, to features."""
 
+import gzip
+import json
 import shutil
 from dataclasses import astuple, replace
 
@@ -11,11 +13,13 @@ from transformers import AutoModelForCausalLM
 from saestore import analyze, dictionaries, evaluate, features, generate, train
 from saestore.activations import ActivationStore, held_out
 from saestore.dictionaries import ContextRows, Contexts, load
-from saestore.errors import ConfigError
+from saestore.errors import ConfigError, HookpointNotFoundError
 from saestore.evaluate.selection import spread
+from saestore.exchange.features import Neuronpedia, SaeDashboard, export_features
 from saestore.lake import Lake, Ref, layout, table_file
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.corpus import CorpusSettings, JsonlSource
+from saestore_schemas.dashboards import NeuronpediaSettings, SaeDashboardSettings
 from saestore_schemas.evaluate import EvaluateSettings, JacobianSettings, SpliceSettings
 from saestore_schemas.generate import GenerateSettings
 from saestore_schemas.lm import LmSettings
@@ -409,3 +413,96 @@ def test_interrupted_it_ends_with_the_same_bytes(lake, device, name, tmp_path):
     assert 0 < seen[1] < seen[2]
     for key, tensor in whole.tensors().items():
         assert torch.equal(resumed.tensors()[key], tensor), key
+
+
+SAID = {"model_id": "toy", "set_name": "res"}
+
+
+def exported(form, analysis, folder):
+    """What a tool is given, by its folder and number: features, and of SAEDashboard what is skipped."""
+    export_features(form, analysis, folder)
+    if form.name == "saedashboard":
+        return {
+            (at.parent.name, each["feature_index"]): each
+            for at in folder.rglob("batch-*.json")
+            for each in json.loads(at.read_text())["features"]
+        }
+    return {
+        (at.parents[1].name, int(each["index"])): each
+        for at in folder.rglob("features/*.gz")
+        for each in map(json.loads, gzip.decompress(at.read_bytes()).splitlines())
+    }
+
+
+def test_a_clt_is_a_source_for_each_layer_where_dashboards_are(lake, device, tmp_path):
+    train.run(settings("clt"), lake, device=device)
+    ref = analyze.run(AnalyzeSettings(dictionary="s/clt"), lake, device=device)
+    analysis = features.Analysis.open(lake, ref.name)
+    theirs = exported(SaeDashboard(SaeDashboardSettings(**SAID)), analysis, tmp_path / "a")
+    mine = {"creator_id": "me", "creator_name": "Me", "release": "r", **SAID}
+    lines = exported(Neuronpedia(NeuronpediaSettings(**mine)), analysis, tmp_path / "b")
+    assert sorted(lines) == [(f"{layer}-res", n) for layer in (0, 1) for n in range(53)]
+    assert set(theirs) <= set(lines)
+    skipped = [
+        json.loads((tmp_path / "a" / f"{layer}-res/skipped_indexes.json").read_text())
+        for layer in (0, 1)
+    ]
+    assert [each["layer"] for each in skipped] == ["0", "1"]
+    listed = {(f"{layer}-res", n) for layer in (0, 1) for n in skipped[layer]["skipped_indexes"]}
+    assert listed == set(lines) - set(theirs)
+    for (folder, index), line in lines.items():
+        layer = int(folder[0])
+        page = analysis.feature(53 * layer + index)
+        assert (line["modelId"], line["layer"]) == ("toy", folder)
+        assert line["frac_nonzero"] == page.density
+        assert line["pos_str"] == [each.token for each in page.logits[0].promoted]
+        assert line["neuron_alignment_indices"] == []  # of several vectors, no one's
+        for name, found in (
+            ("correlated_features_indices", [each.feature for each in page.coactive]),
+            ("topkCosSimIndices", [n.feature for n in page.neighbours if n.method == "dec_cos"]),
+        ):
+            inside = {each - 53 * layer for each in found if each // 53 == layer}
+            assert set(line[name]) <= inside
+            assert (name.startswith("corr")) or set(line[name]) == inside
+    one = SaeDashboardSettings(layer=1, **SAID)
+    assert {n for _, n in exported(SaeDashboard(one), analysis, tmp_path / "c")} == {
+        n for folder, n in theirs if folder == "1-res"
+    }
+    with pytest.raises(ConfigError, match="layer: found 7; expected one of 0, 1"):
+        export_features(
+            SaeDashboard(SaeDashboardSettings(layer=7, **SAID)), analysis, tmp_path / "d"
+        )
+
+
+def test_a_crosscoder_s_dashboards_are_of_the_hookpoint_that_is_named(lake, device, tmp_path):
+    train.run(settings("crosscoder"), lake, device=device)
+    ref = analyze.run(AnalyzeSettings(dictionary="s/crosscoder"), lake, device=device)
+    analysis = features.Analysis.open(lake, ref.name)
+    loaded = load(lake, "s/crosscoder").in_raw_units()
+    scores = analysis.lazy("logits").collect()
+    assert set(scores["head"]) == {0, 1}
+    for head, hook in enumerate(HEADS):
+        wanted = SaeDashboardSettings(hookpoint=hook, vectors=True, **SAID)
+        found = exported(SaeDashboard(wanted), analysis, tmp_path / str(head))
+        vectors = loaded.decoder_vectors_at(hook).detach().cpu().numpy()
+        for (_, feature), each in found.items():
+            np.testing.assert_allclose(each["vector"], vectors[feature], atol=6e-4)
+            table = next(t for t in analysis.feature(feature).logits if t.head == head)
+            assert each["pos_str"] == [token.token for token in table.promoted]
+            assert sum(each["logits_hist_data_bar_heights"]) > 0
+        written = json.loads((tmp_path / str(head) / "batch-0.json").read_text())
+        assert written["layer"] == head
+    with pytest.raises(ConfigError, match="hookpoint") as caught:
+        export_features(SaeDashboard(SaeDashboardSettings(**SAID)), analysis, tmp_path / "x")
+    assert f"hookpoint={HEADS[1]}" in caught.value.hint
+    other = SaeDashboard(SaeDashboardSettings(hookpoint=HEADS[0][:-1], **SAID))
+    with pytest.raises(HookpointNotFoundError, match=r"matches 'blocks\.0\.hook_resid_pos'"):
+        export_features(other, analysis, tmp_path / "x")
+    train.run(settings("transcoder"), lake, device=device)
+    plain = analyze.run(AnalyzeSettings(dictionary="s/transcoder"), lake, device=device)
+    with pytest.raises(ConfigError, match="expected nothing"):
+        export_features(
+            SaeDashboard(SaeDashboardSettings(hookpoint=MLP_OUT, **SAID)),
+            features.Analysis.open(lake, plain.name),
+            tmp_path / "x",
+        )

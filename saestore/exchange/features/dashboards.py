@@ -7,7 +7,6 @@ feature is looked for among all features.
 What it lists as correlated with neurons needs the activations themselves and stays empty.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from jaxtyping import Float32, Float64
 
 from saestore import dictionaries
 from saestore.errors import ConfigError
-from saestore.exchange.features.format import language_model, one_hookpoint
+from saestore.exchange.features.sources import Source
 from saestore.features import Analysis
 from saestore.features.page import Example, ExampleGroup, FeaturePage
 from saestore.lake import Ref
@@ -33,66 +32,6 @@ DECIMALS = 3
 """Of every number but shares."""
 SHARE_DECIMALS = 5
 """Of a share, which SAEDashboard writes as a percentage with three."""
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a source is called there.
-
-    Attributes:
-        model: The language model.
-        layer: The layer.
-        set_name: The set of sources, without the layer.
-        suffix: What tells it from others of its layer and set, or None.
-        dataset: The text that was analysed.
-        hookpoint: What its features read.
-    """
-
-    model: str
-    layer: int
-    set_name: str
-    suffix: str | None
-    dataset: str
-    hookpoint: str
-
-    @classmethod
-    def of(cls, analysis: Analysis, settings: DashboardSettings) -> "Identity":
-        """Return what the settings say, and what the lake knows where they do not.
-
-        Raises:
-            ConfigError: Neither says, or the features read several hookpoints.
-        """
-        hookpoint = one_hookpoint(analysis, there="a source there has one layer")
-        found = re.match(r"blocks\.(\d+)\.", hookpoint)
-        if settings.layer is None and found is None:
-            raise ConfigError(
-                field="layer",
-                found=hookpoint,
-                expected="a layer: the hookpoint's name does not say it",
-                hint="say it: --layer N",
-            )
-        model = settings.model_id or language_model(analysis).rstrip("/").rsplit("/", 1)[-1]
-        if not model:
-            raise ConfigError(
-                field="model_id",
-                expected="the language model's id",
-                hint="say it: --model-id ID",
-                problem=f"the lake does not know the language model behind {analysis.ref.name}",
-            )
-        sources = analysis.lazy("contexts").select("source").unique().collect()["source"]
-        return cls(
-            model=model,
-            layer=settings.layer if settings.layer is not None else int(found[1] if found else 0),
-            set_name=settings.set_name or analysis.settings.dictionary.replace("/", "-"),
-            suffix=settings.suffix,
-            dataset=settings.dataset or ", ".join(sorted(sources)),
-            hookpoint=hookpoint,
-        )
-
-    @property
-    def source(self) -> str:
-        """The source's id, such as `8-res-jb`."""
-        return f"{self.layer}-{self.set_name}" + (f"__{self.suffix}" if self.suffix else "")
 
 
 @dataclass(frozen=True)
@@ -129,12 +68,14 @@ class Dashboard:
     """One feature.
 
     Attributes:
+        index: Its number in the source.
         page: Everything this lake knows about it.
         statistics: The fields that both tools have, by name.
         examples: The strongest first, then parts of the range, the highest first.
         vector: Its decoder vector, if it is wanted and known; else empty.
     """
 
+    index: int
     page: FeaturePage
     statistics: dict[str, Any]
     examples: tuple[Shown, ...]
@@ -143,20 +84,22 @@ class Dashboard:
 
 @dataclass(frozen=True)
 class Dashboards:
-    """All features of an analysis as dashboards.
+    """All features of a source as dashboards.
 
     Attributes:
         analysis: The analysis.
         settings: What is wanted.
+        source: Which of its features they are, and what they write.
     """
 
     analysis: Analysis
     settings: DashboardSettings
+    source: Source
 
     def made(self, features: Sequence[int]) -> Iterator[Dashboard]:
-        """Yield the dashboards of some features."""
+        """Yield the dashboards of some features, which are told by their numbers in the analysis."""
         wanted = {self.top, *([] if self.interval is None else [self.interval])}
-        for page in self.analysis.pages(features, subsamples=wanted):
+        for page in self.analysis.pages(features, subsamples=wanted, related=False):
             yield self._dashboard(page)
 
     def missing(self) -> list[str]:
@@ -170,8 +113,11 @@ class Dashboards:
                 "logits" in tables and not self._logit_histograms
             ),
             "correlated features: analyze with coactivation": "coactivation" not in tables,
+            "decoder vectors and their neurons: features write to several layers": (
+                self.source.output is None
+            ),
             f"decoder vectors: {self.analysis.settings.dictionary} is not in the lake": (
-                self.vectors is None
+                self.source.output is not None and self.vectors is None
             ),
         }
         return [what for what, lacks in lacking.items() if lacks]
@@ -204,12 +150,14 @@ class Dashboards:
 
     @cached_property
     def vectors(self) -> Float32[np.ndarray, "feature d_out"] | None:
-        """Decoder vectors in raw units; None where the lake no longer has the dictionary."""
+        """Decoder vectors in raw units; None of features of several, or without the dictionary."""
         lake, name = self.analysis.lake, self.analysis.settings.dictionary
-        if Ref("dictionary", name) not in lake.refs("dictionary"):
+        output = self.source.output
+        if output is None or Ref("dictionary", name) not in lake.refs("dictionary"):
             return None
         loaded = dictionaries.load(lake, name).in_raw_units()
-        found: np.ndarray = loaded.decoder_vectors().detach().float().cpu().numpy()
+        vectors = loaded.decoder_vectors_at(output) if output else loaded.decoder_vectors()
+        found: np.ndarray = vectors.detach().float().cpu().numpy()
         return found
 
     def _subsample(self, kind: str, named: str | None) -> str | None:
@@ -230,6 +178,7 @@ class Dashboards:
         vector = None if self.vectors is None else self.vectors[page.feature]
         heights, places = _bars(values)
         return Dashboard(
+            index=page.feature - self.source.features.start,
             page=page,
             statistics={
                 **_aligned(vector),
@@ -253,7 +202,7 @@ class Dashboards:
         return found
 
     def _logits(self, page: FeaturePage) -> dict[str, Any]:
-        score = page.logits[0] if page.logits else None
+        score = next((each for each in page.logits if each.head == self.source.head), None)
         n = self.settings.tokens
         promoted = score.promoted[:n] if score is not None else ()
         suppressed = score.suppressed[:n] if score is not None else ()
@@ -286,10 +235,11 @@ class Dashboards:
         for line in lines:
             other, product = line["other"], line["sum_product"] / line["n_rows"]
             spread = (square - mean**2)[[feature, other]].prod()
-            if spread > 0:
+            if spread > 0 and other in self.source.features:
                 pearson = (product - mean[feature] * mean[other]) / spread**0.5
                 cosine = product / (square[feature] * square[other]) ** 0.5
-                found.append((min(pearson, 1.0), min(cosine, 1.0), other))
+                index = other - self.source.features.start
+                found.append((min(pearson, 1.0), min(cosine, 1.0), index))
         found.sort(key=lambda each: (-each[0], each[2]))
         best = found[:LISTED]
         return {
@@ -385,4 +335,5 @@ def _bars(values: Float64[np.ndarray, " firing"]) -> tuple[list[int], list[float
 
 
 def _rounded(values: Any) -> list[float]:
-    return [round(float(value), DECIMALS) for value in values]
+    # most tokens of an example have 0
+    return [round(float(value), DECIMALS) if value else 0.0 for value in values]

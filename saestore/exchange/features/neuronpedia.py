@@ -9,7 +9,7 @@ Records have the fields of Neuronpedia's database as of its repository at ebb842
 a string, as the database has it. Similar features, which its converters leave out, are those of
 `neighbours`; what a Lorsa attends to comes from `attention`, as query and key positions among the tokens
 shown. An example's id is a digest of what it is of, and every time that of the analysis, so that exporting
-again gives the same bytes. Explanations have a folder of their own there; this lake holds none to write.
+again gives the same bytes. A cross-layer transcoder is a source for each layer. Explanations have a folder of their own there; this lake holds none to write.
 """
 
 import gzip
@@ -24,11 +24,12 @@ import pyarrow as pa
 from typing_extensions import override
 
 from saestore.errors import ConfigError
-from saestore.exchange.features.dashboards import DECIMALS, Dashboard, Dashboards, Identity, Shown
+from saestore.exchange.features.dashboards import DECIMALS, Dashboard, Dashboards, Shown
 from saestore.exchange.features.format import FeatureFormat
+from saestore.exchange.features.sources import Source, sources
 from saestore.features import Analysis
 from saestore.lake import Storage
-from saestore.progress import Progress
+from saestore.progress import Progress, Task
 from saestore_schemas.dashboards import NeuronpediaSettings
 from saestore_schemas.tables import REMAINDER
 
@@ -56,30 +57,40 @@ class Neuronpedia(FeatureFormat):
         """Write the files.
 
         Raises:
-            ConfigError: A setting is missing that nobody can guess, the features read several
+            ConfigError: A setting is missing that nobody can guess, such as which of several
                 hookpoints, or the analysis has no subsample of kind `top`.
+            HookpointNotFoundError: The features do not write to the hookpoint that is named.
         """
         _given(self.settings)
-        identity = Identity.of(analysis, self.settings)
-        dashboards = Dashboards(analysis, self.settings)
-        for what in dashboards.missing():
+        found = [
+            Dashboards(analysis, self.settings, source)
+            for source in sources(analysis, self.settings)
+        ]
+        for what in found[0].missing():
             progress.note(f"without {what}")
-        lines = _Lines(analysis, self.settings, identity)
-        folder = f"{identity.model}/{identity.source}"
+        total = sum(len(each.source.features) for each in found)
+        with progress.task("export", total=total, unit="features") as task:
+            for each in found:
+                self._write(each, target, task)
+
+    def _write(self, dashboards: Dashboards, target: Storage, task: Task) -> None:
+        """Write the folder of one source."""
+        source = dashboards.source
+        lines = _Lines(dashboards.analysis, self.settings, source)
+        folder = f"{source.identity.model}/{source.identity.source}"
         for name, record in lines.heads().items():
             target.write(f"{folder}/{name}.jsonl", _jsonl([record]))
-        features, size = range(analysis.n_features), self.settings.file_features
-        with progress.task("export", total=len(features), unit="features") as task:
-            for number, start in enumerate(range(0, len(features), size)):
-                made = list(dashboards.made(features[start : start + size]))
-                batches = {
-                    "features": [lines.feature(each) for each in made],
-                    "activations": [line for each in made for line in lines.activations(each)],
-                }
-                for kind, records in batches.items():
-                    data = gzip.compress(_jsonl(records), LEVEL, mtime=0)
-                    target.write(f"{folder}/{kind}/batch-{number}.jsonl.gz", data)
-                task.advance(len(made))
+        features, size = source.features, self.settings.file_features
+        for number, start in enumerate(range(0, len(features), size)):
+            made = list(dashboards.made(features[start : start + size]))
+            batches = {
+                "features": [lines.feature(each) for each in made],
+                "activations": [line for each in made for line in lines.activations(each)],
+            }
+            for kind, records in batches.items():
+                data = gzip.compress(_jsonl(records), LEVEL, mtime=0)
+                target.write(f"{folder}/{kind}/batch-{number}.jsonl.gz", data)
+            task.advance(len(made))
 
 
 def _given(settings: NeuronpediaSettings) -> None:
@@ -105,12 +116,11 @@ def _given(settings: NeuronpediaSettings) -> None:
 class _Lines:
     """The records of one source."""
 
-    def __init__(
-        self, analysis: Analysis, settings: NeuronpediaSettings, identity: Identity
-    ) -> None:
+    def __init__(self, analysis: Analysis, settings: NeuronpediaSettings, source: Source) -> None:
         self._analysis = analysis
         self._settings = settings
-        self._identity = identity
+        self._identity = source.identity
+        self._features = source.features
         created = analysis.manifest.created.astimezone(UTC).replace(tzinfo=None)
         self._created = created.isoformat(timespec="milliseconds")
 
@@ -166,7 +176,7 @@ class _Lines:
         return {
             "modelId": self._identity.model,
             "layer": self._identity.source,
-            "index": str(page.feature),
+            "index": str(dashboard.index),
             "creatorId": self._settings.creator_id,
             "createdAt": self._created,
             "maxActApprox": most,
@@ -183,7 +193,7 @@ class _Lines:
 
     def activations(self, dashboard: Dashboard) -> Iterable[dict[str, Any]]:
         """Yield the lines of a feature's examples."""
-        feature = dashboard.page.feature
+        feature, index = dashboard.page.feature, dashboard.index
         attended = None
         if "attention" in self._analysis.tables:
             attended = self._analysis.rows("attention", [feature])
@@ -192,7 +202,7 @@ class _Lines:
             yield {
                 "id": self._id(feature, shown),
                 "tokens": shown.tokens,
-                "index": str(feature),
+                "index": str(index),
                 "layer": self._identity.source,
                 "modelId": self._identity.model,
                 "maxValue": most,
@@ -220,7 +230,11 @@ class _Lines:
         if "neighbours" not in self._analysis.tables:
             return []
         lines = self._analysis.rows("neighbours", [feature]).to_pylist()
-        return [(each["neighbour"], each["score"]) for each in lines if each["method"] == "dec_cos"]
+        return [
+            (each["neighbour"] - self._features.start, each["score"])
+            for each in lines
+            if each["method"] == "dec_cos" and each["neighbour"] in self._features
+        ]
 
     def _id(self, feature: int, shown: Shown) -> str:
         of = (

@@ -5,6 +5,9 @@
     run_settings.json       what was run, by the names of its runner's settings
     tokens_{contexts}.pt    all contexts, a plain tensor
 
+The features of each layer of a cross-layer transcoder have a folder of their own, `<layer>-<set>/`, and
+numbers from 0 in it, as its runner would have been run for each.
+
 Format as of sae-dashboard 0.8.0. Its runner cuts every context's first token; here a BOS is cut, and a
 context that begins with text keeps its first token.
 """
@@ -15,13 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from typing_extensions import override
 
-from saestore.exchange.features.dashboards import DECIMALS, Dashboard, Dashboards, Identity, Shown
+from saestore.exchange.features.dashboards import DECIMALS, Dashboard, Dashboards, Shown
 from saestore.exchange.features.format import FeatureFormat, all_tokens
+from saestore.exchange.features.sources import Identity, sources
 from saestore.features import Analysis
 from saestore.lake import Storage
-from saestore.progress import Progress
+from saestore.progress import Progress, Task
 from saestore_schemas.dashboards import SaeDashboardSettings
 
 
@@ -42,15 +47,44 @@ class SaeDashboard(FeatureFormat):
         """Write the batches.
 
         Raises:
-            ConfigError: The features read several hookpoints, or the analysis has no subsample of kind
-                `top`.
+            ConfigError: Nobody says which of several hookpoints, or the analysis has no subsample of
+                kind `top`.
+            HookpointNotFoundError: The features do not write to the hookpoint that is named.
         """
-        identity = Identity.of(analysis, self.settings)
-        dashboards = Dashboards(analysis, self.settings)
-        for what in dashboards.missing():
+        found = [
+            Dashboards(analysis, self.settings, source)
+            for source in sources(analysis, self.settings)
+        ]
+        for what in found[0].missing():
             progress.note(f"without {what}")
         fires = analysis.lazy("features").select("n_firings").collect()["n_firings"].to_numpy() > 0
-        live, size = np.flatnonzero(fires).tolist(), self.settings.file_features
+        total = sum(int(fires[own(each)].sum()) for each in found)
+        with progress.task("export", total=total, unit="features") as task:
+            for each in found:
+                folder = f"{each.source.identity.source}/" if len(found) > 1 else ""
+                self._write(each, fires[own(each)], target, folder, task)
+        contexts = analysis.manifest.counts["contexts"]
+        tokens = all_tokens(analysis, fill=self.settings.fill)
+        target.write(f"tokens_{contexts}.pt", _tensor(tokens))
+
+    def _write(
+        self,
+        dashboards: Dashboards,
+        fires: Bool[np.ndarray, " feature"],
+        target: Storage,
+        folder: str,
+        task: Task,
+    ) -> None:
+        """Write the batches of one source.
+
+        Args:
+            dashboards: Its features.
+            fires: Which of them fire.
+            target: Where.
+            folder: In which folder there, with a slash at its end if it has one.
+            task: Where features written are reported.
+        """
+        analysis, identity = dashboards.analysis, dashboards.source.identity
         head = {
             "model_id": identity.model,
             "layer": identity.layer,
@@ -62,32 +96,34 @@ class SaeDashboard(FeatureFormat):
             "n_tokens_in_prompt": analysis.manifest.facts["context_size"],
             "dataset": identity.dataset,
         }
-        with progress.task("export", total=len(live), unit="features") as task:
-            for number, start in enumerate(range(0, len(live), size)):
-                made = dashboards.made(live[start : start + size])
-                features = [_feature(each, whole) for each in made]
-                _write(target, f"batch-{number}.json", {**head, "features": features})
-                task.advance(len(features))
-        _write(
-            target,
-            "skipped_indexes.json",
-            {
-                "model_id": identity.model,
-                "layer": str(identity.layer),
-                "sae_set": identity.set_name,
-                # log10 of the least density that can be seen: below it lies what never fires
-                "log_sparsity": round(-float(np.log10(analysis.manifest.counts["rows"])), DECIMALS),
-                "skipped_indexes": np.flatnonzero(~fires).tolist(),
-            },
-        )
-        _write(target, "run_settings.json", _run(analysis, identity, dashboards))
-        name = f"tokens_{whole['n_prompts_total']}.pt"
-        target.write(name, _tensor(all_tokens(analysis, fill=self.settings.fill)))
+        live, size = np.flatnonzero(fires), self.settings.file_features
+        live += dashboards.source.features.start
+        for number, start in enumerate(range(0, len(live), size)):
+            made = dashboards.made(live[start : start + size].tolist())
+            features = [_feature(each, whole) for each in made]
+            _write(target, f"{folder}batch-{number}.json", {**head, "features": features})
+            task.advance(len(features))
+        skipped = {
+            "model_id": identity.model,
+            "layer": str(identity.layer),
+            "sae_set": identity.set_name,
+            # log10 of the least density that can be seen: below it lies what never fires
+            "log_sparsity": round(-float(np.log10(analysis.manifest.counts["rows"])), DECIMALS),
+            "skipped_indexes": np.flatnonzero(~fires).tolist(),
+        }
+        _write(target, f"{folder}skipped_indexes.json", skipped)
+        _write(target, f"{folder}run_settings.json", _run(analysis, identity, dashboards))
+
+
+def own(dashboards: Dashboards) -> slice:
+    """Return where a source's features are among those of the analysis."""
+    features = dashboards.source.features
+    return slice(features.start, features.stop)
 
 
 def _feature(dashboard: Dashboard, whole: dict[str, Any]) -> dict[str, Any]:
     return {
-        "feature_index": dashboard.page.feature,
+        "feature_index": dashboard.index,
         **dashboard.statistics,
         **whole,
         "activations": [_activation(each) for each in dashboard.examples],
