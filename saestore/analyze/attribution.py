@@ -5,13 +5,14 @@ them. `additive` also needs each feature's logit scale, which is known after tha
 `logits` lie in a file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
+from torch import Tensor
 
 from saestore.activations import ActivationStore, Host, hosts_of
 from saestore.analyze import logits
@@ -20,7 +21,7 @@ from saestore.analyze.write import Output
 from saestore.dictionaries import SparseDictionary
 from saestore.errors import ConfigError, UnsupportedError
 from saestore.lake import layout
-from saestore.lm import LanguageModel
+from saestore.lm import LanguageModel, residual
 from saestore.progress import Progress
 from saestore_schemas import tables
 from saestore_schemas.analyze import LogitScore, LogitSettings
@@ -75,6 +76,20 @@ def _not_captured(store: ActivationStore) -> ConfigError:
             hint=f"{error.hint}; or set logits.scores = ['direction']",
         )
     raise RuntimeError("it was captured")
+
+
+def checked(store: ActivationStore, folded: SparseDictionary, wanted: LogitSettings) -> None:
+    """Refuse what cannot be attributed before anything is computed; no weights are read.
+
+    Raises:
+        ConfigError: See `chosen`; or a language model is not there.
+        UnsupportedError: See `chosen`; or what is written somewhere has no direct path to the logits.
+    """
+    chosen(wanted, folded, store)
+    for host in hosts(store, folded, wanted):
+        LanguageModel.check(host.lm, field=host.field)
+        for hook in host.writes:
+            residual.check(host.names[hook])
 
 
 def hosts(store: ActivationStore, folded: SparseDictionary, wanted: LogitSettings) -> list[Host]:
@@ -178,13 +193,9 @@ class Attribution:
 
     def _of(self, host: Host) -> Iterator[Iterator[LogitRows]]:
         """Yield the scores of each head that lies in a language model."""
-        unembedding = LanguageModel.load(host.lm, device="cpu", field=host.field).unembedding()
-        vectors = self._folded.logit_directions()
-        if host.label:
-            hooks = self._folded.hookpoints_out
-            vectors = {
-                hooks.index(hook): self._folded.decoder_vectors_at(hook) for hook in host.writes
-            }
+        model = LanguageModel.load(host.lm, device="cpu", field=host.field)
+        unembedding = model.unembedding()
+        vectors = self._vectors(host, model)
         device = next(iter(vectors.values())).device
         tokens = self._store.vocabulary().num_rows
         onto = Projection.of(unembedding, tokens=tokens, device=device)
@@ -194,6 +205,30 @@ class Attribution:
             yield logits.logit_rows(
                 each.detach(), onto, top_k=self._wanted.top_k, scores=sorted(made), head=head
             )
+
+    def _vectors(
+        self, host: Host, model: LanguageModel
+    ) -> Mapping[int, Float[Tensor, "d_sae d_model"]]:
+        """Return what each feature adds to a model's residual stream, by head."""
+        hooks = self._folded.hookpoints_out
+        found = self._folded.logit_directions()
+        if host.label:
+            found = {
+                hooks.index(hook): self._folded.decoder_vectors_at(hook) for hook in host.writes
+            }
+        through = {hook: model.into_stream(host.names[hook]) for hook in host.writes}
+        if len(found) < len(host.writes) and any(each is not None for each in through.values()):
+            raise UnsupportedError(
+                "features write to several hookpoints together, and not all are added to the residual "
+                "stream as they are",
+                found=", ".join(host.writes),
+                expected="what attentions or MLPs add to the stream, or the stream itself",
+                hint="set logits = null",
+            )
+        return {
+            head: each if (matrix := through.get(hooks[head])) is None else each @ matrix.to(each)
+            for head, each in found.items()
+        }
 
 
 def _of_scores(lines: pa.Table, scores: tuple[LogitScore, ...]) -> pa.Table:

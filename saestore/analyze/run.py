@@ -42,7 +42,6 @@ from saestore.lake.checkpoint import Made
 from saestore.lake.lock import is_lock, writing
 from saestore.lake.manifest import Run, begin, finish
 from saestore.lake.parts import Part, State
-from saestore.lm import LanguageModel
 from saestore.progress import Progress, Silent, Task
 from saestore_schemas import tables
 from saestore_schemas.analyze import AnalyzeSettings, NeighbourSettings
@@ -191,9 +190,7 @@ class _Plan:
                 hint="train it with topk to ask what each direction means; evaluate takes both signs",
             )
         if self.settings.logits is not None:
-            attribution.chosen(self.settings.logits, loaded, self.store)
-            for host in attribution.hosts(self.store, loaded, self.settings.logits):
-                LanguageModel.check(host.lm, field=host.field)
+            attribution.checked(self.store, loaded, self.settings.logits)
         folded = loaded.in_raw_units().eval().to(devices.resolve(device))
         output = Output(self.artefact, self.job.fingerprint)
         earlier = partial(Earlier.find, self.lake, self.job, self.settings)

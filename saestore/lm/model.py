@@ -18,6 +18,7 @@ from saestore.lm.hooks import Enough, Function, hooked
 from saestore.lm.losses import NextTokenLoss, Predictions
 from saestore.lm.place import FIELD
 from saestore.lm.plain import agree
+from saestore.lm.residual import into_stream
 from saestore.lm.row_map import TRIED, RowMap, row_map
 from saestore.lm.tokenizer import LmTokenizer
 from saestore.lm.unembedding import FinalNorm, Unembedding, final_norm_of, unembedding_of
@@ -295,6 +296,18 @@ class LanguageModel:
                 hint="leave final_norm_scale out of capture",
             )
         return found
+
+    @torch.inference_mode()
+    def into_stream(self, hookpoint: str) -> Float32[Tensor, "width d_model"] | None:
+        """Return the matrix by which rows at a hookpoint enter the residual stream; None, as they are.
+
+        Raises:
+            HookpointNotFoundError: The model has no such hookpoint.
+            UnsupportedError: They do not enter it, or by more than a matrix.
+        """
+        self._point(hookpoint)
+        tokens = tiny_tokens(self.n_vocab)
+        return into_stream(self._bridge, hookpoint, lambda names: self.capture(tokens, names))
 
     def attention(self, reads: str, writes: str) -> Attention:
         """Return the attention between two hookpoints as plain matrices, on the CPU.

@@ -216,3 +216,26 @@ def test_additive_without_the_scale_says_how_to_capture_it(made):
     with pytest.raises(ConfigError, match="left_singular") as caught:
         analyze.run(wanted, lake, device="cpu")
     assert "direction" in caught.value.hint
+
+
+def test_heads_go_through_the_output_projection(made):
+    """A dictionary of heads is as wide as the stream here: nothing but the numbers would tell."""
+    lake, model, _ = made
+    hook = "blocks.1.attn.hook_z"
+    given = stored(lake).manifest.settings | {"name": "z", "hookpoints": (hook,), "tokens": 64}
+    store = generate.run(GenerateSettings.model_validate(given), lake, device="cpu")
+    synthetic_dictionary(lake, "tiny/z", store, activation=Relu(), d_sae=7)
+    wanted = AnalyzeSettings(dictionary="tiny/z", logits=LogitSettings(top_k=2), **PLAIN)
+    analyze.run(wanted, lake, device="cpu")
+    vectors = dictionaries.load(lake, "tiny/z").in_raw_units().decoder_vectors().detach().double()
+    into = model._bridge.blocks[1].attn.W_O.flatten(0, 1).double()
+    unembedding = model.unembedding()
+    columns = unembedding.W_U[:, : store.vocabulary().num_rows].double()
+    seen = vectors @ into
+    seen = seen - seen.mean(1, keepdim=True) if unembedding.centred else seen
+    scores = (seen * unembedding.gain.double()) @ columns
+    best = (scores - scores.mean(1, keepdim=True)).max(dim=1)
+    found = Analysis.open(lake, "tiny/z/default").lazy("logits").collect()
+    first = found.filter(score="direction", sign=1, rank=0)
+    assert first["token_id"].to_list() == best.indices.tolist()
+    np.testing.assert_allclose(first["value"], best.values, rtol=1e-4)
