@@ -7,17 +7,20 @@ them. `additive` also needs each feature's logit scale, which is known after tha
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Float64
+import pyarrow.compute as pc
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from saestore.activations import ActivationStore, Host, hosts_of
 from saestore.analyze import logits
 from saestore.analyze.logits import LogitHistogram, LogitRows, Projection
 from saestore.analyze.write import Output
+from saestore.analyze.written import MEANS, MeanWritten
 from saestore.dictionaries import SparseDictionary
 from saestore.errors import ConfigError, UnsupportedError
 from saestore.lake import layout
@@ -38,24 +41,26 @@ def chosen(
 
     Raises:
         ConfigError: One is asked for that the dictionary or the store has not.
-        UnsupportedError: `additive` of features that write another vector on each row.
+        UnsupportedError: `additive` of rows that are each normalised by itself.
     """
     own, captured = folded.logit_score, layout.FINAL_NORM_SCALE in store.captures
+    by_row = any(folded.scales[hook].by_row for hook in folded.hookpoints_out)
     if wanted.scores is None:
-        return (own, "additive") if captured and own == "direction" else (own,)
+        return (own, "additive") if captured and not by_row else (own,)
+    known = {own, "direction"} if folded.maps is not None else {own}
     for score in wanted.scores:
-        if score in {"direction", "left_singular"} and score != own:
+        if score in {"direction", "left_singular"} and score not in known:
             raise ConfigError(
                 field="logits.scores",
                 found=score,
                 expected=f"{own}, which is what features of a {folded.family} have",
                 hint=f"ask for {own}",
             )
-        if score == "additive" and own != "direction":
+        if by_row and (score == "additive" or (score == "direction" and score != own)):
             raise UnsupportedError(
-                f"features of a {folded.family} write another vector on each row, and their mean "
-                "contribution is a mean over rows that the analysis does not keep",
-                found="logits.scores with additive",
+                "each row is normalised by itself, so what a value stands for in the residual stream "
+                "depends on the row",
+                found=f"logits.scores with {score}",
                 expected=f"{own} or renormalised",
                 hint=f"set logits.scores = ['{own}']",
             )
@@ -112,6 +117,8 @@ class Attribution:
         folded: SparseDictionary,
         wanted: LogitSettings,
         output: Output,
+        *,
+        means: MeanWritten | None = None,
     ) -> None:
         """Choose the scores; nothing is computed.
 
@@ -120,6 +127,7 @@ class Attribution:
             folded: The dictionary, in raw units.
             wanted: What is asked for.
             output: Where tables are written.
+            means: What features write on average, where that is another vector on each row.
 
         Raises:
             SaestoreError: See `chosen`.
@@ -127,6 +135,7 @@ class Attribution:
         self._store, self._folded, self._wanted, self._output = store, folded, wanted, output
         self.scores = chosen(wanted, folded, store)
         self._statistics: list[LogitRows] = []
+        self._means = means
 
     @property
     def _held(self) -> Path:
@@ -138,8 +147,7 @@ class Attribution:
         Args:
             progress: Where to report.
         """
-        own = self._folded.logit_score
-        if self._wanted.scores is None and "additive" not in self.scores and own == "direction":
+        if self._wanted.scores is None and layout.FINAL_NORM_SCALE not in self._store.captures:
             progress.note(
                 "logits without the score additive: the activations were generated without "
                 "capture = ['final_norm_scale']"
@@ -160,12 +168,11 @@ class Attribution:
                 held.write_table(piece.ends.combine_chunks())
                 features = len(set(piece.statistics["feature"].to_pylist()))
                 task.advance(features)
-                self._statistics.append(
-                    LogitRows(piece.ends.slice(0, 0), piece.statistics, piece.counts)
-                )
+                counts = piece.counts * self._live(piece.statistics)[:, None].astype(np.uint32)
+                self._statistics.append(LogitRows(piece.ends.slice(0, 0), piece.statistics, counts))
         return logits.histograms(
             self._statistics,
-            additive="direction" if "additive" in self.scores else None,
+            additive="direction" if self._multiplied else None,
             shown=self.scores,
         )
 
@@ -183,10 +190,10 @@ class Attribution:
             for number, piece in enumerate(self._statistics):
                 lines = pa.Table.from_batches([held.get_batch(number)])
                 whole = LogitRows(lines, piece.statistics, piece.counts)
-                if "additive" in self.scores:
+                if self._multiplied:
                     whole = logits.with_additive(whole, scale)
-                ends.write(_of_scores(whole.ends, self.scores))
-                distribution.write(_of_scores(whole.statistics, self.scores))
+                ends.write(self._shown(whole.ends))
+                distribution.write(self._shown(whole.statistics))
         output.wrote("logits", ends)
         output.wrote("logit_stats", distribution)
         self._held.unlink()
@@ -199,12 +206,42 @@ class Attribution:
         device = next(iter(vectors.values())).device
         tokens = self._store.vocabulary().num_rows
         onto = Projection.of(unembedding, tokens=tokens, device=device)
+        rows = partial(logits.logit_rows, onto=onto, top_k=self._wanted.top_k)
+        means = self._mean_scores
         # of a multiple the score itself is made first
-        made = {self._folded.logit_score if s == "additive" else s for s in self.scores}
+        made = {"direction" if s == "additive" else s for s in self.scores if s not in means}
         for head, each in vectors.items():
-            yield logits.logit_rows(
-                each.detach(), onto, top_k=self._wanted.top_k, scores=sorted(made), head=head
-            )
+            if made:
+                yield rows(each.detach(), scores=sorted(made), head=head)
+        for score in means:
+            if self._means is not None:
+                into = model.into_stream(host.names[host.writes[0]])
+                each = self._means.vectors(score).to(onto.weight)
+                yield rows(each if into is None else each @ into.to(each), scores=(score,))
+
+    @property
+    def _mean_scores(self) -> tuple[LogitScore, ...]:
+        """Which scores are of what features write on average."""
+        return tuple(s for s in self.scores if s in MEANS) if self._means is not None else ()
+
+    @property
+    def _multiplied(self) -> bool:
+        """Whether `additive` is a multiple of `direction`."""
+        return "additive" in self.scores and self._means is None
+
+    def _live(self, lines: pa.Table) -> Bool[np.ndarray, " _"]:
+        """Return which lines are of no mean over firings that never were."""
+        if self._means is None:
+            return np.ones(lines.num_rows, np.bool_)
+        dead = self._means.firings == 0
+        mean = np.isin(lines["score"].to_numpy(zero_copy_only=False), self._mean_scores)
+        found: np.ndarray = ~(mean & dead[lines["feature"].to_numpy()])
+        return found
+
+    def _shown(self, lines: pa.Table) -> pa.Table:
+        """Return the lines that are written."""
+        asked = pc.is_in(lines["score"], pa.array(self.scores))
+        return lines.filter(pc.and_(asked, pa.array(self._live(lines))))
 
     def _vectors(
         self, host: Host, model: LanguageModel
@@ -229,8 +266,3 @@ class Attribution:
             head: each if (matrix := through.get(hooks[head])) is None else each @ matrix.to(each)
             for head, each in found.items()
         }
-
-
-def _of_scores(lines: pa.Table, scores: tuple[LogitScore, ...]) -> pa.Table:
-    """Return the lines of some scores."""
-    return lines.filter(pa.compute.is_in(lines["score"], pa.array(scores)))

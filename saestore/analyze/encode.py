@@ -6,7 +6,7 @@ makes every table the same, byte for byte, whatever part, batch or worker asks f
 dictionary reads contexts, those of a block's rows are read along, whole.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -18,7 +18,6 @@ from torch import Tensor
 from saestore.activations import WholeContexts
 from saestore.analyze.pieces import Encoded
 from saestore.analyze.rows import Rows
-from saestore.analyze.scaling import HeadScaling
 from saestore.analyze.scope import Scope
 from saestore.analyze.sort import Firings
 from saestore.analyze.values import stored
@@ -32,6 +31,9 @@ from saestore.dictionaries import (
 )
 from saestore_schemas.analyze import AnalyzeSettings
 
+
+Seen = Callable[[SparseCode, Mapping[str, Tensor], int], None]
+"""Takes the code of some rows, the rows, and the first one's number."""
 
 _PRE_ACTIVATIONS = 1 << 24
 """Pre-activations of one block, at most: 64 MiB of float32."""
@@ -50,7 +52,7 @@ def firings(
     settings: AnalyzeSettings,
     *,
     device: torch.device,
-    scaling: HeadScaling | None = None,
+    seen: Sequence[Seen] = (),
     span: tuple[int, int],
     at_gates: bool = False,
 ) -> Iterator[Encoded]:
@@ -62,7 +64,7 @@ def firings(
         scope: Which rows are analysed.
         settings: How values are stored.
         device: Where the dictionary is.
-        scaling: Takes all rows of the blocks, if it is wanted.
+        seen: Each is called with the code of a block, its rows, and the first one's number.
         span: First row, where a block begins, and the one after the last.
         at_gates: Whether the firings at each gate are wanted too.
 
@@ -90,8 +92,8 @@ def firings(
             if start + size < last_row:
                 ahead = reader.submit(read, start + size)
             code = folded.encode(inputs)
-            if scaling is not None:
-                scaling.update(code, inputs, np.asarray(scope.kept[start : start + size]))
+            for each in seen:
+                each(code, inputs, start)
             gates = _by_gate(code, folded.gates) if at_gates else None
             yield Encoded(
                 min(size, last_row - start),

@@ -1,6 +1,6 @@
 """The verb: a dictionary and a store in, feature tables out."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from torch import Tensor
 
 from saestore import devices, dictionaries
 from saestore.activations import ActivationStore, Place
@@ -35,7 +36,8 @@ from saestore.analyze.write import (
     sorted_by_context,
     write_at_heads,
 )
-from saestore.dictionaries import SparseDictionary
+from saestore.analyze.written import MEANS, MeanWritten
+from saestore.dictionaries import SparseCode, SparseDictionary
 from saestore.errors import UnsupportedError
 from saestore.lake import Lake, Ref, Storage, checkpoint, layout
 from saestore.lake.checkpoint import Made
@@ -239,10 +241,10 @@ class _Analysis:
         )
         if settings.neighbours is not None:
             self._neighbours(settings.neighbours, negatives)
-        scaling = self._scaling()
+        scaling, written = self._scaling(), self._written(scope)
         heads, sampler = self._heads(), self._sampler(scope)
         sorter = sorted_by_context(
-            _read(pieces, scaling, heads),
+            _read(pieces, [each for each in (scaling, written) if each is not None], heads),
             output,
             settings,
             features=self.folded.d_sae,
@@ -261,7 +263,7 @@ class _Analysis:
                 scales.append(piece["logit_scale"])
 
         sample = None if sampler is None else sampler.sample()
-        logits = self._attribution()
+        logits = self._attribution(written)
         drawn = () if logits is None else logits.compute(self.progress)
         known = Known(settings, scope, weights, sample, drawn, negatives)
         dead = collected(sorter, output, known, progress=self.progress, seen=seen)
@@ -283,13 +285,13 @@ class _Analysis:
             facts["coactivation"] = sample.size()
         return counts, facts
 
-    def _attribution(self) -> Attribution | None:
+    def _attribution(self, means: MeanWritten | None) -> Attribution | None:
         """Return what writes the tables of logit scores, if they are asked for."""
         wanted = self.settings.logits
         if wanted is None:
             self.progress.note("logits = null: no logit attribution, no language model loaded")
             return None
-        return Attribution(self.store, self.folded, wanted, self.output)
+        return Attribution(self.store, self.folded, wanted, self.output, means=means)
 
     def _sampler(self, scope: Scope) -> Sampler | None:
         """Return what takes the firings on which features are counted together, if they are."""
@@ -321,16 +323,24 @@ class _Analysis:
 
     def encode(self, pieces: Pieces, numbers: Sequence[int], scope: Scope) -> None:
         """Encode those of some pieces that are missing."""
-        missing, scaling = pieces.missing(numbers), self._scaling()
+        missing, scaling, written = pieces.missing(numbers), self._scaling(), self._written(scope)
         total, left = pieces.rows(numbers), pieces.rows(missing)
         known = None
-        if missing and scaling is None and self.folded.gates == 1:
+        if missing and scaling is None and written is None and self.folded.gates == 1:
             known = self.earlier()
         if known is not None:
             self.progress.note(
                 f"of the first {known.contexts:,} contexts {known.name} has the firings"
             )
-        sums = dict if scaling is None else scaling.taken
+
+        def sums() -> dict[str, np.ndarray]:
+            return {
+                name: each
+                for adding in (scaling, written)
+                if adding is not None
+                for name, each in adding.taken().items()
+            }
+
         with self.progress.task("encode", total=total, unit="rows", done=total - left) as task:
             for number in missing:
                 span = pieces.span(number)
@@ -338,20 +348,27 @@ class _Analysis:
                     size = encode.block_rows(self.folded.columns)
                     found = known.blocks(span, scope, self.settings, rows=size)
                 else:
-                    found = self._encoded(span, scope, scaling)
+                    found = self._encoded(span, scope, scaling, written)
                 pieces.write(number, _told(found, task), sums)
 
     def _encoded(
-        self, span: tuple[int, int], scope: Scope, scaling: HeadScaling | None
+        self,
+        span: tuple[int, int],
+        scope: Scope,
+        scaling: HeadScaling | None,
+        written: MeanWritten | None,
     ) -> Iterator[Encoded]:
         """Yield the blocks of a stretch of rows, encoded."""
+        seen: list[encode.Seen] = [] if written is None else [written.update]
+        if scaling is not None:
+            seen.append(partial(_scaled, scaling, scope))
         return encode.firings(
             self.store,
             self.folded,
             scope,
             self.settings,
             device=self.folded.encoder_bias().device,
-            scaling=scaling,
+            seen=seen,
             span=span,
             at_gates=self.folded.gates > 1,
         )
@@ -360,6 +377,16 @@ class _Analysis:
         """Return what adds up latent scaling, where that is wanted and means something."""
         wanted = self.settings.head_scaling and measurable(self.folded)
         return HeadScaling(self.folded) if wanted else None
+
+    def _written(self, scope: Scope) -> MeanWritten | None:
+        """Return what adds up what features write, where that is another vector on each row."""
+        maps, wanted = self.folded.maps, self.settings.logits
+        if maps is None or wanted is None:
+            return None
+        scores = attribution.chosen(wanted, self.folded, self.store)
+        if not set(scores) & set(MEANS):
+            return None
+        return MeanWritten(self.folded, maps, scope, self.settings)
 
     def _heads(self) -> Sorter | None:
         """Return what takes the firings at each head; None where all heads gate as one."""
@@ -392,13 +419,19 @@ class _Analysis:
             output.write(tables.HEAD_SCALING, [scaling.table()])
 
 
+def _scaled(
+    scaling: HeadScaling, scope: Scope, code: SparseCode, rows: Mapping[str, Tensor], first: int
+) -> None:
+    scaling.update(code, rows, np.asarray(scope.kept[first : first + code.n_rows]))
+
+
 def _read(
-    pieces: Pieces, scaling: HeadScaling | None, heads: Sorter | None
+    pieces: Pieces, adding: Sequence[HeadScaling | MeanWritten], heads: Sorter | None
 ) -> Iterator[tuple[int, Firings]]:
     """Yield rows and firings of all pieces in order; tell the others what is theirs."""
     for number in range(pieces.count):
-        if scaling is not None:
-            scaling.add(pieces.sums(number))
+        for sums in adding:
+            sums.add(pieces.sums(number))
         for each in pieces.read(number):
             if heads is not None and each.at_gates is not None:
                 heads.add(each.at_gates)

@@ -120,8 +120,8 @@ class HeadScaling:
 
     def add(self, sums: Mapping[str, np.ndarray]) -> None:
         """Add what was added up elsewhere."""
-        for name, each in sums.items():
-            getattr(self, name)[...] += each
+        for name in _SUMS:
+            getattr(self, name)[...] += sums[name]
 
     def _targets(self, hook: str, rows: Tensor, decoded: Tensor) -> Float[Tensor, "2 row d"]:
         """Return what is left of rows and what is written of them, in normalised units."""

@@ -27,6 +27,7 @@ from saestore.dictionaries.host import Host
 from saestore.dictionaries.passes import DictionaryOutput, Layer, Rows
 from saestore.dictionaries.scale import MomentsLike, Scale
 from saestore.dictionaries.sides import Sides
+from saestore.dictionaries.transforms import Transforms
 from saestore.errors import ConfigError, HookpointNotFoundError, UnsupportedError
 from saestore_schemas.analyze import LogitScore
 from saestore_schemas.dictionary import DictionaryConfig, ThresholdInference
@@ -522,6 +523,11 @@ class SparseDictionary(nn.Module, ABC):
 
         Of all that reaches the last layer together it is the sum, under 0. Call it on a folded one.
         """
+
+    @property
+    def maps(self) -> Transforms | None:
+        """The linear maps by which features write, where each writes another vector on each row."""
+        return None
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:

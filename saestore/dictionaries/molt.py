@@ -258,6 +258,12 @@ class Molt(LinearEncoder):
 
     @property
     @override
+    def maps(self) -> Transforms | None:
+        """The transforms, as constants."""
+        return self._wide_transforms().detached()
+
+    @property
+    @override
     def groups(self) -> dict[str, dict[str, slice]]:
         """The features of each rank, where there are several."""
         places = [place for place, _ in self.transforms.located()]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
@@ -131,6 +131,42 @@ class Transforms:
             _of_group(rows, strengths[:, place], group) for place, group in self.located() if len(group)
         ]  # fmt: skip
         return sum(parts[1:], start=parts[0])
+
+    @property
+    def width(self) -> int:
+        """Numbers that all of them read of a row together: their ranks."""
+        return sum(len(group) * group.rank for group in self.groups)
+
+    def read_sums(
+        self, rows: Float[Tensor, "row d_in"], weights: Float64[Tensor, "firing _"], pairs: Pairs
+    ) -> Float64[Tensor, "... _"]:
+        """Return sums over pairs of weights times V x, transforms side by side; no gradient.
+
+        Args:
+            rows: What is read.
+            weights: Several of each pair; there is a sum with each.
+            pairs: Which transforms each row is put through.
+        """
+        order, _, _ = pairs.by_feature()
+        ordered, found = weights[order], weights.new_zeros(weights.shape[1], self.width)
+        sizes = [len(group) * group.rank for group in self.groups]
+        parts = torch.split(found, sizes, dim=1)
+        for share in _shares(pairs, [len(group) for group in self.groups]):
+            V = self.groups[share.group].V[share.own]
+            mine = slice(share.own * len(V), (share.own + 1) * len(V))
+            read = share.of(rows).to(V) @ V.T
+            parts[share.group][:, mine] = ordered[share.pairs].T @ read.double()
+        return found
+
+    def written(self, sums: Float64[Tensor, " _"]) -> Float64[Tensor, "d_sae d_out"]:
+        """Return U of what transforms read, side by side as `read_sums` has it."""
+        sizes = [len(group) * group.rank for group in self.groups]
+        return torch.cat(
+            [
+                torch.einsum("for,fr->fo", group.U.double(), part.view(len(group), group.rank))
+                for group, part in zip(self.groups, torch.split(sums, sizes), strict=True)
+            ]
+        )
 
     def of_pairs(
         self, rows: Float[Tensor, "row d_in"], strengths: Float[Tensor, " firing"], pairs: Pairs

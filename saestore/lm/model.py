@@ -298,7 +298,7 @@ class LanguageModel:
         return found
 
     @torch.inference_mode()
-    def into_stream(self, hookpoint: str) -> Float32[Tensor, "width d_model"] | None:
+    def into_stream(self, hookpoint: str) -> Float32[Tensor, "d_out d_model"] | None:
         """Return the matrix by which rows at a hookpoint enter the residual stream; None, as they are.
 
         Raises:

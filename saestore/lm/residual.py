@@ -53,7 +53,7 @@ def check(hookpoint: str) -> None:
         raise _apart(hookpoint)
 
 
-def into_stream(bridge: Any, hookpoint: str, capture: Capture) -> Float32[Tensor, "width d"] | None:
+def into_stream(bridge: Any, hookpoint: str, capture: Capture) -> Float32[Tensor, "d_out d"] | None:
     """Return the matrix by which rows at a hookpoint enter the residual stream; None, as they are.
 
     Args:

@@ -186,8 +186,10 @@ class LogitSettings(Model):
     """Which scores. `direction` is what the decoder vector alone does, per unit of value / final-norm scale;
     `additive` is that times the feature's mean value / final-norm scale, logits where it fires, and needs a
     store with `capture = ["final_norm_scale"]`; `renormalised` puts the vector through the final norm and
-    the unembedding with all biases, as if it were a row. Of a molt `left_singular` stands in for `direction`.
-    Absent: the first of these that the dictionary has, and `additive` where the store has the scale."""
+    the unembedding with all biases, as if it were a row. A feature of a molt writes another vector on each
+    row: `direction` and `additive` are of the mean over its firings, and `left_singular`, which needs none, of the
+    vector that its map writes most. Absent: `left_singular` of a molt, else `direction`, and `additive` where
+    the store has the scale."""
     top_k: int = Field(default=10, ge=1)
     """Tokens kept at each end."""
     lm: str | dict[HookpointName, str] | None = None

@@ -315,7 +315,7 @@ LOGITS = Table(
             pa.string(),
             "`direction`: <P d, gamma * u_t>, mean over the vocabulary subtracted; `left_singular`: the "
             "same of the leading left singular vector of a molt's transform, times its singular value; "
-            "`additive`: logit_scale times `direction`; `renormalised`: d put through final norm and "
+            "`additive`: logit_scale times `direction`; of a molt both are means over firings, row by row; `renormalised`: d put through final norm and "
             "unembedding, with all biases",
         ),
         Column(

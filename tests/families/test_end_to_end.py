@@ -17,6 +17,7 @@ from saestore.errors import ConfigError, HookpointNotFoundError
 from saestore.evaluate.selection import spread
 from saestore.exchange.features import Neuronpedia, SaeDashboard, export_features
 from saestore.lake import Lake, Ref, layout, table_file
+from saestore.lm import LanguageModel
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.corpus import CorpusSettings, JsonlSource
 from saestore_schemas.dashboards import NeuronpediaSettings, SaeDashboardSettings
@@ -78,6 +79,7 @@ def lake(device, tiny_gpt2, tiny_jsonl, tmp_path_factory):
             lm=LmSettings(model=str(tiny_gpt2)),
             corpus=CorpusSettings(sources=(JsonlSource(path=str(tiny_jsonl)),), context_size=24),
             hookpoints=(*CLT_IN, *CLT_OUT, ATTENTION_IN, ATTENTION_OUT, *HEADS),
+            capture=("final_norm_scale",),
             dtype="float32",
             tokens=1500,
         ),
@@ -377,7 +379,7 @@ def test_a_molt_tells_the_ranks_of_its_features_and_what_its_logits_are_of(lake,
     found = zip(ranks["rank"].to_pylist(), ranks["n"].to_pylist(), strict=True)
     assert dict(found) == FAMILIES["molt"]["ranks"]
     scores = features.query(lake, f"SELECT DISTINCT score FROM logits {where}")
-    assert scores["score"].to_pylist() == ["left_singular"]
+    assert set(scores["score"].to_pylist()) == {"left_singular", "additive"}
     metrics = table_file.from_bytes(lake.artefact(Ref("dictionary", "s/molt")).read(layout.METRICS))
     last = [row for row in metrics.to_pylist() if row["step"] == max(metrics["step"].to_pylist())]
 
@@ -389,6 +391,46 @@ def test_a_molt_tells_the_ranks_of_its_features_and_what_its_logits_are_of(lake,
     assert len(of_ranks("dead")) == 3
     assert sum(of_ranks("dead")) == dead
     assert all(length > 0 for length in of_ranks("dec_norm"))
+
+
+def test_logits_of_a_molt_are_those_of_what_it_writes_on_average(lake, device, tiny_gpt2):
+    """`direction`: mean over firings of U V x; `additive`: of value / sigma U V x, row by row."""
+    train.run(settings("molt"), lake, device=device)
+    scores = ("direction", "additive", "renormalised", "left_singular")
+    wanted = AnalyzeSettings(
+        name="means", dictionary="s/molt", logits={"scores": scores, "top_k": 3}, coactivation=None
+    )
+    ref = analyze.run(wanted, lake, device=device)
+    molt, store = load(lake, "s/molt").in_raw_units(), ActivationStore.open(lake, "store")
+    rows = torch.from_numpy(store.read(MLP_IN, 0, store.n_rows)).to(device)
+    code = molt.encode({MLP_IN: rows}).to_dense().double().cpu()
+    code[torch.from_numpy(store.flags() != 0)] = 0
+    sigma = torch.from_numpy(store.captured("final_norm_scale")).double()
+    t = {name: tensor.double().cpu() for name, tensor in molt.tensors().items()}
+    maps = torch.cat([t[f"U.{rank}"] @ t[f"V.{rank}"] for rank in (8, 4, 2)])
+    weights = {"direction": (code > 0).double(), "additive": code / sigma[:, None]}
+    fires = (code > 0).sum(dim=0)
+    unembedding = LanguageModel.load(LmSettings(model=str(tiny_gpt2)), device="cpu").unembedding()
+    columns = unembedding.W_U[:, : store.vocabulary().num_rows].double()
+    lines = features.Analysis.open(lake, ref.name).lazy("logits").collect()
+    drawn = features.Analysis.open(lake, ref.name).lazy("histograms").collect()
+    assert set(lines["score"]) == set(scores)
+    for score, each in weights.items():
+        mean = torch.einsum("foi,fi->fo", maps, each.T @ rows.double().cpu())
+        mean = mean / fires.clamp(min=1)[:, None]
+        seen = (mean - mean.mean(dim=1, keepdim=True)) * unembedding.gain.double()
+        logits = seen @ columns
+        logits -= logits.mean(dim=1, keepdim=True)
+        best = logits.max(dim=1)
+        found = lines.filter(score=score, sign=1, rank=0)
+        live = fires.nonzero().flatten().tolist()
+        assert found["feature"].to_list() == live
+        assert found["token_id"].to_list() == best.indices[live].tolist()
+        np.testing.assert_allclose(found["value"], best.values[live], rtol=1e-3)
+        counted = drawn.filter(what=f"logit:{score}")
+        for feature, counts in zip(counted["feature"], counted["counts"], strict=True):
+            assert sum(counts) == (columns.shape[1] if fires[feature] else 0)
+    assert lines["feature"].n_unique() == 53  # the dead have the other scores
 
 
 @pytest.mark.parametrize(
