@@ -51,6 +51,8 @@ def draw(
     if page.imported is not None:
         rows.append(("imported", _imported(page.imported)))
     rows += [("holds", holds), ("stored", _stored(page))]
+    if page.captured:
+        rows.append(("captured", f"{', '.join(page.captured)} of each row"))
     if page.scattered:
         order = "scattered: permuted within each shard; read contexts from the original"
         rows.append(("order", order))

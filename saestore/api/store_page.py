@@ -177,10 +177,11 @@ class ActivationsPage:
         model: The language model's name; None, nobody said.
         dtype: How it is stored.
         codec: How chunks are compressed.
-        row_bytes: Bytes of a row on disk, all hookpoints, tokens and flags.
+        row_bytes: Bytes of a row on disk, all hookpoints, tokens, flags and what was captured.
         shards: Its shards.
         shard_rows: Rows of a full shard.
         context_size: Rows that no context exceeds.
+        captured: What each row has beside its activations.
         tokens_per_second: How fast it was generated; None, it was made otherwise.
         parts: Processes that generated it side by side.
         imported: What it was imported from; None, it was made otherwise.
@@ -202,6 +203,7 @@ class ActivationsPage:
     shards: int
     shard_rows: int
     context_size: int
+    captured: tuple[str, ...]
     tokens_per_second: float | None
     parts: int
     imported: Imported | None
@@ -233,6 +235,7 @@ def activations_page(store: ActivationStore, children: tuple[Ref, ...]) -> Activ
         shards=-(-store.n_rows // store.spec.shard_rows),
         shard_rows=store.spec.shard_rows,
         context_size=record.context_size,
+        captured=record.capture,
         tokens_per_second=float(speed) if made and isinstance(speed, (int, float)) else None,
         parts=parts if isinstance(parts, int) else 1,
         imported=_imported(manifest),

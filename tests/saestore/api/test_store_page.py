@@ -97,6 +97,11 @@ def test_many_documents_are_not_read_for_a_page(lake, monkeypatch):
     assert page.sample.tokens
 
 
+def test_what_was_captured_beside_activations_is_told(lake):
+    scale = np.ones(64, np.float32)
+    assert page_of(lake, rows=64, norm_scale=scale).captured == ("final_norm_scale",)
+
+
 def test_what_an_imported_store_was_made_from_is_told_and_its_copy_s_is_not(lake, tmp_path):
     np.save(tmp_path / f"{HOOKPOINT}.npy", np.ones((9, 4), np.float16))
     given = {"name": "x", "source": {"kind": "npy", "path": str(tmp_path)}, "dtype": "float32"}
