@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from saestore import generate
 from saestore.errors import ConfigError, UnsupportedError
 from saestore.generate import recompute
+from saestore.lm import LanguageModel
 from saestore.progress import Recorder
 from saestore.testing.models import tiny_model
 from saestore.testing.stores import synthetic_store
@@ -129,9 +130,18 @@ def test_a_real_model_s_store_agrees_and_its_next_layer_does_not(lake, plan):
         pytest.skip(f"the demo's model is not installed: {default.INSTALL}")
     lm = LmSettings(model=str(default_model()))
     hook, following = "blocks.10.hook_resid_post", "blocks.11.hook_resid_post"
+    captured = ("final_norm_scale",)
     made = generate.run(
-        plan(lm=lm, hookpoints=(hook,), dtype="bfloat16", tokens=400), lake, device="cpu"
+        plan(lm=lm, hookpoints=(hook,), dtype="bfloat16", tokens=400, capture=captured),
+        lake,
+        device="cpu",
     )
+    first, length = made.contexts()[3].tolist()
+    tokens = torch.from_numpy(made.tokens(first, first + length).astype(np.int64))[None]
+    place = "ln_final.hook_scale"  # TransformerLens' own
+    scale = LanguageModel.load(lm, device="cpu").capture(tokens, [place])[place][0, :, 0]
+    found = made.captured("final_norm_scale", first, first + length)
+    np.testing.assert_allclose(found, scale.numpy(), rtol=1e-4)
     found = generate.against_model(made, 12, device="cpu")
     assert found.agrees
     assert found.hookpoints[0].noise < 1e-3
@@ -139,6 +149,6 @@ def test_a_real_model_s_store_agrees_and_its_next_layer_does_not(lake, plan):
         lake, "mislabelled", values={following: made.read(hook, 0, made.n_rows)}, dtype="bfloat16",
         tokens=made.tokens().astype(np.int64), lengths=made.contexts()[:, 1],
     )  # fmt: skip
-    store.record = made.record
+    store.record = made.record.model_copy(update={"capture": ()})
     (check,) = generate.against_model(store, 12, device="cpu").hookpoints
     assert check.wrong_rows == check.rows
