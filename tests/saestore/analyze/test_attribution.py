@@ -166,6 +166,7 @@ def test_every_score_is_its_definition(made):
     assert np.array_equal(additive["value"].to_numpy(), exact)
 
 
+@pytest.mark.parametrize("made", ["gpt2"], indirect=True)
 def test_pages_show_every_score_by_its_name_direction_first(made):
     *_, analysis = made
     page = analysis.feature(0)
@@ -177,6 +178,7 @@ def test_pages_show_every_score_by_its_name_direction_first(made):
     assert analysis.manifest.facts["logits"] == {"scores": list(EVERY)}
 
 
+@pytest.mark.parametrize("made", ["gpt2"], indirect=True)
 def test_what_is_not_asked_for_follows_from_the_store(made, tmp_path):
     """With scales `additive` comes by itself; alone it needs no line of `direction` in the tables."""
     lake, _, _ = made
@@ -196,6 +198,7 @@ def test_what_is_not_asked_for_follows_from_the_store(made, tmp_path):
         assert set(drawn["what"]) == {f"logit:{score}" for score in expected}
 
 
+@pytest.mark.parametrize("made", ["gpt2"], indirect=True)
 def test_additive_without_the_scale_says_how_to_capture_it(made):
     lake, _, _ = made
     plain = stored(lake).manifest.settings | {"name": "plain", "capture": (), "tokens": 64}
@@ -218,6 +221,7 @@ def test_additive_without_the_scale_says_how_to_capture_it(made):
     assert "direction" in caught.value.hint
 
 
+@pytest.mark.parametrize("made", ["gpt2"], indirect=True)
 def test_heads_go_through_the_output_projection(made):
     """A dictionary of heads is as wide as the stream here: nothing but the numbers would tell."""
     lake, model, _ = made
