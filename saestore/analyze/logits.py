@@ -230,7 +230,7 @@ def _rows(
     up, down = extreme(scores, top_k, largest=True), extreme(scores, top_k, largest=False)
     held: np.ndarray = scores.float().cpu().numpy()
     lo, hi = (_float32(values[:, 0]) for values, _ in (down, up))
-    spread = _distribution(scores, None if means is None else means.cpu().numpy())
+    spread = _distribution(held, None if means is None else means.cpu().numpy())
     return LogitRows(
         _named(tables.LOGITS.schema(), _ends(up, down), first, *name),
         _named(tables.LOGIT_STATS.schema(), {**spread, "min": lo, "max": hi}, first, *name),
@@ -409,7 +409,7 @@ def _ends(
 
 
 def _distribution(
-    scores: Float[Tensor, "feature vocab"], given: Float64[np.ndarray, " feature"] | None
+    scores: Float32[np.ndarray, "feature vocab"], given: Float64[np.ndarray, " feature"] | None
 ) -> dict[str, Any]:
     """Return the moments of `logit_stats`, features counted from 0; sums are float64.
 
@@ -418,30 +418,43 @@ def _distribution(
         given: What was subtracted from each line, which leaves a mean of 0 but for rounding; None if
             nothing was: then moments are around the mean that is found.
     """
-    own: np.ndarray = scores.cpu().numpy()
-    n, vocab = own.shape
-    means = given
-    if means is None:
-        means = own.sum(axis=1, dtype=np.float64) / vocab
-        own = own - means.astype(own.dtype)[:, None]
-    power = own * own
-    second = power.sum(axis=1, dtype=np.float64) / vocab
-    power *= own
-    third = power.sum(axis=1, dtype=np.float64) / vocab
-    power *= own
-    fourth = power.sum(axis=1, dtype=np.float64) / vocab
+    n = len(scores)
+    moments = np.zeros((n, 4))
+    on_threads(_measure, n, scores, int(given is None), moments, least=_A_THREAD)
+    means, second, third, fourth = moments.T
     flat = second == 0
     safe = np.where(flat, 1.0, second)
     undefined = {"skew": third / safe**1.5, "kurtosis": fourth / safe**2}
     return {
         "feature": np.arange(n, dtype=np.uint32),
-        "mean": means.astype(np.float32),
+        "mean": (means if given is None else given).astype(np.float32),
         "std": np.sqrt(second).astype(np.float32),
         **{
             name: arrow.column(value.astype(np.float32), pa.float32(), null=flat)
             for name, value in undefined.items()
         },
     }
+
+
+@compiled
+def _measure(start: int, stop: int, scores: np.ndarray, centred: int, moments: np.ndarray) -> None:
+    """Fill in mean, and second to fourth moment around it; around 0 if not `centred`."""
+    tokens = scores.shape[1]
+    for feature in range(start, stop):
+        own = scores[feature]
+        mean = 0.0
+        if centred:
+            for token in range(tokens):
+                mean += np.float64(own[token])
+            mean /= tokens
+        second, third, fourth = 0.0, 0.0, 0.0
+        for token in range(tokens):
+            away = np.float64(own[token]) - mean
+            square = away * away
+            second += square
+            third += square * away
+            fourth += square * square
+        moments[feature] = mean, second / tokens, third / tokens, fourth / tokens
 
 
 def _named(
