@@ -43,33 +43,15 @@ class Histograms:
 
     def update(self, block: FeatureBlock) -> None:
         """Take features that it has not seen."""
-        size = self._scope.context_size
         peaks = block.peaks
-        log_bin = np.searchsorted(LOG_EDGES, block.value.astype(np.float64), side="right") - 1
-        place = np.minimum(block.position.astype(np.int64) * POSITIONS // size, POSITIONS - 1)
         zero = np.zeros(block.n, np.float32)
-        own = slice(block.first, block.first + block.n)
-        scaled = any(each.scaled for each in self._logits)
-        scale = logit_scale(block, self._scope) if scaled else None
         parts = [
-            *(each.of(own, scale) for each in self._logits),
-            (
-                "log_value",
-                counted(np.maximum(log_bin, 0), block.offsets, len(LOG_EDGES)),
-                zero + np.float32(LOG_EDGES[0]),
-                zero + np.float32(2.0**16),
-            ),
+            *fixed(log_counts(block), position_counts(block, self._scope), self._scope),
             (
                 "peak",
                 counted(equal_bins(peaks.value, peaks.offsets, block.maxima), peaks.offsets, BINS),
                 zero,
                 block.maxima,
-            ),
-            (
-                "position",
-                counted(place, block.offsets, POSITIONS),
-                zero,
-                zero + np.float32(size),
             ),
             (
                 "value",
@@ -78,8 +60,10 @@ class Histograms:
                 block.maxima,
             ),
         ]
-        # by name, as the table is sorted
-        self.pieces.add(block.first, _rows(block, sorted(parts, key=lambda part: part[0])))
+        scaled = any(each.scaled for each in self._logits)
+        scale = logit_scale(block, self._scope) if scaled else None
+        scores = of_scores(self._logits, slice(block.first, block.first + block.n), scale)
+        self.pieces.add(block.first, lines(block.first, [*parts, *scores]))
 
     def merge(self, other: "Histograms") -> None:
         """Take everything another collector has seen."""
@@ -111,19 +95,67 @@ def counted(
     return flat.reshape(runs, n)
 
 
-def _rows(
-    block: FeatureBlock, parts: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]
-) -> pa.Table:
-    """Return one row per feature and histogram, by feature, then by name."""
+def log_counts(block: FeatureBlock) -> Int64[np.ndarray, "feature 160"]:
+    """Return each feature's firings in the bins of `log_value`."""
+    place = np.searchsorted(LOG_EDGES, block.value.astype(np.float64), side="right") - 1
+    return counted(np.maximum(place, 0), block.offsets, len(LOG_EDGES))
+
+
+def position_counts(block: FeatureBlock, scope: Scope) -> Int64[np.ndarray, "feature 32"]:
+    """Return each feature's firings in the bins of `position`."""
+    place = block.position.astype(np.int64) * POSITIONS // scope.context_size
+    return counted(np.minimum(place, POSITIONS - 1), block.offsets, POSITIONS)
+
+
+Part = tuple[str, np.ndarray, np.ndarray, np.ndarray]
+"""A histogram's name, its counts by feature and bin, and each feature's ends."""
+
+
+def fixed(
+    log_value: Int64[np.ndarray, "feature 160"],
+    position: Int64[np.ndarray, "feature 32"],
+    scope: Scope,
+) -> list[Part]:
+    """Return the histograms whose bins are the same for all features."""
+    one = np.ones(len(position), np.float32)
+    size = np.float32(scope.context_size)
+    return [
+        ("log_value", log_value, one * np.float32(LOG_EDGES[0]), one * np.float32(2.0**16)),
+        ("position", position, one * 0, one * size),
+    ]
+
+
+def of_scores(
+    logits: Sequence[LogitHistogram], features: slice, scale: Float64[np.ndarray, " feature"] | None
+) -> list[Part]:
+    """Return the histograms of logit scores of some features.
+
+    Args:
+        logits: Histograms of all features.
+        features: Which.
+        scale: Their logit scales, where a score needs them.
+    """
+    return [each.of(features, scale) for each in logits]
+
+
+def lines(first: int, parts: Sequence[Part]) -> pa.Table:
+    """Return one row per feature and histogram, by feature, then by name.
+
+    Args:
+        first: The first feature.
+        parts: Histograms of consecutive features.
+    """
+    n = len(parts[0][1])
+    every = sorted(parts, key=lambda part: part[0])
     schema = tables.HISTOGRAMS.schema()
-    widths = np.array([counts.shape[1] for _, counts, _, _ in parts])
-    ends = np.concatenate([[0], np.cumsum(np.tile(widths, block.n))])
-    counts = np.concatenate([counts for _, counts, _, _ in parts], axis=1).astype(np.uint64)
+    widths = np.array([counts.shape[1] for _, counts, _, _ in every])
+    ends = np.concatenate([[0], np.cumsum(np.tile(widths, n))])
+    counts = np.concatenate([counts for _, counts, _, _ in every], axis=1).astype(np.uint64)
     columns = {
-        "feature": np.repeat(block.features, len(parts)),
-        "what": [name for name, _, _, _ in parts] * block.n,
-        "lo": np.stack([lo for _, _, lo, _ in parts], axis=1).reshape(-1),
-        "hi": np.stack([hi for _, _, _, hi in parts], axis=1).reshape(-1),
+        "feature": np.repeat(np.arange(first, first + n, dtype=np.uint32), len(every)),
+        "what": [name for name, _, _, _ in every] * n,
+        "lo": np.stack([lo for _, _, lo, _ in every], axis=1).reshape(-1),
+        "hi": np.stack([hi for _, _, _, hi in every], axis=1).reshape(-1),
         "counts": arrow.lists(schema, "counts", ends, counts.reshape(-1)),
     }
     return arrow.rows(schema, columns)

@@ -1,12 +1,15 @@
 """The `features` table: counts, moments, quantiles, where and on what each feature fires."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int64, UInt64
 
 from saestore.analyze import segments
 from saestore.analyze.block import FeatureBlock
 from saestore.analyze.collectors.collector import Pieces
+from saestore.analyze.exact_sums import ExactSums
 from saestore.analyze.order import sample_offsets
 from saestore.analyze.scope import Scope
 from saestore.analyze.top_tokens import top_tokens
@@ -31,34 +34,21 @@ class Statistics:
 
     def update(self, block: FeatureBlock) -> None:
         """Take features that it has not seen."""
-        dead = block.counts == 0
         token, share = top_tokens(block, self._scope)
-        columns = {
-            "feature": block.features,
-            "n_rows": np.full(block.n, self._scope.n_rows, np.uint64),
-            "n_firings": block.counts.astype(np.uint64),
-            "density": block.counts / np.float64(max(self._scope.n_rows, 1)),
-            "n_contexts": np.diff(block.peaks.offsets).astype(np.uint32),
+        at_start = first_positions(block, self._scope)
+        numbers = {
+            "n_firings": block.counts,
+            "n_contexts": np.diff(block.peaks.offsets),
             **moments(block),
             **extremes(block),
             **quantiles(block),
-            **self._places(block),
+            "first_row": first_rows(block, self._scope),
+            "first_position_share": at_start / np.maximum(block.counts, 1),
             "top_token_id": token,
             "top_token_share": share,
             "logit_scale": logit_scale(block, self._scope),
-            "sample_offset": sample_offsets(
-                block.first, block.n, contexts=self._scope.n_contexts, seed=self._scope.seed
-            ),
         }
-        schema = self.pieces.schema
-        given = self._weights.columns(block.first, block.n)
-        for name, values in columns.items():
-            field = schema.field(name)
-            null = dead if field.nullable else None
-            if name == "logit_scale":
-                null = np.isnan(values)
-            given[name] = arrow.column(values, field.type, null=null)
-        self.pieces.add(block.first, arrow.rows(schema, given))
+        self.pieces.add(block.first, lines(block.first, numbers, self._scope, self._weights))
 
     def merge(self, other: "Statistics") -> None:
         """Take everything another collector has seen."""
@@ -68,17 +58,56 @@ class Statistics:
         """Return the rows of all features seen so far."""
         return self.pieces.table()
 
-    def _places(self, block: FeatureBlock) -> dict[str, np.ndarray]:
-        """Return when each feature first fires, and how often at a context's first kept row."""
-        some = block.counts > 0
-        first = block.offsets[:-1][some]
-        rows = np.zeros(block.n, np.uint64)
-        rows[some] = self._scope.kept_rows_before(
-            block.context[first].astype(np.int64), block.position[first].astype(np.int64)
-        )
-        at_start = self._scope.first_kept[block.context] == block.position
-        share = segments.totals(at_start, block.offsets) / np.maximum(block.counts, 1)
-        return {"first_row": rows, "first_position_share": share}
+
+def lines(
+    first: int, numbers: Mapping[str, np.ndarray], scope: Scope, weights: WeightFacts
+) -> pa.Table:
+    """Return the lines of consecutive features.
+
+    Args:
+        first: The first feature.
+        numbers: Columns, `n_firings` among them; those that are missing are null, and those of features
+            that never fire if they can be.
+        scope: The rows analysed.
+        weights: What the weights alone say about each feature.
+    """
+    counts = numbers["n_firings"]
+    n = len(counts)
+    columns = {
+        **numbers,
+        "feature": np.arange(first, first + n),
+        "n_rows": np.full(n, scope.n_rows),
+        "density": counts / np.float64(max(scope.n_rows, 1)),
+        "sample_offset": sample_offsets(first, n, contexts=scope.n_contexts, seed=scope.seed),
+    }
+    schema = tables.FEATURES.schema()
+    found = weights.columns(first, n)
+    for field in schema:
+        if field.name in columns:
+            values = columns[field.name].astype(field.type.to_pandas_dtype())
+            null = counts == 0 if field.nullable else None
+            if field.name == "logit_scale":
+                null = np.isnan(values)
+            found[field.name] = arrow.column(values, field.type, null=null)
+        elif field.name not in found:
+            found[field.name] = pa.nulls(n, field.type)
+    return arrow.rows(schema, found)
+
+
+def first_rows(block: FeatureBlock, scope: Scope) -> UInt64[np.ndarray, " feature"]:
+    """Return how many kept rows come before each feature's first firing; 0 if it never fires."""
+    some = block.counts > 0
+    first = block.offsets[:-1][some]
+    rows = np.zeros(block.n, np.uint64)
+    rows[some] = scope.kept_rows_before(
+        block.context[first].astype(np.int64), block.position[first].astype(np.int64)
+    )
+    return rows
+
+
+def first_positions(block: FeatureBlock, scope: Scope) -> Int64[np.ndarray, " feature"]:
+    """Return how many firings of each feature are at a context's first kept position."""
+    return segments.totals(scope.first_kept[block.context] == block.position, block.offsets)
 
 
 def logit_scale(block: FeatureBlock, scope: Scope) -> Float64[np.ndarray, " feature"]:
@@ -92,17 +121,10 @@ def logit_scale(block: FeatureBlock, scope: Scope) -> Float64[np.ndarray, " feat
 
 
 def moments(block: FeatureBlock) -> dict[str, Float64[np.ndarray, " feature"]]:
-    """Return sums, mean and population standard deviation over each feature's firings.
-
-    The deviation is summed around the mean: differences of raw sums would lose digits.
-    """
-    value = block.value.astype(np.float64)
-    total = segments.sums(value, block.offsets)
-    mean = total / np.maximum(block.counts, 1)
-    square = segments.sums(value * value, block.offsets)
-    value -= np.repeat(mean, block.counts)
-    spread = segments.sums(value * value, block.offsets) / np.maximum(block.counts, 1)
-    return {"sum": total, "sum_sq": square, "mean": mean, "std": np.sqrt(spread)}
+    """Return sums, mean and population standard deviation over each feature's firings."""
+    sums = ExactSums.of(block.n)
+    sums.add(block.value, block.offsets)
+    return sums.moments(block.counts)
 
 
 def extremes(block: FeatureBlock) -> dict[str, np.ndarray]:
