@@ -61,7 +61,7 @@ class ExactSums:
     def merge(self, other: "ExactSums") -> None:
         """Add what another has."""
         for own, more in ((self.sums, other.sums), (self.squares, other.squares)):
-            own += more
+            np.add(own, more, out=own)
             _carry(own)
 
     def moments(

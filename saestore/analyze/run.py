@@ -20,13 +20,15 @@ from saestore.analyze.decoders import decoder_rows, pair_rows
 from saestore.analyze.earlier import Earlier
 from saestore.analyze.joint import Sampler
 from saestore.analyze.known import Known
-from saestore.analyze.negatives import Negatives
+from saestore.analyze.negatives import Alike, Negatives
 from saestore.analyze.neighbours import neighbour_rows
 from saestore.analyze.pieces import Encoded, Pieces
 from saestore.analyze.scaling import HeadScaling, measurable
 from saestore.analyze.scope import Scope
 from saestore.analyze.sort import Firings, Sorter
 from saestore.analyze.survey import survey
+from saestore.analyze.tallies import Tallies
+from saestore.analyze.tally import Tally
 from saestore.analyze.write import (
     HEAD_RUNS,
     NEGATIVES,
@@ -35,6 +37,7 @@ from saestore.analyze.write import (
     collected,
     sorted_by_context,
     write_at_heads,
+    write_tallied,
 )
 from saestore.analyze.written import MEANS, MeanWritten
 from saestore.dictionaries import SparseCode, SparseDictionary
@@ -46,13 +49,20 @@ from saestore.lake.manifest import Run, begin, finish
 from saestore.lake.parts import Part, State
 from saestore.progress import Progress, Silent, Task
 from saestore_schemas import tables
-from saestore_schemas.analyze import AnalyzeSettings, NeighbourSettings
+from saestore_schemas.analyze import (
+    AnalyzeSettings,
+    NeighbourSettings,
+    TopSubsample,
+)
 
 
 _SILENT = Silent()
 
 _SCOPE = f"{layout.PROGRESS}/scope"
 """Where tokens and flags are mapped from."""
+
+_ALL = Part(0, 1)
+"""All rows."""
 
 _ENCODING = "encoding-"
 """Of several processes that encode, each holds the lock of a folder of its own."""
@@ -150,9 +160,8 @@ def run_part(
     with writing(own, name=f"{plan.ref.name}, part {part}"):
         scratch = f"{layout.PARTS}/{_ENCODING}{part.index}-of-{part.count}/scope"
         scope = survey(plan.store, settings, plan.artefact.scratch(scratch))
-        pieces = analysis.pieces(scope)
-        analysis.encode(pieces, pieces.of(part), scope)
-        return [pieces.state(Part(each, part.count)) for each in range(part.count)]
+        made = analysis.encoded(scope, part)
+        return [made.state(Part(each, part.count)) for each in range(part.count)]
 
 
 @dataclass(frozen=True)
@@ -193,6 +202,15 @@ class _Plan:
             )
         if self.settings.logits is not None:
             attribution.checked(self.store, loaded, self.settings.logits)
+            means = set(self.settings.logits.scores or ()).intersection(MEANS)
+            if means and loaded.maps is not None and self.settings.firings == "none":
+                raise UnsupportedError(
+                    f"features of a {loaded.family} write another vector on each row, and its mean is over "
+                    "all firings",
+                    found=f'logits.scores with {", ".join(sorted(means))} and firings = "none"',
+                    expected=f"{loaded.logit_score} or renormalised",
+                    hint=f"set logits.scores = ['{loaded.logit_score}'], or firings = \"feature\"",
+                )
         folded = loaded.in_raw_units().eval().to(devices.resolve(device))
         output = Output(self.artefact, self.job.fingerprint)
         earlier = partial(Earlier.find, self.lake, self.job, self.settings)
@@ -231,8 +249,14 @@ class _Analysis:
         output.write(tables.VOCABULARY, [vocabulary_rows(self.store, scope)])
         documents = document_rows(self.store, scope)
         output.write(tables.DOCUMENTS, [documents], schema=documents.schema)
-        pieces = self.pieces(scope)
-        self.encode(pieces, range(pieces.count), scope)
+        if settings.firings == "none":
+            return self._from_tallies(scope)
+        return self._from_firings(scope)
+
+    def _from_firings(self, scope: Scope) -> tuple[dict[str, int], dict[str, Any]]:
+        """Write both orders of the firings and what is counted from them."""
+        settings, output = self.settings, self.output
+        pieces = self._pieces(scope, _ALL)
         negatives = Negatives.of(
             settings.subsamples.values(),
             scope,
@@ -240,7 +264,7 @@ class _Analysis:
             features=self.folded.d_sae,
         )
         if settings.neighbours is not None:
-            self._neighbours(settings.neighbours, negatives)
+            self._neighbours(settings.neighbours, negatives.alike)
         scaling, written = self._scaling(), self._written(scope)
         heads, sampler = self._heads(), self._sampler(scope)
         sorter = sorted_by_context(
@@ -252,17 +276,16 @@ class _Analysis:
             progress=self.progress,
             sampler=sampler,
         )
-        weights = encode.weight_facts(self.folded)
-        attended = Pairs(self.folded.d_sae) if self.folded.reads_contexts else None
+        attended = self._attended()
         scales: list[pa.ChunkedArray[pa.DoubleScalar]] = []
 
         def seen(name: str, piece: pa.Table) -> None:
-            if attended is not None and name == tables.EXAMPLES.name:
-                attended.add(piece)
+            _taking(attended)(name, piece)
             if name == tables.FEATURES.name:
                 scales.append(piece["logit_scale"])
 
         sample = None if sampler is None else sampler.sample()
+        weights = encode.weight_facts(self.folded)
         logits = self._attribution(written)
         drawn = () if logits is None else logits.compute(self.progress)
         known = Known(settings, scope, weights, sample, drawn, negatives)
@@ -274,23 +297,53 @@ class _Analysis:
         if heads is not None:
             write_at_heads(heads, output, settings, gates=self.folded.gates)
         self._of_family(scope, attended, scaling)
-        counts = {
-            "rows": scope.n_rows,
-            "contexts": scope.n_contexts,
-            "features": self.folded.d_sae,
-            "firings": sorter.n_firings,
-            "dead": dead,
-        }
+        counts = self._counts(scope, firings=sorter.n_firings, dead=dead)
         if sample is not None:
             facts["coactivation"] = sample.size()
         return counts, facts
 
-    def _attribution(self, means: MeanWritten | None) -> Attribution | None:
+    def _from_tallies(self, scope: Scope) -> tuple[dict[str, int], dict[str, Any]]:
+        """Write what can be counted without keeping firings."""
+        settings, output = self.settings, self.output
+        tallies = self._tallies(scope, _ALL)
+        if settings.neighbours is not None:
+            self._neighbours(settings.neighbours)
+        logits = self._attribution()
+        drawn = () if logits is None else logits.compute(self.progress)
+        known = Known(settings, scope, encode.weight_facts(self.folded), logits=drawn)
+        attended, whole = self._attended(), tallies.whole()
+        write_tallied(whole.tables(known), output, seen=_taking(attended))
+        self._of_family(scope, attended, None)
+        fired = whole.counts.firings
+        counts = self._counts(scope, firings=int(fired.sum()), dead=int((fired == 0).sum()))
+        facts: dict[str, Any] = {"firings": "none"}
+        facts["null_without_firings"] = list(tables.FROM_ALL_FIRINGS)
+        if logits is not None:
+            logits.write(np.full(self.folded.d_sae, np.nan))
+            facts["logits"] = {"scores": list(logits.scores)}
+        return counts, facts
+
+    def _counts(self, scope: Scope, *, firings: int, dead: int) -> dict[str, int]:
+        return {
+            "rows": scope.n_rows,
+            "contexts": scope.n_contexts,
+            "features": self.folded.d_sae,
+            "firings": firings,
+            "dead": dead,
+        }
+
+    def _attended(self) -> Pairs | None:
+        """Return what takes the examples of features that attend."""
+        return Pairs(self.folded.d_sae) if self.folded.reads_contexts else None
+
+    def _attribution(self, means: MeanWritten | None = None) -> Attribution | None:
         """Return what writes the tables of logit scores, if they are asked for."""
         wanted = self.settings.logits
         if wanted is None:
             self.progress.note("logits = null: no logit attribution, no language model loaded")
             return None
+        if self.settings.firings == "none" and wanted.scores is None:  # no means over firings
+            wanted = wanted.model_copy(update={"scores": (self.folded.logit_score,)})
         return Attribution(self.store, self.folded, wanted, self.output, means=means)
 
     def _sampler(self, scope: Scope) -> Sampler | None:
@@ -305,24 +358,46 @@ class _Analysis:
             memory_mib=self.settings.memory_mib,
         )
 
-    def _neighbours(self, wanted: NeighbourSettings, negatives: Negatives) -> None:
+    def _neighbours(self, wanted: NeighbourSettings, alike: Alike | None = None) -> None:
         """Write which features point the same way, and remember what hard negatives ask of it."""
 
         def noted() -> Iterator[pa.Table]:
             for piece in neighbour_rows(self.folded, wanted, progress=self.progress):
-                if negatives.alike is not None:
-                    negatives.alike.take(tables.NEIGHBOURS.name, piece)
+                if alike is not None:
+                    alike.take(tables.NEIGHBOURS.name, piece)
                 yield piece
 
         self.output.write(tables.NEIGHBOURS, noted())
 
-    def pieces(self, scope: Scope) -> Pieces:
-        """Return the pieces in which rows are encoded."""
-        size = encode.block_rows(self.folded.columns)
-        return Pieces(self.output.artefact, rows=len(scope.tokens), block_rows=size)
+    def encoded(self, scope: Scope, part: Part) -> Pieces | Tallies:
+        """Encode the rows of one of several processes that are missing."""
+        if self.settings.firings == "none":
+            return self._tallies(scope, part)
+        return self._pieces(scope, part)
 
-    def encode(self, pieces: Pieces, numbers: Sequence[int], scope: Scope) -> None:
-        """Encode those of some pieces that are missing."""
+    def _tallies(self, scope: Scope, part: Part) -> Tallies:
+        """Return tallies of contexts, with those of a part."""
+        settings = self.settings
+        wanted = [each for each in settings.subsamples.values() if isinstance(each, TopSubsample)]
+        made = Tallies(
+            self.output.artefact,
+            scope,
+            partial(Tally, scope, wanted, features=self.folded.d_sae),
+            lambda span: self._encoded(span, scope, None, None),
+            memory_mib=settings.memory_mib,
+            block_rows=encode.block_rows(self.folded.columns),
+        )
+        span = made.of(part)
+        total, left = made.rows([span]), made.rows(made.missing(span))
+        with self.progress.task("encode", total=total, unit="rows", done=total - left) as task:
+            made.take(part, task)
+        return made
+
+    def _pieces(self, scope: Scope, part: Part) -> Pieces:
+        """Return the pieces in which rows are encoded, with those of a part."""
+        size = encode.block_rows(self.folded.columns)
+        pieces = Pieces(self.output.artefact, rows=len(scope.tokens), block_rows=size)
+        numbers = pieces.of(part)
         missing, scaling, written = pieces.missing(numbers), self._scaling(), self._written(scope)
         total, left = pieces.rows(numbers), pieces.rows(missing)
         known = None
@@ -345,11 +420,11 @@ class _Analysis:
             for number in missing:
                 span = pieces.span(number)
                 if known is not None and known.covers(span, scope):
-                    size = encode.block_rows(self.folded.columns)
                     found = known.blocks(span, scope, self.settings, rows=size)
                 else:
                     found = self._encoded(span, scope, scaling, written)
                 pieces.write(number, _told(found, task), sums)
+        return pieces
 
     def _encoded(
         self,
@@ -370,7 +445,7 @@ class _Analysis:
             device=self.folded.encoder_bias().device,
             seen=seen,
             span=span,
-            at_gates=self.folded.gates > 1,
+            at_gates=self.folded.gates > 1 and self.settings.firings != "none",
         )
 
     def _scaling(self) -> HeadScaling | None:
@@ -436,6 +511,16 @@ def _read(
             if heads is not None and each.at_gates is not None:
                 heads.add(each.at_gates)
             yield each.rows, each.firings
+
+
+def _taking(attended: Pairs | None) -> Callable[[str, pa.Table], None]:
+    """Return what takes the examples among pieces of tables, for features that attend."""
+
+    def seen(name: str, piece: pa.Table) -> None:
+        if attended is not None and name == tables.EXAMPLES.name:
+            attended.add(piece)
+
+    return seen
 
 
 def _told(found: Iterable[Encoded], task: Task) -> Iterator[Encoded]:

@@ -76,11 +76,12 @@ class _Run:
 class Sorter:
     """Takes firings in context order and gives them back feature by feature."""
 
-    def __init__(self, folder: Path, *, features: int, memory_mib: int) -> None:
+    def __init__(self, folder: Path | None, *, features: int, memory_mib: int) -> None:
         """Prepare to sort.
 
         Args:
-            folder: Where runs are spilled; its files are the caller's to remove.
+            folder: Where runs are spilled; its files are the caller's to remove. None, nowhere: the
+                caller takes blocks often enough.
             features: Features of the dictionary.
             memory_mib: Memory for sorting.
         """
@@ -106,8 +107,8 @@ class Sorter:
         self._held.append(firings)
         self._n_held += len(firings)
         self.n_firings += len(firings)
-        if self._n_held >= self._room:
-            self._spill()
+        if self._folder is not None and self._n_held >= self._room:
+            self._spill(self._folder)
 
     def blocks(self, *, again: bool = False) -> Iterator[FeatureBlock]:
         """Return all features in order, dead ones included, in blocks of complete features.
@@ -134,13 +135,13 @@ class Sorter:
         held = ((each.feature, vars(each)) for each in self._held)
         return _Run(offsets=offsets, columns=_placed(held, offsets))
 
-    def _spill(self) -> None:
+    def _spill(self, folder: Path) -> None:
         run = self._sorted()
         if run is None or isinstance(run.columns, Path):
             return
-        path = self._folder / f"run-{len(self._runs):05d}"
+        path = folder / f"run-{len(self._runs):05d}"
         with storage_errors(f"writing {path}"):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 for name, _ in _COLUMNS:
                     file.write(run.columns[name].data)

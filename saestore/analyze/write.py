@@ -174,6 +174,31 @@ def collected(
     return dead
 
 
+def write_tallied(
+    pieces: Iterable[tuple[str, pa.Table]],
+    output: Output,
+    *,
+    seen: Callable[[str, pa.Table], None] | None = None,
+) -> None:
+    """Write tables from their pieces, which come in any order of tables.
+
+    Args:
+        pieces: Name of a table and next lines of it.
+        output: Where to write.
+        seen: Called with each.
+    """
+    writers: dict[str, TableWriter] = {}
+    with ExitStack() as stack:
+        for name, piece in pieces:
+            if name not in writers:
+                writers[name] = stack.enter_context(output.writer(_TABLES[name]))
+            writers[name].write(piece)
+            if seen is not None:
+                seen(name, piece)
+    for name, writer in writers.items():
+        output.wrote(name, writer)
+
+
 @contextmanager
 def _filling(
     names: Iterable[str],

@@ -1,6 +1,6 @@
 """Settings of `saestore analyze`: what every feature does, as Parquet."""
 
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -206,6 +206,10 @@ class LogitSettings(Model):
         return value
 
 
+_NEED_FIRINGS: dict[str, Any] = {"token_stats": None, "coactivation": None, "head_scaling": False}
+"""Settings of what is counted from all firings of a feature, and what turns each off."""
+
+
 class AnalyzeSettings(Model):
     """One analysis of one dictionary over one activation store."""
 
@@ -224,8 +228,11 @@ class AnalyzeSettings(Model):
     absent, all of it."""
     value_dtype: Literal["float32", "float16"] = "float32"
     """How a firing's value is stored. float16 saves a third and refuses to overflow."""
-    firings: Literal["both", "feature"] = "both"
-    """`both` sort orders, or by `feature` only (queries by context then scan)."""
+    firings: Literal["both", "feature", "none"] = "both"
+    """`both` sort orders, or by `feature` only (queries by context then scan). With `none` no firing is
+    kept: counts, exact sums, extremes, histograms with fixed bins and the strongest contexts are; what needs
+    all firings of a feature (quantiles, tokens, co-activation, other subsamples, latent scaling) is refused,
+    and left out where it is not named."""
     ignore_tokens: tuple[int, ...] = ()
     """Token ids left out of this analysis beside those the store flags."""
     subsamples: dict[ArtefactName, Subsample] = {
@@ -250,6 +257,33 @@ class AnalyzeSettings(Model):
     memory_mib: int = Field(default=1024, ge=16, exclude=True)
     """Memory for sorting firings; more than this is spilled to disk. Never changes a result, so it
     is not part of the fingerprint."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_that_needs_firings(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("firings") == "none":
+            return {"subsamples": {"top": TopSubsample()}, **_NEED_FIRINGS, **given}
+        return given
+
+    @model_validator(mode="after")
+    def _firings_are_there(self) -> Self:
+        if self.firings != "none":
+            return self
+        wrong = [
+            f"subsamples.{name} is of kind {each.kind}: only kind top is kept"
+            for name, each in self.subsamples.items()
+            if not isinstance(each, TopSubsample)
+        ]
+        wrong += [
+            f"{name} needs them: set it to {'false' if without is False else 'null'}"
+            for name, without in _NEED_FIRINGS.items()
+            if getattr(self, name) != without
+        ]
+        if self.logits is not None and "additive" in (self.logits.scores or ()):
+            wrong.append("logits.scores has additive, a mean over them: leave it out")
+        if wrong:
+            raise ValueError(f'firings = "none" keeps no firings, and {"; ".join(wrong)}')
+        return self
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

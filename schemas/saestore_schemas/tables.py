@@ -153,6 +153,9 @@ QUANTILES = {
 }  # fmt: skip
 """Quantile columns of `features` and their permille p: element max(1, ceil(p n / 1000))."""
 
+FROM_ALL_FIRINGS = (*QUANTILES, "top_token_id", "top_token_share", "logit_scale")
+"""Columns of `features` that only all firings of a feature can tell: null where none are kept."""
+
 FEATURES = Table(
     "features",
     "One line per feature, dead ones included.",
@@ -182,7 +185,8 @@ FEATURES = Table(
             Column(
                 name,
                 pa.float32(),
-                f"discrete {permille / 10:g} % quantile of its values; null if it never fires",
+                f"discrete {permille / 10:g} % quantile of its values; null if it never fires, or "
+                'with `firings = "none"`',
                 nullable=True,
             )
             for name, permille in QUANTILES.items()
@@ -203,13 +207,13 @@ FEATURES = Table(
         Column(
             "top_token_id",
             pa.uint32(),
-            "token it fires on most often; null if never",
+            'token it fires on most often; null if never, or with `firings = "none"`',
             nullable=True,
         ),
         Column(
             "top_token_share",
             pa.float64(),
-            "share of firings on that token; null if it never fires",
+            "share of firings on that token; null likewise",
             nullable=True,
         ),
         Column("enc_norm", pa.float32(), "length of the folded encoder vector"),
@@ -236,7 +240,8 @@ FEATURES = Table(
         Column(
             "logit_scale",
             pa.float64(),
-            "mean over firings of value / final-norm scale; null without captured scales",
+            "mean over firings of value / final-norm scale; null without captured scales, or with "
+            '`firings = "none"`',
             nullable=True,
         ),
         Column(

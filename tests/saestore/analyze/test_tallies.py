@@ -1,0 +1,213 @@
+"""An analysis that keeps no firings: what it has equals that of one that keeps all, bit for bit."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from saestore import analyze
+from saestore.analyze import encode, tallies, tally
+from saestore.features import Analysis
+from saestore.lake import Lake, Ref, layout
+from saestore.lake.parts import Part
+from saestore.progress import Recorder
+from saestore.testing.analyses import DICTIONARY, plant, planted_analysis
+from saestore.testing.collectors import planted_firings, planted_scope
+from saestore_schemas import tables
+from saestore_schemas.analyze import AnalyzeSettings, TopSubsample
+
+
+SUBSAMPLES = {
+    "few": TopSubsample(n=2, window=3),
+    "many": TopSubsample(n=5, window=6),
+}
+NONE = AnalyzeSettings.model_validate(
+    {"dictionary": DICTIONARY, "name": "none", "logits": None, "firings": "none", "subsamples": SUBSAMPLES}
+)  # fmt: skip
+REF = Ref("features", f"{DICTIONARY}/none")
+
+
+@pytest.fixture
+def spans(monkeypatch):
+    """Rows encoded, in blocks of 16; every block is counted and written at once."""
+    monkeypatch.setattr(encode, "block_rows", lambda _: 16)
+    monkeypatch.setattr(tallies, "SECONDS", 0)
+    monkeypatch.setattr(tallies, "_TIMES", 0)
+    monkeypatch.setattr(tally, "_PENDING", 3)
+    found, plain = [], encode.firings
+
+    def noted(*given, span, **more):
+        found.append(span)
+        return plain(*given, span=span, **more)
+
+    monkeypatch.setattr(encode, "firings", noted)
+    return found
+
+
+@pytest.fixture(scope="module", params=[(0, "float32"), (1, "float16")])
+def both(request, tmp_path_factory):
+    """A lake with an analysis that keeps all firings, and settings of one that keeps none."""
+    seed, dtype = request.param
+    lake = Lake.at(tmp_path_factory.mktemp("lake"))
+    with_all = {"firings": "both", "name": "all", "value_dtype": dtype, "seed": seed}
+    settings = NONE.model_copy(update=with_all)
+    planted_analysis(lake, planted=plant(seed=seed), settings=settings)
+    assert len(plant(seed=seed).tokens) > 200
+    return lake, NONE.model_copy(update={"value_dtype": dtype, "seed": seed})
+
+
+def same_as_all(lake, ref):
+    """Compare every table with that of the analysis that keeps all firings."""
+    whole, found = Analysis.open(lake, f"{DICTIONARY}/all"), Analysis.open(lake, ref.name)
+    kept = {
+        "features",
+        "histograms",
+        "examples",
+        "contexts",
+        "vocabulary",
+        "documents",
+        "neighbours",
+    }
+    assert set(found.tables) == kept
+    for name in kept:
+        expected, table = (each.lazy(name).collect().to_arrow() for each in (whole, found))
+        if name == "histograms":
+            fixed = pa.array([w in {"log_value", "position"} for w in expected["what"].to_pylist()])
+            expected = expected.filter(fixed)
+        for column in expected.column_names:
+            if name == "features" and column in tables.FROM_ALL_FIRINGS:
+                assert table[column].null_count == len(table)
+            else:
+                assert table[column].equals(expected[column]), (name, column)
+    for key in ("rows", "contexts", "features", "firings", "dead"):
+        assert found.manifest.counts[key] == whole.manifest.counts[key]
+    assert found.manifest.facts["null_without_firings"] == list(tables.FROM_ALL_FIRINGS)
+
+
+def remove(lake, ref):
+    lake.artefact(ref).remove()
+
+
+def test_what_is_kept_equals_that_of_all_firings(both):
+    lake, settings = both
+    ref = analyze.run(settings, lake, device="cpu")
+    same_as_all(lake, ref)
+    assert lake.artefact(ref).names(layout.PROGRESS) == []
+    remove(lake, ref)
+
+
+class Crashing(Recorder):
+    """Raises when so many rows are encoded."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.rows = rows
+
+    @contextmanager
+    def task(self, label, **given):
+        with super().task(label, **given):
+            outer, seen = self, [0]
+
+            class Task:
+                def advance(self, n, **values):
+                    seen[0] += n
+                    if label == "encode" and seen[0] > outer.rows:
+                        raise KeyboardInterrupt
+
+            yield Task()
+
+
+@pytest.mark.parametrize("rows", [1, 40, 200])
+def test_a_rerun_goes_on_where_the_last_tally_ends(both, spans, rows):
+    lake, settings = both
+    with pytest.raises(KeyboardInterrupt):
+        analyze.run(settings, lake, device="cpu", progress=Crashing(rows))
+    spans.clear()
+    recorder = Recorder()
+    ref = analyze.run(settings, lake, device="cpu", progress=recorder)
+    (span,) = spans
+    assert rows - 32 < span[0] <= rows
+    assert span[0] % 16 == 0
+    task = recorder.tasks[0]
+    assert task["done"] + task["advanced"] == task["total"] == span[1]
+    same_as_all(lake, ref)
+    remove(lake, ref)
+
+
+def test_several_processes_and_one_that_was_killed_end_with_the_same(both, spans):
+    lake, settings = both
+    with pytest.raises(KeyboardInterrupt):
+        analyze.run_part(settings, lake, Part(1, 3), device="cpu", progress=Crashing(50))
+    for index in (2, 0):
+        states = analyze.run_part(settings, lake, Part(index, 3), device="cpu")
+    assert [state.finished for state in states] == [True, False, True]
+    assert states[1].begun
+    assert "contexts" in str(states[1])
+    spans.clear()
+    ref = analyze.run(settings, lake, device="cpu")
+    assert len(spans) == 1
+    same_as_all(lake, ref)
+    remove(lake, ref)
+
+
+def test_a_damaged_tally_is_made_again(both, spans):
+    lake, settings = both
+    analyze.run_part(settings, lake, Part(0, 2), device="cpu")
+    artefact = lake.artefact(REF)
+    (name,) = (n for n in artefact.names(tallies.FOLDER) if n.endswith(".npz"))
+    data = artefact.read(f"{tallies.FOLDER}/{name}")
+    artefact.write(f"{tallies.FOLDER}/{name}", data[:-9] + b"x" + data[-8:])
+    spans.clear()
+    ref = analyze.run(settings, lake, device="cpu")
+    assert [start for start, _ in spans] == [0]
+    same_as_all(lake, ref)
+    remove(lake, ref)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tallies_of_contexts_merge_in_any_order(seed, monkeypatch):
+    monkeypatch.setattr(tally, "_PENDING", 1)
+    planted = plant(seed=seed, contexts=60)
+    scope, firings = planted_scope(planted), planted_firings(planted)
+    wanted = list(SUBSAMPLES.values())
+
+    def of(flags):
+        from saestore.analyze.sort import Firings, Sorter
+
+        sorter = Sorter(None, features=9, memory_mib=16)
+        columns = ("feature", "context", "position", "value")
+        sorter.add(Firings(**{name: getattr(firings, name)[flags] for name in columns}))
+        found = tally.Tally(scope, wanted, features=9)
+        for block in sorter.blocks():
+            found.update(block)
+        return found
+
+    whole = of(np.ones(len(firings), bool)).arrays()
+    owner = np.random.default_rng(seed).integers(0, 4, 60)[firings.context]
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
+        merged = tally.Tally(scope, wanted, features=9)
+        for part in order[:2]:
+            merged.merge(of(owner == part))
+        for part in order[2:]:
+            merged.load(of(owner == part).arrays())
+        for name, array in merged.arrays().items():
+            assert np.array_equal(array, whole[name]), name
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"subsamples": {"q": {"kind": "quantile"}}}, "subsamples.q is of kind quantile"),
+        ({"token_stats": {}}, "token_stats needs them: set it to null"),
+        ({"coactivation": {"rows": 5}}, "coactivation needs them: set it to null"),
+        ({"head_scaling": True}, "head_scaling needs them: set it to false"),
+    ],
+)
+def test_what_needs_firings_is_refused(given, said):
+    plain = {"dictionary": "a/b", "firings": "none"}
+    with pytest.raises(ValueError, match=said):
+        AnalyzeSettings.model_validate({**plain, **given})
+    found = AnalyzeSettings.model_validate(plain)
+    assert (found.token_stats, found.coactivation, found.head_scaling) == (None, None, False)
+    assert AnalyzeSettings.model_validate(found.model_dump()) == found
