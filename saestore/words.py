@@ -21,6 +21,9 @@ NEGATIVES = {"silent": False, "near": True, "same_token": True}
 QUANTILES = {"q01": "1 %", "q10": "10 %", "q50": "50 %", "q90": "90 %", "q99": "99 %"}
 """Quantiles that are shown, and their names."""
 
+WITHOUT_FIRINGS = 'unknown, as no firings were kept: analyze with firings = "feature" or "both"'
+"""What stands where quantiles would."""
+
 BESIDE = {-1: "token before", 0: "fires on", 1: "token after"}
 """Where a token stands from a firing."""
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saestore.numbers import count, value
-from saestore.words import ALIKE, BESIDE, NEGATIVES, QUANTILES, SUBSAMPLES, visible
+from saestore.words import ALIKE, BESIDE, NEGATIVES, QUANTILES, SUBSAMPLES, WITHOUT_FIRINGS, visible
 from saestore_cli.drawing import bars, coloured, facts
 from saestore_cli.tokens import legend, marked
 
@@ -89,7 +89,7 @@ def _head(page: "FeaturePage") -> RenderableType:
                 "value",
                 moments,
             ),
-            ("quantiles", "   ".join(spread)),
+            ("quantiles", "   ".join(spread) if page.keeps_firings else WITHOUT_FIRINGS),
         ]
         if "value" in page.histograms and page.histograms["value"].counts:
             drawn = page.histograms["value"]

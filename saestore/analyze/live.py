@@ -152,9 +152,9 @@ class LiveDictionary:
         rows = _TextRows(contexts, {}, names=called, words=self.store.vocabulary())
         scope = self._scope(rows)
         numbers = np.full(len(contexts), -1)
-        if masked and self.same_weights:
+        if masked and self.same_weights and self.analysis.keeps_firings:
             numbers = self._stored(contexts)
-        found = [self._from_lake(numbers)]
+        found = [self._from_lake(numbers)] if (numbers >= 0).any() else []
         reporter = progress if len(contexts) > _SHOWN else _SILENT
         fresh = np.flatnonzero(numbers < 0)
         with reporter.task("encode", total=len(fresh), unit="contexts") as task:

@@ -9,18 +9,21 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from saestore.errors import FeatureNotFoundError, QueryError, nearest
+from saestore.errors import FeatureNotFoundError, QueryError, UnsupportedError, nearest
 from saestore.features import connect
 from saestore.features.assemble import Assembler
 from saestore.features.find import analysis_named
 from saestore.features.page import FeaturePage, Provenance
 from saestore.features.passages import Passages
 from saestore.features.pieces import Vocabulary
+from saestore.features.views import KEEP_FIRINGS, KEEPS_NONE
 from saestore.lake import Lake, Ref
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.manifest import Manifest
 
 
+FIRINGS = "firings_by_feature"
+"""The order of firings that every analysis has that keeps them."""
 BY_CONTEXT = "firings_by_context"
 """The order of firings that not every analysis has."""
 
@@ -71,12 +74,36 @@ class Analysis:
         """Names of the tables it holds."""
         return tuple(self.manifest.arrays)
 
+    @property
+    def keeps_firings(self) -> bool:
+        """Whether every firing is in it: `firings` is not `none`."""
+        return FIRINGS in self.tables
+
+    def need_firings(self, purpose: str) -> None:
+        """Refuse what cannot be told without every firing.
+
+        Args:
+            purpose: What asks for them.
+
+        Raises:
+            UnsupportedError: The analysis keeps none.
+        """
+        if not self.keeps_firings:
+            raise UnsupportedError(
+                f"{purpose} needs every firing, and {self.ref.name} was {KEEPS_NONE}",
+                found=KEEPS_NONE,
+                expected="an analysis that keeps them",
+                hint=KEEP_FIRINGS,
+            )
+
     def lazy(self, table: str) -> pl.LazyFrame:
         """Return one table as a lazy Polars frame, in its stored order.
 
         Raises:
             QueryError: It has no such table; the nearest is named.
+            UnsupportedError: The table is one of firings, and it keeps none.
         """
+        self._have_firings(table)
         if table not in self.tables:
             close = nearest(table, self.tables)
             there = ", ".join(self.tables)
@@ -103,17 +130,25 @@ class Analysis:
             features: Which.
 
         Raises:
+            UnsupportedError: The table is one of firings, and it keeps none.
             DamagedArtefactError: A file is missing or has another size.
         """
+        self._have_firings(table)
         return self._assembler.readers[table].rows("feature", features)
 
     def columns(self, table: str, names: Sequence[str]) -> pa.Table:
         """Return some columns of every line of a table, in stored order.
 
         Raises:
+            UnsupportedError: The table is one of firings, and it keeps none.
             DamagedArtefactError: A file is missing, has another size or cannot be read.
         """
+        self._have_firings(table)
         return self._assembler.readers[table].whole(names)
+
+    def _have_firings(self, table: str) -> None:
+        if table in {FIRINGS, BY_CONTEXT}:
+            self.need_firings(f"the table {table}")
 
     def sql(self, sql: str, params: Mapping[str, Any] | None = None) -> pa.Table:
         """Answer one SQL question inside this analysis alone: its views need no keys in joins.
@@ -199,8 +234,10 @@ class Analysis:
 
         Raises:
             QueryError: The analysis has no such context.
+            UnsupportedError: It keeps no firings.
             DamagedArtefactError: A file is missing or has another size.
         """
+        self.need_firings("what fires in a context")
         n_contexts = self.manifest.counts["contexts"]
         for each in contexts:
             if not 0 <= each < n_contexts:
@@ -221,10 +258,12 @@ class Analysis:
 
         Raises:
             FeatureNotFoundError: The dictionary has no such feature.
+            UnsupportedError: The analysis keeps no firings.
             DamagedArtefactError: A file is missing or has another size.
         """
         self.check(feature)
-        firings = self._assembler.readers["firings_by_feature"].rows("feature", [feature])
+        self.need_firings("the contexts in which a feature is strongest, as many as asked for,")
+        firings = self._assembler.readers[FIRINGS].rows("feature", [feature])
         context, value = (np.from_dlpack(firings[c].combine_chunks()) for c in ("context", "value"))
         starts = np.flatnonzero(np.diff(context.astype(np.int64), prepend=-1))
         peaks = np.maximum.reduceat(value, starts) if len(starts) else value

@@ -268,4 +268,5 @@ class Assembler:
             created=self.manifest.created.isoformat(),
             parents={f"{p.kind}/{p.name}": p.fingerprint for p in self.manifest.parents},
             version=self.manifest.versions.get("saestore", ""),
+            keeps_firings="firings_by_feature" in self.manifest.arrays,
         )

@@ -270,6 +270,7 @@ class Provenance:
         created: When it was written, ISO 8601, UTC.
         parents: What it was made from, `kind/name`, to fingerprint.
         version: Release of saestore that wrote it; empty if it does not say.
+        keeps_firings: Whether it has every firing.
     """
 
     activations: str
@@ -280,6 +281,7 @@ class Provenance:
     created: str
     parents: Mapping[str, str]
     version: str
+    keeps_firings: bool = True
 
 
 @dataclass(frozen=True)
@@ -335,6 +337,11 @@ class FeaturePage:
     def n_firings(self) -> int:
         """Rows on which it fires."""
         return int(self.statistics["n_firings"] or 0)
+
+    @property
+    def keeps_firings(self) -> bool:
+        """Whether the analysis has every firing: without, quantiles and tokens are not known."""
+        return self.provenance.keeps_firings
 
     @property
     def density(self) -> float:

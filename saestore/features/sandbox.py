@@ -15,6 +15,7 @@ import duckdb
 from saestore.errors import QueryError
 from saestore.features import views
 from saestore.features.limits import Limits
+from saestore.features.views import KEEP_FIRINGS, KEEPS_NONE
 from saestore.lake import Lake
 
 
@@ -96,6 +97,9 @@ def _kind(statement: duckdb.Statement) -> duckdb.StatementType | None:
 def refused(error: duckdb.Error, sql: str) -> QueryError:
     """Return an error of the engine as ours: its message, and what to do now."""
     message = str(error).strip()
+    if KEEPS_NONE in message:
+        message = message.partition(": ")[2]
+        return QueryError(message, found=sql, expected="analyses that keep them", hint=KEEP_FIRINGS)
     return QueryError(
         message, found=sql, expected="SQL that DuckDB understands", hint=_hint(error, message)
     )

@@ -304,8 +304,28 @@ def analysis_views(sources: Iterable[Source]) -> dict[str, str]:
             for source in known
             if needs in source.manifest.arrays
         ]
-        found[name] = _union(name, arms)
+        nothing = known and not arms and name in OF_FIRINGS
+        found[name] = _refusing(name, known) if nothing else _union(name, arms)
     return found
+
+
+OF_FIRINGS = ("firings", "firings_by_context")
+"""Views over every firing."""
+
+KEEPS_NONE = 'made with firings = "none"'
+"""In the error of a question over firings where no analysis keeps them."""
+KEEP_FIRINGS = 'analyze under another name with firings = "feature" or "both"'
+"""What to do then."""
+
+
+def _refusing(view: str, sources: Iterable[Source]) -> str:
+    """Return the SQL of a view that cannot be read: an empty one would say that nothing fires."""
+    names = ", ".join(source.ref.name for source in sources)
+    error = f"error({literal(f'no firings are kept of {names}, {KEEPS_NONE}')})"
+    columns = ", ".join(
+        f"{error}::{sql_type(field.type)} AS {field.name}" for field in _schema(view)
+    )
+    return f"SELECT {columns} WHERE {error}::BOOLEAN"
 
 
 _FILES: Mapping[str, tuple[ArtefactKind, str]] = {

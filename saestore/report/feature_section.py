@@ -22,7 +22,7 @@ from saestore.features import (
 from saestore.numbers import count, value
 from saestore.report import charts, passages
 from saestore.report.charts import number
-from saestore.words import ALIKE, BESIDE, NEGATIVES, QUANTILES, SUBSAMPLES
+from saestore.words import ALIKE, BESIDE, NEGATIVES, QUANTILES, SUBSAMPLES, WITHOUT_FIRINGS
 
 
 EXAMPLES = 120_000
@@ -163,6 +163,8 @@ def _values(page: FeaturePage) -> str:
         for what, said in titles.items()
         if what in page.histograms
     )
+    if not page.keeps_firings:
+        return f'{drawn}<p class="quiet">Quantiles of its values: {escape(WITHOUT_FIRINGS)}.</p>'
     cells = "".join(
         f"<div><dt>{name}</dt><dd>{number(page.statistics.get(what))}</dd></div>"
         for what, name in QUANTILES.items()

@@ -182,6 +182,9 @@ def match(
     if analyses[0] is None or analyses[1] is None:
         missing = " and ".join(each.dictionary for each in sides if each.analysis is None)
         facts["without_activations"] = f"not analysed: {missing}"
+    elif not (analyses[0].keeps_firings and analyses[1].keeps_firings):
+        without = " and ".join(x.ref.name for x in analyses if x and not x.keeps_firings)
+        facts["without_activations"] = f"analysed without keeping firings: {without}"
     elif not of_one_store(analyses[0], analyses[1]):
         stores = " and ".join(each.provenance.activations for each in analyses if each is not None)
         facts["without_activations"] = f"analysed on different stores: {stores}"

@@ -74,10 +74,12 @@ def export_features(
 
     Raises:
         ConfigError: The folder holds other things, or the format cannot hold the analysis.
+        UnsupportedError: The analysis keeps no firings.
         OverflowRowError: A value does not fit the format's type.
         DamagedArtefactError: A table is damaged.
         StorageError: The disk is full or read-only.
     """
+    analysis.need_firings(f"an export for {form.name}")
     target = place.cleared(Path(folder))
     form.write(analysis, target, progress or Silent())
     sizes = {path: size for path, size in target.sizes().items() if path != place.UNFINISHED}

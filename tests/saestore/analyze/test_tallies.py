@@ -1,6 +1,8 @@
 """An analysis that keeps no firings: what it has equals that of one that keeps all, bit for bit."""
 
+import io
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,12 +10,19 @@ import pytest
 
 from saestore import analyze
 from saestore.analyze import encode, tallies, tally
-from saestore.features import Analysis
+from saestore.analyze.between import match
+from saestore.errors import QueryError, UnsupportedError
+from saestore.exchange.features.delphi import Delphi
+from saestore.exchange.features.format import export_features
+from saestore.features import Analysis, query, run_named
+from saestore.features.highlight import texts_of
 from saestore.lake import Lake, Ref, layout
 from saestore.lake.parts import Part
 from saestore.progress import Recorder
 from saestore.testing.analyses import DICTIONARY, plant, planted_analysis
 from saestore.testing.collectors import planted_firings, planted_scope
+from saestore_cli import feature_panel
+from saestore_cli.drawing import terminal
 from saestore_schemas import tables
 from saestore_schemas.analyze import AnalyzeSettings, TopSubsample
 
@@ -110,7 +119,7 @@ class Crashing(Recorder):
             outer, seen = self, [0]
 
             class Task:
-                def advance(self, n, **values):
+                def advance(self, n, **_):
                     seen[0] += n
                     if label == "encode" and seen[0] > outer.rows:
                         raise KeyboardInterrupt
@@ -211,3 +220,66 @@ def test_what_needs_firings_is_refused(given, said):
     found = AnalyzeSettings.model_validate(plain)
     assert (found.token_stats, found.coactivation, found.head_scaling) == (None, None, False)
     assert AnalyzeSettings.model_validate(found.model_dump()) == found
+
+
+@pytest.fixture(scope="module")
+def without(tmp_path_factory):
+    """A lake whose only analysis keeps no firings, then one beside it that keeps them."""
+    lake = Lake.at(tmp_path_factory.mktemp("without"))
+    ref, planted = planted_analysis(lake, settings=NONE)
+    return Analysis.open(lake, ref.name), planted
+
+
+def test_questions_over_firings_say_that_none_are_kept(without):
+    analysis, _ = without
+    for ask in (
+        lambda: run_named(analysis.lake, "top_contexts", {"feature": 1}),
+        lambda: query(analysis.lake, "SELECT count(*) FROM firings"),
+        lambda: analysis.sql("SELECT 1 FROM (SELECT * FROM firings_by_context)"),
+        lambda: analysis.lazy("firings_by_feature"),
+        lambda: analysis.rows("firings_by_feature", [1]),
+        lambda: analysis.passages([3]),
+        lambda: texts_of(analysis, 1, 3, width=5),
+        lambda: export_features(Delphi(), analysis, "nowhere"),
+    ):
+        with pytest.raises((QueryError, UnsupportedError)) as caught:
+            ask()
+        assert REF.name in str(caught.value)
+        assert 'made with firings = "none"' in str(caught.value)
+        assert 'firings = "feature"' in caught.value.hint
+    assert not Path("nowhere").exists()
+    named = analysis.sql("SELECT max(n_firings) AS firings FROM features")  # a word is no view
+    assert named["firings"][0].as_py() > 0
+    with pytest.raises(QueryError, match="syntax"):
+        analysis.sql("SELECT FROM firings WHERE")
+
+
+def test_pages_say_what_is_not_known(without):
+    analysis, planted = without
+    page = analysis.feature(1)
+    assert not page.keeps_firings
+    assert page.n_firings == (planted.values[:, 1] > 0).sum()
+    assert set(page.histograms) == {"log_value", "position"}
+    assert page.statistics["q50"] is None
+    assert page.top_token is None
+    assert [len(group.examples) for group in page.groups] == [2, 5]
+    sink = io.StringIO()
+    feature_panel.draw(terminal(sink, width=120), page, n=2, around=3)
+    assert "unknown, as no firings were kept" in " ".join(sink.getvalue().split())
+    assert "None" not in sink.getvalue()
+
+
+def test_reports_and_differences_do_without_firings(without, tmp_path):
+    import saestore
+
+    analysis, _ = without
+    lake = saestore.open_lake(Path(analysis.lake.storage.url))
+    lake.report(REF.path, tmp_path / "all.html")
+    lake.report(REF.name, tmp_path / "some.html", features=[1, 3])
+    for name in ("all", "some"):
+        assert "NaN" not in (tmp_path / f"{name}.html").read_text()
+    assert "no firings were kept" in (tmp_path / "some.html").read_text()
+    assert lake.verify(REF.path) == []
+    matched = match(REF.name, REF.name, analysis.lake, draws=0, device="cpu")
+    assert [each.method for each in matched.methods] == ["dec_cos"]
+    assert matched.facts["without_activations"].startswith("analysed without keeping firings")
