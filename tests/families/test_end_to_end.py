@@ -208,6 +208,19 @@ def test_all_layers_of_a_clt_are_spliced_in_one_pass(lake, device, tiny_gpt2):
         assert values[f"ce[{what}]"] == pytest.approx(total / told, rel=1e-5)
 
 
+def without_firings_it_is_the_same(lake, name, device):
+    plain = {"dictionary": f"s/{name}", "name": "none", "firings": "none"}
+    off = {"logits": None, "neighbours": None}
+    ref = analyze.run(AnalyzeSettings.model_validate(plain | off), lake, device=device)
+    whole, without = (features.Analysis.open(lake, n) for n in (f"s/{name}/default", ref.name))
+    unknown = without.manifest.facts["null_without_firings"]
+    lines = [each.lazy("features").collect().drop(unknown) for each in (whole, without)]
+    assert lines[0].equals(lines[1])
+    top = [each.sql("SELECT * FROM examples WHERE subsample = 'top'") for each in (whole, without)]
+    assert top[0].drop(["analysis"]).equals(top[1].drop(["analysis"]))
+    lake.artefact(ref).remove()
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_its_firings_are_those_of_its_code(lake, device, name):
     train.run(settings(name), lake, device=device)
@@ -226,6 +239,8 @@ def test_its_firings_are_those_of_its_code(lake, device, name):
     )
     wanted = (dictionary.by_feature(code).to_dense() != 0).sum(dim=0)
     assert found["n_firings"].to_pylist() == wanted.tolist()
+    if name in {"crosscoder-per-head", "clt", "lorsa"}:
+        without_firings_it_is_the_same(lake, name, device)
     for layer, own in enumerate(dictionary.layers):
         within = found.slice(own.features.start, own.features.stop - own.features.start)
         assert set(within["layer"].to_pylist()) == {layer}
