@@ -1,20 +1,22 @@
 """Tallies of stretches of contexts, on disk: how an analysis without firings goes on and is made by several.
 
-    <analysis>/.progress/parts/tallies/0-of-1.000000000-000001024.npz      contexts 0 to 1023
-                                       0-of-1.000000000-000001024.json     written last: size and checksum
+    <analysis>/.progress/parts/tallies/0-of-1.000000000-000001024.arrays   contexts 0 to 1023
+                                       0-of-1.000000000-000001024.json     written last: shapes, a checksum
 
 A process takes contexts in order and now and then writes what it has in place of what it wrote before. So a
 run that was killed goes on from there, and several processes take contexts beside each other. Which
 stretches there are never shows: everything in a tally merges in any order.
 """
 
-import io
+import functools
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 
+import crc32c
 import numpy as np
 
 from saestore.analyze.pieces import Encoded
@@ -23,7 +25,7 @@ from saestore.analyze.sort import BYTES_PER_FIRING, Firings, Sorter
 from saestore.analyze.tally import Tally
 from saestore.errors import DamagedArtefactError
 from saestore.lake import Storage, layout
-from saestore.lake.manifest import checksum_of, matches
+from saestore.lake.manifest import checksum_text, matches
 from saestore.lake.parts import Part, State
 from saestore.progress import Task
 
@@ -55,10 +57,15 @@ class Written:
     span: Span
 
     @property
-    def name(self) -> str:
-        """Its file without suffix."""
+    def record(self) -> str:
+        """What it is: what arrays, and the checksum of their bytes."""
         first, stop = self.span
-        return f"{FOLDER}/{self.part.index}-of-{self.part.count}.{first:09d}-{stop:09d}"
+        return f"{FOLDER}/{self.part.index}-of-{self.part.count}.{first:09d}-{stop:09d}.json"
+
+    @property
+    def data(self) -> str:
+        """The arrays, end to end."""
+        return self.record.removesuffix("json") + "arrays"
 
 
 class Tallies:
@@ -195,39 +202,45 @@ class Tallies:
         return chosen
 
     def _is_whole(self, written: Written) -> bool:
-        if written.name not in self._checked:
+        if written.record not in self._checked:
             try:
                 self._read(written)
-                self._checked[written.name] = True
+                self._checked[written.record] = True
             except (DamagedArtefactError, FileNotFoundError):
-                self._checked[written.name] = False
-        return self._checked[written.name]
+                self._checked[written.record] = False
+        return self._checked[written.record]
 
     def _read(self, written: Written) -> dict[str, np.ndarray]:
-        data = self._artefact.read(f"{written.name}.npz")
+        data = self._artefact.read(written.data)
         try:
-            checksum = json.loads(self._artefact.read(f"{written.name}.json"))["checksum"]
+            record = json.loads(self._artefact.read(written.record))
         except ValueError:  # a disk that lies
-            checksum = ""
-        if not matches(data, checksum):
+            record = {"checksum": "", "arrays": {}}
+        if not matches(data, record["checksum"]):
             raise DamagedArtefactError(
-                name=written.name, damage=("its bytes are not those that were written",)
+                name=written.data, damage=("its bytes are not those that were written",)
             )
-        with np.load(io.BytesIO(data)) as held:
-            return dict(held)
+        found, at = {}, 0
+        for name, (dtype, shape) in record["arrays"].items():
+            found[name] = np.frombuffer(data, dtype, math.prod(shape), at).reshape(shape)
+            at += found[name].nbytes
+        return found
 
     def _write(self, written: Written, tally: Tally) -> None:
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **tally.arrays())
-        data = buffer.getbuffer()
-        self._artefact.write(f"{written.name}.npz", data)
-        record = json.dumps({"checksum": checksum_of(data)})
-        self._artefact.write(f"{written.name}.json", record.encode())
-        self._checked[written.name] = True
+        arrays = {name: np.ascontiguousarray(x) for name, x in tally.arrays().items()}
+        parts = [each.reshape(-1).view(np.uint8).data for each in arrays.values()]
+        self._artefact.write(written.data, *parts)
+        checksum = functools.reduce(lambda crc, part: crc32c.crc32c(part, crc), parts, 0)
+        record = {
+            "checksum": checksum_text(checksum),
+            "arrays": {name: (each.dtype.str, each.shape) for name, each in arrays.items()},
+        }
+        self._artefact.write(written.record, json.dumps(record).encode())
+        self._checked[written.record] = True
 
     def _remove(self, written: Written) -> None:
-        for suffix in ("json", "npz"):
-            self._artefact.remove(f"{written.name}.{suffix}")
+        for name in (written.record, written.data):
+            self._artefact.remove(name)
 
 
 class _Pace:

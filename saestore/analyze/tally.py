@@ -167,10 +167,12 @@ class Strongest:
     def add(self, block: FeatureBlock) -> None:
         """Take features in contexts of which it has none."""
         if not self._n:
-            return
+            return  # no examples are asked for
         peaks = block.peaks
         own = np.repeat(np.arange(block.first, block.first + block.n), np.diff(peaks.offsets))
         strong = _of_pairs(block, np.flatnonzero(peaks.value >= self._least[own]))
+        order, rank = _ranked(strong)
+        strong = _of_pairs(strong, np.sort(order[rank < self._n]))
         self._waiting.append(strong)
         self._n_waiting += len(strong.value)
         if self._n_waiting > max(_PENDING, len(self.block.value)):
@@ -178,17 +180,17 @@ class Strongest:
 
     def choose(self) -> None:
         """Keep the strongest of what is held and what waits."""
+        if not self._waiting:
+            return
         everything = _joined([self.block, *self._waiting], len(self._least))
         self._waiting, self._n_waiting = [], 0
         peaks = everything.peaks
-        order = segments.order_within(~segments.as_keys(peaks.value), peaks.offsets)
-        rank = segments.rank_within(peaks.offsets)
-        kept = np.sort(order[rank < self._n])
+        order, rank = _ranked(everything)
         # the last that is kept, of features that have enough
         full = np.diff(peaks.offsets) >= self._n
         last = order[peaks.offsets[:-1][full] + self._n - 1]
         self._least[full] = peaks.value[last]
-        self.block = self._around_peaks(_of_pairs(everything, kept))
+        self.block = self._around_peaks(_of_pairs(everything, np.sort(order[rank < self._n])))
 
     def _around_peaks(self, block: FeatureBlock) -> FeatureBlock:
         """Return the firings inside the widest window."""
@@ -284,6 +286,15 @@ class Tally:
         at = found.schema.get_field_index("n_eligible")
         eligible = self.counts.contexts[found["feature"].to_numpy()].astype(np.uint32)
         return found.set_column(at, found.schema.field(at), pa.array(eligible))
+
+
+def _ranked(
+    block: FeatureBlock,
+) -> tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]:
+    """Return the contexts of each feature, strongest first and ties by context, and their ranks."""
+    peaks = block.peaks
+    order = segments.order_within(~segments.as_keys(peaks.value), peaks.offsets)
+    return order, segments.rank_within(peaks.offsets)
 
 
 def _of_pairs(block: FeatureBlock, pairs: Int64[np.ndarray, " pair"]) -> FeatureBlock:

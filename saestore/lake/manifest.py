@@ -477,7 +477,7 @@ def checksum_text(crc: int) -> str:
     return f"crc32c:{crc:08x}"
 
 
-def checksum_of(data: bytes | memoryview) -> str:
+def checksum_of(data: bytes) -> str:
     """Return the checksum of some bytes."""
     return checksum_text(crc32c.crc32c(data))
 

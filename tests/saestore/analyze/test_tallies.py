@@ -98,6 +98,15 @@ def remove(lake, ref):
     lake.artefact(ref).remove()
 
 
+def test_no_examples_need_not_be_kept(both):
+    lake, settings = both
+    ref = analyze.run(settings.model_copy(update={"subsamples": {}}), lake, device="cpu")
+    found = Analysis.open(lake, ref.name)
+    assert len(found.lazy("examples").collect()) == 0
+    assert found.feature(1).groups == ()
+    remove(lake, ref)
+
+
 def test_what_is_kept_equals_that_of_all_firings(both):
     lake, settings = both
     ref = analyze.run(settings, lake, device="cpu")
@@ -164,7 +173,7 @@ def test_a_damaged_tally_is_made_again(both, spans):
     lake, settings = both
     analyze.run_part(settings, lake, Part(0, 2), device="cpu")
     artefact = lake.artefact(REF)
-    (name,) = (n for n in artefact.names(tallies.FOLDER) if n.endswith(".npz"))
+    (name,) = (n for n in artefact.names(tallies.FOLDER) if n.endswith(".arrays"))
     data = artefact.read(f"{tallies.FOLDER}/{name}")
     artefact.write(f"{tallies.FOLDER}/{name}", data[:-9] + b"x" + data[-8:])
     spans.clear()
