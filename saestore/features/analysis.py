@@ -262,7 +262,7 @@ class Analysis:
             DamagedArtefactError: A file is missing or has another size.
         """
         self.check(feature)
-        self.need_firings("the contexts in which a feature is strongest, as many as asked for,")
+        self.need_firings("a search through all contexts of a feature")
         firings = self._assembler.readers[FIRINGS].rows("feature", [feature])
         context, value = (np.from_dlpack(firings[c].combine_chunks()) for c in ("context", "value"))
         starts = np.flatnonzero(np.diff(context.astype(np.int64), prepend=-1))
