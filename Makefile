@@ -67,6 +67,7 @@ faults: $(VENV)/ready
 	$(BIN)/python tests/faults/kill_import.py --kills $(KILLS)
 	$(BIN)/python tests/faults/kill_train.py --kills $(KILLS)
 	$(BIN)/python tests/faults/kill_analyze.py --kills $(KILLS)
+	$(BIN)/python tests/faults/kill_analyze.py --kills $(KILLS) --firings none
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .
