@@ -217,7 +217,7 @@ def _heading(subsample: str, group: "ExampleGroup", *, key: Text | None) -> Rend
 def _caption(number: int, group: "ExampleGroup", example: "Example") -> str:
     peak = "" if group.kind in NEGATIVES else f"peak {example.peak:.4f}  "
     if NEGATIVES.get(group.kind):
-        peak = f"silent at {example.peak_position}  "
+        peak = f"silent at {example.peak_position} '{visible(example.peak_token)}'  "
     part = f"part {group.stratum + 1} of {group.strata}  " if group.strata > 1 else ""
     return f"{number:>2}  {peak}{part}context {example.context}  {visible(example.document_id)}"
 

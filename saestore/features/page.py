@@ -72,6 +72,11 @@ class Example:
     tokens: tuple[TokenPiece, ...]
     reads: tuple[Read, ...] = ()
 
+    @property
+    def peak_token(self) -> str:
+        """The token at the peak's position: of a hard negative, the one that it is about."""
+        return self.tokens[self.peak_position - self.window_start].text
+
     def cut(self, around: int) -> "Example":
         """Return it with at most `around` tokens on each side of its peak."""
         centre = self.peak_position - self.window_start
@@ -298,7 +303,7 @@ class FeaturePage:
         statistics: Its line of `features`, column by column; None where undefined.
         top_token: The token it fires on most often; None if it never fires.
         histograms: By what: `value`, `log_value`, `position`, `peak`, with counts of 0 if it never
-            fires; `logit:` and the name of each score, such as `logit:direction`, if logits were asked
+            fires (without firings kept, only `log_value` and `position`); `logit:` and the name of each score, such as `logit:direction`, if logits were asked
             for.
         logits: One table for each score and head; none if logits were not asked for.
         writes: How much it writes to each hookpoint; none where the dictionary writes to one.

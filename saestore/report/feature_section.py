@@ -356,7 +356,7 @@ def _chosen(page: FeaturePage) -> dict[tuple[str, int], list[str]]:
 def _where(group: ExampleGroup, example: Example) -> str:
     part = f"part {group.stratum + 1} of {group.strata} · " if group.strata > 1 else ""
     if NEGATIVES.get(group.kind):
-        part += f"position {example.peak_position} · "
+        part += f"at {example.peak_position} {_chip(example.peak_token)} · "
     return f"{part}{passages.text(example.document_id)} · context {example.context}"
 
 

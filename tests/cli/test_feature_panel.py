@@ -137,7 +137,7 @@ def test_hard_negatives_say_where_they_are_silent():
     shown = replace(example(WORDS, [0.0] * len(WORDS)), peak_position=2)
     text = drawn(page(groups=(ExampleGroup("close", "near", 0, 1, 41, (shown,)),)), width=100)
     assert "Hard negatives: silent where a feature like it fires (41 of them)" in text
-    assert "silent at 2" in text
+    assert "silent at 2 '↵'" in text
     assert "peak 0" not in text
 
 

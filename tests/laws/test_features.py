@@ -142,29 +142,29 @@ def test_q2_statistics_are_the_features_table(analysed):
             assert row[name] == pytest.approx(line[name], rel=1e-12)
 
 
-def test_q3_proportion(analysed):
-    analysis, oracle = analysed
+def test_q3_proportion(analysed, asked):
+    _, oracle = analysed
     for feature in range(oracle.n_features):
         peaks = {c: v for c, (v, _) in oracle.peaks(feature).items()}
         limit = 0.6 * max(peaks.values(), default=0)
         kept = sorted((c for c, v in peaks.items() if v <= limit), key=lambda c: (-peaks[c], c))
-        found = rows_of(analysis, "proportion", feature=feature, p=0.6, n=5)
+        found = asked("proportion", feature=feature, p=0.6, n=5)
         assert [r["context"] for r in found] == kept[:5]
 
 
-def test_q4_silent(analysed):
-    analysis, oracle = analysed
+def test_q4_silent(analysed, asked):
+    _, oracle = analysed
     for feature in range(oracle.n_features):
         silent = [c for c in range(oracle.n_contexts) if c not in oracle.peaks(feature)]
         silent.sort(key=lambda c: oracle.place(feature, c))
-        found = rows_of(analysis, "silent", feature=feature, n=6)
+        found = asked("silent", feature=feature, n=6)
         assert [r["context"] for r in found] == silent[:6]
 
 
-def test_q5_quantile_strata(analysed):
-    analysis, oracle = analysed
+def test_q5_quantile_strata(analysed, asked):
+    _, oracle = analysed
     for feature in range(oracle.n_features):
-        found = rows_of(analysis, "quantile_strata", feature=feature, q=3, n=2)
+        found = asked("quantile_strata", feature=feature, q=3, n=2)
         assert [(r["stratum"], r["context"]) for r in found] == strata(oracle, feature, q=3, n=2)
 
 
@@ -200,12 +200,12 @@ def test_q6_features_on_token(analysed):
         assert row["lift"] == pytest.approx(lift, rel=1e-12)
 
 
-def test_q7_coactive_and_s12_phi_is_the_correlation_of_indicators(analysed):
-    analysis, oracle = analysed
+def test_q7_coactive_and_s12_phi_is_the_correlation_of_indicators(analysed, asked):
+    _, oracle = analysed
     kept = oracle.planted.kept
     fires = oracle.values[kept] > 0
     for feature in range(2, oracle.n_features):
-        found = rows_of(analysis, "coactive", feature=feature, min_n=1, n=99)
+        found = asked("coactive", feature=feature, min_n=1, n=99)
         others = {
             o
             for o in range(oracle.n_features)
@@ -222,8 +222,8 @@ def test_q7_coactive_and_s12_phi_is_the_correlation_of_indicators(analysed):
             assert row["era"] == pytest.approx(era, rel=1e-12)
 
 
-def test_q8_features_of_context(analysed):
-    analysis, oracle = analysed
+def test_q8_features_of_context(analysed, asked):
+    _, oracle = analysed
     for context in range(0, oracle.n_contexts, 7):
         block = oracle.values[oracle.context == context]
         expected = [
@@ -232,7 +232,7 @@ def test_q8_features_of_context(analysed):
             if (block[:, f] > 0).any()
         ]
         expected.sort(key=lambda x: (-x[1], x[0]))
-        found = rows_of(analysis, "features_of_context", context=context, n=99)
+        found = asked("features_of_context", context=context, n=99)
         assert [tuple(r.values()) for r in found] == expected
 
 
@@ -509,6 +509,8 @@ def lists_of(analysis):
 def test_s11_hard_negatives(analysed, name):
     analysis, oracle = analysed
     subsample, lists = SUBSAMPLES[name], lists_of(analysis)
+    sql = "SELECT * FROM examples WHERE subsample = $s ORDER BY feature, stratum, rank"
+    chosen = analysis.sql(sql, {"s": name}).to_pylist()
     several = 0
     for feature in range(oracle.n_features):
         expected = (
@@ -516,8 +518,7 @@ def test_s11_hard_negatives(analysed, name):
             if isinstance(subsample, NearSubsample)
             else on_same_token(oracle, feature)
         )
-        sql = "SELECT * FROM examples WHERE feature = $f AND subsample = $s ORDER BY stratum, rank"
-        lines = analysis.sql(sql, {"f": feature, "s": name}).to_pylist()
+        lines = [x for x in chosen if x["feature"] == feature]
         found = [(x["context"], x["peak_position"], x["peak"], x["n_eligible"]) for x in lines]
         most = list(expected.items())[: subsample.n]
         assert found == [(c, p, 0, len(expected)) for c, p in most]
@@ -626,12 +627,12 @@ def test_s11_token_stats_are_counted_from_firings_and_tokens(analysed):
             )
 
 
-def test_s11_coactivation_is_q7_where_all_rows_are_counted(analysed):
+def test_s11_coactivation_is_q7_where_all_rows_are_counted(analysed, asked):
     analysis, oracle = analysed
     lines = analysis.sql("SELECT * FROM coactivation ORDER BY feature, rank").to_pylist()
     for feature in range(oracle.n_features):
         table = [x for x in lines if x["feature"] == feature]
-        query = rows_of(analysis, "coactive", feature=feature, min_n=1, n=64)
+        query = asked("coactive", feature=feature, min_n=1, n=64)
         assert [(x["other"], x["n_both"]) for x in table] == [
             (x["other"], x["n_both"]) for x in query
         ]
@@ -690,6 +691,7 @@ def test_s13_bytes_do_not_depend_on_memory_or_blocks(reference, monkeypatch, roo
 
     monkeypatch.setattr(analyze.write.Sorter, "__init__", small)
     monkeypatch.setattr(analyze.encode, "block_rows", lambda _: block)
+    monkeypatch.setattr(analyze.subsamples, "_A_THREAD", 1)
     lake = Lake.at(tmp_path)
     settings = WHOLE.model_copy(update={"memory_mib": 16})
     ref, _ = planted_analysis(lake, settings=settings)
