@@ -9,7 +9,15 @@ import pytest
 
 import saestore
 from saestore.errors import ArtefactNotFoundError, ConfigError, FeatureNotFoundError, QueryError
-from saestore.features import DensityHistogram, HeadPair, Overview, Read, Written, feature_lines
+from saestore.features import (
+    DensityHistogram,
+    ExampleGroup,
+    HeadPair,
+    Overview,
+    Read,
+    Written,
+    feature_lines,
+)
 from saestore.report import FeaturesReport, feature_section, features_html
 from saestore.testing.pages import example, page
 from saestore.words import alone
@@ -426,3 +434,15 @@ def test_hostile_text_does_nothing_in_a_browser(browser, tmp_path):
     assert view.locator(".passage").inner_text().startswith("<script>alert(1)</script>")
     assert said == []
     view.close()
+
+
+def test_a_hard_negative_names_its_token_and_what_is_unknown_is_said():
+    silent = replace(example(["a", " <b>"], [0.0, 0.0]), peak_position=1)
+    hard = ExampleGroup("hard", "near", 0, 1, 7, (silent,))
+    origin = replace(page().provenance, keeps_firings=False)
+    text = feature_section.section(
+        page(groups=(hard,), provenance=origin), feature_section.Place([17], 0)
+    )
+    assert "Hard negatives: silent where a feature like it fires" in text
+    assert 'at 1 <code class="token"><bdi> &lt;b&gt;</bdi></code>' in text
+    assert "no firings were kept" in text
