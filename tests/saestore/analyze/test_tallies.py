@@ -223,6 +223,7 @@ def test_tallies_of_contexts_merge_in_any_order(seed, monkeypatch):
         ({"token_stats": {}}, "token_stats needs them: set it to null"),
         ({"coactivation": {"rows": 5}}, "coactivation needs them: set it to null"),
         ({"head_scaling": True}, "head_scaling needs them: set it to false"),
+        ({"logits": {"scores": ["direction", "additive"]}}, "logits.scores has additive"),
     ],
 )
 def test_what_needs_firings_is_refused(given, said):
