@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from saestore import analyze, dictionaries, evaluate, features, generate, train
 from saestore.activations import ActivationStore, held_out
 from saestore.dictionaries import ContextRows, Contexts, load
-from saestore.errors import ConfigError, HookpointNotFoundError
+from saestore.errors import ConfigError, HookpointNotFoundError, UnsupportedError
 from saestore.evaluate.selection import spread
 from saestore.exchange.features import Neuronpedia, SaeDashboard, export_features
 from saestore.lake import Lake, Ref, layout, table_file
@@ -389,6 +389,10 @@ def test_a_jacobian_is_refused_where_there_is_nothing_to_compare(lake, device):
 def test_a_molt_tells_the_ranks_of_its_features_and_what_its_logits_are_of(lake, device):
     train.run(settings("molt"), lake, device=device)
     analyze.run(AnalyzeSettings(dictionary="s/molt"), lake, device=device)
+    none = {"dictionary": "s/molt", "name": "none", "firings": "none"}
+    means = AnalyzeSettings.model_validate({**none, "logits": {"scores": ["direction"]}})
+    with pytest.raises(UnsupportedError, match="its mean is over all firings"):
+        analyze.run(means, lake, device=device)
     where = "WHERE dictionary = 'molt'"
     ranks = features.query(lake, f"SELECT rank, count(*) AS n FROM features {where} GROUP BY rank")
     found = zip(ranks["rank"].to_pylist(), ranks["n"].to_pylist(), strict=True)

@@ -243,3 +243,17 @@ def test_heads_go_through_the_output_projection(made):
     first = found.filter(score="direction", sign=1, rank=0)
     assert first["token_id"].to_list() == best.indices.tolist()
     np.testing.assert_allclose(first["value"], best.values, rtol=1e-4)
+
+
+def test_without_firings_there_is_no_additive_and_the_rest_is_the_same(made):
+    lake, _, whole = made
+    given = {"dictionary": NAME, "name": "none", "firings": "none", "neighbours": None}
+    wanted = AnalyzeSettings.model_validate({**given, "logits": {"top_k": TOP}})
+    found = Analysis.open(lake, analyze.run(wanted, lake, device="cpu").name)
+    assert found.manifest.facts["logits"] == {"scores": ["direction"]}
+    assert found.lazy("features").collect()["logit_scale"].null_count() == FEATURES
+    for table in ("logits", "logit_stats"):
+        expected = whole.lazy(table).filter(pl.col("score") == "direction").collect()
+        assert found.lazy(table).collect().equals(expected)
+    drawn = (each.feature(4).histograms["logit:direction"] for each in (whole, found))
+    assert len(set(drawn)) == 1
