@@ -304,13 +304,10 @@ def analysis_views(sources: Iterable[Source]) -> dict[str, str]:
             for source in known
             if needs in source.manifest.arrays
         ]
-        nothing = known and not arms and name in OF_FIRINGS
+        nothing = known and not arms and needs == tables.FIRINGS_BY_FEATURE.name
         found[name] = _refusing(name, known) if nothing else _union(name, arms)
     return found
 
-
-OF_FIRINGS = ("firings", "firings_by_context")
-"""Views over every firing."""
 
 KEEPS_NONE = 'made with firings = "none"'
 """In the error of a question over firings where no analysis keeps them."""
