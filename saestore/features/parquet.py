@@ -23,8 +23,12 @@ GROUP = 122_880
 """Rows in a row group of the other tables: DuckDB's own."""
 CONTEXTS_GROUP = 4_096
 """Rows in a row group of `contexts`, which carry their text."""
+FIRINGS_PAGE = 131_072
+"""Firings in a page: each of the four byte streams of their values fills a block of zstd."""
 FIRINGS_PART = 25_000_000
 """Firings aimed at in one file."""
+_WIDEST = 4
+"""Bytes of the widest column of a firing."""
 CONTEXTS_PART = 65_536
 """Contexts in one file."""
 
@@ -59,6 +63,8 @@ def options(table: str, schema: pa.Schema, order: tuple[tuple[str, bool], ...]) 
     }
     if table.startswith("firings_by_"):
         chosen["use_dictionary"] = False
+        chosen["max_rows_per_page"] = FIRINGS_PAGE
+        chosen["data_page_size"] = _WIDEST * FIRINGS_PAGE
         chosen["column_encoding"] = {field.name: _encoding(field.type) for field in schema}
     else:
         chosen["use_dictionary"] = [
