@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 
+from saestore_schemas.columns import FEATURE, TOKEN_ID
 from saestore_schemas.table import Column, Table
 
 
@@ -11,13 +12,13 @@ TOKEN_STATS = Table(
     "document; other tokens can be counted from `firings` and `tokens`.",
     ("feature", "shift", "n descending", "token_id"),
     (
-        Column("feature", pa.uint32(), "feature"),
+        FEATURE,
         Column(
             "shift",
             pa.int8(),
             "where the token is: 0 where the feature fires, -1 one before, +1 one after",
         ),
-        Column("token_id", pa.uint32(), "token"),
+        TOKEN_ID,
         Column("n", pa.uint64(), "firings with this token there"),
         Column("sum", pa.float64(), "sum of their values"),
         Column("max", pa.float32(), "largest of their values"),
@@ -30,7 +31,7 @@ COACTIVATION = Table(
     "itself. All counts are of the same rows: those of contexts drawn at random.",
     ("feature", "rank"),
     (
-        Column("feature", pa.uint32(), "feature"),
+        FEATURE,
         Column("other", pa.uint32(), "a feature that fires with it"),
         Column("rank", pa.uint16(), "rank by phi, then by `other`, from 0"),
         Column("n_feature", pa.uint32(), "rows on which the feature fires"),
@@ -50,7 +51,7 @@ NEIGHBOURS = Table(
     "Features whose folded vectors are most alike; a vector of length zero has none.",
     ("feature", "method", "rank"),
     (
-        Column("feature", pa.uint32(), "feature"),
+        FEATURE,
         Column(
             "method",
             pa.string(),
@@ -106,7 +107,7 @@ DIFFERENCES = Table(
     "What each feature of a dictionary does in two analyses, as `saestore diff` finds it.",
     ("feature",),
     (
-        Column("feature", pa.uint32(), "feature"),
+        FEATURE,
         Column("n_firings_a", pa.uint64(), "rows of the first analysis on which it fires"),
         Column("n_firings_b", pa.uint64(), "of the second"),
         Column(

@@ -8,6 +8,7 @@ are rendered from it. A change of meaning raises
 import pyarrow as pa
 
 from saestore_schemas import relation_tables
+from saestore_schemas.columns import CONTEXT, FEATURE, HEAD, TOKEN_ID
 from saestore_schemas.table import Column, Table
 
 
@@ -113,7 +114,7 @@ def firings(value: pa.DataType, order: str) -> Table:
         sort,
         (
             Column("feature", pa.uint32(), "feature, 0 to n_features-1"),
-            Column("context", pa.uint32(), "row of `contexts`"),
+            CONTEXT,
             Column("position", pa.uint16(), "position in the context, from 0"),
             Column(
                 "value",
@@ -139,7 +140,7 @@ def head_firings(value: pa.DataType) -> Table:
         ("feature", "head", "context", "position"),
         (
             feature,
-            Column("head", pa.uint16(), "place of the hookpoint among those it reconstructs"),
+            HEAD,
             *others,
         ),
     )
@@ -161,7 +162,7 @@ FEATURES = Table(
     "One line per feature, dead ones included.",
     ("feature",),
     (
-        Column("feature", pa.uint32(), "feature"),
+        FEATURE,
         Column("layer", pa.uint16(), "layer of a cross-layer transcoder; else 0"),
         Column("index", pa.uint32(), "index within the layer; else the feature"),
         Column("n_rows", pa.uint64(), "kept rows analysed (same for all)"),
@@ -257,7 +258,7 @@ HISTOGRAMS = Table(
     "Histograms of each feature's values and logit scores, by name.",
     ("feature", "what"),
     (
-        Column("feature", pa.uint32(), "feature"),
+        FEATURE,
         Column(
             "what",
             pa.string(),
@@ -279,11 +280,11 @@ EXAMPLES = Table(
     "Example contexts of each feature, by subsample.",
     ("feature", "subsample", "stratum", "rank"),
     (
-        Column("feature", pa.uint32(), "feature"),
+        FEATURE,
         Column("subsample", pa.string(), "name in `[subsamples.NAME]`"),
         Column("stratum", pa.uint8(), "stratum, lowest first; 0 if not stratified"),
         Column("rank", pa.uint16(), "rank inside the stratum, from 0"),
-        Column("context", pa.uint32(), "row of `contexts`"),
+        CONTEXT,
         Column(
             "peak_position",
             pa.uint16(),
@@ -314,7 +315,7 @@ LOGITS = Table(
     "Tokens that each feature's decoder vector promotes and suppresses most.",
     ("feature", "score", "head", "sign", "rank"),
     (
-        Column("feature", pa.uint32(), "feature"),
+        FEATURE,
         Column(
             "score",
             pa.string(),
@@ -330,7 +331,7 @@ LOGITS = Table(
         ),
         Column("sign", pa.int8(), "+1 promoted, -1 suppressed"),
         Column("rank", pa.uint16(), "rank, from 0"),
-        Column("token_id", pa.uint32(), "token"),
+        TOKEN_ID,
         Column(
             "value",
             pa.float32(),
@@ -344,7 +345,7 @@ LOGIT_STATS = Table(
     "Distribution of each feature's logit scores over the vocabulary.",
     ("feature", "score", "head"),
     (
-        Column("feature", pa.uint32(), "feature"),
+        FEATURE,
         Column("score", pa.string(), "as in `logits`"),
         Column("head", pa.uint16(), "as in `logits`"),
         Column("mean", pa.float32(), "mean, before it is subtracted; of `renormalised` it is not"),
@@ -362,8 +363,8 @@ DECODERS = Table(
     "it writes nothing.",
     ("feature", "head"),
     (
-        Column("feature", pa.uint32(), "feature"),
-        Column("head", pa.uint16(), "place of the hookpoint among those it reconstructs"),
+        FEATURE,
+        HEAD,
         Column("hookpoint", pa.string(), "the hookpoint"),
         Column("norm", pa.float32(), "length of what it writes there, folded, raw units"),
         Column("relative_norm", pa.float32(), "that over the sum of the feature's lengths"),
@@ -375,7 +376,7 @@ DECODER_PAIRS = Table(
     "How alike what each feature of a crosscoder writes at one head is to what it writes at another.",
     ("feature", "head_a", "head_b"),
     (
-        Column("feature", pa.uint32(), "feature"),
+        FEATURE,
         Column("head_a", pa.uint16(), "place of a hookpoint among those it reconstructs"),
         Column("head_b", pa.uint16(), "the same or a later one"),
         Column(
@@ -400,8 +401,8 @@ HEAD_SCALING = Table(
     "at the others too. One line of each feature and head, of dictionaries with several that read them.",
     ("feature", "head"),
     (
-        Column("feature", pa.uint32(), "feature"),
-        Column("head", pa.uint16(), "place of the hookpoint among those it reconstructs"),
+        FEATURE,
+        HEAD,
         Column("hookpoint", pa.string(), "the hookpoint, or the name of the head"),
         Column("owner", pa.uint16(), "the head at which its decoder vector is longest"),
         Column("n_firings", pa.uint64(), "kept rows on which it fires"),
@@ -449,8 +450,8 @@ ATTENTION = Table(
     "lines of one firing sum to its value.",
     ("feature", "context", "query", "key"),
     (
-        Column("feature", pa.uint32(), "feature"),
-        Column("context", pa.uint32(), "row of `contexts`"),
+        FEATURE,
+        CONTEXT,
         Column("query", pa.uint16(), "position where it fires"),
         Column(
             "key",
@@ -493,7 +494,7 @@ FEATURE_SCORES = Table(
     "One line per feature of an evaluation, dead ones included.",
     ("feature",),
     (
-        Column("feature", pa.uint32(), "feature"),
+        FEATURE,
         Column("n_firings", pa.uint64(), "evaluated rows it fires on"),
         Column("density", pa.float64(), "n_firings / rows; null without rows", nullable=True),
         Column(
