@@ -1,8 +1,8 @@
 """Questions to a large analysis, beside the same questions to its firings in a plain file.
 
 Each goal of the tables has a pair of contenders: SQL that is the same word for word, over the lake's
-layout and over the plain one; a feature's page, which the plain side pieces together from SQL; and all
-features' statistics, which the lake has ready. Features and tokens are asked about from the rarest to the
+layout and over the plain one; a feature's page, which the plain side pieces together from SQL; and what the
+lake has ready, all features' statistics and the most correlated features of each, against its SQL. Features and tokens are asked about from the rarest to the
 most frequent, evenly by rank. Files are read before, so they lie in memory: the layout is measured, not a disk.
 """
 
@@ -61,6 +61,13 @@ PAGE = (
     ),
 )
 """What a page shows beside examples and co-active features, from the firings."""
+KEPT = (
+    "SELECT other, n_both, jaccard, era, phi FROM coactivation WHERE feature = $feature "
+    "ORDER BY rank LIMIT 20"
+)
+"""What `coactivation` has ready of the 20 most correlated features, those with ten rows or more in common."""
+DECODED = "SELECT sum(feature), sum(context), sum(position) FROM firings_by_context"
+"""What no question about every row group can do without."""
 SHOWN = "SELECT text, char_offsets, token_ids, segments FROM contexts WHERE context IN (SELECT unnest($c))"
 
 Ask = Callable[[str, dict[str, Any]], pa.Table]
@@ -130,6 +137,8 @@ def prepare(built: Built, session: SqlSession, plain: duckdb.DuckDBPyConnection)
         notes=(
             Note("opening the views", partial(_opened, built)),
             *((Note("slowest page", partial(_slowest, of)),) if "T4 page" in asked else ()),
+            Note("decoding alone", of.decoded),
+            *((Note("co-active features kept", of.kept),) if "T7 co-active" in asked else ()),
             Note("written", partial(_whole, built)),
         ),
     )
@@ -164,6 +173,7 @@ class _Questions:
         quantiles = self._both(QUANTILES, [{"feature": f} for f in self.features])
         if self.n_firings > lake_data.ALL_TABLES:
             return {"T5 top 20": strongest, "T5 quantiles": quantiles}
+        common = [{"feature": f, "min_n": 10, "n": 20} for f in self.features]
         return {
             "T3 top 20": strongest,
             "T4 page": (
@@ -177,6 +187,11 @@ class _Questions:
             ),
             "T7 co-active": self._both(
                 coactive, [{"feature": f, "min_n": 5, "n": 20} for f in self.features]
+            ),
+            "T7 co-active, ready": (
+                ASKED,
+                lambda: [self._session.answer(KEPT, {"feature": f}) for f in self.features],
+                lambda: [self._ask(coactive, each) for each in common],
             ),
             "T8 statistics": (
                 1,
@@ -204,6 +219,29 @@ class _Questions:
         return (
             self.n_firings / min(timed(lambda: self._session.answer(sql)) for _ in range(3)) / 1e6
         )
+
+    def decoded(self) -> str:
+        """Return how long it takes to decode three columns of every firing, in words."""
+        ours, plain = (
+            min(timed(partial(ask, DECODED, {})) for _ in range(3)) * 1000
+            for ask in (self._session.answer, self._ask)
+        )
+        return (
+            f"feature, context and position of every firing take {ours:.0f} ms of the lake, {plain:.0f} ms of "
+            "the plain file: a token or a feature that lies in every row group needs them"
+        )
+
+    def kept(self) -> str:
+        """Return whether what is ready is what SQL finds, in words."""
+        sql = named_queries()["coactive"].sql
+        same = sum(
+            self._session.answer(KEPT, {"feature": f}).select(["other", "n_both"]).to_pylist()
+            == self._session.answer(sql, {"feature": f, "min_n": 10, "n": 20})
+            .select(["other", "n_both"])
+            .to_pylist()
+            for f in self.features
+        )
+        return f"the same as by SQL for {same} of {ASKED} features"
 
     def _both(
         self, sql: str, params: Sequence[dict[str, Any]]
@@ -277,9 +315,11 @@ def _whole(built: Built) -> str:
     """Return how long the whole analysis took to write, in words."""
     first, second = built.seconds
     plain = built.plain.stat().st_size / built.firings
+    drawn = {"firings_by_context", "firings_by_feature", "contexts", "vocabulary", "documents"}
+    made = ", ".join(name for name in built.analysis.tables if name not in drawn)
     return (
-        f"in {first:.0f} s drawn, sorted and written by context, in {second:.0f} s by feature with "
-        f"statistics, examples, token and co-activation tables; {plain:.2f} bytes a firing in the plain file"
+        f"in {first:.0f} s drawn, sorted and written by context, in {second:.0f} s by feature with {made}; "
+        f"{plain:.2f} bytes a firing in the plain file"
     )
 
 

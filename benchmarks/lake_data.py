@@ -81,7 +81,8 @@ class Built:
         file = views.literal(str(self.plain))
         plain = f"SELECT * FROM read_parquet({file})"  # noqa: S608 - a path of ours, quoted
         known = views.analysis_views([source])
-        for name, sql in {**known, "firings": plain, "firings_by_context": plain}.items():
+        orders = dict.fromkeys(("firings", "firings_by_feature", "firings_by_context"), plain)
+        for name, sql in {**known, **orders}.items():
             connection.execute(f"CREATE VIEW {name} AS {sql}")
         return connection
 
