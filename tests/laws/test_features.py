@@ -284,20 +284,20 @@ def test_q10_source_contrast(analysed, asked):
         assert own == pytest.approx(numbers, rel=1e-9)
 
 
-@pytest.mark.parametrize("children", [[], [8, 2, 0, 6]])
-def test_q11_absorption_suspects(analysed, asked, children):
+@pytest.mark.parametrize("given", [{"min_cos": -1}, {"children": [8, 2, 0, 6]}], ids=str)
+def test_q11_absorption_suspects(analysed, asked, given):
     _, oracle = analysed
     for parent in (0, 1, 4, 7):
         on = oracle.planted.kept & np.isin(oracle.planted.tokens, [3, 8])
         missed = on & ~(oracle.values[:, parent] > 0)
         counts = {
             child: int((missed & (oracle.values[:, child] > 0)).sum())
-            for child in children or range(oracle.n_features)
+            for child in given.get("children", range(oracle.n_features))
             if child != parent
         }
         expected = sorted((c for c in counts if counts[c]), key=lambda c: (-counts[c], c))
-        given = {"parent": parent, "tokens": [" w3", " w8"], "n": 99}
-        found = asked("absorption_suspects", children=children, **given)
+        asking = {"parent": parent, "tokens": [" w3", " w8"], "n": 99}
+        found = asked("absorption_suspects", **asking, **given)
         assert [(r["child"], r["n"]) for r in found] == [(c, counts[c]) for c in expected]
         for row in found:
             assert (row["missed"], row["rows"]) == (missed.sum(), on.sum())

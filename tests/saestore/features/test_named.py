@@ -4,11 +4,13 @@ import pytest
 
 from saestore import analyze
 from saestore.errors import ArtefactNotFoundError, QueryError
-from saestore.features import named_queries, run_named
+from saestore.features import Analysis, named_queries, run_named
 from saestore.features.named import Parameter, parse
 from saestore.lake import Lake
-from saestore.testing.analyses import DICTIONARY, planted_analysis
+from saestore.testing.analyses import DICTIONARY, planted_analysis, synthetic_dictionary
+from saestore.testing.stores import synthetic_store
 from saestore_schemas.analyze import AnalyzeSettings
+from saestore_schemas.dictionary import Relu
 
 
 @pytest.mark.parametrize("name", named_queries())
@@ -46,10 +48,26 @@ def test_lists_stand_between_commas_or_are_json(planted_lake):
     other = {**given, "tokens": '[" w3", " w8"]', "children": [5, 2]}
     assert one.num_rows == 2
     assert one.equals(run_named(planted_lake, "absorption_suspects", other))
-    every = run_named(
-        planted_lake, "absorption_suspects", {**given, "tokens": [" w3"], "children": ""}
+    every = {**given, "tokens": [" w3"], "children": "", "min_cos": "-1"}
+    assert run_named(planted_lake, "absorption_suspects", every).num_rows > 2
+
+
+def test_absorbing_features_are_looked_for_among_those_like_the_parent(tmp_path):
+    lake = Lake.at(tmp_path)
+    store = synthetic_store(lake)
+    synthetic_dictionary(lake, "like/relu", store, activation=Relu(), d_sae=12)
+    settings = AnalyzeSettings(dictionary="like/relu", logits=None)
+    near = Analysis.open(lake, analyze.run(settings, lake, device="cpu").name).lazy("neighbours")
+    lines = near.filter(feature=0, method="dec_cos").collect()
+    like = lines.filter(lines["score"] > 0.3)["neighbour"].to_list()
+    assert 0 < len(like) < len(lines)
+    given = {"parent": 0, "tokens": " w3, w4", "n": 99}
+    default, named, every = (
+        run_named(lake, "absorption_suspects", {**given, **more})
+        for more in ({}, {"children": like}, {"min_cos": -1})
     )
-    assert every.num_rows > 2
+    assert default.equals(named)
+    assert 0 < default.num_rows < every.num_rows
 
 
 def test_text_is_converted(planted_lake):
@@ -78,7 +96,7 @@ def test_text_is_converted(planted_lake):
             "absorption_suspects",
             {"parent": 1, "tokens": "a", "children": "1,x"},
             "whole numbers",
-            "every",
+            "the parent's",
         ),
     ],
 )
@@ -95,13 +113,25 @@ def test_an_analysis_is_chosen_or_asked_for(tmp_path):
     assert "saestore analyze" in none.value.hint
     planted_analysis(lake)
     alone = run_named(lake, "statistics")
-    settings = AnalyzeSettings(dictionary=DICTIONARY, name="part", logits=None, rows=50)
+    settings = AnalyzeSettings(
+        dictionary=DICTIONARY, name="part", logits=None, neighbours=None, rows=50
+    )
     analyze.run(settings, lake, device="cpu")
     with pytest.raises(QueryError) as several:
         run_named(lake, "statistics")
     assert "planted/relu/default, planted/relu/part" in several.value.hint
     assert run_named(lake, "statistics", analysis=f"{DICTIONARY}/default").equals(alone)
-    assert not run_named(lake, "statistics", analysis=f"{DICTIONARY}/part").equals(alone)
+    part = f"{DICTIONARY}/part"
+    assert not run_named(lake, "statistics", analysis=part).equals(alone)
+    # it has no neighbours to look at: every feature is
+    every = [
+        run_named(
+            lake, "absorption_suspects", {"parent": 4, "tokens": " w3", **more}, analysis=part
+        )
+        for more in ({}, {"min_cos": -1})
+    ]
+    assert every[0].num_rows > 0
+    assert every[0].equals(every[1])
     with pytest.raises(ArtefactNotFoundError) as unclear:
         run_named(lake, "statistics", analysis=DICTIONARY)
     assert "planted/relu/part" in unclear.value.hint
