@@ -2,12 +2,14 @@
 -- feature int: which feature
 -- min_n int = 5: fewest rows on which both fire
 -- n int = 20: how many features
-WITH s AS (SELECT context, position, value FROM firings WHERE feature = $feature),
+WITH s AS (
+    SELECT context, position, value FROM firings_by_feature WHERE feature = $feature
+),
 joint AS (
     SELECT o.feature AS other, count(*) AS n_both, sum(o.value::DOUBLE * s.value) AS sum_product
     FROM firings_by_context o
     JOIN s USING (context, position)
-    WHERE o.feature <> $feature AND o.context IN (SELECT context FROM s)
+    WHERE o.context IN (SELECT context FROM s)
     GROUP BY other
 )
 SELECT
@@ -23,6 +25,6 @@ SELECT
 FROM joint
 JOIN features b ON b.feature = other
 JOIN features a ON a.feature = $feature
-WHERE n_both >= $min_n AND a.n_firings < a.n_rows AND b.n_firings < b.n_rows
+WHERE other <> $feature AND n_both >= $min_n AND a.n_firings < a.n_rows AND b.n_firings < b.n_rows
 ORDER BY phi DESC, other
 LIMIT $n

@@ -4,7 +4,7 @@
 SELECT c.context
 FROM contexts c
 JOIN features f ON f.feature = $feature
-WHERE c.context NOT IN (SELECT context FROM firings WHERE feature = $feature)
+WHERE c.context NOT IN (SELECT context FROM firings_by_feature WHERE feature = $feature)
 ORDER BY
     (c.shuffle_rank::BIGINT - f.sample_offset::BIGINT + (SELECT count(*) FROM contexts))
     % (SELECT count(*) FROM contexts)

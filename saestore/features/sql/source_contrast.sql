@@ -3,7 +3,9 @@
 -- b str: another source
 -- n int = 20: how many features
 WITH c AS (
-    SELECT feature, source, count(*) AS n FROM firings JOIN contexts USING (context) GROUP BY ALL
+    SELECT feature, source, count(*) AS n
+    FROM firings_by_feature JOIN contexts USING (context)
+    GROUP BY ALL
 ),
 r AS (
     SELECT source, count(*) AS n_rows

@@ -8,11 +8,16 @@ WITH valued AS (
         -- one list of values for all of them
         quantile_disc(value, [0.01, 0.5, 0.99]) AS q,
         max(value) AS max
-    FROM firings
+    FROM firings_by_feature
     GROUP BY feature
 ),
--- apart: beside other aggregates DISTINCT takes twice as long
-placed AS (SELECT feature, count(DISTINCT context) AS n_contexts FROM firings GROUP BY feature)
+-- distinct contexts are counted as bits, 64 contexts in a number: a third of the time of DISTINCT
+seen AS (
+    SELECT feature, bit_or(1::UBIGINT << (context & 63)) AS bits
+    FROM firings_by_feature
+    GROUP BY feature, context >> 6
+),
+placed AS (SELECT feature, sum(bit_count(bits))::BIGINT AS n_contexts FROM seen GROUP BY feature)
 SELECT
     feature, n_firings, n_contexts, sum, sum / n_firings AS mean, min,
     q[1] AS q01, q[2] AS q50, q[3] AS q99, max
