@@ -5,8 +5,11 @@ import decimal
 import io
 import json
 import math
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,6 +140,19 @@ def format_of(form: TableFormat | None, out: Path | None, *, json: bool) -> Tabl
 
 
 @dataclass(frozen=True)
+class Taken:
+    """What was taken of an answer.
+
+    Attributes:
+        rows: Its rows: of what goes to a file those written, else all.
+        shown: Those that are shown; None where they are in the file.
+    """
+
+    rows: int
+    shown: pa.Table | None
+
+
+@dataclass(frozen=True)
 class Shown:
     """How answers are shown.
 
@@ -158,13 +174,40 @@ class Shown:
         Raises:
             StorageError: The file cannot be written.
         """
-        shown = table.slice(0, self.limit) if self.limit else table
-        if self.form is TableFormat.TABLE and self.out is None:
-            self.output.table(shown, total=table.num_rows)
-            return
-        write(shown, self.form, self.out)
+        self.tell(self.take(table.schema, iter(table.to_batches())))
+
+    def take(self, schema: pa.Schema, pieces: Iterator[pa.RecordBatch]) -> Taken:
+        """Write an answer to the file as it comes, or keep what will be shown of it.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        if self.out is not None and self.form is not TableFormat.TABLE:
+            return Taken(poured(schema, _first(pieces, self.limit), self.form, self.out), None)
+        kept: list[pa.RecordBatch] = []
+        rows = 0
+        for piece in pieces:
+            if not self.limit or rows < self.limit:
+                kept.append(piece)
+            rows += piece.num_rows
+        shown = pa.Table.from_batches(kept, schema)
+        return Taken(rows, shown.slice(0, self.limit) if self.limit else shown)
+
+    def tell(self, taken: Taken) -> None:
+        """Show what was taken, or say where it is.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        rows = taken.rows
+        if taken.shown is not None:
+            if self.form is TableFormat.TABLE and self.out is None:
+                self.output.table(taken.shown, total=rows)
+                return
+            write(taken.shown, self.form, self.out)
+            rows = taken.shown.num_rows
         if self.out is not None:
-            self.output.wrote(self.out, rows=shown.num_rows)
+            self.output.wrote(self.out, rows=rows)
 
 
 def alone(option: str, **others: Any) -> None:
@@ -189,17 +232,90 @@ def write(table: pa.Table, form: TableFormat, out: Path | None) -> None:
     Raises:
         StorageError: The file cannot be written.
     """
-    if out is None:
-        sys.stdout.write(_text(table, form))
+    pieces = iter(table.to_batches())
+    if out is not None:
+        poured(table.schema, pieces, form, out)
         return
+    for text in _texts(table.schema, pieces, form):
+        sys.stdout.write(text)
+
+
+def poured(
+    schema: pa.Schema, pieces: Iterator[pa.RecordBatch], form: TableFormat, out: Path
+) -> int:
+    """Write an answer to a file as it comes; return its rows.
+
+    What stood there is replaced when all is written: a question that fails leaves it.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    rows = 0
+
+    def counted() -> Iterator[pa.RecordBatch]:
+        nonlocal rows
+        for piece in pieces:
+            rows += piece.num_rows
+            yield piece
+
     try:
-        if form is TableFormat.PARQUET:
-            pyarrow.parquet.write_table(table, out, compression="zstd")
-        else:
-            out.write_text(_text(table, form), encoding="utf-8")
+        with _replacing(out) as path:
+            if form is TableFormat.PARQUET:
+                with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as file:
+                    for table in _row_groups(schema, counted()):
+                        file.write_table(table, row_group_size=_GROUP)
+            else:
+                with path.open("w", encoding="utf-8") as text:
+                    text.writelines(_texts(schema, counted(), form))
     except OSError as error:
         message = f"cannot write {out}: {error.strerror or error}"
         raise StorageError(message, hint="name a file in a folder that exists") from error
+    return rows
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """Return where to write what replaces a file in the end; a pipe or a device is written to itself."""
+    if out.exists() and not out.is_file():
+        yield out
+        return
+    whole = out.resolve()
+    partial = whole.with_name(f".{whole.name}.{os.getpid()}.part")
+    try:
+        yield partial
+        partial.replace(whole)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+_GROUP = 1 << 20
+"""Rows of a row group of Parquet."""
+_HELD = 256 << 20
+"""Bytes after which one ends before it is full: rows may hold long texts."""
+
+
+def _row_groups(schema: pa.Schema, pieces: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    held: list[pa.RecordBatch] = []
+    rows = size = 0
+    for piece in pieces:
+        held.append(piece)
+        rows, size = rows + piece.num_rows, size + piece.nbytes
+        if rows >= _GROUP or size >= _HELD:
+            yield pa.Table.from_batches(held, schema)
+            held, rows, size = [], 0, 0
+    if held:
+        yield pa.Table.from_batches(held, schema)
+
+
+def _first(pieces: Iterator[pa.RecordBatch], limit: int | None) -> Iterator[pa.RecordBatch]:
+    """Return the first rows, all without a limit; no more is asked for."""
+    left = limit or None
+    for piece in pieces:
+        yield piece if left is None else piece.slice(0, left)
+        if left is not None:
+            left -= piece.num_rows
+            if left <= 0:
+                return
 
 
 def into(table: pa.Table, out: Path) -> None:
@@ -211,20 +327,32 @@ def into(table: pa.Table, out: Path) -> None:
     write(table, SUFFIXES.get(out.suffix.lower(), TableFormat.CSV), out)
 
 
-def _text(table: pa.Table, form: TableFormat) -> str:
-    if form in {TableFormat.JSON, TableFormat.JSONL}:
-        rows = [json.dumps(plain(row), ensure_ascii=False) for row in table.to_pylist()]
-        if form is TableFormat.JSONL:
-            return "".join(f"{row}\n" for row in rows)
-        joined = ",\n".join(rows)
-        return f"[{joined}]\n"
-    if form is TableFormat.CSV:
-        sink = io.BytesIO()
-        pyarrow.csv.write_csv(_flat(table), sink)
-        return sink.getvalue().decode()
-    from saestore_cli.console import table_text
+def _texts(schema: pa.Schema, pieces: Iterator[pa.RecordBatch], form: TableFormat) -> Iterator[str]:
+    """Return an answer as text, piece by piece; a table is one piece."""
+    if form is TableFormat.TABLE:
+        from saestore_cli.console import table_text
 
-    return table_text(table)
+        yield table_text(pa.Table.from_batches(list(pieces), schema))
+    elif form is TableFormat.CSV:
+        yield _csv(schema.empty_table(), header=True)
+        for piece in pieces:
+            yield _csv(pa.Table.from_batches([piece]), header=False)
+    else:
+        # one object a line; of JSON with what makes a list of them
+        start, between, end = ("[", ",\n", "]\n") if form is TableFormat.JSON else ("", "\n", "")
+        yield start
+        first = True
+        for piece in pieces:
+            for row in piece.to_pylist():
+                yield ("" if first else between) + json.dumps(plain(row), ensure_ascii=False)
+                first = False
+        yield end if form is TableFormat.JSON or first else "\n"
+
+
+def _csv(table: pa.Table, *, header: bool) -> str:
+    sink = io.BytesIO()
+    pyarrow.csv.write_csv(_flat(table), sink, pyarrow.csv.WriteOptions(include_header=header))
+    return sink.getvalue().decode()
 
 
 def _flat(table: pa.Table) -> pa.Table:

@@ -1,7 +1,7 @@
 """What an open lake answers: questions in SQL, ready ones, and lazy frames."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from saestore.lake import Lake
 
@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from saestore.features import Explained, Limits, NamedQuery, SqlSession
+    from saestore.features import Explained, Limits, NamedQuery, SqlSession, Take
+
+T = TypeVar("T")
 
 
 class Asking:
@@ -75,6 +77,53 @@ class Asking:
         given = dict(params or {})
         limits = self._limits(limits)
         return features.run_named(self.lake, query, given, analysis=analysis, limits=limits)
+
+    def stream(
+        self,
+        sql: str,
+        take: "Take[T]",
+        params: Mapping[str, Any] | None = None,
+        *,
+        limits: "Limits | None" = None,
+    ) -> T:
+        """Answer one SQL question piece by piece, in bounded memory; return what is made of the pieces.
+
+        Args:
+            sql: One statement that reads.
+            take: Is given the answer's Arrow schema and an iterator of record batches, in a thread of
+                its own; it may stop early.
+            params: Values of its `$name`s.
+            limits: As of `sql`; the time is that of finding and taking.
+
+        Raises:
+            QueryError: As of `sql`; some pieces may have been taken.
+        """
+        from saestore import features
+
+        given = dict(params or {})
+        return features.stream(self.lake, sql, take, given, limits=self._limits(limits))
+
+    def stream_named(
+        self,
+        query: str,
+        take: "Take[T]",
+        params: Mapping[str, Any] | None = None,
+        *,
+        analysis: str | None = None,
+        limits: "Limits | None" = None,
+    ) -> T:
+        """Answer a named query piece by piece: `stream`, inside one analysis.
+
+        Raises:
+            QueryError: As of `named`; some pieces may have been taken.
+        """
+        from saestore import features
+
+        given = dict(params or {})
+        limits = self._limits(limits)
+        return features.stream_named(
+            self.lake, query, take, given, analysis=analysis, limits=limits
+        )
 
     def scan(self, table: str, *, analysis: str | None = None) -> "pl.LazyFrame":
         """Return a stored table of all analyses, or of one, as a lazy Polars frame.

@@ -2,11 +2,18 @@
 
 from saestore.features.analysis import Analysis
 from saestore.features.choose import RULE, different_words, features_about_something
-from saestore.features.connect import connect, query
+from saestore.features.connect import Take, connect, query, stream
 from saestore.features.explain import Explained, Scan, Step, explain
 from saestore.features.highlight import TEXTS, Highlight, texts_of, whole
 from saestore.features.limits import Limits
-from saestore.features.named import NamedQuery, Parameter, explain_named, named_queries, run_named
+from saestore.features.named import (
+    NamedQuery,
+    Parameter,
+    explain_named,
+    named_queries,
+    run_named,
+    stream_named,
+)
 from saestore.features.overlap import OVERLAPS, expected, overlaps
 from saestore.features.overview import DensityHistogram, Overview, feature_lines, overview
 from saestore.features.page import (
@@ -60,6 +67,7 @@ __all__ = [
     "Scan",
     "SqlSession",
     "Step",
+    "Take",
     "TokenCount",
     "TokenPiece",
     "TokenTable",
@@ -77,6 +85,8 @@ __all__ = [
     "overview",
     "query",
     "run_named",
+    "stream",
+    "stream_named",
     "texts_of",
     "whole",
 ]

@@ -5,7 +5,8 @@ extensions, and its settings are locked. `query` further accepts only statements
 `sandbox`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from typing import Any, TypeVar
 
 import duckdb
@@ -20,6 +21,12 @@ from saestore.lake import Lake, Ref, layout
 
 T = TypeVar("T")
 
+Take = Callable[[pa.Schema, Iterator[pa.RecordBatch]], T]
+"""What becomes of an answer that comes piece by piece: it is given the columns, then the rows."""
+
+_BATCH = 65_536
+"""Most rows of a piece."""
+
 _ARTEFACTS = """CREATE TABLE artefacts (
     kind VARCHAR, name VARCHAR, finished BOOLEAN, created TIMESTAMPTZ, fingerprint VARCHAR,
     files BIGINT, bytes BIGINT, parents VARCHAR[], settings VARCHAR, counts VARCHAR, facts VARCHAR
@@ -32,10 +39,10 @@ def connect(lake: Lake, limits: Limits | None = None) -> duckdb.DuckDBPyConnecti
     """Return a connection that reads below the lake only, with a view for each table over all analyses.
 
     Every view carries the columns `series`, `dictionary` and `analysis`. Views: features, firings
-    (in feature order, with `row`), firings_by_context, head_firings, contexts, tokens, vocabulary,
-    documents, examples, histograms, logits (with `token`), logit_stats, decoders, decoder_pairs, head_scaling,
-    feature_heads; scores and feature_scores over evaluations, metrics over training runs, artefacts over
-    manifests. In a lake that holds none they are empty.
+    (in feature order, with `row`), firings_by_feature (without), firings_by_context, head_firings,
+    contexts, tokens, vocabulary, documents, examples, histograms, logits (with `token`), logit_stats,
+    decoders, decoder_pairs, head_scaling, feature_heads; scores and feature_scores over evaluations,
+    metrics over training runs, artefacts over manifests. In a lake that holds none they are empty.
 
     The connection is yours: close it. What it creates lives in memory and is gone with it. Files are
     there and of their size when it is opened; `query` compares more. Statements are not looked at, so
@@ -124,6 +131,29 @@ def query(
     )
 
 
+def stream(
+    lake: Lake,
+    sql: str,
+    take: Take[T],
+    params: Mapping[str, Any] | None = None,
+    *,
+    limits: Limits | None = None,
+) -> T:
+    """Answer one SQL question over all analyses, and hand the answer on while it is found: see `pour`.
+
+    Raises:
+        QueryError: As of `query`.
+        DamagedArtefactError: As of `query`.
+    """
+    return over(
+        lake,
+        lake.refs("features"),
+        sql,
+        lambda connection: pour(connection, sql, params or {}, take, limits=limits),
+        limits=limits,
+    )
+
+
 def over(
     lake: Lake,
     analyses: Iterable[Ref],
@@ -179,6 +209,49 @@ def answer(
         return found
 
     return reading(connection, sql, limits or Limits(), ask)
+
+
+def pour(
+    connection: duckdb.DuckDBPyConnection,
+    sql: str,
+    params: Mapping[str, Any],
+    take: Take[T],
+    *,
+    limits: Limits | None = None,
+) -> T:
+    """Answer one question over a connection, and hand the answer on while it is found.
+
+    Args:
+        connection: What is asked.
+        sql: One statement that reads.
+        params: Values of its `$name`s.
+        take: What the answer is for. It may stop before the end; the question is asked, and the answer
+            taken, in a thread of its own.
+        limits: What it may take, the taking included; absent, the defaults.
+
+    Raises:
+        QueryError: As of `answer`; parts of the answer may have been taken.
+        KeyboardInterrupt: Likewise.
+    """
+
+    def ask() -> T:
+        relation = connection.sql(sql, params=dict(params))
+        with relation.to_arrow_reader(_BATCH) as reader, closing(_pieces(reader)) as pieces:
+            return take(reader.schema, pieces)
+
+    return reading(connection, sql, limits or Limits(), ask)
+
+
+def _pieces(reader: pa.RecordBatchReader) -> Generator[pa.RecordBatch, None, None]:
+    while True:
+        try:
+            piece = reader.read_next_batch()
+        except StopIteration:
+            return
+        except (OSError, pa.ArrowException) as error:
+            # the stream between the two libraries passes on the engine's message alone
+            raise sandbox.engine_error(str(error)) from error
+        yield piece
 
 
 def reading(

@@ -16,17 +16,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from saestore.errors import QueryError, nearest
-from saestore.features.connect import answer, over
+from saestore.features.connect import Take, answer, over, pour
 from saestore.features.explain import Explained, explain
 from saestore.features.find import chosen
 from saestore.features.limits import Limits
 from saestore.lake import Lake
 
+
+T = TypeVar("T")
 
 Value = int | float | str | tuple[int, ...] | tuple[str, ...]
 """A parameter's value."""
@@ -180,6 +182,31 @@ def run_named(
         [chosen(lake, analysis)],
         sql,
         lambda connection: answer(connection, sql, values, limits=limits),
+        limits=limits,
+    )
+
+
+def stream_named(
+    lake: Lake,
+    name: str,
+    take: Take[T],
+    params: Mapping[str, Any] | None = None,
+    *,
+    analysis: str | None = None,
+    limits: Limits | None = None,
+) -> T:
+    """Answer a named query inside one analysis, and hand the answer on while it is found.
+
+    Raises:
+        QueryError: As of `run_named`.
+        ArtefactNotFoundError: No such analysis.
+    """
+    sql, values = bound(name, params)
+    return over(
+        lake,
+        [chosen(lake, analysis)],
+        sql,
+        lambda connection: pour(connection, sql, values, take, limits=limits),
         limits=limits,
     )
 

@@ -45,6 +45,8 @@ def allow_only(connection: duckdb.DuckDBPyConnection, lake: Lake, limits: Limits
         "allow_persistent_secrets = false",
         "python_enable_replacements = false",
         "TimeZone = 'UTC'",
+        # footers of the lake's files, which never change, are read once
+        "parquet_metadata_cache = true",
         f"allowed_directories = [{views.literal(root.rstrip('/') + '/')}]",
         "enable_external_access = false",
     ):
@@ -105,6 +107,18 @@ def refused(error: duckdb.Error, sql: str) -> QueryError:
     )
 
 
+def engine_error(message: str) -> duckdb.Error:
+    """Return the engine's error of which only the message is left.
+
+    >>> type(engine_error("Out of Memory Error: failed to allocate")).__name__
+    'OutOfMemoryException'
+    """
+    for kind, spelt in _SPELT.items():
+        if message.startswith(spelt):
+            return kind(message)
+    return duckdb.Error(message)
+
+
 def late(sql: str, limits: Limits) -> QueryError:
     """Return the error of a question whose time is up."""
     return QueryError(
@@ -134,3 +148,10 @@ _HINTS: dict[type[duckdb.Error], str] = {
     duckdb.InvalidInputException: "give every $parameter a value, and no others; settings are locked",
     duckdb.TransactionException: "queries only read: nothing can be changed",
 }
+
+_SPELT: dict[type[duckdb.Error], str] = {
+    duckdb.PermissionException: "Permission Error",
+    duckdb.OutOfMemoryException: "Out of Memory Error",
+    duckdb.InvalidInputException: "Invalid Input Error",
+}
+"""How messages begin of what can go wrong while rows are found."""

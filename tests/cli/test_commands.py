@@ -198,6 +198,43 @@ def test_query_in_every_format(run, at, tmp_path):
     assert (tmp_path / "answer.csv").read_text() == csv
 
 
+def test_an_answer_of_many_pieces_is_written_as_if_it_were_one(run, at, tmp_path, monkeypatch):
+    rows = 5000
+    # of `features` the function is the attribute, not the module
+    monkeypatch.setattr(sys.modules["saestore.features.connect"], "_BATCH", rows // 2)
+    sql = f"SELECT x, x::VARCHAR AS s, [x, NULL] AS l FROM range({rows}) t(x)"
+    for suffix in ("csv", "json", "jsonl", "parquet"):
+        assert run("query", sql, *at, "--out", tmp_path / f"answer.{suffix}").code == 0
+    wanted = [{"x": x, "s": str(x), "l": [x, None]} for x in range(rows)]
+    lines = [json.dumps(each) for each in wanted]
+    assert (tmp_path / "answer.jsonl").read_text() == "\n".join(lines) + "\n"
+    assert (tmp_path / "answer.json").read_text() == "[" + ",\n".join(lines) + "]\n"
+    table = pq.read_table(tmp_path / "answer.parquet")
+    assert table.to_pylist() == wanted
+    assert pq.ParquetFile(tmp_path / "answer.parquet").num_row_groups == 1
+    csv = [f'{x},"{x}","[{x}, null]"' for x in range(rows)]
+    assert (tmp_path / "answer.csv").read_text().splitlines() == ['"x","s","l"', *csv]
+
+
+def test_no_more_of_an_answer_is_found_than_a_file_takes(run, at, tmp_path):
+    file = tmp_path / "answer.csv"
+    endless = ("query", "SELECT * FROM range(1000000000000) t(x)", *at, "--out", file)
+    assert run(*endless, "--limit", 3, "--time-limit", "1m").code == 0
+    assert file.read_text() == '"x"\n0\n1\n2\n'
+    late = run(*endless, "--time-limit", "0.2s")
+    assert late.code == 2
+    assert "its time is up" in late.err
+    fails = (
+        "SELECT CASE WHEN x < 200000 THEN x ELSE error('no good') END AS x FROM range(400000) t(x)"
+    )
+    failed = run("query", fails, *at, "--out", file)
+    assert failed.code == 2
+    assert "no good" in failed.err
+    # what stood there is left, and nothing else
+    assert file.read_text() == '"x"\n0\n1\n2\n'
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_query_limits_the_screen_and_says_so(run, at):
     sql = "SELECT * FROM range(250) t(x)"
     done = run("query", sql, *at)

@@ -165,10 +165,10 @@ def query(
         found = lake.explain(ask.text, ask.params, analysis=analysis, limits=limits)
         session.output.explained(found)
         return
-    shown.show(
-        lake.named(ask.text, ask.params, analysis=analysis, limits=limits)
+    shown.tell(
+        lake.stream_named(ask.text, shown.take, ask.params, analysis=analysis, limits=limits)
         if ask.named
-        else lake.sql(ask.text, ask.params, limits=limits)
+        else lake.stream(ask.text, shown.take, ask.params, limits=limits)
     )
 
 
