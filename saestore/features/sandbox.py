@@ -44,6 +44,8 @@ def allow_only(connection: duckdb.DuckDBPyConnection, lake: Lake, limits: Limits
         "allow_community_extensions = false",
         "allow_persistent_secrets = false",
         "python_enable_replacements = false",
+        # it would stand in the answer, on stdout
+        "enable_progress_bar = false",
         "TimeZone = 'UTC'",
         # footers of the lake's files, which never change, are read once
         "parquet_metadata_cache = true",

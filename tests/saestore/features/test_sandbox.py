@@ -224,6 +224,11 @@ def test_ctrl_c_ends_a_question_and_the_next_one_is_answered(planted_lake):
         assert answer(connection, "SELECT 1 AS a", {}).to_pylist() == [{"a": 1}]
 
 
+def test_a_long_question_prints_nothing_between_answers(planted_lake):
+    sql = "SELECT current_setting('enable_progress_bar') AS shown"
+    assert query(planted_lake, sql).to_pylist() == [{"shown": False}]
+
+
 def test_memory_is_limited(planted_lake):
     limits = Limits(memory_mib=8, spill_mib=0, threads=1)
     with pytest.raises(QueryError, match=r"(?i)out of memory") as caught:
