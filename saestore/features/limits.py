@@ -1,7 +1,9 @@
 """How much of the machine a question may take: machine facts, never part of an answer."""
 
+import math
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ T = TypeVar("T")
 
 _AT_ONCE = 64
 """Most questions that are answered at once in a process; further ones wait."""
+_PAUSE = 0.1
+"""Seconds until Ctrl-C is heard, at most."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,11 @@ def within(connection: duckdb.DuckDBPyConnection, seconds: float | None, ask: Ca
     """
     asked = _threads().submit(ask)
     try:
-        done, _ = wait([asked], seconds)
+        ended = _ended(asked, seconds)
     except KeyboardInterrupt:
         _stop(connection, asked)
         raise
-    if not done:
+    if not ended:
         _stop(connection, asked)
         raise TimeoutError
     return asked.result()
@@ -102,6 +106,18 @@ def _threads() -> ThreadPoolExecutor:
 
 # a forked process has none of them
 os.register_at_fork(after_in_child=_threads.cache_clear)
+
+
+def _ended(asked: "Future[Any]", seconds: float | None) -> bool:
+    """Wait for the end, at most so long, and return whether it came.
+
+    With pauses: once Polars is imported a signal no longer ends a wait, so that Python would hear of Ctrl-C
+    only behind it.
+    """
+    until = math.inf if seconds is None else time.monotonic() + seconds
+    while not asked.done() and (left := until - time.monotonic()) > 0:
+        wait([asked], min(left, _PAUSE))
+    return asked.done()
 
 
 def _stop(connection: duckdb.DuckDBPyConnection, asked: "Future[Any]") -> None:
