@@ -85,7 +85,7 @@ class ExactSums:
         return dict(zip(("sum", "sum_sq", "mean", "std"), found, strict=True))
 
 
-def _whole(limbs: Int64[np.ndarray, "feature limb"]) -> tuple[memoryview, int]:
+def _whole(limbs: Int64[np.ndarray, "feature _"]) -> tuple[memoryview, int]:
     """Return limbs as bytes, and how many a feature has."""
     packed = (limbs & 0xFFFFFFFF).astype("<u4")
     return packed.data.cast("B"), 4 * limbs.shape[1]
