@@ -137,9 +137,7 @@ class Alike:
         )
         return FeatureContexts(ends, *columns)
 
-    def others(
-        self, subsample: NearSubsample, features: slice
-    ) -> Int32[np.ndarray, "feature _"]:
+    def others(self, subsample: NearSubsample, features: slice) -> Int32[np.ndarray, "feature _"]:
         """Return the features like some features, the nearest first, -1 for none.
 
         Of several lists those of rank 0 come first, in the order of `by`, then those of rank 1. Who is in
