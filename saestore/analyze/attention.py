@@ -45,8 +45,10 @@ class Pairs:
         self._features = features
         self._columns = [np.zeros((3, 0), np.int64)]
 
-    def add(self, examples: pa.Table) -> None:
-        """Take the firings of the examples of some features, which follow all earlier ones."""
+    def take(self, name: str, examples: pa.Table) -> None:
+        """Take the examples of features that follow all earlier ones; nothing of other tables."""
+        if name != tables.EXAMPLES.name:
+            return
         positions: Any = examples["positions"].combine_chunks()
         counts = np.diff(positions.offsets.to_numpy())
         taken = (

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saestore.activations import ActivationStore, Host, hosts_of
@@ -135,6 +136,7 @@ class Attribution:
         self._store, self._folded, self._wanted, self._output = store, folded, wanted, output
         self.scores = chosen(wanted, folded, store)
         self._statistics: list[LogitRows] = []
+        self._scales: list[pa.ChunkedArray[pa.DoubleScalar]] = []
         self._means = means
 
     @property
@@ -176,13 +178,16 @@ class Attribution:
             shown=self.scores,
         )
 
-    def write(self, scale: Float64[np.ndarray, " d_sae"]) -> None:
-        """Write the tables.
+    def take(self, name: str, piece: pa.Table) -> None:
+        """Take the logit scales of the features that follow all earlier ones; nothing of other tables."""
+        if name == tables.FEATURES.name:
+            self._scales.append(piece["logit_scale"])
 
-        Args:
-            scale: Logit scale of each feature, NaN where it is undefined.
-        """
+    def write(self) -> dict[str, Any]:
+        """Write the tables, when the scales of all features were taken; return facts for the manifest."""
         output = self._output
+        # NaN where it is undefined.
+        scale = np.concatenate([each.to_numpy() for each in self._scales])
         with ExitStack() as stack:
             ends = stack.enter_context(output.writer(tables.LOGITS))
             distribution = stack.enter_context(output.writer(tables.LOGIT_STATS))
@@ -197,6 +202,7 @@ class Attribution:
         output.wrote("logits", ends)
         output.wrote("logit_stats", distribution)
         self._held.unlink()
+        return {"logits": {"scores": list(self.scores)}}
 
     def _of(self, host: Host) -> Iterator[Iterator[LogitRows]]:
         """Yield the scores of each head that lies in a language model."""

@@ -34,6 +34,7 @@ from saestore.analyze.write import (
     NEGATIVES,
     SAMPLE,
     Output,
+    Seen,
     collected,
     sorted_by_context,
     write_at_heads,
@@ -276,24 +277,15 @@ class _Analysis:
             progress=self.progress,
             sampler=sampler,
         )
-        attended = self._attended()
-        scales: list[pa.ChunkedArray[pa.DoubleScalar]] = []
-
-        def seen(name: str, piece: pa.Table) -> None:
-            _taking(attended)(name, piece)
-            if name == tables.FEATURES.name:
-                scales.append(piece["logit_scale"])
-
         sample = None if sampler is None else sampler.sample()
         weights = encode.weight_facts(self.folded)
         logits = self._attribution(written)
         drawn = () if logits is None else logits.compute(self.progress)
         known = Known(settings, scope, weights, sample, drawn, negatives)
+        attended = self._attended()
+        seen = _taking(attended, logits)
         dead = collected(sorter, output, known, progress=self.progress, seen=seen)
-        facts: dict[str, Any] = {}
-        if logits is not None:
-            logits.write(np.concatenate([each.to_numpy() for each in scales]))
-            facts["logits"] = {"scores": list(logits.scores)}
+        facts: dict[str, Any] = {} if logits is None else logits.write()
         if heads is not None:
             write_at_heads(heads, output, settings, gates=self.folded.gates)
         self._of_family(scope, attended, scaling)
@@ -312,16 +304,13 @@ class _Analysis:
         drawn = () if logits is None else logits.compute(self.progress)
         known = Known(settings, scope, encode.weight_facts(self.folded), logits=drawn)
         attended, whole = self._attended(), tallies.whole()
-        write_tallied(whole.tables(known), output, seen=_taking(attended))
+        write_tallied(whole.tables(known), output, seen=_taking(attended, logits))
         self._of_family(scope, attended, None)
         fired = whole.counts.firings
         counts = self._counts(scope, firings=int(fired.sum()), dead=int((fired == 0).sum()))
         facts: dict[str, Any] = {"firings": "none"}
         facts["null_without_firings"] = list(tables.FROM_ALL_FIRINGS)
-        if logits is not None:
-            logits.write(np.full(self.folded.d_sae, np.nan))
-            facts["logits"] = {"scores": list(logits.scores)}
-        return counts, facts
+        return counts, facts if logits is None else facts | logits.write()
 
     def _counts(self, scope: Scope, *, firings: int, dead: int) -> dict[str, int]:
         return {
@@ -513,13 +502,13 @@ def _read(
             yield each.rows, each.firings
 
 
-def _taking(attended: Pairs | None) -> Callable[[str, pa.Table], None]:
-    """Return what takes the examples among pieces of tables, for features that attend."""
-
-    def seen(name: str, piece: pa.Table) -> None:
-        if attended is not None and name == tables.EXAMPLES.name:
-            attended.add(piece)
-
+def _taking(attended: Pairs | None, logits: Attribution | None) -> list[Seen]:
+    """Return what takes pieces of tables: examples, where features attend, and logit scales."""
+    seen: list[Seen] = []
+    if attended is not None:
+        seen.append(attended.take)
+    if logits is not None:
+        seen.append(logits.take)
     return seen
 
 

@@ -26,6 +26,9 @@ from saestore_schemas.manifest import ArrayInfo
 from saestore_schemas.table import Table
 
 
+Seen = Callable[[str, pa.Table], None]
+"""Takes a table's name and some of its lines, as they are written."""
+
 RUNS = f"{layout.PROGRESS}/runs"
 """Where sorted runs are spilled."""
 SAMPLE = f"{layout.PROGRESS}/sample"
@@ -128,7 +131,7 @@ def collected(
     known: Known,
     *,
     progress: Progress,
-    seen: Callable[[str, pa.Table], None] | None = None,
+    seen: Sequence[Seen] = (),
 ) -> int:
     """Write the by-feature order and every collector's table; return how many features are dead.
 
@@ -140,12 +143,12 @@ def collected(
         output: Where to write.
         known: What to collect, and from what.
         progress: Where to report.
-        seen: Called with a collector's name and each piece of its table.
+        seen: Called each with a collector's name and each piece of its table.
     """
     alike = known.negatives.alike
     names = [name for name, make in COLLECTORS.items() if make(known) is not None]
     later = [] if alike is None else [tables.EXAMPLES.name]
-    told = [each for each in (seen, None if alike is None else alike.take) if each is not None]
+    told = [*seen, *([] if alike is None else [alike.take])]
     dead, table = 0, tables.firings(ARROW[known.settings.value_dtype], "feature")
     with (
         output.writer(table) as by_feature,
@@ -178,14 +181,14 @@ def write_tallied(
     pieces: Iterable[tuple[str, pa.Table]],
     output: Output,
     *,
-    seen: Callable[[str, pa.Table], None] | None = None,
+    seen: Sequence[Seen] = (),
 ) -> None:
     """Write tables from their pieces, which come in any order of tables.
 
     Args:
         pieces: Name of a table and next lines of it.
         output: Where to write.
-        seen: Called with each.
+        seen: Called each with every piece.
     """
     writers: dict[str, TableWriter] = {}
     with ExitStack() as stack:
@@ -193,8 +196,8 @@ def write_tallied(
             if name not in writers:
                 writers[name] = stack.enter_context(output.writer(_TABLES[name]))
             writers[name].write(piece)
-            if seen is not None:
-                seen(name, piece)
+            for each in seen:
+                each(name, piece)
     for name, writer in writers.items():
         output.wrote(name, writer)
 
@@ -204,7 +207,7 @@ def _filling(
     names: Iterable[str],
     output: Output,
     known: Known,
-    told: Sequence[Callable[[str, pa.Table], None]],
+    told: Sequence[Seen],
 ) -> Iterator[Callable[[FeatureBlock], None]]:
     """Open tables, and give what fills them all from a block of features."""
     with ExitStack() as stack:
