@@ -6,6 +6,7 @@ working files as they come, and read back if there is room, else mapped.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -121,10 +122,12 @@ class Sampler:
         kept = self._scope.kept_in[start >= 0].sum()
         used = np.repeat(start >= 0, np.where(self._start >= 0, self._scope.length, 0))
         counts = np.zeros(self._features, np.int64)
-        for low in range(0, len(feature), _AT_ONCE):
-            part = feature[low : low + _AT_ONCE]
-            rows = np.searchsorted(ends, np.arange(low, low + len(part)), side="right") - 1
-            counts += np.bincount(part[used[rows]], minlength=self._features)
+        bounds = np.searchsorted(ends, np.arange(0, len(feature), _AT_ONCE)).tolist()
+        for low, high in pairwise([*bounds, len(used)]):
+            part = feature[ends[low] : ends[high]]
+            if not used[low:high].all():
+                part = part[np.repeat(used[low:high], self._counts[low:high])]
+            counts += np.bincount(part, minlength=self._features)
         return Sample(start, JointRows(int(kept), ends, feature, value, counts))
 
     def _read(self, path: Path, dtype: type, firings: int) -> np.ndarray:

@@ -4,6 +4,7 @@ Row groups have a fixed size and files are cut at given boundaries only, so the 
 rows and not on the pieces in which they arrived.
 """
 
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, final
@@ -92,7 +93,10 @@ def _empty(schema: pa.Schema) -> pa.BufferReader:
 
 @final
 class TableWriter:
-    """Writes one table of an artefact: `with` it, give it sorted pieces."""
+    """Writes one table of an artefact: `with` it, give it sorted pieces.
+
+    Row groups are compressed by a thread of its own, one at a time and in order, while the next is made.
+    """
 
     def __init__(
         self, artefact: Storage, table: Table, *, fingerprint: str, schema: pa.Schema | None = None
@@ -122,6 +126,8 @@ class TableWriter:
         self._held: list[pa.Table] = []
         self._n_held = 0
         self._in_part = 0
+        self._thread: ThreadPoolExecutor | None = None
+        self._groups: Future[None] | None = None
         self.parts = 0
         self.rows = 0
 
@@ -142,12 +148,17 @@ class TableWriter:
         trace: TracebackType | None,
     ) -> None:
         """Finish the last file, or remove it after an error."""
-        if kind is None:
-            self._close()
-        else:
-            if self._writer is not None:
-                self._writer.close()
-            self._stack.__exit__(kind, error, trace)
+        try:
+            if kind is None:
+                self._close()
+            else:
+                wait([] if self._groups is None else [self._groups])
+                if self._writer is not None:
+                    self._writer.close()
+                self._stack.__exit__(kind, error, trace)
+        finally:
+            if self._thread is not None:
+                self._thread.shutdown()
 
     def write(self, piece: pa.Table, *, cuts: Int64[np.ndarray, " _"] | None = None) -> None:
         """Append rows.
@@ -183,15 +194,28 @@ class TableWriter:
         """Write the rows held, whole row groups only unless the file ends here."""
         if self._writer is None or not self._held:
             return
-        held = pa.concat_tables(self._held).combine_chunks()
+        held = pa.concat_tables(self._held)
         stop = held.num_rows - held.num_rows % self._group if whole else held.num_rows
-        for start in range(0, stop, self._group):
-            size = min(self._group, stop - start)
-            # take, not slice: what is written must not know its place in the piece
-            rows = np.arange(start, start + size)
-            self._writer.write_table(held.take(rows), row_group_size=self._group)
+        self._written()
+        if self._thread is None:
+            name = f"saestore-write-{self._table.name}"
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._groups = self._thread.submit(self._write, self._writer, held, stop)
         self._held = [held.slice(stop)]
         self._n_held = held.num_rows - stop
+
+    def _write(self, writer: pq.ParquetWriter, held: pa.Table, stop: int) -> None:
+        for start in range(0, stop, self._group):
+            size = min(self._group, stop - start)
+            # Taken, not sliced only: what is written must not know its place in the piece.
+            group = held.slice(start, size).combine_chunks().take(np.arange(size))
+            writer.write_table(group, row_group_size=self._group)
+
+    def _written(self) -> None:
+        """Wait for the row groups that are being written; raise what went wrong with them."""
+        groups, self._groups = self._groups, None
+        if groups is not None:
+            groups.result()
 
     def _open(self) -> None:
         path = layout.part_file(self._table.name, self.parts)
@@ -202,12 +226,16 @@ class TableWriter:
         self._in_part = 0
 
     def _close(self) -> None:
-        self._flush(whole=False)
-        if self._writer is not None:
-            self._writer.close()
-        self._writer = None
-        self._held, self._n_held = [], 0
-        self._stack.close()
+        writer = self._writer
+        with self._stack:  # what goes wrong here is a storage error, as in `write`
+            try:
+                self._flush(whole=False)
+                self._written()
+            finally:
+                self._writer = None
+                self._held, self._n_held = [], 0
+            if writer is not None:
+                writer.close()
 
 
 def _next(cuts: np.ndarray, due: int, rows: int) -> int:
