@@ -240,7 +240,7 @@ class AnalyzeSettings(Model):
         "quantile": QuantileSubsample(),
         "silent": SilentSubsample(),
     }
-    """Example groups by name."""
+    """Example groups by name; those given stand instead of these three."""
     logits: LogitSettings | None = LogitSettings()
     """Logit attribution; null skips it and loads no language model."""
     token_stats: TokenSettings | None = TokenSettings()
