@@ -168,8 +168,7 @@ class Attribution:
         ):
             for piece in logits.heads_together(found):
                 held.write_table(piece.ends.combine_chunks())
-                features = len(set(piece.statistics["feature"].to_pylist()))
-                task.advance(features)
+                task.advance(pc.count_distinct(piece.statistics["feature"]).as_py())
                 counts = piece.counts * self._live(piece.statistics)[:, None].astype(np.uint32)
                 self._statistics.append(LogitRows(piece.ends.slice(0, 0), piece.statistics, counts))
         return logits.histograms(

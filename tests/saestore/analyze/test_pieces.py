@@ -21,18 +21,11 @@ REF = Ref("features", f"{DICTIONARY}/other")
 
 
 @pytest.fixture
-def encoded(monkeypatch):
+def encoded(monkeypatch, encoded_spans):
     """Rows encoded, in pieces of 32; 270 rows make 9 pieces."""
     monkeypatch.setattr(encode, "block_rows", lambda _: 16)
     monkeypatch.setattr(pieces, "BLOCKS", 2)
-    spans, plain = [], encode.firings
-
-    def noted(*given, span, **more):
-        spans.append(span)
-        return plain(*given, span=span, **more)
-
-    monkeypatch.setattr(encode, "firings", noted)
-    return spans
+    return encoded_spans
 
 
 @pytest.fixture

@@ -38,20 +38,13 @@ REF = Ref("features", f"{DICTIONARY}/none")
 
 
 @pytest.fixture
-def spans(monkeypatch):
+def spans(monkeypatch, encoded_spans):
     """Rows encoded, in blocks of 32; every block is counted and written at once."""
     monkeypatch.setattr(encode, "block_rows", lambda _: 32)
     monkeypatch.setattr(tallies, "SECONDS", 0)
     monkeypatch.setattr(tallies, "_TIMES", 0)
     monkeypatch.setattr(tally, "_PENDING", 3)
-    found, plain = [], encode.firings
-
-    def noted(*given, span, **more):
-        found.append(span)
-        return plain(*given, span=span, **more)
-
-    monkeypatch.setattr(encode, "firings", noted)
-    return found
+    return encoded_spans
 
 
 def kept_all(folder, seed, dtype):
