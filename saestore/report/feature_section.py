@@ -5,7 +5,7 @@ peak, and the strongest ones of each group come first until a share of the secti
 left out is told.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -40,6 +40,10 @@ _TINY = 1e-5
 """A density below this is written as a power of ten."""
 
 
+Link = Callable[[int], str]
+"""Returns a feature's number as HTML, leading to the feature if it is shown somewhere."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a section stands.
@@ -65,6 +69,22 @@ def section(page: FeaturePage, place: Place) -> str:
         page: The feature.
         place: Where the section stands.
     """
+    name = f"feature-{page.feature}"
+    return (
+        f'<article class="feature" id="{name}" aria-labelledby="{name}-name">\n'
+        f"{_head(page, place, name)}\n"
+        f"{columns(page, place.link)}</article>"
+    )
+
+
+def columns(page: FeaturePage, link: Link, *, room: int = EXAMPLES) -> str:
+    """Return what a feature is like at the left, and its contexts at the right.
+
+    Args:
+        page: The feature.
+        link: Leads to other features.
+        room: Bytes of its contexts, at most.
+    """
     panels = [
         _panel("Values", _values(page)),
         *(
@@ -72,16 +92,13 @@ def section(page: FeaturePage, place: Place) -> str:
             for table in page.logits
         ),
         _panel("Tokens", _tokens(page)),
-        _panel("Related features", _related(page, place)),
+        _panel("Related features", _related(page, link)),
         _panel("Hookpoints", _hookpoints(page)),
         _panel("All numbers", _all(page), folded=True),
     ]
-    name = f"feature-{page.feature}"
     return (
-        f'<article class="feature" id="{name}" aria-labelledby="{name}-name">\n'
-        f"{_head(page, place, name)}\n"
         f'<div class="columns"><div class="panels">{"".join(panels)}</div>\n'
-        f'<div class="contexts">{_contexts(page)}</div></div></article>'
+        f'<div class="contexts">{_contexts(page, room)}</div></div>'
     )
 
 
@@ -95,16 +112,22 @@ def _head(page: FeaturePage, place: Place, name: str) -> str:
         if after < len(here)
         else "",
     ]
-    top = "" if page.top_token is None else f" {_chip(page.top_token)}"
     return (
-        f'<header><h2 id="{name}-name">Feature {page.feature}{top}</h2>'
+        f'<header><h2 id="{name}-name">{title(page)}</h2>'
         f'<nav aria-label="Features">{" ".join(filter(None, links))}</nav>'
-        f'<p class="quiet">{escape(page.series)}/{escape(page.dictionary)}: {_fires(page)}</p></header>'
-        f'<dl class="figures">{"".join(_figures(page))}</dl>'
+        f'<p class="quiet">{escape(page.series)}/{escape(page.dictionary)}: {fires(page)}</p></header>'
+        f"{figures(page)}"
     )
 
 
-def _fires(page: FeaturePage) -> str:
+def title(page: FeaturePage) -> str:
+    """Return what a feature is called: its number and the token it fires on most often."""
+    top = "" if page.top_token is None else f" {chip(page.top_token)}"
+    return f"Feature {page.feature}{top}"
+
+
+def fires(page: FeaturePage) -> str:
+    """Return how often a feature fires, in words."""
     rows = page.provenance.n_rows
     if not page.n_firings:
         bound = page.density_bound
@@ -116,8 +139,12 @@ def _fires(page: FeaturePage) -> str:
     )
 
 
-def _figures(page: FeaturePage) -> Iterator[str]:
+def figures(page: FeaturePage) -> str:
     """Return the numbers to see first, those that are defined."""
+    return f'<dl class="figures">{"".join(_figures(page))}</dl>'
+
+
+def _figures(page: FeaturePage) -> Iterator[str]:
     known = page.statistics
     density = f"{page.density:.3%}" if page.density >= _TINY else value(page.density)
     first = known.get("first_position_share")
@@ -179,7 +206,7 @@ def _logits(page: FeaturePage, table: LogitTable) -> str:
         _table(
             (title, "score"),
             (
-                (_chip(each.token), number(each.value, f"{each.value:.3f}"))
+                (chip(each.token), number(each.value, f"{each.value:.3f}"))
                 for each in tokens[:_SHOWN]
             ),
         )
@@ -208,7 +235,7 @@ def _counted(title: str, tokens: Sequence[TokenCount]) -> str:
         columns,
         (
             (
-                _chip(each.token),
+                chip(each.token),
                 number(each.n),
                 number(each.share, f"{each.share:.1%}"),
                 *((number(each.lift),) if lift else ()),
@@ -218,21 +245,21 @@ def _counted(title: str, tokens: Sequence[TokenCount]) -> str:
     )
 
 
-def _related(page: FeaturePage, place: Place) -> str:
-    found = [_coactive(page.coactive[:_SHOWN], place)] if page.coactive else []
+def _related(page: FeaturePage, link: Link) -> str:
+    found = [_coactive(page.coactive[:_SHOWN], link)] if page.coactive else []
     for method, title in ALIKE.items():
         near = [each for each in page.neighbours if each.method == method][:_SHOWN]
         if near:
-            found.append(_near(title, near, place))
+            found.append(_near(title, near, link))
     return "".join(found)
 
 
-def _coactive(others: Sequence[Coactive], place: Place) -> str:
+def _coactive(others: Sequence[Coactive], link: Link) -> str:
     table = _table(
         ("fires with", "phi", "Jaccard", "lift", "rows of both"),
         (
             (
-                place.link(each.feature),
+                link(each.feature),
                 number(each.phi, f"{each.phi:.3f}"),
                 number(each.jaccard, f"{each.jaccard:.3f}"),
                 number(each.lift),
@@ -244,8 +271,8 @@ def _coactive(others: Sequence[Coactive], place: Place) -> str:
     return f'{table}<p class="quiet">counted on {count(others[0].n_rows)} rows</p>'
 
 
-def _near(title: str, near: Sequence[Neighbour], place: Place) -> str:
-    lines = ((place.link(each.feature), number(each.score, f"{each.score:.3f}")) for each in near)
+def _near(title: str, near: Sequence[Neighbour], link: Link) -> str:
+    lines = ((link(each.feature), number(each.score, f"{each.score:.3f}")) for each in near)
     return _table((title, "cosine"), lines)
 
 
@@ -287,8 +314,8 @@ def _pairs(pairs: Sequence[HeadPair]) -> str:
 
 
 def _meter(share: float) -> str:
-    shown = f"{share:.1%}"
-    return f'<span class="meter" style="--s:{shown}">{number(share, shown)}</span>'
+    drawn = number(share, f"{share:.1%}")
+    return f'<span class="meter {passages.strength(share)}">{drawn}</span>'
 
 
 def _cosine(x: float | None) -> str:
@@ -302,8 +329,8 @@ def _all(page: FeaturePage) -> str:
     )
 
 
-def _contexts(page: FeaturePage) -> str:
-    shown = _chosen(page)
+def _contexts(page: FeaturePage, room: int) -> str:
+    shown = _chosen(page, room)
     parts = []
     for n, (kind, groups) in enumerate(_by_subsample(page).items()):
         figures = [
@@ -332,7 +359,7 @@ def _by_subsample(page: FeaturePage) -> Mapping[str, list[ExampleGroup]]:
     return found
 
 
-def _chosen(page: FeaturePage) -> dict[tuple[str, int], list[str]]:
+def _chosen(page: FeaturePage, room: int) -> dict[tuple[str, int], list[str]]:
     """Return the contexts that have room, by subsample and stratum: first of each the first, and so on."""
     longest = max((len(group.examples) for group in page.groups), default=0)
     cut = page.cut(n=longest, around=AROUND)
@@ -343,7 +370,7 @@ def _chosen(page: FeaturePage) -> dict[tuple[str, int], list[str]]:
         for example in group.examples[rank : rank + 1]
     ]
     found: dict[tuple[str, int], list[str]] = {}
-    left = EXAMPLES
+    left = room
     for group, example in order:
         drawn = passages.figure(example, page.max, _where(group, example))
         left -= len(drawn.encode())
@@ -356,11 +383,12 @@ def _chosen(page: FeaturePage) -> dict[tuple[str, int], list[str]]:
 def _where(group: ExampleGroup, example: Example) -> str:
     part = f"part {group.stratum + 1} of {group.strata} · " if group.strata > 1 else ""
     if NEGATIVES.get(group.kind):
-        part += f"at {example.peak_position} {_chip(example.peak_token)} · "
+        part += f"at {example.peak_position} {chip(example.peak_token)} · "
     return f"{part}{passages.text(example.document_id)} · context {example.context}"
 
 
-def _chip(words: str) -> str:
+def chip(words: str) -> str:
+    """Return a token that stands among words."""
     return f'<code class="token">{passages.token(words)}</code>'
 
 

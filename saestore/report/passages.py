@@ -12,8 +12,8 @@ from saestore.features import Example, TokenPiece
 from saestore.words import alone, level
 
 
-_FAINTEST = 12
-"""Per cent of the colour that the weakest firing has: it must be seen."""
+_FAINTEST = 0.12
+"""Share of the colour that the weakest firing has: it must be seen."""
 _CONTROL = {n: 0x2400 + n for n in range(0x20) if chr(n) not in "\t\n\r"} | {0x7F: 0x2421}
 """Control characters, which HTML cannot hold, to their pictures."""
 READ = '<span class="read">'
@@ -24,7 +24,16 @@ _LEVELS = ("", "", "m", "s")
 
 def style() -> str:
     """Return the style of pages with passages, light and dark."""
-    return resources.files("saestore.report").joinpath("passages.css").read_text("utf-8")
+    shares = "".join(f".v{n}{{--s:{n}%}}" for n in range(101))
+    return resources.files("saestore.report").joinpath("passages.css").read_text("utf-8") + shares
+
+
+def strength(share: float) -> str:
+    """Return the class that says how much of something there is, from 0 to 1.
+
+    A class, as a page that is served allows no style in its tags.
+    """
+    return f"v{round(100 * share)}"
 
 
 def figure(example: Example, largest: float, where: str) -> str:
@@ -69,13 +78,11 @@ def _token(piece: TokenPiece, position: int, largest: float, *, read: bool) -> s
     share = min(piece.value / largest, 1.0)
     line = not piece.text.strip() and not {"\n", "\r"}.isdisjoint(piece.text)
     drawn = "part" if not piece.text else "line" if line else ""
-    own = _LEVELS[level(piece.value, largest)], drawn, "read" if read else ""
+    colour = strength(_FAINTEST + (1 - _FAINTEST) * share)
+    own = _LEVELS[level(piece.value, largest)], drawn, "read" if read else "", colour
     kind = " ".join(filter(None, own))
-    kinds = f' class="{kind}"' if kind else ""
-    colour = round(_FAINTEST + (100 - _FAINTEST) * share)
     return (
-        f'<mark{kinds} style="--s:{colour}%" '
-        f'title="{position}: {piece.value:.4f} ({share:.0%})">{shown}</mark>'
+        f'<mark class="{kind}" title="{position}: {piece.value:.4f} ({share:.0%})">{shown}</mark>'
     )
 
 

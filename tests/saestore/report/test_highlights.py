@@ -62,8 +62,11 @@ def test_a_passage_is_the_text_and_every_value_can_be_read():
     assert [mark["title"].split()[:2] for mark in marks] == [
         [f"{at}:", f"{value:.4f}"] for at, value in enumerate(VALUES) if value
     ]
-    assert [mark.get("class") for mark in marks] == [None, "s", "m", "line", "part", "m"]
-    strengths = [int(re.search(r"--s:(\d+)%", mark["style"])[1]) for mark in marks]
+    kinds, strengths = zip(
+        *(re.fullmatch(r"(.*)\bv(\d+)", m["class"]).groups() for m in marks), strict=True
+    )
+    assert [kind.strip() for kind in kinds] == ["", "s", "m", "line", "part", "m"]
+    strengths = [*map(int, strengths)]
     assert [s for _, s in sorted(zip([v for v in VALUES if v], strengths, strict=True))] == sorted(
         strengths
     )
@@ -76,7 +79,7 @@ def test_nothing_runs_or_is_fetched_and_light_and_dark_are_there():
     assert not {"script", "img", "link", "iframe"} & {tag for tag, _ in page.tags}
     policy = next(a["content"] for t, a in page.tags if t == "meta" and "http-equiv" in a)
     assert policy.startswith("default-src 'none'")
-    assert "prefers-color-scheme: dark" in text
+    assert "color-scheme: light dark" in text
     assert ("html", {"lang": "en"}) in page.tags
     assert "src=" not in text
     assert "url(" not in text
@@ -92,10 +95,14 @@ def test_contrast_is_enough_in_light_and_dark():
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     text = highlights_html([])
-    schemes = re.findall(r":root \{([^}]*--ink[^}]*)\}", text, re.DOTALL)
-    assert len(schemes) == 3  # light, dark, paper
-    for scheme in schemes:
-        colours = dict(re.findall(r"--(\w+): #([0-9a-f]{3,6})", scheme))
+    both = re.findall(r"--(\w+): light-dark\(#([0-9a-f]{3,6}), #([0-9a-f]{3,6})\)", text)
+    paper = re.search(r"@media print \{ :root \{([^}]*)\}", text)[1]
+    schemes = [
+        {name: light for name, light, _ in both},
+        {name: dark for name, _, dark in both},
+        dict(re.findall(r"--(\w+): #([0-9a-f]{3,6})", paper)),
+    ]
+    for colours in schemes:
         for ink, ground in (
             ("ink", "paper"),
             ("ink", "fire"),
