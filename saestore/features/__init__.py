@@ -6,6 +6,13 @@ from saestore.features.connect import Take, connect, query, stream
 from saestore.features.explain import Explained, Scan, Step, explain
 from saestore.features.highlight import TEXTS, Highlight, texts_of, whole
 from saestore.features.limits import Limits
+from saestore.features.listing import (
+    FeatureTable,
+    Filter,
+    Listing,
+    ListingLine,
+    ListingQuery,
+)
 from saestore.features.named import (
     NamedQuery,
     Parameter,
@@ -51,10 +58,15 @@ __all__ = [
     "ExampleGroup",
     "Explained",
     "FeaturePage",
+    "FeatureTable",
+    "Filter",
     "HeadPair",
     "Highlight",
     "Histogram",
     "Limits",
+    "Listing",
+    "ListingLine",
+    "ListingQuery",
     "LogitTable",
     "LogitToken",
     "NamedQuery",
