@@ -11,11 +11,11 @@ import pyarrow as pa
 
 from saestore.errors import FeatureNotFoundError, QueryError, UnsupportedError, nearest
 from saestore.features import connect
-from saestore.features.assemble import Assembler
 from saestore.features.find import analysis_named
 from saestore.features.page import FeaturePage, Provenance
 from saestore.features.passages import Passages
 from saestore.features.pieces import Vocabulary
+from saestore.features.stored import Stored
 from saestore.features.views import KEEP_FIRINGS, KEEPS_NONE
 from saestore.lake import Lake, Ref
 from saestore_schemas.analyze import AnalyzeSettings
@@ -134,7 +134,7 @@ class Analysis:
             DamagedArtefactError: A file is missing or has another size.
         """
         self._have_firings(table)
-        return self._assembler.readers[table].rows("feature", features)
+        return self.stored.readers[table].rows("feature", features)
 
     def columns(self, table: str, names: Sequence[str]) -> pa.Table:
         """Return some columns of every line of a table, in stored order.
@@ -144,7 +144,7 @@ class Analysis:
             DamagedArtefactError: A file is missing, has another size or cannot be read.
         """
         self._have_firings(table)
-        return self._assembler.readers[table].whole(names)
+        return self.stored.readers[table].whole(names)
 
     def _have_firings(self, table: str) -> None:
         if table in {FIRINGS, BY_CONTEXT}:
@@ -168,7 +168,7 @@ class Analysis:
             DamagedArtefactError: A file is missing or has another size.
         """
         self.check(feature)
-        return self._assembler.page(feature)
+        return self.stored.page(feature)
 
     def pages(
         self,
@@ -192,7 +192,7 @@ class Analysis:
             self.check(feature)
         for start in range(0, len(features), _TOGETHER):
             some = features[start : start + _TOGETHER]
-            yield from self._assembler.pages(some, subsamples, related=related)
+            yield from self.stored.pages(some, subsamples, related=related)
 
     def check(self, feature: int) -> None:
         """Refuse a feature that the dictionary does not have.
@@ -213,18 +213,17 @@ class Analysis:
             DamagedArtefactError: A file is missing or has another size.
         """
         self.check(feature)
-        found: dict[str, Any] = self._assembler.rows("features", feature)[0]
-        return found
+        return dict(self.stored.rows("features", feature)[0])
 
     @property
     def provenance(self) -> Provenance:
         """Where its numbers come from."""
-        return self._assembler.provenance
+        return self.stored.assembler.provenance
 
     @property
     def vocabulary(self) -> Vocabulary:
         """The tokens."""
-        return self._assembler.vocabulary
+        return self.stored.vocabulary
 
     def passages(self, contexts: Sequence[int]) -> Passages:
         """Return some contexts with everything that fires in them, each as a text of its own.
@@ -248,7 +247,7 @@ class Analysis:
                     hint=f"contexts are numbered 0 to {n_contexts - 1}",
                 )
         if BY_CONTEXT in self.tables:
-            firings = self._assembler.readers[BY_CONTEXT].rows("context", contexts)
+            firings = self.stored.readers[BY_CONTEXT].rows("context", contexts)
         else:
             firings = self.sql(_FIRINGS, {"contexts": list(contexts)})
         return self._passages(contexts, firings)
@@ -263,7 +262,7 @@ class Analysis:
         """
         self.check(feature)
         self.need_firings("a search through all contexts of a feature")
-        firings = self._assembler.readers[FIRINGS].rows("feature", [feature])
+        firings = self.stored.readers[FIRINGS].rows("feature", [feature])
         context, value = (np.from_dlpack(firings[c].combine_chunks()) for c in ("context", "value"))
         starts = np.flatnonzero(np.diff(context.astype(np.int64), prepend=-1))
         peaks = np.maximum.reduceat(value, starts) if len(starts) else value
@@ -273,7 +272,7 @@ class Analysis:
         return self._passages(chosen.tolist(), firings.take(inside))
 
     def _passages(self, contexts: Sequence[int], firings: pa.Table) -> Passages:
-        lines = self._assembler.readers["contexts"].rows("context", contexts)
+        lines = self.stored.readers["contexts"].rows("context", contexts)
         known = sorted(set(contexts))
         return Passages(
             contexts=lines,
@@ -285,5 +284,6 @@ class Analysis:
         )
 
     @cached_property
-    def _assembler(self) -> Assembler:
-        return Assembler(self.lake, self.ref, self.manifest, self.settings)
+    def stored(self) -> Stored:
+        """Its tables as they lie in the lake."""
+        return Stored(self.lake, self.ref, self.manifest, self.settings)

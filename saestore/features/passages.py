@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from saestore.features import arrow
 from saestore.features.page import Example
-from saestore.features.pieces import Vocabulary, example, window
+from saestore.features.pieces import Vocabulary, example, stretch, window
 
 
 Ties = Literal["smaller", "larger"]
@@ -190,7 +190,7 @@ class Passages:
             "positions": self._position[inside].tolist(),
             "values": self._value[inside].tolist(),
         }
-        return example(found, context, self.vocabulary)
+        return example(found, stretch(found, context, self.vocabulary))
 
     def _lines(
         self,

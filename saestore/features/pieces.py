@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int64
 
-from saestore.features.page import Example, TokenPiece
+from saestore.features.page import Example, Read, TokenPiece
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,55 @@ def window(peak: int, positions: int, width: int | None) -> tuple[int, int]:
     return max(0, min(peak - length // 2, positions - length)), length
 
 
-def example(line: Mapping[str, Any], context: Mapping[str, Any], vocabulary: Vocabulary) -> Example:
+@dataclass(frozen=True)
+class Stretch:
+    """The part of a context that an example shows, as if nothing fired in it.
+
+    Attributes:
+        n_positions: Tokens in the whole context.
+        source: Corpus source of the context's first document.
+        document: Index of the document at the peak in the store.
+        document_id: Its id.
+        tokens: The tokens shown.
+    """
+
+    n_positions: int
+    source: str
+    document: int
+    document_id: str
+    tokens: Sequence[TokenPiece]
+
+
+def example(line: Mapping[str, Any], stretch: Stretch, reads: tuple[Read, ...] = ()) -> Example:
     """Return one example.
+
+    Args:
+        line: Its line of `examples`.
+        stretch: What it shows of its context.
+        reads: What its peak is the sum of, of features that attend.
+    """
+    start = line["window_start"]
+    tokens = list(stretch.tokens)
+    for at, value in zip(line["positions"], line["values"], strict=True):
+        silent = tokens[at - start]
+        tokens[at - start] = TokenPiece(silent.text, value, silent.special, silent.kept)
+    return Example(
+        context=line["context"],
+        rank=line["rank"],
+        peak=line["peak"],
+        peak_position=line["peak_position"],
+        window_start=start,
+        n_positions=stretch.n_positions,
+        source=stretch.source,
+        document=stretch.document,
+        document_id=stretch.document_id,
+        tokens=tuple(tokens),
+        reads=reads,
+    )
+
+
+def stretch(line: Mapping[str, Any], context: Mapping[str, Any], vocabulary: Vocabulary) -> Stretch:
+    """Return what an example shows of its context.
 
     Args:
         line: Its line of `examples`.
@@ -78,25 +125,16 @@ def example(line: Mapping[str, Any], context: Mapping[str, Any], vocabulary: Voc
     text = context["text"]
     marks = vocabulary.specials(context["token_ids"][start:stop])
     ends = pairwise(context["char_offsets"][start : stop + 1])
-    tokens = [
-        _silent(text[first:last], special, at not in ignored)
-        for at, ((first, last), special) in enumerate(zip(ends, marks, strict=True), start)
-    ]
-    for at, value in zip(line["positions"], line["values"], strict=True):
-        silent = tokens[at - start]
-        tokens[at - start] = TokenPiece(silent.text, value, silent.special, silent.kept)
     home = _segment(context["segments"], line["peak_position"])
-    return Example(
-        context=line["context"],
-        rank=line["rank"],
-        peak=line["peak"],
-        peak_position=line["peak_position"],
-        window_start=start,
+    return Stretch(
         n_positions=context["n_positions"],
         source=context["source"],
         document=home["document"],
         document_id=home["document_id"],
-        tokens=tuple(tokens),
+        tokens=[
+            _silent(text[first:last], special, at not in ignored)
+            for at, ((first, last), special) in enumerate(zip(ends, marks, strict=True), start)
+        ],
     )
 
 

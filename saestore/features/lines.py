@@ -1,0 +1,35 @@
+"""What an analysis says of one feature, wherever it lies: in the tables of a lake, or in an index."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from saestore.features.pieces import Stretch
+
+
+Line = Mapping[str, Any]
+"""A row of a table: column to value."""
+
+
+@runtime_checkable
+class Lines(Protocol):
+    """What an analysis says of one feature."""
+
+    def rows(self, table: str) -> Sequence[Line]:
+        """Return its lines of a table in stored order; none where the analysis has no such table."""
+        ...
+
+    def token(self, token_id: int) -> str:
+        """Return how a token is shown that one of its lines names."""
+        ...
+
+    def n_rows(self, token_id: int) -> int:
+        """Return how many kept rows hold a token of its `token_stats`."""
+        ...
+
+    def stretch(self, line: Line) -> Stretch:
+        """Return what one of its `examples` shows of its context."""
+        ...
+
+    def piece(self, context: int, position: int) -> str:
+        """Return the text at a position that its `attention` reads."""
+        ...

@@ -1,0 +1,129 @@
+"""The tables of one analysis as they lie in the lake: its features' lines, its contexts, its tokens."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from saestore.features.assemble import Assembler, chosen
+from saestore.features.lines import Line
+from saestore.features.page import FeaturePage
+from saestore.features.pieces import Stretch, Vocabulary, stretch
+from saestore.features.read import TableReader
+from saestore.lake import Lake, Ref
+from saestore_schemas.analyze import AnalyzeSettings
+from saestore_schemas.manifest import Manifest
+
+
+_CONTEXTS_MIB = 256
+"""Contexts kept decoded: those of a page lie anywhere. Some 150 000 of 128 tokens."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An analysis's tables, each opened when it is first read; what is read once is kept.
+
+    Attributes:
+        lake: The lake.
+        ref: The analysis.
+        manifest: Its manifest.
+        settings: Its settings.
+    """
+
+    lake: Lake
+    ref: Ref
+    manifest: Manifest
+    settings: AnalyzeSettings
+
+    @cached_property
+    def readers(self) -> dict[str, TableReader]:
+        """A reader of each table."""
+        artefact = self.lake.artefact(self.ref)
+        return {
+            name: TableReader(
+                artefact, self.manifest, name, kept_mib=_CONTEXTS_MIB if name == "contexts" else 0
+            )
+            for name in self.manifest.arrays
+        }
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens."""
+        return Vocabulary.of(self.readers["vocabulary"].whole(["token_id", "token", "special"]))
+
+    @cached_property
+    def rows_of_tokens(self) -> Mapping[int, int]:
+        """How many kept rows hold each token."""
+        table = self.readers["vocabulary"].whole(["token_id", "n_rows"])
+        ids, rows = (table[name].to_pylist() for name in ("token_id", "n_rows"))
+        return {int(token or 0): int(n or 0) for token, n in zip(ids, rows, strict=True)}
+
+    @cached_property
+    def assembler(self) -> Assembler:
+        """What makes pages of its lines."""
+        # features of the last layer are the last ones
+        (last,) = self.rows("features", self.manifest.counts["features"] - 1)
+        return Assembler(self.ref, self.manifest, self.settings, int(last["layer"]) + 1)
+
+    def rows(self, table: str, feature: int) -> Sequence[Line]:
+        """Return a feature's lines of a table, none where the analysis has no such table."""
+        if table not in self.readers:
+            return []
+        return self.readers[table].rows("feature", [feature]).to_pylist()
+
+    def contexts(self, wanted: Collection[int]) -> dict[int, Line]:
+        """Return the lines of some contexts, by number."""
+        rows = self.readers["contexts"].rows("context", sorted(wanted))
+        return {line["context"]: line for line in rows.drop_columns(["shuffle_rank"]).to_pylist()}
+
+    def page(self, feature: int) -> FeaturePage:
+        """Return the page of a feature that exists."""
+        return next(self.pages([feature]))
+
+    def pages(
+        self,
+        features: Sequence[int],
+        subsamples: Collection[str] | None = None,
+        *,
+        related: bool = True,
+    ) -> Iterator[FeaturePage]:
+        """Yield the pages of features that exist; the contexts they show are read once for all.
+
+        Args:
+            features: Which.
+            subsamples: Of which subsamples examples are wanted; absent, all.
+            related: Whether the tokens and features that it goes with are wanted.
+        """
+        lines = [_Lines(self, feature) for feature in features]
+        shown = [line for each in lines for line in chosen(each, subsamples)]
+        contexts = self.contexts({line["context"] for line in shown})
+        for feature, each in zip(features, lines, strict=True):
+            each.contexts = contexts
+            yield self.assembler.page(feature, each, subsamples, related=related)
+
+
+class _Lines:
+    """One feature's lines: those of `examples` are read at once, as they say which contexts it shows."""
+
+    def __init__(self, stored: Stored, feature: int) -> None:
+        self._stored = stored
+        self._feature = feature
+        self._examples = stored.rows("examples", feature)
+        self.contexts: Mapping[int, Line] = {}
+
+    def rows(self, table: str) -> Sequence[Line]:
+        return self._examples if table == "examples" else self._stored.rows(table, self._feature)
+
+    def token(self, token_id: int) -> str:
+        return self._stored.vocabulary.token(token_id)
+
+    def n_rows(self, token_id: int) -> int:
+        return self._stored.rows_of_tokens[token_id]
+
+    def stretch(self, line: Line) -> Stretch:
+        return stretch(line, self.contexts[line["context"]], self._stored.vocabulary)
+
+    def piece(self, context: int, position: int) -> str:
+        held = self.contexts[context]
+        first, last = held["char_offsets"][position : position + 2]
+        text: str = held["text"][first:last]
+        return text
