@@ -9,7 +9,9 @@ from rich.padding import Padding
 from rich.rule import Rule
 from rich.text import Text
 
-from saestore.api.pages import (
+from saestore.api.store_page import ActivationsPage
+from saestore.numbers import count, value
+from saestore.report.artefacts import (
     AnalysisPage,
     CheckpointPage,
     DictionaryPage,
@@ -17,8 +19,6 @@ from saestore.api.pages import (
     Score,
     SweepPage,
 )
-from saestore.api.store_page import ActivationsPage
-from saestore.numbers import count, value
 from saestore_cli import store_page, sweep_page, training_page
 from saestore_cli.drawing import bars, facts, pairs
 from saestore_cli.numbers import many, of_heads, size

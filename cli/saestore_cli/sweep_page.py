@@ -10,7 +10,7 @@ from saestore_cli.drawing import plain_table, scatter
 
 
 if TYPE_CHECKING:
-    from saestore.api.pages import SweepItem, SweepPage
+    from saestore.report.artefacts import SweepItem, SweepPage
 
 _SHORT = {
     "l0": "L0",

@@ -11,7 +11,7 @@ from saestore_cli.drawing import bars, curve, pairs, plain_table
 
 
 if TYPE_CHECKING:
-    from saestore.api.pages import Curve, Densities
+    from saestore.report.artefacts import Curve, Densities
     from saestore_schemas.dictionary import DictionaryConfig
 
 CURVES = (

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from saestore.generate import ModelCheck
     from saestore.lake.parts import State
     from saestore.lm import LanguageModel
+    from saestore.report import artefacts
 
 
 def open_lake(
@@ -222,7 +223,7 @@ class OpenLake(Asking, Between, Exchanging, LookingUp):
         *,
         progress: Progress | None = None,
         time_limit_s: float | None = None,
-    ) -> "pages.SweepPage":
+    ) -> "artefacts.SweepPage":
         """Activations to several dictionaries in one pass: return how they came out.
 
         Args:
@@ -236,8 +237,9 @@ class OpenLake(Asking, Between, Exchanging, LookingUp):
             SaestoreError: Any of the tree; checkpoints stay and a rerun resumes.
         """
         from saestore import train
-        from saestore.api import hosts, pages
+        from saestore.api import hosts
         from saestore.evaluate import Periodic
+        from saestore.report import artefacts
 
         self._use_threads()
         wanted = config.as_settings(TrainSettings, settings)
@@ -265,7 +267,7 @@ class OpenLake(Asking, Between, Exchanging, LookingUp):
             ),
             time_limit_s=time_limit_s or MachineSettings().time_limit_s,
         )
-        return pages.sweep(self.lake, ref)
+        return artefacts.sweep(self.lake, ref)
 
     def _calibrate(
         self, progress: Progress

@@ -5,9 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saestore import report
-from saestore.api import pages, report_features, report_page
+from saestore.api import pages, report_features
+from saestore.errors import UnsupportedError
 from saestore.lake import Lake
 from saestore.progress import Progress
+from saestore.report import artefact_documents
+from saestore.report.artefacts import AnalysisPage, CheckpointPage, DictionaryPage, SweepPage
+from saestore_schemas.manifest import Manifest
 
 
 def write(
@@ -34,7 +38,19 @@ def write(
     """
     if not features and query is None:
         page = pages.page(lake, name)
-        if not isinstance(page, pages.AnalysisPage):
-            return report.write(report_page.document(page), to)
+        if isinstance(page, DictionaryPage | CheckpointPage | SweepPage):
+            return report.write(artefact_documents.document(page), to)
+        if not isinstance(page, AnalysisPage):
+            raise _without(page.manifest)
         name = page.manifest.name
     return report_features.write(lake, name, to, features=features, query=query, progress=progress)
+
+
+def _without(manifest: Manifest) -> UnsupportedError:
+    """Return the error of an artefact whose kind has no report."""
+    return UnsupportedError(
+        f"there is no report of {manifest.kind}",
+        found=manifest.kind,
+        expected="a dictionary, a checkpoint, a sweep or an analysis",
+        hint=f"`saestore show {manifest.kind}/{manifest.name}` shows it in the terminal",
+    )

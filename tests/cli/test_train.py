@@ -7,9 +7,9 @@ import pytest
 from rich.cells import cell_len
 
 from saestore import open_lake, report
-from saestore.api import report_page
 from saestore.errors import ConfigError
 from saestore.lake import Lake
+from saestore.report import artefact_documents
 from saestore.testing.stores import HOOKPOINT, synthetic_store
 from saestore_cli import drawing, numbers
 from saestore_cli.options import seconds
@@ -113,7 +113,7 @@ def test_what_diverged_is_named_beside_the_plots_and_not_in_them(run, place):
     assert "left out, diverged: wild" in beside
     assert max(map(len, axes.splitlines())) < 80
     page = open_lake(place / "lake").show("sweeps/ks")
-    (points,) = report_page.document(page).plots
+    (points,) = artefact_documents.document(page).plots
     assert set(points.points) == {"t-k1", "t-k2", "t-k4", "wide"}
     assert points.beside == "left out, diverged: wild"
     assert points.beside in report.draw.svg(points)

@@ -14,8 +14,6 @@ import pytest
 
 import saestore
 from saestore import report
-from saestore.api import report_page
-from saestore.api.pages import Curve, Densities
 from saestore.errors import (
     ConfigError,
     MissingExtraError,
@@ -24,7 +22,18 @@ from saestore.errors import (
     UnsupportedError,
 )
 from saestore.lake import Lake
-from saestore.report import Bands, Density, Document, Lines, Points, Sheet, draw, labels
+from saestore.report import (
+    Bands,
+    Density,
+    Document,
+    Lines,
+    Points,
+    Sheet,
+    artefact_documents,
+    draw,
+    labels,
+)
+from saestore.report.artefacts import Curve, Densities
 from saestore.testing.stores import HOOKPOINT, synthetic_store
 
 
@@ -170,7 +179,7 @@ def test_numbers_of_a_log_scale_have_room_and_a_lone_curve_says_what_it_is():
     near = {"loss": (100.0, 500.0, 200.0)}
     assert "200" in Page(draw.svg(Lines("L", {"loss": (1, 2, 3)}, near, log=True))).words
     curves = {"weight_sparsity": Curve("weight_sparsity", (1, 2), (0.0, 1.0))}
-    plots = report_page._plots(curves, Densities((), ()), {})
+    plots = artefact_documents._plots(curves, Densities((), ()), {})
     assert [plot.title for plot in plots] == ["Weights of the terms: weight_sparsity"]
 
 

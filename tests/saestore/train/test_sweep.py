@@ -10,10 +10,11 @@ from pydantic import ValidationError
 import saestore
 from saestore import train
 from saestore.api import pages
-from saestore.api.pages import SweepItem
 from saestore.errors import ArtefactExistsError, ConfigError, StoppedError
 from saestore.lake import Lake, Ref
 from saestore.progress import Recorder
+from saestore.report import artefacts
+from saestore.report.artefacts import SweepItem
 from saestore.testing.stores import HOOKPOINT, synthetic_store
 from saestore_schemas.sweep import SweepSettings, changed
 from saestore_schemas.train import TrainSettings
@@ -257,7 +258,7 @@ def test_the_front_is_what_nothing_beats():
         item("e", 4.0, 0.5), item("f", 9.0, 0.9), item("g", 0.5, 1.0, "diverged"),
         item("h", None, 0.99), item("i", 9.0, 0.9),
     ]  # fmt: skip
-    assert pages.front(items, "explained_variance") == ("a", "c", "f", "i")
+    assert artefacts.front(items, "explained_variance") == ("a", "c", "f", "i")
 
 
 def test_names_of_a_grid_tell_large_numbers_from_small_ones():

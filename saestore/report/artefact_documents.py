@@ -1,21 +1,19 @@
-"""Artefacts as reports: which numbers and plots a dictionary or a sweep shows, from its page."""
+"""Artefacts as documents: which numbers and plots a dictionary or a sweep shows, from its page."""
 
 import json
 from collections.abc import Mapping, Sequence
 
-from saestore.api.pages import (
+from saestore.fingerprint import leaves
+from saestore.numbers import count, value
+from saestore.report.artefacts import (
     CheckpointPage,
     Curve,
     Densities,
     DictionaryPage,
     EvaluationPage,
-    Page,
     SweepPage,
 )
-from saestore.errors import UnsupportedError
-from saestore.fingerprint import leaves
-from saestore.numbers import count, value
-from saestore.report import Bands, Density, Document, Lines, Plot, Points, Sheet
+from saestore.report.document import Bands, Density, Document, Lines, Plot, Points, Sheet
 from saestore_schemas.dictionary import DictionaryConfig
 from saestore_schemas.manifest import Manifest
 
@@ -41,28 +39,16 @@ _RECOVERED = ("ce_recovered[zero]", "ce_recovered[mean]")
 _DEAD = ("dead", "dead_1e5", "dead_1e6", "dead_1e7")
 
 
-def document(page: Page) -> Document:
-    """Return the report of an artefact.
-
-    Raises:
-        UnsupportedError: There is none of its kind.
-    """
+def document(page: DictionaryPage | CheckpointPage | SweepPage) -> Document:
+    """Return the report of an artefact."""
     if isinstance(page, DictionaryPage):
         return _dictionary(page)
-    if isinstance(page, CheckpointPage):
-        figures = _figures(page.curves, ())
-        plots = _plots(page.curves, page.densities, {})
-        foot = f"a checkpoint; there are {', '.join(map(str, page.steps))}"
-        return Document(page.name, _summary(page.config), figures, plots, (), foot)
     if isinstance(page, SweepPage):
         return _sweep(page)
-    kind = page.manifest.kind
-    raise UnsupportedError(
-        f"there is no report of {kind}",
-        found=kind,
-        expected="a dictionary, a checkpoint or a sweep",
-        hint=f"`saestore show {kind}/{page.manifest.name}` shows it in the terminal",
-    )
+    figures = _figures(page.curves, ())
+    plots = _plots(page.curves, page.densities, {})
+    foot = f"a checkpoint; there are {', '.join(map(str, page.steps))}"
+    return Document(page.name, _summary(page.config), figures, plots, (), foot)
 
 
 def _dictionary(page: DictionaryPage) -> Document:
