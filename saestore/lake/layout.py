@@ -10,6 +10,8 @@ All paths use forward slashes and are relative: to the lake for artefacts, to th
 is inside it.
 """
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -77,6 +79,13 @@ CHECKPOINTS = "checkpoints"
 CHECKPOINT_STATE = "state.json"
 """In a checkpoint: its run's fingerprint, checksums of its files, plain values of its state."""
 
+# features
+ANNOTATIONS = "annotations"
+"""What people say about an analysis's features: a log beside its tables, with manifests of its own."""
+ANNOTATION_LOG = f"{ANNOTATIONS}/{MANIFEST}"
+
+_BATCH = re.compile(r"[0-9A-Z]{26}\.json")
+
 # evaluations
 SCORES = "scores.parquet"
 
@@ -133,6 +142,21 @@ def part_file(table: str, part: int) -> str:
 def part_number(path: str) -> int:
     """Return which part a file of a table written in parts is."""
     return int(path.rpartition("part-")[2].removesuffix(".parquet"))
+
+
+def annotation_file(batch: str) -> str:
+    """Return one Parquet file of the annotation log."""
+    return f"{ANNOTATIONS}/{batch}.parquet"
+
+
+def annotation_manifest(batch: str) -> str:
+    """Return the manifest of that file, which is written after it."""
+    return f"{ANNOTATIONS}/{batch}.json"
+
+
+def annotation_batches(names: Iterable[str]) -> list[str]:
+    """Return which batches there are, of the names in the log's folder."""
+    return sorted(name.removesuffix(".json") for name in names if _BATCH.fullmatch(name))
 
 
 def checkpoint_folder(step: int) -> str:

@@ -166,7 +166,8 @@ def _listed(artefact: Storage, known: Mapping[str, tuple[int, str]]) -> Payload:
     rows = [
         (path, *(known.get(path) or digest_file(artefact, path)))
         for path in there
-        if not path.startswith(f"{layout.PROGRESS}/") and path != layout.FILES
+        if not path.startswith((f"{layout.PROGRESS}/", f"{layout.ANNOTATIONS}/"))
+        and path != layout.FILES
     ]
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
     schema = tables.FILES.schema()

@@ -25,6 +25,8 @@ class MachineSettings(BaseSettings):
     """How commands answer."""
     no_progress: bool = False
     """Draw no progress bars."""
+    author: str | None = None
+    """Who annotates; absent, the name of the user who is logged in."""
     cache: str | None = None
     """Folder on a fast local disk that keeps what is read of remote activations; absent, none."""
     cache_gib: float = Field(default=32.0, gt=0)
