@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saestore.api import config
+from saestore.api.annotating import Annotating
 from saestore.api.asking import Asking
 from saestore.api.between import Between
 from saestore.api.exchanging import Exchanging, Settings
@@ -79,7 +80,7 @@ class Remark:
 
 
 @dataclass(frozen=True)
-class OpenLake(Asking, Between, Exchanging, LookingUp):
+class OpenLake(Annotating, Asking, Between, Exchanging, LookingUp):
     """A lake and the device on which its verbs compute.
 
     Attributes:
@@ -512,7 +513,8 @@ class OpenLake(Asking, Between, Exchanging, LookingUp):
         reporter = progress or Silent()
         with reporter.task(f"verify {name}", total=manifest.payload.bytes, unit="B") as task:
             if ref.kind != "activations":
-                return manifests.damage(artefact, manifest, quick=quick, advance=task.advance)
+                found = manifests.damage(artefact, manifest, quick=quick, advance=task.advance)
+                return [*found, *self._annotation_damage(manifest, quick=quick)]
             from saestore.activations import verify
 
             return verify.damage(

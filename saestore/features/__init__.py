@@ -1,6 +1,7 @@
 """The feature tables: read as pages, lazy frames and SQL, without model, tokenizer or torch."""
 
 from saestore.features.analysis import Analysis
+from saestore.features.annotations import AnnotationLog, Compacted, Said
 from saestore.features.choose import RULE, different_words, features_about_something
 from saestore.features.connect import Take, connect, query, stream
 from saestore.features.explain import Explained, Scan, Step, explain
@@ -52,7 +53,9 @@ __all__ = [
     "STRONGEST",
     "TEXTS",
     "Analysis",
+    "AnnotationLog",
     "Coactive",
+    "Compacted",
     "DensityHistogram",
     "Example",
     "ExampleGroup",
@@ -76,6 +79,7 @@ __all__ = [
     "Passages",
     "Provenance",
     "Read",
+    "Said",
     "Scan",
     "SqlSession",
     "Step",

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from saestore.errors import FeatureNotFoundError, QueryError, UnsupportedError, nearest
 from saestore.features import connect
+from saestore.features.annotations import AnnotationLog
 from saestore.features.find import analysis_named
 from saestore.features.page import FeaturePage, Provenance
 from saestore.features.passages import Passages
@@ -214,6 +215,11 @@ class Analysis:
         """
         self.check(feature)
         return dict(self.stored.rows("features", feature)[0])
+
+    @property
+    def annotations(self) -> AnnotationLog:
+        """What people say about its features: the log, to be read and written."""
+        return self.stored.annotations
 
     @property
     def provenance(self) -> Provenance:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saestore.features import relations
+from saestore.features.annotations import events_of, latest
 from saestore.features.lines import Line, Lines
 from saestore.features.page import (
     Example,
@@ -21,6 +22,7 @@ from saestore.features.page import (
 from saestore.features.pieces import example
 from saestore.lake import Ref
 from saestore_schemas.analyze import LOGIT_SCORES, AnalyzeSettings
+from saestore_schemas.annotations import ANNOTATIONS
 from saestore_schemas.manifest import Manifest
 from saestore_schemas.tables import REMAINDER
 
@@ -86,6 +88,7 @@ class Assembler:
             neighbours=relations.neighbours(lines) if related else (),
             groups=self._groups(lines, subsamples),
             provenance=self.provenance,
+            annotations=latest(events_of(lines.rows(ANNOTATIONS.name))),
         )
 
     def _groups(self, lines: Lines, subsamples: Collection[str] | None) -> tuple[ExampleGroup, ...]:

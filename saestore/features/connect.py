@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from saestore.errors import DamagedArtefactError, FormatVersionError, QueryError
-from saestore.features import sandbox, views
+from saestore.features import annotation_views, sandbox, views
 from saestore.features.limits import Limits, within
 from saestore.fingerprint import canonical
 from saestore.lake import Lake, Ref, layout
@@ -41,7 +41,7 @@ def connect(lake: Lake, limits: Limits | None = None) -> duckdb.DuckDBPyConnecti
     Every view carries the columns `series`, `dictionary` and `analysis`. Views: features, firings
     (in feature order, with `row`), firings_by_feature (without), firings_by_context, head_firings,
     contexts, tokens, vocabulary, documents, examples, histograms, logits (with `token`), logit_stats,
-    decoders, decoder_pairs, head_scaling, feature_heads; scores and feature_scores over evaluations,
+    decoders, decoder_pairs, head_scaling, feature_heads, annotations, current_annotations; scores and feature_scores over evaluations,
     metrics over training runs, artefacts over manifests. In a lake that holds none they are empty.
 
     The connection is yours: close it. What it creates lives in memory and is gone with it. Files are
@@ -92,6 +92,8 @@ def connect_to(
         }.items():
             if named is None or name in named:
                 connection.execute(f"CREATE VIEW {name} AS {sql}")
+        if named is None or named & {annotation_views.EVENTS, annotation_views.CURRENT}:
+            annotation_views.create(connection, lake, sources)
         connection.execute(_ARTEFACTS)
         for line in _artefacts(lake) if named is None or "artefacts" in named else ():
             connection.execute(f"INSERT INTO artefacts VALUES ({', '.join('?' * len(line))})", line)

@@ -15,7 +15,10 @@ class Lines(Protocol):
     """What an analysis says of one feature."""
 
     def rows(self, table: str) -> Sequence[Line]:
-        """Return its lines of a table in stored order; none where the analysis has no such table."""
+        """Return its lines of a table in stored order; none where the analysis has no such table.
+
+        Those of `annotations` are the events of the log, or only what holds now.
+        """
         ...
 
     def token(self, token_id: int) -> str:

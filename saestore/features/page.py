@@ -8,6 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
+from saestore_schemas.annotations import AnnotationEvent
+
 
 @dataclass(frozen=True)
 class TokenPiece:
@@ -313,6 +317,7 @@ class FeaturePage:
         neighbours: Features with similar vectors, nearest first for each method; none likewise.
         groups: Example groups in the order of the settings, strata lowest first.
         provenance: What was analysed.
+        annotations: What people say of it now, in the order of fields and authors.
     """
 
     series: str
@@ -332,6 +337,7 @@ class FeaturePage:
     neighbours: tuple[Neighbour, ...]
     groups: tuple[ExampleGroup, ...]
     provenance: Provenance
+    annotations: tuple[AnnotationEvent, ...] = ()
 
     @property
     def max(self) -> float:
@@ -400,6 +406,8 @@ def rate_bound(rows: int) -> float | None:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     if dataclasses.is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):

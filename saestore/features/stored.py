@@ -4,12 +4,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from saestore.features.annotations import AnnotationLog
 from saestore.features.assemble import Assembler, chosen
 from saestore.features.lines import Line
 from saestore.features.page import FeaturePage
 from saestore.features.pieces import Stretch, Vocabulary, stretch
 from saestore.features.read import TableReader
-from saestore.lake import Lake, Ref
+from saestore.lake import Lake, Ref, layout
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.manifest import Manifest
 
@@ -44,6 +45,11 @@ class Stored:
             )
             for name in self.manifest.arrays
         }
+
+    @cached_property
+    def annotations(self) -> AnnotationLog:
+        """What people say about its features."""
+        return AnnotationLog(self.lake, self.manifest)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -93,7 +99,8 @@ class Stored:
             subsamples: Of which subsamples examples are wanted; absent, all.
             related: Whether the tokens and features that it goes with are wanted.
         """
-        lines = [_Lines(self, feature) for feature in features]
+        said = self.annotations.lines(features)
+        lines = [_Lines(self, feature, said[feature]) for feature in features]
         shown = [line for each in lines for line in chosen(each, subsamples)]
         contexts = self.contexts({line["context"] for line in shown})
         for feature, each in zip(features, lines, strict=True):
@@ -102,16 +109,23 @@ class Stored:
 
 
 class _Lines:
-    """One feature's lines: those of `examples` are read at once, as they say which contexts it shows."""
+    """One feature's lines: those of `examples` are read at once, as they say which contexts it shows.
 
-    def __init__(self, stored: Stored, feature: int) -> None:
+    What people say is given: of all features that are shown together, it is of the same moment.
+    """
+
+    def __init__(self, stored: Stored, feature: int, said: Sequence[Line]) -> None:
         self._stored = stored
         self._feature = feature
-        self._examples = stored.rows("examples", feature)
+        self._known = {
+            "examples": stored.rows("examples", feature),
+            layout.ANNOTATIONS: said,
+        }
         self.contexts: Mapping[int, Line] = {}
 
     def rows(self, table: str) -> Sequence[Line]:
-        return self._examples if table == "examples" else self._stored.rows(table, self._feature)
+        known = self._known.get(table)
+        return self._stored.rows(table, self._feature) if known is None else known
 
     def token(self, token_id: int) -> str:
         return self._stored.vocabulary.token(token_id)

@@ -44,6 +44,8 @@ VIEWS = {
     "head_scaling": "whether what a feature writes at one head is at the others too: latent scaling",
     "feature_heads": "one line per feature: whose it is, and whether latent scaling confirms that",
     "attention": "which positions a feature reads from where it fires in its examples, if it attends",
+    "annotations": "every event of what people say about features, overwritten ones and those taken back too",
+    "current_annotations": "what people say about features now: the last event of each field and author",
     "scores": "metrics of every evaluation",
     "feature_scores": "one line per feature and evaluation: density, nearest other features",
     "metrics": "metrics of every training run, by step",
