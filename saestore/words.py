@@ -1,6 +1,7 @@
 """Words that pages use, in a terminal or a browser, and text in which nothing is invisible."""
 
 import unicodedata
+from typing import Any
 
 
 SUBSAMPLES = {
@@ -29,6 +30,18 @@ BESIDE = {-1: "token before", 0: "fires on", 1: "token after"}
 
 ALIKE = {"dec_cos": "decoder like", "enc_cos": "encoder like"}
 """Method of finding neighbours to what it says."""
+
+SAID = {
+    "name": "name",
+    "description": "description",
+    "interpretation": "interpretation",
+    "examples": "examples",
+    "confidence": "confidence",
+    "notes": "notes",
+    "tag": "tags",
+    "bookmark": "bookmark",
+}
+"""Field of an annotation to what it is called."""
 
 WEAK = 0.33
 """A firing below this share of the feature's largest value is weak."""
@@ -63,6 +76,20 @@ def _seen(c: str) -> str:
         return "␡"
     # Format characters (bidirectional marks, joiners) and the like reorder or hide what follows.
     return c if unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Co"} else "·"
+
+
+def said(field: str, value: Any) -> list[str]:
+    r"""Return the lines in which an annotation's value is shown.
+
+    >>> said("notes", "one\ntwo"), said("tag", ["a", "b"]), said("bookmark", True)
+    (['one', 'two'], ['a, b'], ['yes'])
+    """
+    if value is True:
+        return ["yes"]
+    if isinstance(value, str):
+        return [visible(line) for line in value.splitlines()] or [""]
+    texts = [visible(text) for text in value]
+    return [", ".join(texts)] if field == "tag" else texts
 
 
 def alone(token: str) -> str:

@@ -12,7 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from saestore.numbers import count, value
-from saestore.words import ALIKE, BESIDE, NEGATIVES, QUANTILES, SUBSAMPLES, WITHOUT_FIRINGS, visible
+from saestore.words import (
+    ALIKE,
+    BESIDE,
+    NEGATIVES,
+    QUANTILES,
+    SAID,
+    SUBSAMPLES,
+    WITHOUT_FIRINGS,
+    said,
+    visible,
+)
 from saestore_cli.drawing import bars, coloured, facts
 from saestore_cli.tokens import legend, marked
 
@@ -72,12 +82,13 @@ def _head(page: "FeaturePage") -> RenderableType:
     statistics = page.statistics
     origin = page.provenance
     rows: list[tuple[str, Text | str]] = [
+        *_said(page),
         ("dictionary", f"{', '.join(origin.hookpoints)}; {count(page.n_features)} features"),
         ("analysis", f"{page.analysis}, on {origin.activations}"),
         ("fires", _fires(page)),
     ]
     if page.n_layers > 1:
-        rows.insert(1, ("layer", _layer(page)))
+        rows.insert(len(rows) - 2, ("layer", _layer(page)))
     if page.n_firings:
         moments = (
             f"max {page.max:.4f}   mean {value(statistics['mean'])}   "
@@ -114,6 +125,14 @@ def _head(page: "FeaturePage") -> RenderableType:
         alike = [f"{p.one} × {p.other} (cos {value(p.cosine)})" for p in page.pairs]
         rows.append(("alike there", "   ".join(alike)))
     return facts([*rows, *_relatives(page)])
+
+
+def _said(page: "FeaturePage") -> "Iterator[tuple[str, Text]]":
+    """Return what people say of it, and who and when."""
+    for event in page.annotations:
+        shown = Text("\n".join(said(event.field, event.value)))
+        by = f"  {visible(event.author)}, {event.created:%Y-%m-%d}"
+        yield SAID[event.field], shown.append(by, style="dim")
 
 
 def _layer(page: "FeaturePage") -> str:

@@ -1,7 +1,10 @@
 """A feature's page made by hand, for what draws it."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
+
+from pydantic import JsonValue
 
 from saestore.features import (
     Coactive,
@@ -17,6 +20,20 @@ from saestore.features import (
     TokenPiece,
     TokenTable,
 )
+from saestore_schemas.annotations import AnnotationEvent, AnnotationField
+
+
+def annotation(field: AnnotationField, value: JsonValue, *, author: str = "ana") -> AnnotationEvent:
+    """Return what somebody says about feature 17."""
+    return AnnotationEvent(
+        event_id="01ARYZ6S410000000000000000",
+        feature=17,
+        field=field,
+        value=value,
+        author=author,
+        source="test",
+        created=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    )
 
 
 def example(

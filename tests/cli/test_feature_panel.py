@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from saestore.features import ExampleGroup, HeadPair, Read
-from saestore.testing.pages import VALUES, WORDS, example, page
+from saestore.testing.pages import VALUES, WORDS, annotation, example, page
 from saestore.words import level, visible
 from saestore_cli import feature_panel
 from saestore_cli.drawing import bars, coloured, curve, terminal
@@ -162,6 +162,27 @@ def test_json_holds_the_same_page_cut_alike(capsys):
     assert found["feature"] == 17
     assert [len(group["examples"]) for group in found["groups"]] == [1] * 6
     assert [t["text"] for t in found["groups"][0]["examples"][0]["tokens"]] == WORDS_AROUND
+
+
+def test_what_people_say_stands_first_with_who_and_when(capsys):
+    said = (
+        annotation("name", "articles"),
+        annotation("notes", "two\nlines\x1b[31m", author="bo"),
+        annotation("tag", ["a", "b"]),
+        annotation("bookmark", value=True),
+    )
+    lines = [line.strip(" │") for line in drawn(page(annotations=said)).splitlines()]
+    assert lines[1:6] == [
+        "name          articles  ana, 2026-01-02",
+        "notes         two",
+        "lines␛[31m  bo, 2026-01-02",
+        "tags          a, b  ana, 2026-01-02",
+        "bookmark      yes  ana, 2026-01-02",
+    ]
+    JsonOutput().feature(page(annotations=said), n=1, around=1)
+    found = json.loads(capsys.readouterr().out)["annotations"]
+    assert [each["value"] for each in found] == ["articles", said[1].value, ["a", "b"], True]
+    assert found[0]["created"] == "2026-01-02T03:04:05Z"
 
 
 WORDS_AROUND = list(WORDS[7:10])

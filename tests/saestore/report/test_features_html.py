@@ -19,7 +19,7 @@ from saestore.features import (
     feature_lines,
 )
 from saestore.report import FeaturesReport, feature_section, features_html
-from saestore.testing.pages import example, page
+from saestore.testing.pages import annotation, example, page
 from saestore.words import alone
 
 
@@ -272,6 +272,9 @@ HOSTILE = [
 ]
 
 
+_SAID = ("<script>alert(1)</script>", "\"'&", "a\n</dl>")
+
+
 def hostile(**changes):
     whole = page(
         dictionary="<b>",
@@ -289,6 +292,9 @@ def hostile(**changes):
         logits=tuple(
             replace(each, promoted=tuple(replace(each.promoted[0], token=t) for t in HOSTILE))
             for each in page().logits
+        ),
+        annotations=tuple(
+            annotation("notes", text, author=" ".join(text.split())) for text in _SAID
         ),
         **changes,
     )
@@ -310,6 +316,8 @@ def test_hostile_text_is_text():
     tags = [tag for tag, _ in found.tags]
     assert tags.count("script") == 2  # the data, and the one that the policy knows
     assert not {"b", "i", "img", "link", "iframe"} & set(tags)
+    notes = "".join(found.words)
+    assert all(line in notes for text in _SAID for line in text.split("\n"))
     assert found.passages == ["".join(HOSTILE).replace("\x1b", "␛")]
     assert [row[0] for row in found.tables["Promotes"]] == [alone(t) for t in HOSTILE]
     data = json.loads(found.scripts[0])
@@ -336,10 +344,13 @@ def test_a_section_is_bounded_whatever_was_analysed():
         for j in range(48)
         for i in range(j)
     )
+    said = tuple(annotation("notes", "<word> " * 1000) for _ in range(40))
+    writes = (Written("blocks.0.hook_resid_post", 1.0, 1.0),)
     text = feature_section.section(
-        page(groups=groups, writes=(Written("blocks.0.hook_resid_post", 1.0, 1.0),), pairs=pairs),
-        place,
+        page(groups=groups, writes=writes, pairs=pairs, annotations=said), place
     )
+    assert "more characters" in text
+    assert re.search(r"\d+ more in the lake", text)
     assert "the most alike 36 of 1128" in text
     assert len(text.encode()) < 170_000
     found = Page(text)
