@@ -8,6 +8,7 @@ from saestore.errors import ConfigError
 from saestore.lake import Lake, Ref, Storage, layout, lock, manifest as manifests
 from saestore.progress import Progress, Silent
 from saestore.train import objectives, one_pass, start, wandb_log
+from saestore.train.allocator import return_large_blocks
 from saestore.train.rows import Stream, TrainingRows
 from saestore.train.stops import EarlyStop, Watch
 from saestore.train.trainer import Schedule, Trainer
@@ -70,6 +71,7 @@ def run(
         manifests.begin(artefact, described)
         reporter.note(f"dictionary {ref.name}: finished already")
         return dictionaries.load(lake, ref.name)
+    return_large_blocks()
     # Planned before anything is written: settings that cannot work must not take the name.
     wanted, where = hookpoints(settings), devices.resolve(device)
     stream = rows.stream(wanted, seed=settings.seed.data, dtype=rows.form_for(wanted, where))

@@ -23,6 +23,7 @@ from saestore.fingerprint import canonical
 from saestore.lake import Lake, Ref, Storage, layout, lock, manifest as manifests, table_file
 from saestore.progress import Progress, Silent
 from saestore.train import memory, one_pass, start
+from saestore.train.allocator import return_large_blocks
 from saestore.train.one_pass import Failure
 from saestore.train.rows import Stream, TrainingRows, held_rows
 from saestore.train.run import hookpoints, planned, resume
@@ -156,6 +157,7 @@ def _train(
     callbacks: Callbacks | None,
 ) -> list[Failure]:
     """Train what is not trained, in as few passes as the rows allow."""
+    return_large_blocks()
     groups: dict[str, list[Item]] = {}
     for each in items:
         if not each.finished:
