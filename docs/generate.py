@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from saestore import errors
@@ -25,6 +26,7 @@ from saestore_cli.app import build
 from saestore_schemas import metrics, tables
 from saestore_schemas.dictionary import DictionaryConfig
 from saestore_schemas.manifest import Manifest
+from saestore_schemas.server import ServerSettings
 from saestore_schemas.settings import MachineSettings
 from saestore_schemas.table import TABLE_VERSION
 
@@ -152,9 +154,21 @@ def settings_page() -> Iterator[str]:
         "of an artefact's fingerprint. An unknown `SAESTORE_*` variable is warned about.",
         "",
     )
+    yield from _variables(MachineSettings)
+    yield from ("### The server", "", _doc(ServerSettings), "")
+    yield from _variables(ServerSettings)
+
+
+def _variables(model: type[BaseSettings]) -> Iterator[str]:
+    prefix = str(model.model_config.get("env_prefix", ""))
     rows = [
-        (f"`SAESTORE_{name.upper()}`", _type(field.annotation), _default(field), field.description)
-        for name, field in MachineSettings.model_fields.items()
+        (
+            f"`{prefix}{name.upper()}`",
+            _type(field.annotation) + _range(field),
+            _default(field),
+            " ".join((field.description or "").split()),
+        )
+        for name, field in model.model_fields.items()
     ]
     yield from _table(("variable", "type", "default", "meaning"), rows)
 

@@ -1,10 +1,7 @@
 """A question's parts, and its answer as CSV, JSON, JSON lines or Parquet."""
 
-import datetime as dt
-import decimal
 import io
 import json
-import math
 import os
 import re
 import sys
@@ -19,6 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from saestore.errors import ConfigError, StorageError
+from saestore.plain import plain
 from saestore_cli.options import TableFormat, seconds
 
 
@@ -365,18 +363,3 @@ def _flat(table: pa.Table) -> pa.Table:
             column = pa.chunked_array([pa.array(values, pa.string())])
         columns.append(column)
     return pa.table(columns, names=table.column_names)
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON can say it: undefined numbers null, bytes as hexadecimal."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, (dt.date, dt.time, dt.timedelta, decimal.Decimal, Path)):
-        return str(value)
-    return value

@@ -13,6 +13,7 @@ from saestore_cli.commands import (
     lookups,
     other,
     query,
+    serve,
     settings,
     stores,
     verbs,
@@ -33,7 +34,19 @@ def build() -> TyperGroup:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_root)
-    for module in (verbs, stores, look, lookups, between, verify, query, exchange, settings, other):
+    for module in (
+        verbs,
+        stores,
+        look,
+        lookups,
+        between,
+        verify,
+        query,
+        serve,
+        exchange,
+        settings,
+        other,
+    ):
         module.add(app)
     root = typer.main.get_command(app)
     if not isinstance(root, TyperGroup):

@@ -297,6 +297,14 @@ class ConsoleOutput:
         """Print what is gone."""
         self._out.print(f"removed {ref.path}", soft_wrap=True)
 
+    def serving(self, url: str, *, lake: str, live: str | None, annotate: bool) -> None:
+        """Print where to look, at once."""
+        also = [f"texts run through {live}"] if live else []
+        also += ["annotations can be written"] if annotate else []
+        told = f" ({', '.join(also)})" if also else ""
+        self._out.print(f"serving {lake} at {url}{told}; stop it with Ctrl-C", soft_wrap=True)
+        sys.stdout.flush()
+
     def demo(self, result: "DemoResult") -> None:
         """Print quality, features, an answer, and commands to go on with."""
         out = self._out

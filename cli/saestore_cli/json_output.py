@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore_cli.answers import plain
+from saestore.plain import plain
 from saestore_cli.report import Report
 
 
@@ -230,6 +230,12 @@ class JsonOutput:
     def removed(self, ref: "Ref") -> None:
         """Print what was removed."""
         _print({"removed": ref.path})
+
+    def serving(self, url: str, *, lake: str, live: str | None, annotate: bool) -> None:
+        """Print one line, at once: whoever started the server waits for it."""
+        line = json.dumps({"url": url, "lake": lake, "live": live, "annotate": annotate})
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
 
     def demo(self, result: "DemoResult") -> None:
         """Print everything the demo found."""

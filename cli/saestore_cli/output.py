@@ -155,6 +155,10 @@ class Output(Protocol):
         """Say that an artefact is gone."""
         ...
 
+    def serving(self, url: str, *, lake: str, live: str | None, annotate: bool) -> None:
+        """Say where a lake is served, as soon as it is."""
+        ...
+
     def demo(self, result: "DemoResult") -> None:
         """Show what the demo found, and how to go on."""
         ...

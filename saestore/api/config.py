@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings
 
 from saestore.api import problems
 from saestore.errors import ConfigError, nearest
@@ -18,6 +19,7 @@ from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.evaluate import EvaluateSettings
 from saestore_schemas.exchange import ImportSettings
 from saestore_schemas.generate import GenerateSettings
+from saestore_schemas.server import ServerSettings
 from saestore_schemas.settings import MachineSettings
 from saestore_schemas.train import TrainSettings
 
@@ -37,7 +39,11 @@ OVERRIDES = "--set"
 PREFIX = "SAESTORE_"
 """What environment variables for saestore begin with."""
 
+ENVIRONMENT: tuple[type[BaseSettings], ...] = (MachineSettings, ServerSettings)
+"""Settings that come from environment variables."""
+
 M = TypeVar("M", bound=BaseModel)
+S = TypeVar("S", bound=BaseSettings)
 
 
 def settings_of(verb: str) -> type[BaseModel]:
@@ -309,22 +315,46 @@ def machine_settings() -> MachineSettings:
     Raises:
         ConfigError: A variable has a value it cannot have.
     """
+    return from_environment(MachineSettings)
+
+
+def from_environment(model: type[S], **given: Any) -> S:
+    """Return what environment variables say, where it is not given.
+
+    Args:
+        model: Which variables.
+        given: What overrules them, by the names of settings; None does not.
+
+    Raises:
+        ConfigError: A variable has a value it cannot have, or what is given has.
+    """
+    prefix = str(model.model_config.get("env_prefix", ""))
     try:
-        return MachineSettings()
+        return model(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        name = f"{PREFIX}{first['loc'][0]}".upper()
+        name = f"{prefix}{first['loc'][0]}".upper()
         raise ConfigError(
             field=name,
-            found=first["input"],
+            found="a text that is not shown" if _secret(model, first["loc"]) else first["input"],
             expected=problems.expected(first),
             hint=f"change or unset the environment variable {name}",
-        ) from error
+        ) from None  # the cause would show what is secret
+
+
+def _secret(model: type[BaseSettings], place: tuple[int | str, ...]) -> bool:
+    """Return whether a setting is never shown."""
+    field = model.model_fields.get(str(place[0]))
+    return field is not None and "SecretStr" in str(field.annotation)
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Return a warning for each `SAESTORE_*` variable that nothing reads, with the nearest name."""
-    known = [f"{PREFIX}{name}".upper() for name in MachineSettings.model_fields]
+    known = [
+        f"{model.model_config.get('env_prefix', '')}{name}".upper()
+        for model in ENVIRONMENT
+        for name in model.model_fields
+    ]
     found = []
     for name in sorted(environment):
         if name.startswith(PREFIX) and name not in known:

@@ -5,15 +5,20 @@ from saestore.errors import MissingExtraError
 
 EXTRAS = {
     "datasets": "model",
+    "fastapi": "server",
     "gguf": "demo",
     "s3fs": "remote",
+    "jinja2": "server",
     "matplotlib": "report",
+    "prometheus_client": "server",
     "prompt_toolkit": "shell",
     "safetensors": "model",
+    "starlette": "server",
     "tokenizers": "model",
     "torch": "model",
     "transformer_lens": "model",
     "transformers": "model",
+    "uvicorn": "server",
     "wandb": "wandb",
 }
 """Module to extra."""

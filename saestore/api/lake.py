@@ -11,7 +11,7 @@ from saestore.api.annotating import Annotating
 from saestore.api.asking import Asking
 from saestore.api.between import Between
 from saestore.api.exchanging import Exchanging, Settings
-from saestore.api.looking_up import LookingUp
+from saestore.api.serving import Serving
 from saestore.errors import (
     ConfigError,
     DamagedArtefactError,
@@ -80,7 +80,7 @@ class Remark:
 
 
 @dataclass(frozen=True)
-class OpenLake(Annotating, Asking, Between, Exchanging, LookingUp):
+class OpenLake(Annotating, Asking, Between, Exchanging, Serving):
     """A lake and the device on which its verbs compute.
 
     Attributes:

@@ -353,7 +353,7 @@ class FeatureTable:
         return {}
 
     @cached_property
-    def _ranked(self) -> Int64[np.ndarray, "promoted column=3"]:
+    def _ranked(self) -> Int64[np.ndarray, "_ 3"]:
         """Feature, token and rank of the promoted tokens that are searched, by feature, head, rank."""
         empty = np.empty((0, 3), dtype=np.int64)
         if "logits" not in self.analysis.tables:
@@ -366,13 +366,13 @@ class FeatureTable:
             return empty
         numbers = _numbers(columns.drop_columns(["score"]))
         promoted = (numbers[:, 3] > 0) & (numbers[:, 2] < PROMOTED)
-        kept: Int64[np.ndarray, "promoted column=3"] = numbers[
+        kept: Int64[np.ndarray, "_ 3"] = numbers[
             promoted & (_plain(scores.indices) == score), :3
         ]
         return kept
 
     @cached_property
-    def _promoted(self) -> Int64[np.ndarray, "d_sae promoted"]:
+    def _promoted(self) -> Int64[np.ndarray, "d_sae _"]:
         """The first promoted tokens of each feature, those of its first head; -1 behind the last."""
         found = np.full((self.analysis.n_features, WORDS), -1, dtype=np.int64)
         feature, token, rank = self._ranked.T
@@ -383,7 +383,7 @@ class FeatureTable:
         return found
 
 
-def _numbers(table: pa.Table) -> Int64[np.ndarray, "line column"]:
+def _numbers(table: pa.Table) -> Int64[np.ndarray, "_ _"]:
     """Return columns of whole numbers beside one another."""
     return np.stack([_plain(column.cast(pa.int64())) for column in table.columns], axis=1)
 

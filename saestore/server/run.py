@@ -1,0 +1,122 @@
+"""The server process: one socket, one event loop, and an end that lets requests finish."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import uvicorn
+from typing_extensions import override
+
+from saestore.errors import ConfigError
+from saestore.lake import Lake
+from saestore.server.app import check, create_app
+from saestore.server.served import Live
+from saestore_schemas.server import ServerSettings
+
+
+_BACKLOG = 2048
+_HEADERS = 32 << 10
+"""Bytes of a request's head, at most."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server listens.
+
+    Attributes:
+        host: Address.
+        port: Port.
+    """
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """What a browser is given."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._say_started = started
+
+    @override
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.should_exit:
+            self._say_started()
+
+
+def serve(
+    lake: Lake,
+    settings: ServerSettings | None = None,
+    *,
+    live: Live | None = None,
+    started: Callable[[Place], None] | None = None,
+    log: str = "warning",
+) -> None:
+    """Serve a lake until the process is told to end (SIGINT, SIGTERM).
+
+    Requests in progress are answered then, for as long as the settings say.
+
+    Args:
+        lake: The lake.
+        settings: How; absent, what `SAESTORE_SERVER_*` variables say.
+        live: Runs texts; absent, none are run.
+        started: Called when it listens, with where.
+        log: Level of what the web server says: `warning`, or `info` for a line of each request.
+
+    Raises:
+        ConfigError: The address cannot be listened on, or needs a token and has none.
+    """
+    chosen = ServerSettings() if settings is None else settings
+    check(chosen)
+    app = create_app(lake, chosen, live=live)
+    with _listening(chosen) as sock:
+        address = sock.getsockname()
+        config = uvicorn.Config(
+            app,
+            log_level=log,
+            access_log=log == "info",
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=chosen.stop_seconds,
+            backlog=_BACKLOG,
+            h11_max_incomplete_event_size=_HEADERS,
+            ws="none",
+        )
+        place = Place(address[0], address[1])
+        _Server(config, lambda: None if started is None else started(place)).run([sock])
+
+
+def _listening(settings: ServerSettings) -> socket.socket:
+    """Return a socket that listens where the settings say.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    host = settings.host.strip("[]")
+    try:
+        found = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+        except OSError:
+            sock.close()
+            raise
+    except OSError as error:
+        raise ConfigError(
+            field="--port",
+            found=f"{settings.host}:{settings.port}",
+            problem=f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
+            expected="an address of this machine, and a port that nobody else has",
+            hint="choose another port with --port, or --port 0 for a free one",
+        ) from error
+    return sock

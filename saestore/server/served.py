@@ -1,0 +1,157 @@
+"""What a server serves: the lake, its analyses kept open, and what people wrote about them."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import RLock
+from typing import Protocol
+
+from starlette.requests import Request
+
+from saestore.features import Analysis, FeaturePage, FeatureTable, Passages
+from saestore.lake import Lake, Ref
+from saestore.server.answers import Kept
+from saestore.server.metrics import Metrics
+from saestore.server.problems import refused
+from saestore.server.waiting import Turns
+from saestore_schemas.manifest import Manifest
+from saestore_schemas.server import ServerSettings
+
+
+OPEN = 8
+"""Analyses kept open: each some 100 MB at 131 072 features once it is searched."""
+
+FRESH_S = 1.0
+"""Seconds for which what an analysis is made of is not looked at again."""
+
+
+class Live(Protocol):
+    """Runs texts through a language model and the dictionary of an analysis."""
+
+    @property
+    def model(self) -> str:
+        """What texts are run through."""
+        ...
+
+    def encode(self, analysis: str, texts: Sequence[str]) -> Passages:
+        """Return what fires in some texts, as an analysis would say.
+
+        Args:
+            analysis: `series/name/analysis`.
+            texts: The texts.
+
+        Raises:
+            SaestoreError: There is no such analysis, or no model for it.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An analysis that is kept open.
+
+    Attributes:
+        analysis: The analysis.
+        table: Its features, to be listed.
+        tag: What tells this making of it from any other.
+    """
+
+    analysis: Analysis
+    table: FeatureTable
+    tag: str
+
+    @classmethod
+    def of(cls, analysis: Analysis) -> "Opened":
+        """Return an analysis, opened."""
+        return cls(analysis, FeatureTable(analysis), _tag(analysis.manifest))
+
+
+class Served:
+    """The lake that is served; threads may share it.
+
+    Attributes:
+        lake: The lake.
+        settings: How it is served.
+        live: What runs texts, or None.
+        kept: Answers that are kept.
+        metrics: What is counted.
+        sql_turns: Where questions in SQL wait for their turn.
+        live_turns: Where texts do.
+    """
+
+    def __init__(self, lake: Lake, settings: ServerSettings, live: Live | None = None) -> None:
+        """Serve a lake; nothing is read yet."""
+        self.lake = lake
+        self.settings = settings
+        self.live = live
+        self.kept = Kept(settings.kept_mib)
+        self.metrics = Metrics()
+        wait = settings.sql_seconds
+        self.sql_turns = Turns(settings.sql_at_once, wait, "questions in SQL")
+        self.live_turns = Turns(1, wait, "texts")
+        self._lock = RLock()
+        self._opened: OrderedDict[str, tuple[float, Opened]] = OrderedDict()
+
+    @classmethod
+    def by(cls, request: Request) -> "Served":
+        """Return what the application serves that a request came to."""
+        served: Served = request.app.state.served
+        return served
+
+    def analysis(self, name: str) -> Opened:
+        """Return the analysis `series/name/analysis`.
+
+        Raises:
+            ArtefactNotFoundError: There is none of that name.
+            IncompleteArtefactError: It was started and not finished.
+        """
+        now = time.monotonic()
+        with self._lock:
+            checked, opened = self._opened.get(name, (-FRESH_S, None))
+            if opened is not None and now - checked < FRESH_S:
+                self._opened.move_to_end(name)
+                return opened
+            manifest = self.lake.manifest(Ref("features", name))
+            if opened is None or opened.tag != _tag(manifest):
+                opened = Opened.of(Analysis.open(self.lake, name))
+            self._opened[name] = now, opened
+            self._opened.move_to_end(name)
+            while len(self._opened) > OPEN:
+                self._opened.popitem(last=False)
+            return opened
+
+    def page(
+        self, opened: Opened, feature: int, subsamples: Sequence[str] | None = None
+    ) -> FeaturePage:
+        """Return everything about one feature.
+
+        Args:
+            opened: The analysis.
+            feature: Which feature.
+            subsamples: Of which subsamples examples are wanted; absent, all.
+
+        Raises:
+            FeatureNotFoundError: The dictionary has no such feature.
+            DamagedArtefactError: A file is missing or has another size.
+        """
+        return next(opened.analysis.pages([feature], subsamples=subsamples))
+
+    def needs_live(self) -> Live:
+        """Return what runs texts.
+
+        Raises:
+            Refused: The server was started without.
+        """
+        if self.live is None:
+            raise refused(
+                404,
+                "this server runs no texts",
+                expected="a server that was started with a language model",
+                hint="start it with `saestore serve --live`",
+            )
+        return self.live
+
+
+def _tag(manifest: Manifest) -> str:
+    return f"{manifest.fingerprint} {manifest.created.isoformat()}"
