@@ -9,6 +9,7 @@ EXTRAS = {
     "gguf": "demo",
     "s3fs": "remote",
     "jinja2": "server",
+    "markupsafe": "server",
     "matplotlib": "report",
     "prometheus_client": "server",
     "prompt_toolkit": "shell",

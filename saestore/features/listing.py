@@ -366,9 +366,7 @@ class FeatureTable:
             return empty
         numbers = _numbers(columns.drop_columns(["score"]))
         promoted = (numbers[:, 3] > 0) & (numbers[:, 2] < PROMOTED)
-        kept: Int64[np.ndarray, "_ 3"] = numbers[
-            promoted & (_plain(scores.indices) == score), :3
-        ]
+        kept: Int64[np.ndarray, "_ 3"] = numbers[promoted & (_plain(scores.indices) == score), :3]
         return kept
 
     @cached_property

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from saestore.features.analysis import Analysis
@@ -57,18 +58,19 @@ class Overview:
 def overview(analysis: Analysis) -> Overview:
     """Return what the features of an analysis are like."""
     columns = analysis.lazy("features").select("density", "n_firings", "n_rows").collect()
-    densities = [float(x) for x in columns["density"]]
-    firing = sorted((x, feature) for feature, x in enumerate(densities) if x > 0)
+    densities = columns["density"].to_numpy()
+    order = np.argsort(densities, kind="stable")  # equal ones by feature
+    firing = order[densities[order] > 0]
     nearest = firing[max(0, len(firing) // 2 - TYPICAL // 2) :][:TYPICAL]
-    rows = int(columns["n_rows"][0]) if densities else 0
+    rows = int(columns["n_rows"][0]) if len(densities) else 0
     return Overview(
         n_features=len(densities),
         n_silent=len(densities) - len(firing),
         n_rows=rows,
         n_firings=int(columns["n_firings"].sum()),
         bound=rate_bound(rows),
-        densities=histogram([x for x, _ in firing]),
-        typical=tuple(feature for _, feature in nearest),
+        densities=histogram(densities[firing].tolist()),
+        typical=tuple(nearest.tolist()),
     )
 
 

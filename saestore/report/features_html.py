@@ -7,7 +7,6 @@ scripts the sections stand as they are; the list is then one of links.
 
 import base64
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from saestore.numbers import count
 from saestore.report import charts, feature_section, passages
 from saestore.report.charts import number
 from saestore.report.feature_section import Place
+from saestore.report.html import script_json
 from saestore.report.write import put, target_of
 from saestore.words import alone
 
@@ -131,7 +131,7 @@ def _list(found: FeaturesReport) -> str:
     return Template(_resource("features_list.html")).substitute(
         head=head,
         links=links,
-        data=_json({"columns": columns(found.lines), "sections": list(found.chosen)}),
+        data=script_json({"columns": columns(found.lines), "sections": list(found.chosen)}),
     )
 
 
@@ -155,11 +155,6 @@ def columns(lines: pa.Table) -> dict[str, list[Any]]:
             values = [None if each is None else float(str(np.float32(each))) for each in values]
         found[name] = values
     return found
-
-
-def _json(what: Any) -> str:
-    """Return JSON that may stand in a script element: nothing in it opens or ends a tag."""
-    return json.dumps(what, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _foot(name: str, origin: Provenance) -> str:

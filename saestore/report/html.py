@@ -3,9 +3,11 @@
 Every text is escaped; a browser is told to load nothing and run nothing.
 """
 
+import json
 from html import escape
 from importlib import resources
 from string import Template
+from typing import Any
 
 from saestore.report import draw
 from saestore.report.document import Document, Sheet
@@ -50,3 +52,8 @@ def _distinct(svg: str, number: int) -> str:
     for attribute in ('id="', 'href="#', "url(#"):
         svg = svg.replace(attribute, f"{attribute}p{number}-")
     return svg
+
+
+def script_json(what: Any) -> str:
+    """Return JSON that may stand in a script element: nothing in it opens or ends a tag."""
+    return json.dumps(what, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

@@ -5,7 +5,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from saestore.errors import ConfigError
 from saestore.lake import Lake
-from saestore.server import login, problems
+from saestore.server import login, pages, problems
 from saestore.server.answers import RELEASE
 from saestore.server.guard import Guard
 from saestore.server.metrics import Counted
@@ -53,6 +53,7 @@ def create_app(
     problems.add_to(app)
     for module in _ROUTES:
         app.include_router(module.routes)
+    pages.add_to(app)
     # the last one added stands outermost
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=5)
     app.add_middleware(Guard, settings=chosen)

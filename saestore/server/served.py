@@ -4,12 +4,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from threading import RLock
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from starlette.requests import Request
 
-from saestore.features import Analysis, FeaturePage, FeatureTable, Passages
+from saestore.features import Analysis, FeaturePage, FeatureTable, Overview, Passages, overview
 from saestore.lake import Lake, Ref
 from saestore.server.answers import Kept
 from saestore.server.metrics import Metrics
@@ -26,6 +27,7 @@ FRESH_S = 1.0
 """Seconds for which what an analysis is made of is not looked at again."""
 
 
+@runtime_checkable
 class Live(Protocol):
     """Runs texts through a language model and the dictionary of an analysis."""
 
@@ -65,6 +67,11 @@ class Opened:
     def of(cls, analysis: Analysis) -> "Opened":
         """Return an analysis, opened."""
         return cls(analysis, FeatureTable(analysis), _tag(analysis.manifest))
+
+    @cached_property
+    def overview(self) -> Overview:
+        """What its features are like."""
+        return overview(self.analysis)
 
 
 class Served:

@@ -18,7 +18,6 @@ from saestore.features import (
     Neighbour,
     Overview,
     TokenTable,
-    overview,
 )
 from saestore.features.listing import COLUMNS, MOST
 from saestore.server.answers import tagged
@@ -62,7 +61,7 @@ Names = Annotated[
 @routes.get(f"{ANALYSIS}/overview", response_model=Overview)
 def what_they_are_like(request: Request, served: ServedLake, opened: Analysed) -> Response:
     """Return what the features of an analysis are like, and how often they fire."""
-    return _about(request, served, opened, lambda: overview(opened.analysis))
+    return _about(request, served, opened, lambda: opened.overview)
 
 
 @routes.get(f"{ANALYSIS}/features", response_model=Listing)

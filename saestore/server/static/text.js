@@ -1,0 +1,35 @@
+// A token says which features fire on it.
+const { on, at } = JSON.parse(document.getElementById("tokens")?.textContent ?? '{"on":"","at":{}}');
+const place = document.getElementById("at-token");
+const tokens = [...document.querySelectorAll("[data-token]")];
+
+const shown = (x) => (x === null ? "–" : String(Number(x.toPrecision(4))));
+const choose = (token) => {
+  for (const each of tokens) each.setAttribute("aria-pressed", String(each === token));
+  const made = (kind, ...inside) => {
+    const element = document.createElement(kind);
+    element.append(...inside);
+    return element;
+  };
+  const found = at[token.dataset.token];
+  const code = Object.assign(made("code", found[0][3]), { className: "token" });
+  const cells = found.map(([feature, value, share]) => {
+    const link = Object.assign(made("a", String(feature)), { href: `${on}/${feature}` });
+    const [n, much] = [made("td", shown(value)), made("td", share === null ? "–" : `${(100 * share).toFixed(1)}%`)];
+    n.className = much.className = "n";
+    return made("tr", made("td", link), n, much);
+  });
+  const head = made("tr", ...["feature", "value", "of its largest"].map((words, n) => Object.assign(made("th", words), { scope: "col", className: n ? "n" : "" })));
+  place.replaceChildren(made("p", "Features on ", code), made("table", made("thead", head), made("tbody", ...cells)));
+  place.querySelector("table").className = "grid";
+};
+for (const each of tokens) each.addEventListener("click", () => choose(each));
+addEventListener("keydown", (event) => {
+  const n = tokens.indexOf(document.activeElement);
+  if (n < 0 || !["ArrowLeft", "ArrowRight"].includes(event.key)) return;
+  const next = tokens[n + (event.key === "ArrowRight" ? 1 : -1)];
+  if (!next) return;
+  event.preventDefault();
+  next.focus();
+  choose(next);
+});
