@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 import saestore
 from saestore_cli.commands import (
+    annotations,
     between,
     exchange,
     look,
@@ -39,6 +40,7 @@ def build() -> TyperGroup:
         stores,
         look,
         lookups,
+        annotations,
         between,
         verify,
         query,

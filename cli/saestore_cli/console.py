@@ -33,14 +33,16 @@ if TYPE_CHECKING:
     from saestore.api.pages import Page
     from saestore.evaluate import Comparison
     from saestore.exchange import ActivationsExport
+    from saestore.exchange.annotations import AnnotationsExport, AnnotationsImport
     from saestore.exchange.dictionaries import Conversion, ExportReport, ImportReport
     from saestore.exchange.features import FeaturesExport
-    from saestore.features import Explained, FeaturePage, Highlight, NamedQuery
+    from saestore.features import Compacted, Explained, FeaturePage, Highlight, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
     from saestore.lake.parts import State
     from saestore.lm import HookpointInfo
+    from saestore_schemas.annotations import AnnotationEvent
     from saestore_schemas.manifest import Manifest
 
 _UNLIMITED = 10_000
@@ -292,6 +294,30 @@ class ConsoleOutput:
             f"{size(report.bytes)}",
             soft_wrap=True,
         )
+
+    def annotations(self, events: "Sequence[AnnotationEvent]", *, history: bool) -> None:
+        """Print a table of them."""
+        from saestore_cli import annotation_pages
+
+        self._out.print(annotation_pages.listed(events, history=history))
+
+    def exported_annotations(self, report: "AnnotationsExport") -> None:
+        """Print what was written."""
+        from saestore_cli import annotation_pages
+
+        annotation_pages.exported(self._out, report)
+
+    def imported_annotations(self, report: "AnnotationsImport") -> None:
+        """Print what was added and passed over."""
+        from saestore_cli import annotation_pages
+
+        annotation_pages.imported(self._out, report)
+
+    def compacted(self, found: "Compacted") -> None:
+        """Print how many files there were and are."""
+        from saestore_cli import annotation_pages
+
+        annotation_pages.compacted(self._out, found)
 
     def removed(self, ref: "Ref") -> None:
         """Print what is gone."""

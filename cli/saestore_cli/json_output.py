@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from saestore.api.pages import Page
     from saestore.evaluate import Comparison
     from saestore.exchange import ActivationsExport
+    from saestore.exchange.annotations import AnnotationsExport, AnnotationsImport
     from saestore.exchange.dictionaries import ExportReport, ImportReport
     from saestore.exchange.features import FeaturesExport
-    from saestore.features import Explained, FeaturePage, Highlight, NamedQuery
+    from saestore.features import Compacted, Explained, FeaturePage, Highlight, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
     from saestore.lake.parts import State
     from saestore.lm import HookpointInfo
+    from saestore_schemas.annotations import AnnotationEvent
     from saestore_schemas.manifest import Manifest
 
 
@@ -226,6 +228,23 @@ class JsonOutput:
     def exported_features(self, report: "FeaturesExport") -> None:
         """Print the report."""
         _print(report)
+
+    def annotations(self, events: "Sequence[AnnotationEvent]", *, history: bool) -> None:
+        """Print the events."""
+        del history
+        _print({"annotations": list(events)})
+
+    def exported_annotations(self, report: "AnnotationsExport") -> None:
+        """Print the report."""
+        _print(report)
+
+    def imported_annotations(self, report: "AnnotationsImport") -> None:
+        """Print the report."""
+        _print(report)
+
+    def compacted(self, found: "Compacted") -> None:
+        """Print the report."""
+        _print(found)
 
     def removed(self, ref: "Ref") -> None:
         """Print what was removed."""

@@ -19,14 +19,16 @@ if TYPE_CHECKING:
     from saestore.api.pages import Page
     from saestore.evaluate import Comparison
     from saestore.exchange import ActivationsExport
+    from saestore.exchange.annotations import AnnotationsExport, AnnotationsImport
     from saestore.exchange.dictionaries import ExportReport, ImportReport
     from saestore.exchange.features import FeaturesExport
-    from saestore.features import Explained, FeaturePage, Highlight, NamedQuery
+    from saestore.features import Compacted, Explained, FeaturePage, Highlight, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
     from saestore.lake.parts import State
     from saestore.lm import HookpointInfo
+    from saestore_schemas.annotations import AnnotationEvent
     from saestore_schemas.manifest import Manifest
 
 
@@ -149,6 +151,22 @@ class Output(Protocol):
 
     def exported_features(self, report: "FeaturesExport") -> None:
         """Say what an export of features wrote."""
+        ...
+
+    def annotations(self, events: "Sequence[AnnotationEvent]", *, history: bool) -> None:
+        """Show what people say, or with history said, about features."""
+        ...
+
+    def exported_annotations(self, report: "AnnotationsExport") -> None:
+        """Say what an export of annotations wrote."""
+        ...
+
+    def imported_annotations(self, report: "AnnotationsImport") -> None:
+        """Say what an import of annotations added."""
+        ...
+
+    def compacted(self, found: "Compacted") -> None:
+        """Say what a compaction of annotations did."""
         ...
 
     def removed(self, ref: "Ref") -> None:

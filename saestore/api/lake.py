@@ -570,11 +570,16 @@ class OpenLake(Annotating, Asking, Between, Exchanging, Serving):
         """Return the artefacts made from this one."""
         return lineage.children(self.lake, self.lake.find(name))
 
-    def remove(self, name: str) -> Ref:
+    def remove(self, name: str, *, with_annotations: bool = False) -> Ref:
         """Remove an artefact and everything in it.
 
+        Args:
+            name: The artefact.
+            with_annotations: Remove what people say about an analysis's features too.
+
         Raises:
-            UnsupportedError: Other artefacts were made from it; they are named.
+            UnsupportedError: Other artefacts were made from it, which are named; or people say
+                something about its features.
             ArtefactBusyError: A living process is writing it.
         """
         ref = self.lake.find(name)
@@ -586,6 +591,8 @@ class OpenLake(Annotating, Asking, Between, Exchanging, Serving):
                 expected="none",
                 hint="remove them first; what they were made from must stay while they exist",
             )
+        if not with_annotations:
+            self._refuse_said(ref)
         artefact = self.lake.artefact(ref)
         with writing(artefact, name=ref.name):
             artefact.remove()

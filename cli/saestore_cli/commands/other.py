@@ -117,6 +117,17 @@ def convert(
     session.output.finished(made.ref, made.manifest, {})
 
 
-def remove(session: Session, name: NameArgument) -> None:
+def remove(
+    session: Session,
+    name: NameArgument,
+    with_annotations: Annotated[
+        bool,
+        typer.Option(
+            "--with-annotations",
+            metavar="",
+            help="Remove what people say about an analysis's features too.",
+        ),
+    ] = False,
+) -> None:
     """Remove an artefact from which no other was made."""
-    session.output.removed(session.lake.remove(name))
+    session.output.removed(session.lake.remove(name, with_annotations=with_annotations))

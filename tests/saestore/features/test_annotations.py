@@ -18,6 +18,7 @@ from saestore.errors import (
     DamagedArtefactError,
     FeatureNotFoundError,
     StorageError,
+    UnsupportedError,
 )
 from saestore.features import Analysis, AnnotationLog, query
 from saestore.features.annotations import events_of
@@ -334,13 +335,16 @@ def test_pages_sql_and_python_tell_the_same(lake):
     assert analysis.feature(3).annotations[0].value == "later"
 
 
-def test_an_analysis_that_is_removed_takes_its_annotations_along(lake):
+def test_an_analysis_is_removed_with_its_annotations_only_when_that_is_said(lake):
     opened = saestore.open_lake(lake.storage.local)
     log = log_of(lake)
     log.say({1: {"name": "x"}}, author="ana", source="test")
     assert opened.lineage(str(REF)).parents
     assert opened.children("dictionaries/planted/relu") == [REF]
-    opened.remove(str(REF))
+    with pytest.raises(UnsupportedError, match="1 annotations, of ana") as caught:
+        opened.remove(str(REF))
+    assert "annotations export planted/relu/default" in caught.value.hint
+    opened.remove(str(REF), with_annotations=True)
     with pytest.raises(ArtefactNotFoundError, match="planted/relu/default"):
         log.say({1: {"name": "y"}}, author="ana", source="test")
     assert not folder(lake).exists()
