@@ -22,7 +22,13 @@ from saestore.features.named import (
     run_named,
     stream_named,
 )
-from saestore.features.overlap import OVERLAPS, expected, overlaps
+from saestore.features.overlap import (
+    OVERLAPS,
+    FeatureOverlap,
+    expected,
+    feature_overlap,
+    overlaps,
+)
 from saestore.features.overview import DensityHistogram, Overview, feature_lines, overview
 from saestore.features.page import (
     Coactive,
@@ -60,6 +66,7 @@ __all__ = [
     "Example",
     "ExampleGroup",
     "Explained",
+    "FeatureOverlap",
     "FeaturePage",
     "FeatureTable",
     "Filter",
@@ -95,6 +102,7 @@ __all__ = [
     "explain",
     "explain_named",
     "feature_lines",
+    "feature_overlap",
     "features_about_something",
     "named_queries",
     "overlaps",

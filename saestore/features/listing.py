@@ -12,8 +12,9 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -238,13 +239,14 @@ def drawn(total: int, seed: int) -> int | None:
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """All features of an analysis, ready to be listed; what is read once is kept.
+    """All features of an analysis, ready to be listed; what is read once is kept. Threads may share it.
 
     Attributes:
         analysis: Which.
     """
 
     analysis: Analysis
+    _lock: RLock = field(default_factory=RLock, repr=False, compare=False)
 
     def listing(self, query: ListingQuery, texts: Texts | None = None) -> Listing:
         """Return a stretch of the table.
@@ -276,6 +278,7 @@ class FeatureTable:
         Raises:
             DamagedArtefactError: A file is missing or has another size.
         """
+        self._read(words=bool(query.search.strip()))
         order: Int64[np.ndarray, " d_sae"] = self.order(query.sort, descending=query.descending)
         if not (query.filters or query.search.strip()):
             return order
@@ -291,6 +294,7 @@ class FeatureTable:
 
     def lines(self, features: Sequence[int] | Int64[np.ndarray, " _"]) -> tuple[ListingLine, ...]:
         """Return the lines of some features, in the order given."""
+        self._read()
         wanted = [int(feature) for feature in features]
         table = self._columns.take(pa.array(wanted, type=pa.int64()))
         vocabulary = self.analysis.vocabulary
@@ -326,6 +330,13 @@ class FeatureTable:
             # stable, so that equal values stay by feature; NaN sorts last
             kept[key] = np.argsort(-values if descending else values, kind="stable")
         return kept[key].astype(np.int64, copy=False)
+
+    def _read(self, *, words: bool = False) -> None:
+        """Read what is needed, once: threads that ask at the same time wait for the first."""
+        with self._lock:
+            _ = self._columns, self._promoted, self._values, self._orders
+            if words:
+                _ = self.words
 
     @cached_property
     def words(self) -> WordIndex:

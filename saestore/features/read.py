@@ -4,6 +4,7 @@ import io
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,10 @@ _KEPT = 4
 
 
 class TableReader:
-    """One table of a finished analysis; rows are found by the column it is sorted by."""
+    """One table of a finished analysis; rows are found by the column it is sorted by.
+
+    Threads may share it; they read one after the other.
+    """
 
     def __init__(
         self, artefact: Storage, manifest: Manifest, table: str, *, kept_mib: int = 0
@@ -40,6 +44,7 @@ class TableReader:
         self._decoded: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
         self._room = kept_mib << 20
         self._held = 0
+        self._lock = RLock()
         self._known_bounds: dict[tuple[int, str], list[tuple[int, int]]] = {}
 
     def rows(self, key: str, values: Sequence[int]) -> pa.Table:
@@ -51,18 +56,21 @@ class TableReader:
         """
         wanted = np.unique(np.asarray(values, dtype=np.int64))
         found = []
-        for part in range(len(self._files)):
+        with self._lock:
+            files = self._files
+        for part in range(len(files)):
             for group, (low, high) in enumerate(self._bounds(part, key)):
                 here = wanted[(wanted >= low) & (wanted <= high)]
                 if len(here):
-                    rows = self._group(part, group)
+                    with self._lock:
+                        rows = self._group(part, group)
                     # sorted, so equal keys are one slice; to_numpy or a filter would import pandas
                     keys = np.from_dlpack(rows[key].combine_chunks())
                     starts = np.searchsorted(keys, here).tolist()
                     stops = np.searchsorted(keys, here, side="right").tolist()
                     found += [rows.slice(a, b - a) for a, b in zip(starts, stops, strict=True)]
         if not found:
-            return self._files[0].schema_arrow.empty_table()
+            return files[0].schema_arrow.empty_table()
         return pa.concat_tables(found).combine_chunks()
 
     def whole(self, columns: Sequence[str]) -> pa.Table:
@@ -71,7 +79,8 @@ class TableReader:
         Raises:
             DamagedArtefactError: A file is missing, has another size or cannot be read.
         """
-        return pa.concat_tables([file.read(columns=list(columns)) for file in self._files])
+        with self._lock:
+            return pa.concat_tables([file.read(columns=list(columns)) for file in self._files])
 
     @cached_property
     def _files(self) -> list[pq.ParquetFile]:

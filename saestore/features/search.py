@@ -19,9 +19,17 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
+from saestore.features.annotations import AnnotationLog, events_of
+from saestore_schemas.annotations import AnnotationField
+
 
 Texts = Mapping[int, Sequence[str]]
 """What people wrote about features, by feature: names, descriptions, tags, interpretations."""
+
+SEARCHED: tuple[AnnotationField, ...] = (
+    "name", "description", "interpretation", "examples", "notes", "tag",
+)  # fmt: skip
+"""What people wrote that a search looks at: all of it that is text."""
 
 _WORD = re.compile(r"\w+|[^\w\s]+")
 _LAST = chr(0x10FFFF)
@@ -128,3 +136,17 @@ def written(prefix: str, texts: Texts) -> list[int]:
 
 def _any(prefix: str, texts: Iterable[str]) -> bool:
     return any(word.startswith(prefix) for text in texts for word in _remembered(text))
+
+
+def texts_of(log: AnnotationLog) -> Texts:
+    """Return what people say now of the features of an analysis.
+
+    Raises:
+        DamagedArtefactError: A file of the log does not match its manifest.
+    """
+    found: dict[int, list[str]] = {}
+    for event in events_of(log.current().to_pylist()):
+        if event.field in SEARCHED:
+            texts = event.value if isinstance(event.value, list) else [event.value]
+            found.setdefault(event.feature, []).extend(map(str, texts))
+    return found

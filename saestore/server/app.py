@@ -9,12 +9,21 @@ from saestore.server import login, pages, problems
 from saestore.server.answers import RELEASE
 from saestore.server.guard import Guard
 from saestore.server.metrics import Counted
-from saestore.server.routes import VERSION, dictionaries, features, health, lake, live, sql
+from saestore.server.routes import (
+    VERSION,
+    annotations,
+    dictionaries,
+    features,
+    health,
+    lake,
+    live,
+    sql,
+)
 from saestore.server.served import Live, Served
 from saestore_schemas.server import ServerSettings
 
 
-_ROUTES = (health, lake, dictionaries, features, sql, live, login)
+_ROUTES = (health, lake, dictionaries, features, annotations, sql, live, login)
 
 _ABOUT = """Features of sparse dictionaries, read from a lake.
 

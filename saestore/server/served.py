@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from threading import RLock
+from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 from starlette.requests import Request
 
 from saestore.features import Analysis, FeaturePage, FeatureTable, Overview, Passages, overview
+from saestore.features.search import Texts, texts_of
 from saestore.lake import Lake, Ref
 from saestore.server.answers import Kept
 from saestore.server.metrics import Metrics
@@ -49,7 +51,7 @@ class Live(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class Opened:
     """An analysis that is kept open.
 
@@ -62,11 +64,29 @@ class Opened:
     analysis: Analysis
     table: FeatureTable
     tag: str
+    _texts: tuple[str, Texts] = ("", MappingProxyType({}))
 
     @classmethod
     def of(cls, analysis: Analysis) -> "Opened":
         """Return an analysis, opened."""
-        return cls(analysis, FeatureTable(analysis), _tag(analysis.manifest))
+        return cls(analysis, FeatureTable(analysis), tag_of(analysis.manifest))
+
+    @property
+    def about(self) -> tuple[str, str]:
+        """What changes when it is made anew, or when something is said about a feature of it."""
+        return self.tag, self.analysis.annotations.version
+
+    def texts(self) -> Texts:
+        """Return what people say now about its features.
+
+        Raises:
+            DamagedArtefactError: A file of the log does not match its manifest.
+        """
+        log = self.analysis.annotations
+        version = log.version
+        if self._texts[0] != version:
+            self._texts = version, texts_of(log)
+        return self._texts[1]
 
     @cached_property
     def overview(self) -> Overview:
@@ -120,7 +140,7 @@ class Served:
                 self._opened.move_to_end(name)
                 return opened
             manifest = self.lake.manifest(Ref("features", name))
-            if opened is None or opened.tag != _tag(manifest):
+            if opened is None or opened.tag != tag_of(manifest):
                 opened = Opened.of(Analysis.open(self.lake, name))
             self._opened[name] = now, opened
             self._opened.move_to_end(name)
@@ -160,5 +180,6 @@ class Served:
         return self.live
 
 
-def _tag(manifest: Manifest) -> str:
+def tag_of(manifest: Manifest) -> str:
+    """Return what tells this making of an artefact from any other."""
     return f"{manifest.fingerprint} {manifest.created.isoformat()}"

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import Field, JsonValue
 
+from saestore_schemas.annotations import AnnotationEvent, AnnotationField, Line
 from saestore_schemas.base import Model
 from saestore_schemas.manifest import Manifest
 from saestore_schemas.names import NAME_PATTERN, ArtefactKind
@@ -212,6 +213,23 @@ class AnalysisLines(Model):
 
     analyses: tuple[AnalysisLine, ...]
     """By name."""
+
+
+class AnnotationEvents(Model):
+    """What people say about features."""
+
+    annotations: tuple[AnnotationEvent, ...]
+    """By feature, field and author; of a history by event id."""
+
+
+class AskedToSay(Model):
+    """What somebody says about a feature."""
+
+    author: Line
+    """Who says it."""
+    values: dict[AnnotationField, JsonValue] = Field(min_length=1)
+    """Field to what it is now: texts; of `examples` and `tag` lists of all texts; of `bookmark` true. Null
+    takes a field back."""
 
 
 class Asked(Model):

@@ -8,6 +8,7 @@ from saestore.lake import Ref
 from saestore.server import trained
 from saestore.server.answers import json_response, tagged
 from saestore.server.routes import Segment, ServedLake, router
+from saestore.server.served import tag_of
 from saestore_schemas.wire import (
     AnalysisLines,
     CurveAnswers,
@@ -48,9 +49,11 @@ def metrics(
     ref = Ref("dictionary", f"{series}/{name}")
     manifest = served.lake.manifest(ref)
 
-    about = (manifest.fingerprint, manifest.created.isoformat())
     return tagged(
-        request, served.kept, about, lambda: trained.curves(served.lake, ref.name, wanted)
+        request,
+        served.kept,
+        (tag_of(manifest),),
+        lambda: trained.curves(served.lake, ref.name, wanted),
     )
 
 

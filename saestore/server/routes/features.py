@@ -9,6 +9,7 @@ from saestore.errors import QueryError, nearest
 from saestore.features import (
     Coactive,
     ExampleGroup,
+    FeatureOverlap,
     FeaturePage,
     Filter,
     Histogram,
@@ -18,6 +19,7 @@ from saestore.features import (
     Neighbour,
     Overview,
     TokenTable,
+    feature_overlap,
 )
 from saestore.features.listing import COLUMNS, MOST
 from saestore.server.answers import tagged
@@ -86,7 +88,7 @@ def listing(
         offset=offset,
         limit=limit,
     )
-    return _about(request, served, opened, lambda: opened.table.listing(query))
+    return _about(request, served, opened, lambda: opened.table.listing(query, opened.texts()))
 
 
 @routes.get(f"{ANALYSIS}/features/random", response_model=Listing)
@@ -103,9 +105,9 @@ def random(
     query = ListingQuery(filters=tuple(map(Filter.parse, filters)), search=search)
 
     def drawn() -> Listing:
-        found = opened.table.random(query, seed)
+        found = opened.table.random(query, seed, opened.texts())
         lines = () if found is None else opened.table.lines([found])
-        return Listing(len(opened.table.features(query)), lines)
+        return Listing(len(opened.table.features(query, opened.texts())), lines)
 
     return _about(request, served, opened, drawn)
 
@@ -183,6 +185,20 @@ def neighbours(
     return _part(request, served, opened, feature, "neighbours")
 
 
+@routes.get(f"{ANALYSIS}/features/{{feature}}/overlap/{{other}}", response_model=FeatureOverlap)
+def overlap(
+    request: Request,
+    served: ServedLake,
+    opened: Analysed,
+    feature: FeatureNumber,
+    other: FeatureNumber,
+) -> Response:
+    """Return how a feature goes together with another one, over every firing."""
+    for each in (feature, other):
+        opened.analysis.check(each)
+    return _about(request, served, opened, lambda: feature_overlap(opened.analysis, feature, other))
+
+
 @routes.get(f"{ANALYSIS}/features/{{feature}}/coactive", response_model=list[Coactive])
 def coactive(
     request: Request, served: ServedLake, opened: Analysed, feature: FeatureNumber
@@ -194,7 +210,7 @@ def coactive(
 def _about(
     request: Request, served: Served, opened: Opened, make: Callable[[], object]
 ) -> Response:
-    return tagged(request, served.kept, (opened.tag,), make)
+    return tagged(request, served.kept, opened.about, make)
 
 
 def _part(request: Request, served: Served, opened: Opened, feature: int, part: str) -> Response:

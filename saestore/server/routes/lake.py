@@ -10,7 +10,7 @@ from saestore.lake.lineage import Node
 from saestore.server.answers import RELEASE, json_response, tagged
 from saestore.server.problems import refused
 from saestore.server.routes import ServedLake, router
-from saestore.server.served import Served
+from saestore.server.served import Served, tag_of
 from saestore_schemas.manifest import Manifest
 from saestore_schemas.names import NAME_PATTERN, ArtefactKind
 from saestore_schemas.wire import (
@@ -117,8 +117,7 @@ Named = Annotated[Ref, Depends(ref_of)]
 def manifest(request: Request, served: ServedLake, ref: Named) -> Response:
     """Return the manifest of an artefact."""
     found = served.lake.manifest(ref)
-    about = (found.fingerprint, found.created.isoformat())
-    return tagged(request, served.kept, about, lambda: found)
+    return tagged(request, served.kept, (tag_of(found),), lambda: found)
 
 
 @routes.get("/lineage/{kind}/{name:path}", response_model=Lineage)
