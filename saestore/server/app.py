@@ -55,6 +55,7 @@ def create_app(
         openapi_url=f"{VERSION}/openapi.json",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         separate_input_output_schemas=False,
     )
     served = Served(lake, chosen, live)
