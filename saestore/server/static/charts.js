@@ -51,7 +51,7 @@ export const counted = (values) => values.map((v) => (Number.isInteger(v) ? shor
 export const ticks = (values) => values.map((v) => {
   if (v === null) return "";
   const near = Number(v.toPrecision(3));
-  return near !== 0 && Math.abs(near) < 1e-2 ? String(Number(near.toPrecision(2)).toExponential()).replace("e-", "e−") : shown(near);
+  return near !== 0 && Math.abs(near) < 1e-3 ? String(Number(near.toPrecision(2)).toExponential()).replace("e-", "e−") : shown(near);
 });
 
 const bars = (svg) => {
