@@ -16,6 +16,7 @@
     ├── StoppedError                           it was asked to stop before its end
     ├── QueryError (ValueError)                SQL or a named query failed
     ├── StorageError (OSError)                 disk full, read-only, unreachable
+    ├── IndexUnavailableError (ConnectionError)  MongoDB cannot be reached, or refuses
     └── MissingExtraError (ImportError)        an optional package is not installed
 
 Every message says what was found and what was expected; `hint` says what to do now.
@@ -279,6 +280,16 @@ class QueryError(SaestoreError, ValueError):
 
 class StorageError(SaestoreError, OSError):
     """The disk is full or read-only, or the storage cannot be reached."""
+
+
+class IndexUnavailableError(SaestoreError, ConnectionError):
+    """The MongoDB index cannot be reached, refuses the login or the request; no message has the password."""
+
+    def __init__(self, *, place: str, reason: str, expected: str, hint: str) -> None:
+        super().__init__(
+            f"the index at {place} {reason}", found=reason, expected=expected, hint=hint
+        )
+        self.place = place
 
 
 class MissingExtraError(SaestoreError, ImportError):

@@ -125,26 +125,26 @@ def stretch(line: Mapping[str, Any], context: Mapping[str, Any], vocabulary: Voc
     text = context["text"]
     marks = vocabulary.specials(context["token_ids"][start:stop])
     ends = pairwise(context["char_offsets"][start : stop + 1])
-    home = _segment(context["segments"], line["peak_position"])
+    home = segment(context["segments"], line["peak_position"])
     return Stretch(
         n_positions=context["n_positions"],
         source=context["source"],
         document=home["document"],
         document_id=home["document_id"],
         tokens=[
-            _silent(text[first:last], special, at not in ignored)
+            silent(text[first:last], special, at not in ignored)
             for at, ((first, last), special) in enumerate(zip(ends, marks, strict=True), start)
         ],
     )
 
 
 @lru_cache(maxsize=1 << 16)
-def _silent(text: str, special: bool, kept: bool) -> TokenPiece:  # noqa: FBT001 - as keys of a cache
+def silent(text: str, special: bool, kept: bool) -> TokenPiece:  # noqa: FBT001 - as keys of a cache
     """Return a token where nothing fires: most are such, and few are different."""
     return TokenPiece(text=text, value=0.0, special=special, kept=kept)
 
 
-def _segment(segments: Sequence[Mapping[str, Any]], position: int) -> Mapping[str, Any]:
+def segment(segments: Sequence[Mapping[str, Any]], position: int) -> Mapping[str, Any]:
     """Return the segment at a position; between segments (at a BOS) the one before or the first."""
     before = [each for each in segments if each["start"] <= position]
     return before[-1] if before else segments[0]

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -31,3 +31,8 @@ class MachineSettings(BaseSettings):
     """Folder on a fast local disk that keeps what is read of remote activations; absent, none."""
     cache_gib: float = Field(default=32.0, gt=0)
     """Most GiB that the cache takes; what was not read for the longest time goes first."""
+    mongo_uri: SecretStr | None = None
+    """MongoDB that holds an index of the lake, such as `mongodb://USER:PASSWORD@HOST:27017/`; absent,
+    everything is read from the lake."""
+    mongo_db: str = "saestore"
+    """Database of the index; one lake each."""

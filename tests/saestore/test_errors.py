@@ -27,6 +27,12 @@ SAMPLES = [
     errors.StoppedError(name="s/one", reason="its 90 s are over", done="step 12 of 40"),
     errors.QueryError("no such column", hint="DESCRIBE features"),
     errors.StorageError("writing x: No space left on device", hint="free space"),
+    errors.IndexUnavailableError(
+        place="mongodb://localhost:27017/saestore",
+        reason="cannot be reached",
+        expected="a MongoDB that listens",
+        hint="start it",
+    ),
     errors.MissingExtraError(package="torch", extra="model", purpose="training"),
 ]
 

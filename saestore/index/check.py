@@ -1,0 +1,258 @@
+"""Comparing an index with its lake: briefly, or document by document."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import pyarrow as pa
+
+from saestore.features import Analysis, AnnotationLog
+from saestore.index import layout
+from saestore.index.database import Database, Document
+from saestore.index.documents import Documents, differing, of_artefact, of_event, schema_of
+from saestore.index.record import content
+from saestore.index.sync import held
+from saestore.lake import Lake, Ref
+from saestore.progress import Progress
+from saestore_schemas.manifest import Manifest
+
+
+State = Literal["indexed", "partly", "changed", "missing", "gone"]
+
+
+@dataclass(frozen=True)
+class ArtefactState:
+    """How an index stands to one artefact.
+
+    Attributes:
+        path: The artefact.
+        state: `indexed`; `partly`: a sync did not finish it; `changed`: the lake has another one of the
+            name; `missing`; `gone`: the lake has none.
+        features: Features that the lake has, of an analysis; else None.
+        indexed: Those that the index holds; else None.
+    """
+
+    path: str
+    state: State
+    features: int | None = None
+    indexed: int | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """How an index stands to its lake.
+
+    Attributes:
+        place: The index.
+        lake: The lake.
+        index_of: The lake that it says it is the index of; None if it is empty.
+        artefacts: Every artefact of either.
+        orphans: Documents of features that belong to nothing in the lake.
+        bytes: Size of the index on disk.
+        unreadable: Artefacts that the index cannot hold, and why.
+    """
+
+    place: str
+    lake: str
+    index_of: str | None
+    artefacts: tuple[ArtefactState, ...]
+    orphans: int
+    bytes: int
+    unreadable: Mapping[str, str]
+
+    @property
+    def current(self) -> bool:
+        """Whether the index says what the lake says, as far as can be told without reading all."""
+        every = all(each.state == "indexed" for each in self.artefacts)
+        return every and not self.orphans and self.index_of == self.lake
+
+
+def status(database: Database, lake: Lake) -> Status:
+    """Return how an index stands to its lake, by counting.
+
+    Raises:
+        IndexUnavailableError: MongoDB cannot be reached, or refuses.
+    """
+    artefacts, unreadable = held(lake)
+    with database.asking():
+        known = database[layout.META].find_one({"_id": "index"})
+        there = _versions_of_artefacts(database)
+        states = []
+        for ref, manifest in artefacts.items():
+            version = layout.version_of(manifest)
+            n = manifest.counts["features"] if ref.kind == "features" else None
+            found = None if n is None else _least(database, version)
+            state = _state(there.get(ref.path), version, n, found)
+            states.append(ArtefactState(ref.path, state, n, found))
+        paths = {ref.path for ref in artefacts}
+        states += [ArtefactState(path, "gone") for path in sorted(there.keys() - paths)]
+        versions = {layout.version_of(each) for each in artefacts.values()}
+        orphans = sum(
+            database[collection].count_documents(layout.of_version(version))
+            for collection, version in _orphans(database, versions)
+        )
+        size = sum(_bytes(database, each) for each in layout.COLLECTIONS)
+    return Status(
+        place=database.place.label,
+        lake=lake.storage.full_url,
+        index_of=None if known is None else known["lake"],
+        artefacts=tuple(states),
+        orphans=orphans,
+        bytes=size,
+        unreadable=unreadable,
+    )
+
+
+def _state(there: str | None, version: str, n: int | None, found: int | None) -> State:
+    if there == version:
+        return "indexed" if n == found else "partly"
+    if there is not None:
+        return "changed"
+    return "partly" if found else "missing"
+
+
+def _versions_of_artefacts(database: Database) -> dict[str, str]:
+    found = database[layout.ARTEFACTS].find({}, projection=["version"])
+    return {each["_id"]: each["version"] for each in found}
+
+
+def _least(database: Database, version: str) -> int:
+    """Return how many features of a version are there whole."""
+    where = layout.of_version(version)
+    return min(database[each].count_documents(where) for each in layout.OF_FEATURES)
+
+
+def _orphans(database: Database, known: set[str]) -> Iterator[tuple[str, str]]:
+    for collection in layout.OF_VERSIONS:
+        for version in layout.versions(database, collection):
+            if version not in known:
+                yield collection, version
+
+
+def _bytes(database: Database, collection: str) -> int:
+    if collection not in database.database.list_collection_names():
+        return 0
+    found = database.database.command("collStats", collection)
+    return int(found["storageSize"] + found["totalIndexSize"])
+
+
+def verify(database: Database, lake: Lake, *, progress: Progress) -> list[str]:
+    """Return a line for each difference between an index and its lake; every document is compared.
+
+    Args:
+        database: The index.
+        lake: The lake.
+        progress: Where to report.
+
+    Raises:
+        IndexUnavailableError: MongoDB cannot be reached, or refuses.
+        DamagedArtefactError: A file of the lake is missing or cut.
+    """
+    with database.asking():
+        return list(_differences(database, lake, progress))
+
+
+def _differences(database: Database, lake: Lake, progress: Progress) -> Iterator[str]:
+    yield from _of_the_whole(database, lake)
+    artefacts, unreadable = held(lake)
+    for path, why in unreadable.items():
+        yield f"{path}: cannot be read in the lake, and so not compared: {why}"
+    there = {each["_id"]: each for each in database[layout.ARTEFACTS].find()}
+    for path in sorted(there.keys() - {ref.path for ref in artefacts}):
+        yield f"{path}: the lake has no such artefact"
+    for ref, manifest in artefacts.items():
+        if ref.kind == "features":
+            documents = Documents(Analysis.open(lake, ref.name))
+            wanted = documents.of_analysis()
+            found = there.get(ref.path)
+            yield from _of_artefact(wanted, found and _same_schema(wanted, found))
+            if there.get(ref.path, {}).get("version") == documents.version:
+                yield from _of_analysis(database, documents, ref, manifest, progress)
+        else:
+            yield from _of_artefact(of_artefact(ref, manifest), there.get(ref.path))
+    versions = {layout.version_of(each) for each in artefacts.values()}
+    for collection, version in _orphans(database, versions):
+        n = database[collection].count_documents(layout.of_version(version))
+        yield f"{collection}: {n} documents of version {version}, which the lake has not"
+
+
+def _of_the_whole(database: Database, lake: Lake) -> Iterator[str]:
+    known = database[layout.META].find_one({"_id": "index"})
+    if known is None:
+        yield f"{layout.META}: it is the index of no lake"
+    elif known["lake"] != lake.storage.full_url:
+        yield f"{layout.META}: it is the index of {known['lake']}"
+    for collection, indexes in layout.indexes().items():
+        have = database[collection].index_information().keys()
+        for name in sorted(layout.names(indexes) - have):
+            yield f"{collection}: index {name} is missing"
+
+
+def _of_artefact(wanted: Document, found: Document | None) -> Iterator[str]:
+    if found is None:
+        yield f"{wanted['_id']}: missing"
+    elif differs := differing(wanted, found):
+        yield f"{wanted['_id']}: {', '.join(differs)} differ from the lake's"
+
+
+def _of_analysis(
+    database: Database, documents: Documents, ref: Ref, manifest: Manifest, progress: Progress
+) -> Iterator[str]:
+    n = manifest.counts["features"]
+    with progress.task(f"verify {ref.path}", total=n, unit="features") as task:
+        for features in documents.chunks:
+            lines, pages = documents.of_features(features)
+            where = layout.of_features(documents.version, features)
+            found = database[layout.FEATURES].find(where)
+            yield from _compared(lines, found, f"{ref.path}: {layout.FEATURES}")
+            found = database[layout.PAGES].find(where)
+            same = partial(_same_record, documents.schema)
+            yield from _compared(pages, found, f"{ref.path}: {layout.PAGES}", same)
+            task.advance(len(features))
+    events = AnnotationLog(documents.analysis.lake, manifest).events().to_pylist()
+    wanted = [of_event(documents.version, event) for event in events]
+    found = database[layout.ANNOTATIONS].find(layout.of_version(documents.version))
+    yield from _compared(wanted, found, f"{ref.path}: {layout.ANNOTATIONS}")
+
+
+def _same_schema(wanted: Document, found: Document) -> Document:
+    """Return what was found, with the schema as it is wanted if it says the same in other bytes."""
+    try:
+        alike = schema_of(found).equals(schema_of(wanted))
+    except (OSError, ValueError, KeyError, TypeError):
+        return found
+    return {**found, "schema": wanted["schema"]} if alike else found
+
+
+def _same_record(schema: pa.Schema, wanted: Document, found: Document) -> Document:
+    """Return the same of a record: other releases of Arrow and zstd may write other bytes."""
+    try:
+        both = [content(each["size"], each["record"], schema) for each in (wanted, found)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return found
+    alike = both[0] == both[1]
+    return {**found, **{name: wanted[name] for name in ("size", "record")}} if alike else found
+
+
+def _as_found(_: Document, found: Document) -> Document:
+    return found
+
+
+def _compared(
+    wanted: Iterable[Document],
+    found: Iterable[Document],
+    where: str,
+    same: Callable[[Document, Document], Document] = _as_found,
+) -> Iterator[str]:
+    """Yield a line for each document that is missing, another or too many."""
+    there = {each["_id"]: each for each in found}
+    for document in wanted:
+        known = there.pop(document["_id"], None)
+        name = document["_id"].partition(":")[2].lstrip("0") or "0"
+        if known is None:
+            yield f"{where}: {name} is missing"
+        elif document != known and (differs := differing(document, same(document, known))):
+            yield f"{where}: {name}: {', '.join(differs)} differ from the lake's"
+    for name in there:
+        yield f"{where}: {name} is not in the lake"

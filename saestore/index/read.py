@@ -1,0 +1,109 @@
+"""An analysis as an index holds it: its features' pages, without the lake's tables."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from saestore.errors import IndexUnavailableError
+from saestore.features import Analysis, FeaturePage
+from saestore.features.assemble import Assembler
+from saestore.index import layout
+from saestore.index.database import Database
+from saestore.index.documents import schema_of
+from saestore.index.record import unpacked
+
+
+@dataclass(frozen=True)
+class IndexedAnalysis:
+    """One analysis in an index, of the version that the lake has.
+
+    Attributes:
+        database: The index.
+        analysis: The analysis in the lake: of it, the manifest is read.
+        version: Its version.
+        schema: That of its features' records.
+        assembler: What makes pages of them.
+    """
+
+    database: Database
+    analysis: Analysis
+    version: str
+    schema: pa.Schema
+    assembler: Assembler
+
+    @classmethod
+    def open(cls, database: Database, analysis: Analysis) -> "IndexedAnalysis":
+        """Return an analysis as the index holds it.
+
+        Raises:
+            IndexUnavailableError: It does not hold this version of it, or cannot be reached.
+        """
+        version = layout.version_of(analysis.manifest)
+        wanted = {"_id": analysis.ref.path, "version": version}
+        with database.asking():
+            found = database[layout.ARTEFACTS].find_one(wanted, projection=["schema", "n_layers"])
+        if found is None:
+            raise _lacks(database, analysis.ref.path)
+        schema = schema_of(found)
+        assembler = Assembler(
+            analysis.ref, analysis.manifest, analysis.settings, int(found["n_layers"])
+        )
+        return cls(database, analysis, version, schema, assembler)
+
+    def feature(self, feature: int) -> FeaturePage:
+        """Return everything about one feature.
+
+        Raises:
+            FeatureNotFoundError: The dictionary has no such feature.
+            IndexUnavailableError: The index lost it, or cannot be reached.
+        """
+        return next(self.pages([feature]))
+
+    def pages(
+        self,
+        features: Sequence[int],
+        *,
+        subsamples: Collection[str] | None = None,
+        related: bool = True,
+    ) -> Iterator[FeaturePage]:
+        """Yield everything about some features, asked for at once.
+
+        Args:
+            features: Which.
+            subsamples: Of which subsamples examples are wanted; absent, all.
+            related: Whether the tokens and features that they go with are wanted.
+
+        Raises:
+            FeatureNotFoundError: The dictionary has no such feature.
+            IndexUnavailableError: The index lost one, or cannot be reached.
+        """
+        for feature in features:
+            self.analysis.check(feature)
+        # what people say may be said since the last sync: the log is small, and always current
+        said = self.analysis.annotations.lines(features)
+        names = [layout.feature_id(self.version, feature) for feature in features]
+        with self.database.asking():
+            pages = self.database[layout.PAGES].find({"_id": {"$in": names}})
+            found = {each["_id"]: each for each in pages}
+        for feature, name in zip(features, names, strict=True):
+            if name not in found:
+                raise _lacks(self.database, f"feature {feature} of {self.analysis.ref.path}")
+            held = found[name]
+            try:
+                record = unpacked(held["size"], held["record"], self.schema, said[feature])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                what = f"feature {feature} of {self.analysis.ref.path}"
+                raise _lacks(self.database, what, "run `saestore index rebuild`") from error
+            yield self.assembler.page(feature, record, subsamples, related=related)
+
+
+def _lacks(
+    database: Database, what: str, hint: str = "run `saestore index sync`"
+) -> IndexUnavailableError:
+    return IndexUnavailableError(
+        place=database.place.label,
+        reason=f"does not hold {what} as it is in the lake",
+        expected="an index of the lake as it is",
+        hint=hint,
+    )

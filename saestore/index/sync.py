@@ -1,0 +1,217 @@
+"""Making an index say what the lake says: what is missing is written, what the lake lacks is removed.
+
+Whoever writes a feature's document writes the same one, so a sync goes on where another was killed, and two
+at once only share the work. An artefact's document, which makes its features count, is written last.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pymongo import WriteConcern
+from pymongo.errors import BulkWriteError, DuplicateKeyError
+
+from saestore.errors import DamagedArtefactError, FormatVersionError, UnsupportedError
+from saestore.features import Analysis, AnnotationLog
+from saestore.index import layout
+from saestore.index.database import NAME, Database, Document
+from saestore.index.documents import Documents, of_artefact, of_event
+from saestore.lake import Lake, Ref
+from saestore.progress import Progress, Task
+from saestore_schemas.manifest import Manifest
+
+
+_DUPLICATE = 11_000
+"""MongoDB's code for an `_id` that is there."""
+
+
+@dataclass
+class Synced:
+    """What a sync did.
+
+    Attributes:
+        place: The index.
+        lake: The lake.
+        artefacts: Artefacts that the index now holds.
+        written: Those that were written.
+        removed: Those that were removed: gone from the lake, or replaced there.
+        features: Features that were written.
+        events: Events of annotation logs that were written.
+        kept: Features that were there, of the artefacts that were written.
+        orphans: Documents of features and events that belonged to nothing, and were removed.
+        unreadable: Artefacts that the index cannot hold, and why.
+    """
+
+    place: str
+    lake: str
+    artefacts: int = 0
+    written: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    features: int = 0
+    events: int = 0
+    kept: int = 0
+    orphans: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def held(lake: Lake) -> tuple[dict[Ref, Manifest], dict[str, str]]:
+    """Return the finished artefacts of a lake, and why the others with a manifest cannot be read."""
+    found, unreadable = {}, {}
+    for ref in lake.refs():
+        try:
+            found[ref] = lake.manifest(ref)
+        except (DamagedArtefactError, FormatVersionError) as error:
+            unreadable[ref.path] = " ".join(error.message.split())
+    return found, unreadable
+
+
+def sync(database: Database, lake: Lake, *, progress: Progress) -> Synced:
+    """Make an index say what the lake says; what it says already is not touched.
+
+    Args:
+        database: The index.
+        lake: The lake.
+        progress: Where to report.
+
+    Raises:
+        UnsupportedError: The database is the index of another lake.
+        IndexUnavailableError: MongoDB cannot be reached, or refuses; what was written stays.
+        DamagedArtefactError: A file of the lake is missing or cut; what was written stays.
+    """
+    with database.asking():
+        claim(database, lake)
+        for collection, indexes in layout.indexes().items():
+            database[collection].create_indexes(indexes)
+        done = Synced(database.place.label, lake.storage.url)
+        artefacts, done.unreadable = held(lake)
+        wanted = {ref.path: layout.version_of(each) for ref, each in artefacts.items()}
+        there = _remove_others(database, wanted, done)
+        for ref, manifest in artefacts.items():
+            if there.get(ref.path) != wanted[ref.path]:
+                _write(database, lake, ref, manifest, done, progress)
+            if ref.kind == "features":
+                mirror(database, lake, manifest, done)
+        _remove_orphans(database, lake, done)
+        done.artefacts = len(artefacts)
+    return done
+
+
+def claim(database: Database, lake: Lake) -> None:
+    """Say of which lake the database is the index.
+
+    Raises:
+        UnsupportedError: It is that of another lake.
+    """
+    url = lake.storage.full_url
+    known = database[layout.META].find_one({"_id": "index"})
+    if known is None:
+        _put(database, layout.META, {"_id": "index", "lake": url})
+    elif known["lake"] != url:
+        raise UnsupportedError(
+            f"the index at {database.place.label} is of the lake {known['lake']}, not of {url}",
+            found=known["lake"],
+            expected=url,
+            hint=f"give each lake a database with {NAME}; if the lake was moved, "
+            "`saestore index rebuild` makes this database its index",
+        )
+
+
+def _remove_others(database: Database, wanted: Mapping[str, str], done: Synced) -> dict[str, str]:
+    """Remove artefacts that the lake does not have so; return the version of each that is there."""
+    there = {}
+    for each in database[layout.ARTEFACTS].find({}, projection=["version"]):
+        if wanted.get(each["_id"]) == each["version"]:
+            there[each["_id"]] = each["version"]
+        elif database[layout.ARTEFACTS].delete_one(dict(each)).deleted_count:
+            done.removed.append(each["_id"])
+    return there
+
+
+def _write(
+    database: Database,
+    lake: Lake,
+    ref: Ref,
+    manifest: Manifest,
+    done: Synced,
+    progress: Progress,
+) -> None:
+    if ref.kind != "features":
+        _put(database, layout.ARTEFACTS, of_artefact(ref, manifest))
+    else:
+        documents = Documents(Analysis.open(lake, ref.name))
+        n = manifest.counts["features"]
+        with progress.task(f"index {ref.path}", total=n, unit="features") as task:
+            _write_features(database, documents, done, task)
+        _put(database, layout.ARTEFACTS, documents.of_analysis())
+    done.written.append(ref.path)
+
+
+def _write_features(database: Database, documents: Documents, done: Synced, task: Task) -> None:
+    for features in documents.chunks:
+        where = layout.of_features(documents.version, features)
+        there = [database[each].count_documents(where) for each in layout.OF_FEATURES]
+        if all(n == len(features) for n in there):
+            done.kept += len(features)
+        else:
+            lines, pages = documents.of_features(features)
+            _insert(database, layout.PAGES, pages)
+            _insert(database, layout.FEATURES, lines)
+            done.features += len(features)
+        task.advance(len(features))
+
+
+def mirror(database: Database, lake: Lake, manifest: Manifest, done: Synced) -> None:
+    """Make the index have the events of an analysis's log."""
+    log, version = AnnotationLog(lake, manifest), layout.version_of(manifest)
+    path = Ref("features", manifest.name).path
+    state = {"_id": path, "version": version, "log": log.version}
+    if database[layout.LOGS].find_one(state) is not None:
+        return
+    events, logs = database[layout.ANNOTATIONS], database[layout.LOGS]
+    # what is there first: any sync read it in the lake, where events stay
+    there = {each["_id"] for each in events.find(layout.of_version(version), projection=["_id"])}
+    lines = log.events().to_pylist()
+    wanted = {each["_id"]: each for each in (of_event(version, line) for line in lines)}
+    fresh = [document for name, document in wanted.items() if name not in there]
+    if fresh:
+        _insert(database, layout.ANNOTATIONS, fresh)
+    gone = events.delete_many({"_id": {"$in": sorted(there - wanted.keys())}})
+    done.events += len(fresh)
+    done.orphans += gone.deleted_count
+    if wanted:
+        _put(database, layout.LOGS, {**state, "events": len(wanted)})
+    else:
+        logs.delete_one({"_id": path})
+
+
+def _insert(database: Database, collection: str, documents: Sequence[Document]) -> None:
+    """Insert documents; those that are there are the same."""
+    try:
+        database[collection].insert_many(documents, ordered=False)
+    except BulkWriteError as error:
+        details = error.details or {}
+        if details.get("writeConcernErrors") or any(
+            each["code"] != _DUPLICATE for each in details["writeErrors"]
+        ):
+            raise
+
+
+def _put(database: Database, collection: str, document: Document) -> None:
+    """Write a document in place of one with its `_id`; once it is there, all before it is on disk."""
+    durable = database[collection].with_options(write_concern=WriteConcern(w=1, j=True))
+    try:
+        durable.replace_one({"_id": document["_id"]}, document, upsert=True)
+    except DuplicateKeyError:  # another sync was first
+        durable.replace_one({"_id": document["_id"]}, document)
+
+
+def _remove_orphans(database: Database, lake: Lake, done: Synced) -> None:
+    """Remove features whose artefact the lake does not have now: another sync may be writing one it has."""
+    for collection in layout.OF_VERSIONS:
+        found = set(layout.versions(database, collection))
+        known = {layout.version_of(each) for each in held(lake)[0].values()} if found else set()
+        for version in sorted(found - known):
+            gone = database[collection].delete_many(layout.of_version(version))
+            done.orphans += gone.deleted_count
+    logs = {each["_id"] for each in database[layout.LOGS].find({}, projection=["_id"])}
+    here = {ref.path for ref in lake.refs("features")}
+    database[layout.LOGS].delete_many({"_id": {"$in": sorted(logs - here)}})
