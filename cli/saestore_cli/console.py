@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from saestore.activations.same_tokens import SameTokens
     from saestore.analyze.between import Difference, Match
     from saestore.api.demo import DemoResult
+    from saestore.api.indexing import FoundPage
     from saestore.api.lake import Remark
     from saestore.api.pages import Page
     from saestore.evaluate import Comparison
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
     from saestore.exchange.annotations import AnnotationsExport, AnnotationsImport
     from saestore.exchange.dictionaries import Conversion, ExportReport, ImportReport
     from saestore.exchange.features import FeaturesExport
-    from saestore.features import Compacted, Explained, FeaturePage, Highlight, NamedQuery
+    from saestore.features import Compacted, Explained, Highlight, NamedQuery
     from saestore.generate import ModelCheck
+    from saestore.index import Dropped, Status, Synced
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
     from saestore.lake.parts import State
@@ -145,11 +147,12 @@ class ConsoleOutput:
 
         artefact_pages.draw(page, self._out)
 
-    def feature(self, page: "FeaturePage", *, n: int, around: int) -> None:
-        """Print one feature's page."""
-        from saestore_cli import feature_panel
+    def feature(self, found: "FoundPage", *, n: int, around: int) -> None:
+        """Print one feature's page, and on stderr where it was read, if there is a choice."""
+        from saestore_cli import feature_panel, index_page
 
-        feature_panel.draw(self._out, page, n=n, around=around)
+        feature_panel.draw(self._out, found.page, n=n, around=around)
+        index_page.source(found)
 
     def strongest(self, table: "pa.Table", names: Sequence[str], *, dictionary: str) -> None:
         """Print the features of each text, or of each of its tokens."""
@@ -318,6 +321,30 @@ class ConsoleOutput:
         from saestore_cli import annotation_pages
 
         annotation_pages.compacted(self._out, found)
+
+    def synced(self, found: "Synced") -> None:
+        """Print what a sync did."""
+        from saestore_cli import index_page
+
+        index_page.synced(self._out, found)
+
+    def index_status(self, found: "Status") -> None:
+        """Print how the index stands to each artefact."""
+        from saestore_cli import index_page
+
+        index_page.status(self._out, found)
+
+    def index_verified(self, place: str, found: Sequence[str]) -> None:
+        """Print each difference."""
+        from saestore_cli import index_page
+
+        index_page.verified(self._out, place, found)
+
+    def index_dropped(self, found: "Dropped") -> None:
+        """Print what was dropped."""
+        from saestore_cli import index_page
+
+        index_page.dropped(self._out, found)
 
     def removed(self, ref: "Ref") -> None:
         """Print what is gone."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from saestore.activations.same_tokens import SameTokens
     from saestore.analyze.between import Difference, Match
     from saestore.api.demo import DemoResult
+    from saestore.api.indexing import FoundPage
     from saestore.api.lake import Remark
     from saestore.api.pages import Page
     from saestore.evaluate import Comparison
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from saestore.exchange.annotations import AnnotationsExport, AnnotationsImport
     from saestore.exchange.dictionaries import ExportReport, ImportReport
     from saestore.exchange.features import FeaturesExport
-    from saestore.features import Compacted, Explained, FeaturePage, Highlight, NamedQuery
+    from saestore.features import Compacted, Explained, Highlight, NamedQuery
     from saestore.generate import ModelCheck
+    from saestore.index import Dropped, Status, Synced
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
     from saestore.lake.parts import State
@@ -140,9 +142,11 @@ class JsonOutput:
         """Print the page, field by field."""
         _print(page)
 
-    def feature(self, page: "FeaturePage", *, n: int, around: int) -> None:
+    def feature(self, found: "FoundPage", *, n: int, around: int) -> None:
         """Print the page with `n` examples a group, each cut to `around` tokens beside its peak."""
-        _print(page.cut(n=n, around=around).to_dict())
+        _print({**found.page.cut(n=n, around=around).to_dict(), "source": found.source})
+        if found.why_not:
+            self.warning(f"{found.why_not}; read from the lake, which says the same")
 
     def strongest(self, table: "pa.Table", names: Sequence[str], *, dictionary: str) -> None:
         """Print a line of each feature and text, or feature and token."""
@@ -244,6 +248,21 @@ class JsonOutput:
 
     def compacted(self, found: "Compacted") -> None:
         """Print the report."""
+
+    def synced(self, found: "Synced") -> None:
+        """Print what a sync did."""
+        _print(found)
+
+    def index_status(self, found: "Status") -> None:
+        """Print how the index stands to each artefact."""
+        _print({"current": found.current, **_simple(found)})
+
+    def index_verified(self, place: str, found: Sequence[str]) -> None:
+        """Print each difference."""
+        _print({"place": place, "same": not found, "differences": list(found)})
+
+    def index_dropped(self, found: "Dropped") -> None:
+        """Print what was dropped."""
         _print(found)
 
     def removed(self, ref: "Ref") -> None:

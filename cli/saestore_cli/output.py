@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from saestore.activations.same_tokens import SameTokens
     from saestore.analyze.between import Difference, Match
     from saestore.api.demo import DemoResult
+    from saestore.api.indexing import FoundPage
     from saestore.api.lake import Remark
     from saestore.api.pages import Page
     from saestore.evaluate import Comparison
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from saestore.exchange.annotations import AnnotationsExport, AnnotationsImport
     from saestore.exchange.dictionaries import ExportReport, ImportReport
     from saestore.exchange.features import FeaturesExport
-    from saestore.features import Compacted, Explained, FeaturePage, Highlight, NamedQuery
+    from saestore.features import Compacted, Explained, Highlight, NamedQuery
     from saestore.generate import ModelCheck
+    from saestore.index import Dropped, Status, Synced
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
     from saestore.lake.parts import State
@@ -73,8 +75,8 @@ class Output(Protocol):
         """Show one artefact."""
         ...
 
-    def feature(self, page: "FeaturePage", *, n: int, around: int) -> None:
-        """Show one feature: `n` examples of each group, `around` tokens beside the peak."""
+    def feature(self, found: "FoundPage", *, n: int, around: int) -> None:
+        """Show one feature, and where it was read: `n` examples a group, `around` tokens beside the peak."""
         ...
 
     def strongest(self, table: "pa.Table", names: Sequence[str], *, dictionary: str) -> None:
@@ -167,6 +169,22 @@ class Output(Protocol):
 
     def compacted(self, found: "Compacted") -> None:
         """Say what a compaction of annotations did."""
+        ...
+
+    def synced(self, found: "Synced") -> None:
+        """Say what a sync of the index did."""
+        ...
+
+    def index_status(self, found: "Status") -> None:
+        """Show how the index stands to the lake."""
+        ...
+
+    def index_verified(self, place: str, found: Sequence[str]) -> None:
+        """List the differences between the index and the lake."""
+        ...
+
+    def index_dropped(self, found: "Dropped") -> None:
+        """Say that the index is gone."""
         ...
 
     def removed(self, ref: "Ref") -> None:

@@ -11,6 +11,7 @@ from saestore.api.annotating import Annotating
 from saestore.api.asking import Asking
 from saestore.api.between import Between
 from saestore.api.exchanging import Exchanging, Settings
+from saestore.api.indexing import Indexing
 from saestore.api.serving import Serving
 from saestore.errors import (
     ConfigError,
@@ -80,7 +81,7 @@ class Remark:
 
 
 @dataclass(frozen=True)
-class OpenLake(Annotating, Asking, Between, Exchanging, Serving):
+class OpenLake(Annotating, Asking, Between, Exchanging, Indexing, Serving):
     """A lake and the device on which its verbs compute.
 
     Attributes:

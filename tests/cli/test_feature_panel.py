@@ -9,6 +9,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from saestore.api.indexing import FoundPage
 from saestore.features import ExampleGroup, HeadPair, Read
 from saestore.testing.pages import VALUES, WORDS, annotation, example, page
 from saestore.words import level, visible
@@ -157,7 +158,7 @@ def test_a_feature_that_never_fires():
 
 
 def test_json_holds_the_same_page_cut_alike(capsys):
-    JsonOutput().feature(page(), n=1, around=1)
+    JsonOutput().feature(FoundPage(page(), "lake"), n=1, around=1)
     found = json.loads(capsys.readouterr().out)
     assert found["feature"] == 17
     assert [len(group["examples"]) for group in found["groups"]] == [1] * 6
@@ -179,7 +180,7 @@ def test_what_people_say_stands_first_with_who_and_when(capsys):
         "tags          a, b  ana, 2026-01-02",
         "bookmark      yes  ana, 2026-01-02",
     ]
-    JsonOutput().feature(page(annotations=said), n=1, around=1)
+    JsonOutput().feature(FoundPage(page(annotations=said), "lake"), n=1, around=1)
     found = json.loads(capsys.readouterr().out)["annotations"]
     assert [each["value"] for each in found] == ["articles", said[1].value, ["a", "b"], True]
     assert found[0]["created"] == "2026-01-02T03:04:05Z"

@@ -114,7 +114,11 @@ def show(
         ),
     ] = None,
 ) -> None:
-    """Show an artefact, or one feature with its contexts."""
+    """Show an artefact, or one feature with its contexts.
+
+    A feature is read from the index at SAESTORE_MONGO_URI if that is set, can be reached and has it as it
+    is in the lake; else from the lake. It is the same.
+    """
     from saestore.errors import ConfigError
 
     if what[0] == FEATURE and len(what) > 1:
@@ -126,9 +130,9 @@ def show(
                 hint="for example: saestore show feature demo/topk-32 17",
             )
         name = f"{what[1]}/{analysis}" if analysis else what[1]
-        page = session.lake.analysis(name).feature(int(what[2]))
+        found = session.lake.find_feature(name, int(what[2]))
         session.output.feature(
-            page, n=_EXAMPLES if n is None else n, around=_AROUND if around is None else around
+            found, n=_EXAMPLES if n is None else n, around=_AROUND if around is None else around
         )
         return
     if len(what) > 1:
