@@ -1,7 +1,10 @@
 """The server process: one socket, one event loop, and an end that lets requests finish."""
 
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import uvicorn
@@ -15,6 +18,7 @@ from saestore_schemas.server import ServerSettings
 
 
 _BACKLOG = 2048
+_ENDS = (signal.SIGINT, signal.SIGTERM)
 _HEADERS = 32 << 10
 """Bytes of a request's head, at most."""
 
@@ -39,11 +43,25 @@ class Place:
 
 
 class _Server(uvicorn.Server):
-    """Says when it listens."""
+    """Says when it listens, and returns when it is told to end: that is no failure of the process."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
         self._say_started = started
+
+    @override
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Let SIGINT and SIGTERM end the server, and nothing else."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {each: signal.signal(each, self.handle_exit) for each in _ENDS}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
 
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

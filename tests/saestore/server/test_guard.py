@@ -1,13 +1,13 @@
 """What may not be asked is not answered, whatever the route: host, token, origin, size, number."""
 
-import threading
-
+import anyio
 import pytest
+from fastapi import FastAPI, Response
 
 from saestore.api.config import from_environment
 from saestore.errors import ConfigError
 from saestore.server import create_app
-from saestore.server.guard import COOKIE, SECURITY
+from saestore.server.guard import COOKIE, SECURITY, Guard
 from saestore_schemas.server import ServerSettings, is_loopback
 
 
@@ -153,23 +153,65 @@ def test_no_more_is_read_than_the_settings_say(client_of):
         assert small.post(f"{API}/sql", content=b"{}", headers=given).status_code == 413
 
 
-def test_no_more_is_answered_at_once_than_the_settings_say(client_of):
-    client = client_of(at_once=1, sql_seconds=0.5)
-    slow = "SELECT count(*) FROM range(100000) a, range(100000) b WHERE (a.range * b.range) % 7 = 3"
-    asked = threading.Thread(
-        target=client.post, args=(f"{API}/sql",), kwargs={"json": {"sql": slow}}
-    )
-    asked.start()
-    try:
-        statuses = set()
-        while asked.is_alive() and 503 not in statuses:
-            answer = client.get("/health")
-            statuses.add(answer.status_code)
-        assert answer.status_code == 503
-        assert answer.headers["retry-after"] == "1"
-    finally:
-        asked.join()
-    assert client.get("/health").status_code == 200
+async def asked(guard, *, receive=None):
+    """Ask a guard, and return the status of its answer."""
+    statuses = []
+
+    async def whole():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        statuses.append(message.get("status"))
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {
+        "type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers,
+        "app": FastAPI(),
+    }  # fmt: skip
+    await guard(scope, receive or whole, send)
+    return statuses[0]
+
+
+def test_no_more_is_answered_at_once_than_the_settings_say():
+    async def run():
+        inside, go_on = anyio.Event(), anyio.Event()
+
+        async def waits(scope, receive, send):
+            inside.set()
+            await go_on.wait()
+            await Response()(scope, receive, send)
+
+        guard = Guard(waits, settings=ServerSettings(at_once=1))
+        first = []
+
+        async def ask_first():
+            first.append(await asked(guard))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask_first)
+            await inside.wait()
+            assert await asked(guard) == 503
+            go_on.set()
+        assert first == [200]
+        assert await asked(guard) == 200
+
+    anyio.run(run)
+
+
+def test_what_arrives_too_slowly_is_not_waited_for():
+    async def run():
+        async def reads(scope, receive, send):
+            while (await receive())["more_body"]:
+                pass
+
+        async def drips():
+            await anyio.sleep(0.02)
+            return {"type": "http.request", "body": b" ", "more_body": True}
+
+        guard = Guard(reads, settings=ServerSettings(body_seconds=0.1))
+        assert await asked(guard, receive=drips) == 408
+
+    anyio.run(run)
 
 
 PLACES = [

@@ -1,0 +1,109 @@
+"""The command, as a process: it says where it listens, answers while SQL is slow, and ends in order."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from saestore.api.serving import token_in
+from saestore.errors import ConfigError
+from saestore_schemas.server import ServerSettings
+
+
+SLOW = "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE (a.range * b.range) % 7 = 3"
+PROGRAM = [
+    sys.executable, "-c", "import sys; from saestore_cli.main import main; sys.exit(main())",
+]  # fmt: skip
+PLACE = "/api/v1/analyses/demo/topk-32/default"
+
+pytestmark = pytest.mark.serve
+
+
+@contextmanager
+def served(lake, *words, **environment):
+    """Start `saestore serve`; yield the process and what it said."""
+    command = [*PROGRAM, "serve", "--lake", str(lake), "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--output", "json", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    try:
+        yield process, json.loads(process.stdout.readline())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def path(own_lake):
+    return own_lake.lake.storage.url
+
+
+def test_a_slow_question_delays_no_other_request_and_it_ends_in_order(path):
+    with served(path, SAESTORE_SERVER_SQL_SECONDS="1", SAESTORE_SERVER_SQL_AT_ONCE="1") as started:
+        process, said = started
+        assert said == {"url": said["url"], "lake": str(path), "live": None, "annotate": False}
+        with httpx.Client(base_url=said["url"], timeout=30) as client:
+            wanted = client.get(f"{PLACE}/features/1").json()
+            answers = []
+
+            def ask():
+                answer = httpx.post(f"{said['url']}/api/v1/sql", json={"sql": SLOW}, timeout=30)
+                answers.append(answer.status_code)
+
+            asking = [threading.Thread(target=ask) for _ in range(3)]
+            for each in asking:
+                each.start()
+            while "saestore_sql_in_progress 1.0" not in client.get("/metrics").text:
+                assert not answers
+            assert client.get(f"{PLACE}/features/1").json() == wanted
+            assert client.get(f"{PLACE}/features", params={"limit": 3}).status_code == 200
+            assert not answers  # all of that while the first one was being answered
+            for each in asking:
+                each.join()
+            # one was stopped when its time was up; of those that waited as long, one may have had a turn
+            assert sorted(set(answers)) in ([422], [422, 503])
+            last = threading.Thread(target=ask)
+            last.start()
+            while "saestore_sql_in_progress 1.0" not in client.get("/metrics").text:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            last.join()
+            assert answers[-1] == 422  # it was answered, before the end
+        assert process.wait(20) == 0
+        assert process.stderr.read() == ""
+
+
+def test_a_port_that_is_taken_is_said(own_lake):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match="cannot listen on 127") as caught:
+            own_lake.serve(ServerSettings(port=port))
+    assert "--port 0" in caught.value.hint
+
+
+def test_an_address_of_another_machine_is_said(own_lake):
+    with pytest.raises(ConfigError, match="cannot listen on 192"):
+        own_lake.serve(ServerSettings(host="192.0.2.1", port=0, token="a" * 16))
+
+
+def test_a_token_stands_in_a_file(tmp_path):
+    file = tmp_path / "token"
+    file.write_text("  a token of sixteen letters\n")
+    assert token_in(file) == "a token of sixteen letters"
+    file.write_text(" \n")
+    for wrong in (file, tmp_path / "nothing", tmp_path):
+        with pytest.raises(ConfigError) as caught:
+            token_in(wrong)
+        assert "openssl" in caught.value.hint
