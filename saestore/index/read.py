@@ -8,9 +8,12 @@ import pyarrow as pa
 from saestore.errors import IndexUnavailableError
 from saestore.features import Analysis, FeaturePage
 from saestore.features.assemble import Assembler
+from saestore.features.listing import Listing, ListingQuery
+from saestore.features.search import Texts, texts_of
 from saestore.index import layout
 from saestore.index.database import Database
 from saestore.index.documents import schema_of
+from saestore.index.listing import IndexedTable
 from saestore.index.record import unpacked
 
 
@@ -50,6 +53,24 @@ class IndexedAnalysis:
             analysis.ref, analysis.manifest, analysis.settings, int(found["n_layers"])
         )
         return cls(database, analysis, version, schema, assembler)
+
+    @property
+    def table(self) -> IndexedTable:
+        """Its features, to be listed."""
+        return IndexedTable(self.database, self.version, self.analysis.n_features)
+
+    def listing(self, query: ListingQuery, texts: Texts | None = None) -> Listing:
+        """Return a stretch of its features in a table, as `FeatureTable` lists them.
+
+        Args:
+            query: Which.
+            texts: What people wrote about features, for the search; absent, what the log says now.
+
+        Raises:
+            IndexUnavailableError: The index cannot be reached.
+        """
+        said = texts_of(self.analysis.annotations) if texts is None and query.search.strip() else {}
+        return self.table.listing(query, said if texts is None else texts)
 
     def feature(self, feature: int) -> FeaturePage:
         """Return everything about one feature.
