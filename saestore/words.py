@@ -103,8 +103,8 @@ def alone(token: str) -> str:
 
 
 def level(value: float, largest: float) -> int:
-    """Return how strong a firing is: 0 for silent, 1 weak, 2 medium, 3 strong."""
-    if value <= 0 or largest <= 0:
+    """Return how strong a firing of either sign is: 0 for silent, 1 weak, 2 medium, 3 strong."""
+    if value == 0 or largest <= 0:
         return 0
-    share = value / largest
+    share = abs(value) / largest
     return 1 if share < WEAK else 2 if share < STRONG else 3

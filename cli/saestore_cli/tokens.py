@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # Each colour has contrast of 3 or more on black and on white; shape tells the levels apart too.
 STYLES = {1: "color(136)", 2: "bold underline color(166)", 3: "bold reverse color(160)"}
 """Level to style."""
+BELOW = {1: "color(32)", 2: "bold underline color(32)", 3: "bold reverse color(26)"}
+"""The same of firings below zero."""
 
 NAMES = {1: "weak", 2: "medium", 3: "strong"}
 
@@ -24,7 +26,8 @@ def marked(pieces: "Sequence[TokenPiece]", largest: float, *, coloured: bool) ->
     Args:
         pieces: The tokens.
         largest: The feature's largest value: what levels are measured by.
-        coloured: Mark by colour and shape; else by brackets, one pair for each level.
+        coloured: Mark by colour and shape, firings below zero in blue; else by brackets, one pair for
+            each level, with a minus inside where the firing is below zero.
     """
     text = Text()
     for piece in pieces:
@@ -39,9 +42,10 @@ def marked(pieces: "Sequence[TokenPiece]", largest: float, *, coloured: bool) ->
             # The token only completes a character of the one before.
             body = "·"
         if coloured:
-            text.append(body, style=STYLES[strength])
+            text.append(body, style=(BELOW if piece.value < 0 else STYLES)[strength])
         else:
-            text.append("[" * strength + body + "]" * strength)
+            sign = "−" if piece.value < 0 else ""
+            text.append("[" * strength + sign + body + "]" * strength)
     return text
 
 

@@ -1,4 +1,8 @@
-"""The complete firings of consecutive features, sorted: what a collector is given."""
+"""The complete firings of consecutive features, sorted: what a collector is given.
+
+Most activation functions fire above zero. Of those that keep signs everything that is ranked or put into
+bins is the strength of a firing, its distance from zero; sums and products are of the values.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +22,7 @@ class Peaks:
         context: Ascending inside each feature.
         start: First firing of the pair.
         stop: One past its last firing.
-        value: Largest value in the context.
+        strength: Largest strength in the context.
         position: First position with it.
     """
 
@@ -26,7 +30,7 @@ class Peaks:
     context: UInt32[np.ndarray, " pair"]
     start: Int64[np.ndarray, " pair"]
     stop: Int64[np.ndarray, " pair"]
-    value: Float32[np.ndarray, " pair"]
+    strength: Float32[np.ndarray, " pair"]
     position: UInt16[np.ndarray, " pair"]
 
 
@@ -64,9 +68,15 @@ class FeatureBlock:
         return np.diff(self.offsets)
 
     @cached_property
+    def strength(self) -> Float32[np.ndarray, " firing"]:
+        """How far each value is from zero."""
+        signed = self.value.min(initial=0) < 0
+        return np.abs(self.value) if signed else self.value
+
+    @cached_property
     def maxima(self) -> Float32[np.ndarray, " feature"]:
-        """Largest value of each feature; 0 if it never fires."""
-        return segments.maxima(self.value, self.offsets)
+        """Largest strength of each feature; 0 if it never fires."""
+        return segments.maxima(self.strength, self.offsets)
 
     @cached_property
     def peaks(self) -> Peaks:
@@ -76,14 +86,14 @@ class FeatureBlock:
         fresh[self.offsets[:-1][self.counts > 0]] = True
         start = np.flatnonzero(fresh)
         bounds = np.append(start, len(self.context))
-        value = segments.maxima(self.value, bounds)
-        at = segments.first_of(value, self.value, bounds)
+        strength = segments.maxima(self.strength, bounds)
+        at = segments.first_of(strength, self.strength, bounds)
         return Peaks(
             offsets=np.searchsorted(start, self.offsets).astype(np.int64),
             context=self.context[start],
             start=start,
             stop=bounds[1:],
-            value=value,
+            strength=strength,
             position=self.position[at],
         )
 

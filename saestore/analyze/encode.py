@@ -9,6 +9,7 @@ dictionary reads contexts, those of a block's rows are read along, whole.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -85,6 +86,7 @@ def firings(
         found = _read(store, folded.hookpoints_in, first, last)
         return ContextRows(found, Contexts.of(around))
 
+    signed = folded.activation.firing == "nonzero"
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(read, first_row)
         for start in range(first_row, last_row, size):
@@ -95,10 +97,11 @@ def firings(
             for each in seen:
                 each(code, inputs, start)
             gates = _by_gate(code, folded.gates) if at_gates else None
+            placed = partial(_placed, start=start, scope=scope, settings=settings, signed=signed)
             yield Encoded(
                 min(size, last_row - start),
-                _placed(folded.by_feature(code), start, scope, settings),
-                None if gates is None else _placed(gates, start, scope, settings),
+                placed(folded.by_feature(code)),
+                None if gates is None else placed(gates),
             )
 
 
@@ -118,8 +121,18 @@ def _by_gate(code: SparseCode, gates: int) -> SparseCode:
     return replace(code, indices=code.indices % features * gates + code.indices // features)
 
 
-def _placed(code: SparseCode, start: int, scope: Scope, settings: AnalyzeSettings) -> Firings:
-    """Return a block's firings on kept rows, with context and position."""
+def _placed(
+    code: SparseCode, *, start: int, scope: Scope, settings: AnalyzeSettings, signed: bool
+) -> Firings:
+    """Return a block's firings on kept rows, with context and position.
+
+    Args:
+        code: The block's.
+        start: Its first row.
+        scope: Which rows are kept.
+        settings: How values are stored.
+        signed: Whether what is below zero fires too.
+    """
     n = min(code.n_rows, len(scope.tokens) - start)
     row = start + np.arange(n)
     context = np.searchsorted(scope.start, row, side="right") - 1
@@ -127,7 +140,8 @@ def _placed(code: SparseCode, start: int, scope: Scope, settings: AnalyzeSetting
     counts = np.diff(_numpy(code.offsets))[:n]
     total = int(counts.sum())
     values = _numpy(code.values)[:total]
-    fired = np.repeat(np.asarray(scope.kept[start : start + n]), counts) & (values > 0)
+    fires = values != 0 if signed else values > 0
+    fired = np.repeat(np.asarray(scope.kept[start : start + n]), counts) & fires
     return Firings(
         feature=_numpy(code.indices)[:total][fired].astype(np.uint32),
         context=np.repeat(context.astype(np.uint32), counts)[fired],

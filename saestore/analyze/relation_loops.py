@@ -265,7 +265,7 @@ def _tokens(first: int, stop: int, firings: Any, rows: Any, wanted: Any, out: An
                     seen += 1
                 n[token] += 1
                 total[token] += value[firing]
-                most[token] = max(most[token], value[firing])
+                most[token] = max(most[token], abs(value[firing]))
             of_lift = (high - low) / n_rows if shift == 0 else 0.0
             counts = n, total, rows_of_token
             kept = _kept(touched, seen, counts, of_lift, min_n, top_k, scores, names)
@@ -298,7 +298,7 @@ def _kept(  # noqa: PLR0917 - arrays of one loop
         listed = 0
         for at in range(seen):
             token = touched[at]
-            score = total[token]
+            score = abs(total[token])
             if ranking == 0:
                 score = float(n[token])
             elif ranking == 2:  # noqa: PLR2004 - the third

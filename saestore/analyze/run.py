@@ -194,13 +194,6 @@ class _Plan:
     def prepared(self, device: str, progress: Progress) -> "_Analysis":
         """Load the dictionary; refuse what cannot be analysed before anything is written."""
         loaded = dictionaries.load(self.lake, self.settings.dictionary)
-        if loaded.activation.firing != "positive":
-            raise UnsupportedError(
-                f"{self.settings.dictionary} has firings below zero, and the tables hold positive ones",
-                found=f"activation {loaded.config.semantics.activation.kind}",
-                expected="an activation function whose firings are above zero",
-                hint="train it with topk to ask what each direction means; evaluate takes both signs",
-            )
         if self.settings.logits is not None:
             attribution.checked(self.store, loaded, self.settings.logits)
             means = set(self.settings.logits.scores or ()).intersection(MEANS)

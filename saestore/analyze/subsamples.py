@@ -81,7 +81,7 @@ def choose(subsample: Subsample, asked: Asked) -> Chosen:
 
 def _top(subsample: TopSubsample, asked: Asked) -> Chosen:
     peaks = asked.block.peaks
-    pair = segments.order_within(~segments.as_keys(peaks.value), peaks.offsets)
+    pair = segments.order_within(~segments.as_keys(peaks.strength), peaks.offsets)
     return _first(pair, peaks.offsets, subsample.n, asked.block, strata=1)
 
 
@@ -94,7 +94,7 @@ def _uniform(subsample: UniformSubsample, asked: Asked) -> Chosen:
 def _quantile(subsample: QuantileSubsample, asked: Asked) -> Chosen:
     block = asked.block
     peaks, q = block.peaks, subsample.q
-    ascending = segments.order_within(segments.as_keys(peaks.value), peaks.offsets)
+    ascending = segments.order_within(segments.as_keys(peaks.strength), peaks.offsets)
     counts = np.repeat(np.diff(peaks.offsets), np.diff(peaks.offsets))
     stratum = segments.rank_within(peaks.offsets) * q // np.maximum(counts, 1)
     run = segments.run_of(peaks.offsets) * q + stratum
@@ -108,9 +108,9 @@ def _interval(subsample: IntervalSubsample, asked: Asked) -> Chosen:
     block = asked.block
     peaks, q = block.peaks, subsample.q
     most = np.repeat(block.maxima.astype(np.float64), np.diff(peaks.offsets))
-    stratum = np.zeros(len(peaks.value), np.int64)
+    stratum = np.zeros(len(peaks.strength), np.int64)
     for part in range(1, q):
-        stratum += peaks.value > most * part / q
+        stratum += peaks.strength > most * part / q
     run = segments.run_of(peaks.offsets) * q + stratum
     by_run = np.argsort(run, kind="stable")
     offsets = np.concatenate([[0], np.cumsum(np.bincount(run, minlength=block.n * q))])
@@ -122,8 +122,8 @@ def _proportion(subsample: ProportionSubsample, asked: Asked) -> Chosen:
     block = asked.block
     peaks = block.peaks
     limit = np.repeat(block.maxima.astype(np.float64), np.diff(peaks.offsets)) * subsample.p
-    weak = peaks.value <= limit
-    order = segments.order_within(~segments.as_keys(peaks.value), peaks.offsets)
+    weak = peaks.strength <= limit
+    order = segments.order_within(~segments.as_keys(peaks.strength), peaks.offsets)
     offsets = np.concatenate([[0], np.cumsum(segments.totals(weak, peaks.offsets))])
     firing = _first(order[weak[order]], offsets, subsample.n, block, strata=1)
     if not subsample.include_silent:

@@ -170,7 +170,7 @@ class Strongest:
             return  # no examples are asked for
         peaks = block.peaks
         own = np.repeat(np.arange(block.first, block.first + block.n), np.diff(peaks.offsets))
-        strong = _of_pairs(block, np.flatnonzero(peaks.value >= self._least[own]))
+        strong = _of_pairs(block, np.flatnonzero(peaks.strength >= self._least[own]))
         order, rank = _ranked(strong)
         strong = _of_pairs(strong, np.sort(order[rank < self._n]))
         self._waiting.append(strong)
@@ -189,7 +189,7 @@ class Strongest:
         # the last that is kept, of features that have enough
         full = np.diff(peaks.offsets) >= self._n
         last = order[peaks.offsets[:-1][full] + self._n - 1]
-        self._least[full] = peaks.value[last]
+        self._least[full] = peaks.strength[last]
         self.block = self._around_peaks(_of_pairs(everything, np.sort(order[rank < self._n])))
 
     def _around_peaks(self, block: FeatureBlock) -> FeatureBlock:
@@ -293,13 +293,13 @@ def _ranked(
 ) -> tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]:
     """Return the contexts of each feature, strongest first and ties by context, and their ranks."""
     peaks = block.peaks
-    order = segments.order_within(~segments.as_keys(peaks.value), peaks.offsets)
+    order = segments.order_within(~segments.as_keys(peaks.strength), peaks.offsets)
     return order, segments.rank_within(peaks.offsets)
 
 
 def _of_pairs(block: FeatureBlock, pairs: Int64[np.ndarray, " pair"]) -> FeatureBlock:
     """Return the firings of some features in some contexts: pairs ascending."""
-    flags = np.zeros(len(block.peaks.value), bool)
+    flags = np.zeros(len(block.peaks.strength), bool)
     flags[pairs] = True
     return _kept(block, np.repeat(flags, block.peaks.stop - block.peaks.start))
 

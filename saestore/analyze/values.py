@@ -21,10 +21,10 @@ ARROW: dict[str, pa.DataType] = {"float32": pa.float32(), "float16": pa.float16(
 def stored(
     values: Float32[np.ndarray, " firing"], dtype: Literal["float32", "float16"]
 ) -> Float32[np.ndarray, " firing"]:
-    """Return positive values as they will be read back.
+    """Return values, none of them zero, as they will be read back.
 
     float16 rounds to nearest, relative error at most 2^-11 in the normal range; what would become
-    zero becomes 2^-24, so that no firing is lost.
+    zero becomes 2^-24 with its sign, so that no firing is lost.
 
     Raises:
         OverflowRowError: A value is NaN or infinite, or above 65504 in float16.
@@ -38,7 +38,7 @@ def stored(
         )
     if dtype == "float32":
         return values
-    largest = float(values.max(initial=0))
+    largest = float(np.abs(values).max(initial=0))
     if largest > LARGEST:
         raise OverflowRowError(
             f"a feature's value is {largest:g}; float16 ends at {LARGEST:g}",
@@ -46,4 +46,5 @@ def stored(
             expected=f"at most {LARGEST:g}",
             hint='set value_dtype = "float32"',
         )
-    return np.maximum(values.astype(np.float16).astype(np.float32), np.float32(SMALLEST))
+    rounded = values.astype(np.float16).astype(np.float32)
+    return np.where(rounded == 0, np.copysign(np.float32(SMALLEST), values), rounded)

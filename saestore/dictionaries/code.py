@@ -59,12 +59,17 @@ class SparseCode:
         return dense
 
     def largest(self, gates: int) -> "SparseCode":
-        """Return the largest activation of each feature, of a code whose columns are those of gates."""
+        """Return each feature's activation furthest from zero, of a code whose columns are those of gates."""
         features = self.d_sae // gates
         cells = self.row_ids * features + self.indices % features
         found, place = torch.unique(cells, return_inverse=True)
-        values = self.values.new_zeros(len(found))
-        values.scatter_reduce_(0, place, self.values, "amax", include_self=False)
+        high, low = (
+            self.values.new_zeros(len(found)).scatter_reduce_(
+                0, place, self.values, end, include_self=False
+            )
+            for end in ("amax", "amin")
+        )
+        values = torch.where(high >= -low, high, low)
         counts = torch.bincount(found // features, minlength=self.n_rows)
         return SparseCode(_offsets(counts), found % features, values, features)
 

@@ -271,7 +271,8 @@ class Analysis:
         firings = self.stored.readers[FIRINGS].rows("feature", [feature])
         context, value = (np.from_dlpack(firings[c].combine_chunks()) for c in ("context", "value"))
         starts = np.flatnonzero(np.diff(context.astype(np.int64), prepend=-1))
-        peaks = np.maximum.reduceat(value, starts) if len(starts) else value
+        strength = np.abs(value)
+        peaks = np.maximum.reduceat(strength, starts) if len(starts) else strength
         order = np.lexsort((context[starts], -peaks.astype(np.float64)))[:n]
         chosen = np.sort(context[starts][order])
         inside = np.flatnonzero(np.isin(context, chosen))

@@ -36,7 +36,7 @@ strong AS (
     SELECT f.feature, f.context, f.position
     FROM firings f
     JOIN features s USING (feature)
-    WHERE s.density <= 0.02 AND f.value >= s.max / 2
+    WHERE s.density <= 0.02 AND abs(f.value) >= s.max / 2
 ),
 placed AS (
     SELECT

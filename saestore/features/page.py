@@ -20,7 +20,7 @@ class TokenPiece:
     Attributes:
         text: Its piece of the context's text; the pieces concatenate to the text. Empty for a
             token that only completes a character of the token before.
-        value: The feature's value here; 0 where it is silent.
+        value: The feature's value here, with its sign; 0 where it is silent.
         special: It is a control token of the tokenizer, such as BOS.
         kept: It was analysed; tokens that were not never carry a value.
     """
@@ -53,7 +53,7 @@ class Example:
     Attributes:
         context: Row of `contexts`.
         rank: Rank inside its stratum, from 0.
-        peak: The feature's largest value in the context; 0 if it is silent there.
+        peak: The feature's largest strength in the context, whatever its sign; 0 if it is silent there.
         peak_position: First position with that value.
         window_start: Position of the first token shown.
         n_positions: Tokens in the whole context; the window may show fewer.

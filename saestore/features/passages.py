@@ -94,6 +94,11 @@ class Passages:
         return _numpy(self.firings, "value").astype(np.float32)
 
     @cached_property
+    def _strength(self) -> Float32[np.ndarray, " firing"]:
+        found: Float32[np.ndarray, " firing"] = np.abs(self._value)
+        return found
+
+    @cached_property
     def _position(self) -> Int64[np.ndarray, " firing"]:
         return _numpy(self.firings, "position").astype(np.int64)
 
@@ -113,7 +118,7 @@ class Passages:
             ties: Which of equal ones comes first.
         """
         text, (first, counts) = self.text_of[self._at], self._peaks()
-        feature, value = self._feature[first], self._value[first]
+        feature, value = self._feature[first], self._strength[first]
         order = np.lexsort((feature if ties == "smaller" else -feature, -value, text[first]))
         order = order[_leading(text[first][order], k)]
         return self._lines(STRONGEST, first[order], n=counts[order])
@@ -122,7 +127,7 @@ class Passages:
         """Return the features that are strongest in any of the texts, at most k of them."""
         table = self.strongest(None)
         feature, value = (_numpy(table, c) for c in ("feature", "value"))
-        ordered = feature[np.lexsort((feature, -value))].tolist()
+        ordered = feature[np.lexsort((feature, -np.abs(value)))].tolist()
         return list(dict.fromkeys(ordered))[:k]
 
     def at_tokens(self, k: int | None) -> pa.Table:
@@ -131,7 +136,7 @@ class Passages:
         Args:
             k: At most so many of a token; None, all.
         """
-        order = np.lexsort((self._feature, -self._value, self._position, self._at))
+        order = np.lexsort((self._feature, -self._strength, self._position, self._at))
         token = self._at[order] << 16 | self._position[order]
         return self._lines(AT_TOKENS, order[_leading(token, k)])
 
@@ -152,7 +157,7 @@ class Passages:
         """Return one example of each text and feature; see `examples`."""
         if ranked:
             peaks, _ = self._peaks()
-            order = np.lexsort((self.text_of[self._at[peaks]], -self._value[peaks]))
+            order = np.lexsort((self.text_of[self._at[peaks]], -self._strength[peaks]))
             chosen = [(int(self._at[p]), int(p)) for p in peaks[order][:k]]
         else:
             chosen = [(line, self._peak_in(line)) for line in range(len(self.text_of))[:k]]
@@ -161,7 +166,7 @@ class Passages:
     def _peaks(self) -> tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]:
         """Return of each text and feature the first largest firing, and how many there are."""
         text = self.text_of[self._at]
-        order = np.lexsort((self._position, self._at, -self._value, self._feature, text))
+        order = np.lexsort((self._position, self._at, -self._strength, self._feature, text))
         begins = _changes(text[order], self._feature[order])
         starts = np.flatnonzero(begins)
         return order[starts], np.diff(np.append(starts, len(order)))
@@ -171,7 +176,7 @@ class Passages:
         here = np.flatnonzero(self._at == line)
         if not len(here):
             return -1
-        return int(here[np.lexsort((self._position[here], -self._value[here]))[0]])
+        return int(here[np.lexsort((self._position[here], -self._strength[here]))[0]])
 
     def _example(self, line: int, peak: int, rank: int, width: int | None) -> Example:
         context = self.contexts.slice(line, 1).to_pylist()[0]
@@ -183,7 +188,7 @@ class Passages:
         found = {
             "context": int(self._shown[line]),
             "rank": rank,
-            "peak": float(self._value[peak]) if peak >= 0 else 0.0,
+            "peak": float(self._strength[peak]) if peak >= 0 else 0.0,
             "peak_position": position,
             "window_start": start,
             "window_length": length,

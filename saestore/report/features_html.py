@@ -86,6 +86,7 @@ def features_html(found: FeaturesReport, pages: Iterable[FeaturePage]) -> str:
         feature_section.section(page, Place(found.chosen, at)) for at, page in enumerate(pages)
     ]
     reads = any(passages.READ in each for each in sections)
+    below = any(passages.BELOW in each for each in sections)
     one = len(found.chosen) == 1
     words = f"Feature {found.chosen[0]} of" if one else "Features of"
     return Template(_resource("features.html")).substitute(
@@ -101,6 +102,7 @@ def features_html(found: FeaturesReport, pages: Iterable[FeaturePage]) -> str:
         list="" if found.lines.num_rows == 1 else _list(found),
         sections="\n".join(sections),
         reads=f"; {passages.READ}token</span> is read from at the peak" if reads else "",
+        below=f'; {passages.BELOW}v60">blue</mark> is below zero' if below else "",
         foot=_foot(found.name, origin),
         script=script,
     )

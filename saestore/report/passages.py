@@ -18,6 +18,8 @@ _CONTROL = {n: 0x2400 + n for n in range(0x20) if chr(n) not in "\t\n\r"} | {0x7
 """Control characters, which HTML cannot hold, to their pictures."""
 READ = '<span class="read">'
 """What opens a token that is read from at the peak."""
+BELOW = '<mark class="below '
+"""What opens a token on which a feature fires below zero."""
 _LEVELS = ("", "", "m", "s")
 """Level of a firing to the class of its mark."""
 
@@ -71,15 +73,16 @@ def token(words: str) -> str:
 
 def _token(piece: TokenPiece, position: int, largest: float, *, read: bool) -> str:
     shown = text(piece.text)
-    if piece.value <= 0 or largest <= 0:
+    if piece.value == 0 or largest <= 0:
         if piece.special or not piece.kept:
             return f'<span class="special" title="{position}: not analysed">{shown}</span>'
         return f"{READ}{shown}</span>" if read else shown
-    share = min(piece.value / largest, 1.0)
+    share = min(abs(piece.value) / largest, 1.0)
     line = not piece.text.strip() and not {"\n", "\r"}.isdisjoint(piece.text)
     drawn = "part" if not piece.text else "line" if line else ""
     colour = strength(_FAINTEST + (1 - _FAINTEST) * share)
-    own = _LEVELS[level(piece.value, largest)], drawn, "read" if read else "", colour
+    below = "below" if piece.value < 0 else ""
+    own = below, _LEVELS[level(piece.value, largest)], drawn, "read" if read else "", colour
     kind = " ".join(filter(None, own))
     return (
         f'<mark class="{kind}" title="{position}: {piece.value:.4f} ({share:.0%})">{shown}</mark>'
@@ -103,7 +106,7 @@ def _table(columns: tuple[str, ...], lines: str) -> str:
 
 def _fired(example: Example) -> Iterator[str]:
     for position, piece in enumerate(example.tokens, example.window_start):
-        if piece.value > 0:
+        if piece.value != 0:
             yield f"<tr><td>{position}</td><td>{text(piece.text)}</td><td>{piece.value:.4f}</td></tr>"
 
 

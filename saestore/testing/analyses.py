@@ -17,7 +17,7 @@ from saestore.lake.lock import writing
 from saestore.testing.stores import HOOKPOINT, VOCABULARY, synthetic_store
 from saestore_schemas.activations import FLAG_IGNORED, FLAG_SPECIAL
 from saestore_schemas.analyze import AnalyzeSettings
-from saestore_schemas.dictionary import Activation, Relu
+from saestore_schemas.dictionary import AbsTopK, Activation, Relu
 from saestore_schemas.families import SaeSettings
 from saestore_schemas.manifest import Parent
 from saestore_schemas.optimize import OptimizerSettings
@@ -147,13 +147,13 @@ class Planted:
         return position
 
 
-def plant(*, seed: int = 0, contexts: int = 40, d_sae: int = 9) -> Planted:
+def plant(*, seed: int = 0, contexts: int = 40, d_sae: int = 9, signed: bool = False) -> Planted:
     """Return activations with everything that goes wrong: every oracle runs on them.
 
     Feature 0 never fires, feature 1 fires on every kept row, feature 2 has few distinct values, so
     its maximum is tied within and between contexts, feature 3 fires once; the others are sparse at
     unequal rates. Contexts are ragged, some of one token, some masked whole, and accented
-    characters are split between tokens.
+    characters are split between tokens. If `signed`, about half of the values are below zero.
     """
     rng = np.random.default_rng((seed, 7))
     lengths = rng.integers(1, 13, contexts)
@@ -175,6 +175,8 @@ def plant(*, seed: int = 0, contexts: int = 40, d_sae: int = 9) -> Planted:
     kept[rows // 2] = True
     tokens[rows // 2] = 3
     values[~kept] = 0
+    if signed:
+        values *= rng.choice(np.array([-1, 1], np.float32), values.shape)
     return Planted(values, tokens, kept, lengths)
 
 
@@ -186,7 +188,8 @@ def planted_analysis(
 ) -> tuple[Ref, Planted]:
     """Analyse planted activations through the real verb; return the analysis and its oracle.
 
-    The dictionary is the identity with ReLU: its code is the rows.
+    The dictionary is the identity with ReLU, or AbsTopK where some values are below zero: its code is
+    the rows.
 
     Args:
         lake: Where.
@@ -206,7 +209,9 @@ def planted_analysis(
         flags=flags,
         lengths=known.lengths,
     )
-    eye = torch.eye(known.values.shape[1])
-    synthetic_dictionary(lake, DICTIONARY, store, activation=Relu(), encoder=eye, decoder=eye)
+    width = known.values.shape[1]
+    eye = torch.eye(width)
+    activation = AbsTopK(k=width) if (known.values < 0).any() else Relu()
+    synthetic_dictionary(lake, DICTIONARY, store, activation=activation, encoder=eye, decoder=eye)
     chosen = settings or AnalyzeSettings(dictionary=DICTIONARY, logits=None)
     return analyze.run(chosen, lake, device="cpu"), known

@@ -21,7 +21,7 @@ TOKEN_STATS = Table(
         TOKEN_ID,
         Column("n", pa.uint64(), "firings with this token there"),
         Column("sum", pa.float64(), "sum of their values"),
-        Column("max", pa.float32(), "largest of their values"),
+        Column("max", pa.float32(), "largest of their strengths"),
     ),
 )
 

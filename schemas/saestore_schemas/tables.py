@@ -111,7 +111,7 @@ def firings(value: pa.DataType, order: str) -> Table:
     }[order]
     return Table(
         f"firings_by_{order}",
-        f"Every firing: value > 0. Sorted by {', '.join(sort)}.",
+        f"Every firing: value > 0, of `abstopk` not 0. Sorted by {', '.join(sort)}.",
         sort,
         (
             Column("feature", pa.uint32(), "feature, 0 to n_features-1"),
@@ -121,7 +121,7 @@ def firings(value: pa.DataType, order: str) -> Table:
                 "value",
                 value,
                 "coefficient of the folded decoder vector: value times dec_norm is a length in "
-                "raw units",
+                "raw units; its strength is its distance from zero",
             ),
         ),
     )
@@ -137,7 +137,7 @@ def head_firings(value: pa.DataType) -> Table:
     return Table(
         "head_firings",
         "Every firing at each head, of crosscoders whose heads gate by themselves. Elsewhere a feature "
-        "counts as firing where it does at some head, with the largest value.",
+        "counts as firing where it does at some head, with the value furthest from zero.",
         ("feature", "head", "context", "position"),
         (
             feature,
@@ -160,14 +160,14 @@ FROM_ALL_FIRINGS = (*QUANTILES, "top_token_id", "top_token_share", "logit_scale"
 
 FEATURES = Table(
     "features",
-    "One line per feature, dead ones included.",
+    "One line per feature, dead ones included; strengths are those of its firings' values.",
     ("feature",),
     (
         FEATURE,
         Column("layer", pa.uint16(), "layer of a cross-layer transcoder; else 0"),
         Column("index", pa.uint32(), "index within the layer; else the feature"),
         Column("n_rows", pa.uint64(), "kept rows analysed (same for all)"),
-        Column("n_firings", pa.uint64(), "rows with value > 0"),
+        Column("n_firings", pa.uint64(), "rows on which it fires"),
         Column("density", pa.float64(), "n_firings / n_rows"),
         Column("n_contexts", pa.uint32(), "contexts with at least one firing"),
         Column("sum", pa.float64(), "sum of its values"),
@@ -179,15 +179,15 @@ FEATURES = Table(
             "population standard deviation over its firings; null if it never fires",
             nullable=True,
         ),
-        Column("max", pa.float32(), "largest value; null if it never fires", nullable=True),
+        Column("max", pa.float32(), "largest strength; null if it never fires", nullable=True),
         Column("max_context", pa.uint32(), "where: first context with it", nullable=True),
         Column("max_position", pa.uint16(), "where: first position with it", nullable=True),
-        Column("min", pa.float32(), "smallest value; null if it never fires", nullable=True),
+        Column("min", pa.float32(), "smallest strength; null if it never fires", nullable=True),
         *(
             Column(
                 name,
                 pa.float32(),
-                f"discrete {permille / 10:g} % quantile of its values; null if it never fires, or "
+                f"discrete {permille / 10:g} % quantile of its strengths; null if it never fires, or "
                 'with `firings = "none"`',
                 nullable=True,
             )
@@ -256,14 +256,14 @@ FEATURES = Table(
 
 HISTOGRAMS = Table(
     "histograms",
-    "Histograms of each feature's values and logit scores, by name.",
+    "Histograms of each feature's strengths and logit scores, by name.",
     ("feature", "what"),
     (
         FEATURE,
         Column(
             "what",
             pa.string(),
-            "`value`: 50 equal bins on [0, max]; `log_value`: edges 2^(k/4), k = -96 to 63; "
+            "`value`: strengths in 50 equal bins on [0, max]; `log_value`: edges 2^(k/4), k = -96 to 63; "
             "`peak`: as value, over context maxima; `position`: 32 equal bins over context_size; "
             "`logit:SCORE` (of several heads `logit:SCORE:HEAD`): 50 equal bins over the vocabulary, "
             "of each score in `logits`",
@@ -289,13 +289,13 @@ EXAMPLES = Table(
         Column(
             "peak_position",
             pa.uint16(),
-            "first position with the largest value; of `near` that of the other feature, of `same_token` "
+            "first position with the largest strength; of `near` that of the other feature, of `same_token` "
             "the first that holds the token without a firing",
         ),
         Column(
             "peak",
             pa.float32(),
-            "largest value in the context; 0 for `silent`, `near` and `same_token`",
+            "largest strength in the context; 0 for `silent`, `near` and `same_token`",
         ),
         Column("window_start", pa.uint16(), "first token of the window"),
         Column("window_length", pa.uint16(), "tokens in the window"),

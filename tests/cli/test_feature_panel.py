@@ -214,3 +214,15 @@ def test_bars_and_curves():
 
 def test_a_pipe_is_not_coloured():
     assert not coloured(terminal(io.StringIO()))
+
+
+def test_what_fires_below_zero_is_told_apart_by_sign_and_by_colour():
+    values = [0.0] * len(WORDS)
+    values[3], values[8] = -9.25, 4.0
+    top = replace(page().groups[0], examples=(example(WORDS, values),))
+    assert "[[[−the]]]" in drawn(page(groups=(top,)))
+    sink = io.StringIO()
+    console = Console(file=sink, force_terminal=True, color_system="256", markup=False, _environ={})
+    feature_panel.draw(console, page(groups=(top,)), n=1, around=20)
+    styles = dict(re.findall(r"\x1b\[([0-9;]*)m([a-z]+)", sink.getvalue()))
+    assert styles["1;7;38;5;26"] == "the"

@@ -53,8 +53,8 @@ class Oracle:
         values = planted.values
         if dtype == "float16":
             tiny = np.float32(2.0**-24)
-            rounded = np.maximum(values.astype(np.float16).astype(np.float32), tiny)
-            values = np.where(values > 0, rounded, np.float32(0))
+            rounded = np.maximum(np.abs(values).astype(np.float16).astype(np.float32), tiny)
+            values = np.sign(values) * rounded
         self.values, self.planted, self.seed = values, planted, seed
         self.context, self.position = planted.context, planted.position
         self.n_contexts, self.n_features = len(planted.lengths), values.shape[1]
@@ -62,18 +62,18 @@ class Oracle:
 
     def firings(self, feature):
         """(context, position, value, row) of every firing, in order."""
-        rows = np.flatnonzero(self.values[:, feature] > 0)
+        rows = np.flatnonzero(self.values[:, feature])
         return [
             (int(self.context[r]), int(self.position[r]), float(self.values[r, feature]), int(r))
             for r in rows
         ]
 
     def peaks(self, feature):
-        """Context to (largest value, first position with it)."""
+        """Context to (largest strength, first position with it)."""
         found = {}
         for context, position, value, _ in self.firings(feature):
-            if context not in found or value > found[context][0]:
-                found[context] = (value, position)
+            if context not in found or abs(value) > found[context][0]:
+                found[context] = (abs(value), position)
         return found
 
     def place(self, feature, context):
@@ -84,12 +84,16 @@ class Oracle:
 
 @pytest.fixture(
     scope="module",
-    params=[(0, "float32", "both"), (1, "float16", "both"), (2, "float32", "feature")],
-    ids=["seed0-float32", "seed1-float16", "seed2-one-order"],
+    params=[
+        (0, "float32", "both", False),
+        (1, "float16", "both", True),
+        (2, "float32", "feature", False),
+    ],
+    ids=["seed0-float32", "seed1-float16-signed", "seed2-one-order"],
 )
 def analysed(request, tmp_path_factory):
     """An analysis and its oracle."""
-    seed, dtype, firings = request.param
+    seed, dtype, firings, signed = request.param
     lake = Lake.at(tmp_path_factory.mktemp("lake"))
     settings = AnalyzeSettings(
         dictionary=DICTIONARY,
@@ -100,7 +104,9 @@ def analysed(request, tmp_path_factory):
         seed=seed,
         coactivation=CoactivationSettings(min_both=1),
     )
-    ref, planted = planted_analysis(lake, planted=plant(seed=seed), settings=settings)
+    ref, planted = planted_analysis(
+        lake, planted=plant(seed=seed, signed=signed), settings=settings
+    )
     return Analysis.open(lake, ref.name), Oracle(planted, dtype, seed=seed)
 
 
@@ -119,9 +125,10 @@ def asked(analysed):
 def test_q1_top_contexts(analysed):
     analysis, oracle = analysed
     for feature in range(oracle.n_features):
+        values = {(c, p): v for c, p, v, _ in oracle.firings(feature)}
         peaks = sorted(
-            ((c, p, v) for c, (v, p) in oracle.peaks(feature).items()),
-            key=lambda x: (-x[2], x[0]),
+            ((c, p, values[c, p]) for c, (_, p) in oracle.peaks(feature).items()),
+            key=lambda x: (-abs(x[2]), x[0]),
         )
         found = rows_of(analysis, "top_contexts", feature=feature, n=7)
         assert [tuple(r.values()) for r in found] == peaks[:7]
@@ -131,7 +138,7 @@ def test_q2_statistics_are_the_features_table(analysed):
     analysis, oracle = analysed
     table = {r["feature"]: r for r in analysis.lazy("features").collect().to_dicts()}
     for row in rows_of(analysis, "statistics"):
-        values = sorted(v for _, _, v, _ in oracle.firings(row["feature"]))
+        values = sorted(abs(v) for _, _, v, _ in oracle.firings(row["feature"]))
         line = table[row["feature"]]
         assert row["n_firings"] == line["n_firings"] == len(values)
         assert row["n_contexts"] == line["n_contexts"] == len(oracle.peaks(row["feature"]))
@@ -187,7 +194,7 @@ def test_q6_features_on_token(analysed):
     on = kept & (tokens == 3)
     expected = []
     for feature in range(oracle.n_features):
-        fires = oracle.values[:, feature] > 0
+        fires = oracle.values[:, feature] != 0
         n = int((fires & on).sum())
         if n >= 2:
             share = n / on.sum()
@@ -203,7 +210,7 @@ def test_q6_features_on_token(analysed):
 def test_q7_coactive_and_s12_phi_is_the_correlation_of_indicators(analysed, asked):
     _, oracle = analysed
     kept = oracle.planted.kept
-    fires = oracle.values[kept] > 0
+    fires = oracle.values[kept] != 0
     for feature in range(2, oracle.n_features):
         found = asked("coactive", feature=feature, min_n=1, n=99)
         others = {
@@ -227,9 +234,9 @@ def test_q8_features_of_context(analysed, asked):
     for context in range(0, oracle.n_contexts, 7):
         block = oracle.values[oracle.context == context]
         expected = [
-            (f, float(block[:, f].max()), int((block[:, f] > 0).sum()))
+            (f, float(abs(block[:, f]).max()), int((block[:, f] != 0).sum()))
             for f in range(oracle.n_features)
-            if (block[:, f] > 0).any()
+            if (block[:, f] != 0).any()
         ]
         expected.sort(key=lambda x: (-x[1], x[0]))
         found = asked("features_of_context", context=context, n=99)
@@ -240,7 +247,7 @@ def sets_of(oracle, k):
     """Context to its k strongest features."""
     found = {}
     for context in range(oracle.n_contexts):
-        peak = oracle.values[oracle.context == context].max(axis=0)
+        peak = abs(oracle.values[oracle.context == context]).max(axis=0)
         order = sorted(np.flatnonzero(peak > 0).tolist(), key=lambda f: (-peak[f], f))
         found[context] = set(order[:k])
     return found
@@ -267,7 +274,7 @@ def test_q9_overlap_and_what_chance_gives(analysed, asked, k):
 def test_q10_source_contrast(analysed, asked):
     _, oracle = analysed
     own = np.where(oracle.context % 3, "synthetic", "other")
-    fires, kept = oracle.values > 0, oracle.planted.kept
+    fires, kept = oracle.values != 0, oracle.planted.kept
     na, nb = (int((kept & (own == source)).sum()) for source in ("synthetic", "other"))
     expected = []
     for feature in range(oracle.n_features):
@@ -289,9 +296,9 @@ def test_q11_absorption_suspects(analysed, asked, given):
     _, oracle = analysed
     for parent in (0, 1, 4, 7):
         on = oracle.planted.kept & np.isin(oracle.planted.tokens, [3, 8])
-        missed = on & ~(oracle.values[:, parent] > 0)
+        missed = on & (oracle.values[:, parent] == 0)
         counts = {
-            child: int((missed & (oracle.values[:, child] > 0)).sum())
+            child: int((missed & (oracle.values[:, child] != 0)).sum())
             for child in given.get("children", range(oracle.n_features))
             if child != parent
         }
@@ -347,7 +354,7 @@ def test_q13_dead_features(analysed):
 
 def test_s2_firings_add_up(analysed):
     analysis, oracle = analysed
-    fires = oracle.values > 0
+    fires = oracle.values != 0
     table = analysis.lazy("features").collect()
     assert table["n_firings"].sum() == fires.sum()
     assert table["n_firings"].sum() == np.trace(fires.T.astype(int) @ fires)
@@ -375,7 +382,9 @@ def test_the_stored_orders_are_the_stated_ones(analysed):
 
 def test_s7_no_zero_no_masked_row_every_feature(analysed):
     analysis, oracle = analysed
-    assert analysis.sql("SELECT count(*) n FROM firings WHERE value <= 0").to_pylist() == [{"n": 0}]
+    assert analysis.sql("SELECT count(*) n FROM firings WHERE value = 0").to_pylist() == [{"n": 0}]
+    below = analysis.sql("SELECT count(*) n FROM firings WHERE value < 0").to_pylist()
+    assert below == [{"n": (oracle.values < 0).sum()}]
     on_masked = analysis.sql(
         "SELECT count(*) n FROM firings JOIN tokens USING (context, position) WHERE NOT kept"
     )
@@ -390,7 +399,7 @@ def test_s10_firings_joined_to_tokens_lose_nothing(analysed):
         "SELECT f.row, t.row AS other, t.token_id FROM firings f JOIN tokens t "
         "USING (context, position) ORDER BY f.row, f.feature"
     ).to_pylist()
-    expected = [(int(r), int(oracle.planted.tokens[r])) for r in np.nonzero(oracle.values > 0)[0]]
+    expected = [(int(r), int(oracle.planted.tokens[r])) for r in np.nonzero(oracle.values)[0]]
     assert [(x["row"], x["token_id"]) for x in joined] == expected
     assert all(x["row"] == x["other"] for x in joined)
 
@@ -405,7 +414,8 @@ def test_s11_every_column_of_features(analysed):
     for line in analysis.lazy("features").collect().to_dicts():
         feature = line["feature"]
         firings = oracle.firings(feature)
-        values = sorted(v for _, _, v, _ in firings)
+        values = [v for _, _, v, _ in firings]
+        strengths = sorted(map(abs, values))
         n = len(values)
         assert line["density"] == n / kept.sum()
         offset = sample_offsets(feature, 1, contexts=oracle.n_contexts, seed=oracle.seed)
@@ -418,13 +428,14 @@ def test_s11_every_column_of_features(analysed):
             continue
         assert line["sum"] == pytest.approx(math.fsum(values), rel=1e-12)
         assert line["sum_sq"] == pytest.approx(math.fsum(v * v for v in values), rel=1e-12)
-        assert line["mean"] == pytest.approx(np.mean(values), rel=1e-12)
+        assert line["mean"] == pytest.approx(np.mean(values), rel=1e-12, abs=1e-15)
         assert line["std"] == pytest.approx(np.std(values), rel=1e-12, abs=1e-15)
-        top = max(firings, key=lambda x: (x[2], -x[0], -x[1]))
-        assert (line["max"], line["max_context"], line["max_position"]) == (top[2], top[0], top[1])
-        assert line["min"] == values[0]
+        top = max(firings, key=lambda x: (abs(x[2]), -x[0], -x[1]))
+        where = line["max"], line["max_context"], line["max_position"]
+        assert where == (abs(top[2]), top[0], top[1])
+        assert line["min"] == strengths[0]
         for name, p in QUANTILES.items():
-            assert line[name] == values[max(1, -(-p * n // 1000)) - 1]
+            assert line[name] == strengths[max(1, -(-p * n // 1000)) - 1]
         assert line["first_row"] == seen[firings[0][3]]
         at_start = sum(starts[c] == p for c, p, _, _ in firings)
         assert line["first_position_share"] == at_start / n
@@ -437,7 +448,7 @@ def test_s11_histograms(analysed):
     analysis, oracle = analysed
     size = max(int(oracle.planted.lengths.max()), 2)
     for line in analysis.lazy("histograms").collect().to_dicts():
-        values = [v for _, _, v, _ in oracle.firings(line["feature"])]
+        values = [abs(v) for _, _, v, _ in oracle.firings(line["feature"])]
         peaks = [v for v, _ in oracle.peaks(line["feature"]).values()]
         top = max(values, default=1.0)
         match line["what"]:
@@ -603,7 +614,7 @@ def test_s11_token_stats_are_counted_from_firings_and_tokens(analysed):
     lines = analysis.sql("SELECT * FROM token_stats ORDER BY ALL").to_pylist()
     known = {(x["feature"], x["shift"], x["token_id"]): x for x in lines}
     counted = analysis.sql(
-        "SELECT f.feature, shift, t.token_id, count(*) n, sum(f.value::DOUBLE) sum, max(f.value) max "
+        "SELECT f.feature, shift, t.token_id, count(*) n, sum(f.value::DOUBLE) sum, max(abs(f.value)) max "
         "FROM (SELECT *, position::INTEGER AS place, unnest([-1, 0, 1]) AS shift FROM firings) f "
         "JOIN tokens t ON t.context = f.context AND t.position = place + shift "
         "JOIN contexts c ON c.context = f.context "
@@ -615,7 +626,7 @@ def test_s11_token_stats_are_counted_from_firings_and_tokens(analysed):
         line = known[row["feature"], row["shift"], row["token_id"]]
         assert (line["n"], line["max"]) == (row["n"], row["max"])
         assert line["sum"] == pytest.approx(row["sum"], rel=1e-12)
-        fires = oracle.values[:, row["feature"]] > 0
+        fires = oracle.values[:, row["feature"]] != 0
         assert line["p_token_given_fires"] == row["n"] / fires.sum()
         if row["shift"]:
             assert line["lift"] is None

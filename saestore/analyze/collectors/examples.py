@@ -61,7 +61,7 @@ class Examples:
         pair = chosen.pair[fires]
         peak, value = chosen.position, np.zeros(len(fires), np.float32)
         at_peak = block.peaks.position[pair] == peak[fires]
-        value[fires] = np.where(at_peak, block.peaks.value[pair], np.float32(0))
+        value[fires] = np.where(at_peak, block.peaks.strength[pair], np.float32(0))
         size = self._scope.length[chosen.context]
         length = size if subsample.window is None else np.minimum(size, subsample.window)
         half = 0 if subsample.window is None else subsample.window // 2

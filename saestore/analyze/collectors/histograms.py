@@ -49,13 +49,17 @@ class Histograms:
             *fixed(log_counts(block), position_counts(block, self._scope), self._scope),
             (
                 "peak",
-                counted(equal_bins(peaks.value, peaks.offsets, block.maxima), peaks.offsets, BINS),
+                counted(
+                    equal_bins(peaks.strength, peaks.offsets, block.maxima), peaks.offsets, BINS
+                ),
                 zero,
                 block.maxima,
             ),
             (
                 "value",
-                counted(equal_bins(block.value, block.offsets, block.maxima), block.offsets, BINS),
+                counted(
+                    equal_bins(block.strength, block.offsets, block.maxima), block.offsets, BINS
+                ),
                 zero,
                 block.maxima,
             ),
@@ -97,7 +101,7 @@ def counted(
 
 def log_counts(block: FeatureBlock) -> Int64[np.ndarray, "feature 160"]:
     """Return each feature's firings in the bins of `log_value`."""
-    place = np.searchsorted(LOG_EDGES, block.value.astype(np.float64), side="right") - 1
+    place = np.searchsorted(LOG_EDGES, block.strength.astype(np.float64), side="right") - 1
     return counted(np.maximum(place, 0), block.offsets, len(LOG_EDGES))
 
 

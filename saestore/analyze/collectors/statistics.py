@@ -128,8 +128,8 @@ def moments(block: FeatureBlock) -> dict[str, Float64[np.ndarray, " feature"]]:
 
 
 def extremes(block: FeatureBlock) -> dict[str, np.ndarray]:
-    """Return each feature's largest value with its first place, and its smallest."""
-    at = segments.first_of(block.maxima, block.value, block.offsets)
+    """Return each feature's largest strength with its first place, and its smallest."""
+    at = segments.first_of(block.maxima, block.strength, block.offsets)
     at = np.where(block.counts > 0, at, 0)
     context, position = (
         column[at] if len(column) else np.zeros(block.n, column.dtype)
@@ -139,13 +139,13 @@ def extremes(block: FeatureBlock) -> dict[str, np.ndarray]:
         "max": block.maxima,
         "max_context": context,
         "max_position": position,
-        "min": segments.minima(block.value, block.offsets),
+        "min": segments.minima(block.strength, block.offsets),
     }
 
 
 def quantiles(block: FeatureBlock) -> dict[str, Float32[np.ndarray, " feature"]]:
-    """Return each feature's discrete quantiles over its firings."""
-    keys = segments.sorted_within(segments.as_keys(block.value), block.offsets)
+    """Return the discrete quantiles of each feature's strengths."""
+    keys = segments.sorted_within(segments.as_keys(block.strength), block.offsets)
     ascending = keys.view(np.float32)
     return {
         name: segments.permille(ascending, block.offsets, p) for name, p in tables.QUANTILES.items()

@@ -197,9 +197,11 @@ class Dashboards:
         )
 
     def _values(self, feature: int) -> Float64[np.ndarray, " firing"]:
+        """Return the strengths of a feature's firings: what bars and ranges are of."""
         firings = self.analysis.rows("firings_by_feature", [feature])
-        found: np.ndarray = firings["value"].combine_chunks().to_numpy().astype(np.float64)
-        return found
+        values: np.ndarray = firings["value"].combine_chunks().to_numpy().astype(np.float64)
+        strengths: np.ndarray = np.abs(values)
+        return strengths
 
     def _logits(self, page: FeaturePage) -> dict[str, Any]:
         score = next((each for each in page.logits if each.head == self.source.head), None)

@@ -1,7 +1,7 @@
 -- How many of their strongest features two contexts share by chance: what `overlap` is compared with.
 -- k int = 20: how many features of each
 WITH peaks AS (
-    SELECT context, feature, max(value) AS peak FROM firings_by_context GROUP BY context, feature
+    SELECT context, feature, max(abs(value)) AS peak FROM firings_by_context GROUP BY context, feature
 ),
 strongest AS (
     SELECT context, feature

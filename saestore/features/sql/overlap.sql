@@ -3,7 +3,7 @@
 -- b int: another context
 -- k int = 20: how many features of each
 WITH one AS (
-    SELECT feature, max(value) AS peak
+    SELECT feature, max(abs(value)) AS peak
     FROM firings_by_context
     WHERE context = $a
     GROUP BY feature
@@ -11,7 +11,7 @@ WITH one AS (
     LIMIT $k
 ),
 other AS (
-    SELECT feature, max(value) AS peak
+    SELECT feature, max(abs(value)) AS peak
     FROM firings_by_context
     WHERE context = $b
     GROUP BY feature

@@ -3,7 +3,10 @@
 -- p float = 1.0: share of the feature's maximum
 -- n int = 20: how many contexts
 WITH peaks AS (
-    SELECT context, max(value) AS peak FROM firings_by_feature WHERE feature = $feature GROUP BY context
+    SELECT context, max(abs(value)) AS peak
+    FROM firings_by_feature
+    WHERE feature = $feature
+    GROUP BY context
 )
 SELECT context, peak
 FROM peaks

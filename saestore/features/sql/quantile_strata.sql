@@ -3,7 +3,10 @@
 -- q int = 10: how many parts, equal in number of contexts
 -- n int = 5: how many contexts of each part
 WITH peaks AS (
-    SELECT context, max(value) AS peak FROM firings_by_feature WHERE feature = $feature GROUP BY context
+    SELECT context, max(abs(value)) AS peak
+    FROM firings_by_feature
+    WHERE feature = $feature
+    GROUP BY context
 ),
 ranked AS (
     SELECT

@@ -4,10 +4,10 @@ WITH valued AS (
         feature,
         count(*) AS n_firings,
         sum(value::DOUBLE) AS sum,
-        min(value) AS min,
+        min(abs(value)) AS min,
         -- one list of values for all of them
-        quantile_disc(value, [0.01, 0.5, 0.99]) AS q,
-        max(value) AS max
+        quantile_disc(abs(value), [0.01, 0.5, 0.99]) AS q,
+        max(abs(value)) AS max
     FROM firings_by_feature
     GROUP BY feature
 ),

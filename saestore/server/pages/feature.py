@@ -82,6 +82,7 @@ def _side(
         "figures": drawn(feature_section.figures(found)),
         "columns": drawn(columns),
         "reads": passages.READ in columns,
+        "below": passages.BELOW in columns,
     }
 
 

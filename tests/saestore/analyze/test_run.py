@@ -8,7 +8,6 @@ from saestore.errors import (
     ArtefactNotFoundError,
     ConfigError,
     OverflowRowError,
-    UnsupportedError,
 )
 from saestore.features import Analysis, run_named
 from saestore.lake import Lake, Ref, layout, manifest as manifests
@@ -17,7 +16,7 @@ from saestore.progress import Recorder
 from saestore.testing.analyses import DICTIONARY, plant, planted_analysis, synthetic_dictionary
 from saestore.testing.stores import synthetic_store
 from saestore_schemas.analyze import AnalyzeSettings, LogitSettings, TopSubsample
-from saestore_schemas.dictionary import AbsTopK, TopK
+from saestore_schemas.dictionary import TopK
 
 
 PLAIN = AnalyzeSettings(dictionary=DICTIONARY, logits=None)
@@ -195,16 +194,6 @@ def test_near_is_refused_without_the_tables_it_is_near_by(changes, said):
     other = "dec_cos" if missing == "coactivation" else "coactivation"
     given["subsamples"] = {"hard": {"kind": "near", "by": [other]}}
     assert AnalyzeSettings.model_validate(given).subsamples["hard"].by == (other,)
-
-
-def test_firings_below_zero_are_refused_and_nothing_is_written(tmp_path):
-    lake = Lake.at(tmp_path)
-    store = synthetic_store(lake, rows=50, width=7)
-    synthetic_dictionary(lake, "s/abs", store, activation=AbsTopK(k=3), d_sae=20)
-    with pytest.raises(UnsupportedError, match="below zero"):
-        analyze.run(AnalyzeSettings(dictionary="s/abs", logits=None), lake, device="cpu")
-    assert not [ref for ref in lake.refs() if ref.kind == "features"]
-    assert not (tmp_path / "features").exists()
 
 
 def test_logits_come_from_the_store_s_model(tmp_path, tiny_gpt2, tiny_jsonl):

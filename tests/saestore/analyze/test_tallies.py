@@ -47,12 +47,12 @@ def spans(monkeypatch, encoded_spans):
     return encoded_spans
 
 
-def kept_all(folder, seed, dtype):
+def kept_all(folder, seed, dtype, *, signed=False):
     """A lake with an analysis that keeps all firings, and settings of one that keeps none."""
     lake = Lake.at(folder)
     with_all = {"firings": "both", "name": "all", "value_dtype": dtype, "seed": seed}
     settings = NONE.model_copy(update=with_all)
-    planted_analysis(lake, planted=plant(seed=seed), settings=settings)
+    planted_analysis(lake, planted=plant(seed=seed, signed=signed), settings=settings)
     assert len(plant(seed=seed).tokens) > 200
     return lake, NONE.model_copy(update={"value_dtype": dtype, "seed": seed})
 
@@ -105,7 +105,7 @@ def test_no_examples_need_not_be_kept(both):
 
 @pytest.mark.parametrize(("seed", "dtype"), [(1, "float16"), (2, "float32")])
 def test_what_is_kept_equals_that_of_all_firings(tmp_path, seed, dtype):
-    lake, settings = kept_all(tmp_path, seed, dtype)
+    lake, settings = kept_all(tmp_path, seed, dtype, signed=dtype == "float16")
     ref = analyze.run(settings, lake, device="cpu")
     same_as_all(lake, ref)
     assert lake.artefact(ref).names(layout.PROGRESS) == []

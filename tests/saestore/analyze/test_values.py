@@ -43,3 +43,10 @@ def test_overflow_names_the_wider_type():
 def test_what_is_not_finite_is_refused(value):
     with pytest.raises(OverflowRowError, match="NaN or infinite"):
         stored(np.array([value], np.float32), "float32")
+
+
+def test_signs_are_kept():
+    given = np.array([-1e-30, 3.0, -2.5, -65504], np.float32)
+    assert stored(given, "float16").tolist() == [-(2.0**-24), 3.0, -2.5, -65504]
+    with pytest.raises(OverflowRowError, match="65505"):
+        stored(np.array([-65505], np.float32), "float16")

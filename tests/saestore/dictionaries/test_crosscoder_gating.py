@@ -252,6 +252,12 @@ def test_what_fires_somewhere_counts_once_and_what_it_writes_at_each_head():
     assert sparsity.sums == pytest.approx(dense.amax(dim=1).sum(dim=0).numpy())
 
 
+def test_of_several_gates_the_value_furthest_from_zero_counts():
+    dense = torch.tensor([[-3.0, 1.0, 0.0, 2.0, -1.0, 0.0], [0.0, 0.0, -5.0, 0.0, 0.5, -6.0]])
+    found = SparseCode.from_dense(dense).largest(2).to_dense()
+    assert found.tolist() == [[-3.0, 1.0, 0.0], [0.0, 0.5, -6.0]]
+
+
 def test_a_unit_decoder_is_refused_and_the_canonical_form_says_so():
     cross = made(JumpRelu())
     with pytest.raises(UnsupportedError, match="heads gate by themselves"):

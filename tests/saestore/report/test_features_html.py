@@ -296,8 +296,8 @@ def hostile(**changes):
         annotations=tuple(
             annotation("notes", text, author=" ".join(text.split())) for text in _SAID
         ),
-        **changes,
     )
+    whole = replace(whole, **changes)
     lines = {
         "feature": [17, 18], "n_firings": [5, 0], "density": [0.5, 0.0], "n_contexts": [3, 0],
         "max": [1.5, None], "mean": [1.0, None], "q50": [1.0, None], "dec_norm": [1.0, 2.0],
@@ -457,3 +457,11 @@ def test_a_hard_negative_names_its_token_and_what_is_unknown_is_said():
     assert "Hard negatives: silent where a feature like it fires" in text
     assert 'at 1 <code class="token"><bdi> &lt;b&gt;</bdi></code>' in text
     assert "no firings were kept" in text
+
+
+def test_what_fires_below_zero_is_marked_and_explained():
+    top = ExampleGroup("top", "top", 0, 1, 77, (example(("a", " b", " c"), (0.0, -9.25, 4.0)),))
+    text = hostile(groups=(top,))
+    assert '<mark class="below s v100" title="1: -9.2500 (100%)"> b</mark>' in text
+    assert "is below zero" in text
+    assert "is below zero" not in hostile()
