@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -221,6 +224,52 @@ def test_what_a_killed_writer_left_is_removed_a_day_later(lake):
     assert log.compact().removed == 1
     assert not orphan.exists()
     assert len(log) == 1
+
+
+def test_the_log_lives_in_object_storage_too(lake, s3_url):
+    there = Lake.at(s3_url)
+    for path in lake.storage.files(REF.path):
+        there.storage.write(path, lake.storage.read(path))
+    log_of(there).say({1: {"name": "x"}, 2: {"tag": ["t"]}}, author="ana", source="test")
+    log_of(there).say({1: {"name": "y"}}, author="ana", source="test")
+    assert held(log_of(there)) == {(1, "name", "ana"): "y", (2, "tag", "ana"): ["t"]}
+    assert log_of(there).compact().files_after == 1
+    assert held(log_of(there)) == {(1, "name", "ana"): "y", (2, "tag", "ana"): ["t"]}
+    assert not log_of(there).damage()
+    assert query(there, "SELECT count(*) AS n FROM annotations")["n"].to_pylist() == [3]
+
+
+SAYS = """
+import sys
+from saestore.features import Analysis
+from saestore.lake import Lake
+log, number = Analysis.open(Lake.at(sys.argv[1]), "planted/relu").annotations, int(sys.argv[2])
+while True:
+    log.say({number % 8: {"notes": str(number)}}, author="ana", source="test")
+    print(number, flush=True)
+    number += 1
+    if number % 4 == 0:
+        log.compact()
+"""
+
+
+@pytest.mark.slow
+def test_killed_processes_lose_no_word_that_was_said(lake):
+    rng, said, kills = np.random.default_rng(0), 0, 12
+    for _ in range(kills):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SAYS, lake.storage.local, str(said)], stdout=subprocess.PIPE
+        )
+        first = process.stdout.readline()
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        rest = process.communicate()[0].split()
+        said = int((rest or [first])[-1]) + 1
+        found = {int(event.value) for event in events_of(log_of(lake).events().to_pylist())}
+        assert found in (set(range(said)), set(range(said + 1)))  # the last one, not yet told
+        said = max(found) + 1
+        assert not log_of(lake).damage()
+    assert said > kills
 
 
 @pytest.mark.parametrize("what", ["flipped", "cut", "gone", "manifest"])
