@@ -45,7 +45,7 @@ def features(
     if given.get("bound", "").strip() and given.get("condition"):
         return RedirectResponse(_with_condition(opened, request), 303)
     state = State.of(given)
-    found = opened.table.listing(state.query)
+    found = opened.table.listing(state.query, opened.texts())
     model: dict[str, Any] = {
         "state": state,
         "name": opened.analysis.ref.name,
@@ -78,7 +78,7 @@ def random(
     opened = served.analysis(f"{series}/{name}/{analysis}")
     state = State.of(request.query_params)
     seed = listing.whole(request.query_params.get("seed", ""), listing.by_the_clock())
-    feature = opened.table.random(state.query, seed)
+    feature = opened.table.random(state.query, seed, opened.texts())
     where = path("features", opened.analysis.ref.name)
     return RedirectResponse(
         f"{where}{state.place}" if feature is None else f"{where}/{feature}{state.place}",

@@ -1,15 +1,16 @@
 """One feature, and two beside one another."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
+from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
 from saestore.errors import QueryError, SaestoreError
-from saestore.features import FeaturePage
+from saestore.features import Analysis, FeatureOverlap, FeaturePage, feature_overlap
 from saestore.numbers import count, value
 from saestore.report import feature_section, passages, said
 from saestore.server.answers import known, tag_of
@@ -27,6 +28,10 @@ routes = APIRouter(include_in_schema=False)
 
 ROOM = 50_000
 """Bytes of the contexts of each of two features, at most: both pages together stay below 200 kB."""
+_SHARED = 5
+"""Contexts in which both fire that are shown."""
+_AROUND = 20
+"""Tokens on each side of a peak there."""
 _NEAR = 12
 """Features that are offered to be compared with."""
 
@@ -43,8 +48,7 @@ def feature(
     """Show a feature; what stands before and after it is as in the list that led here."""
     opened = served.analysis(f"{series}/{name}/{analysis}")
     opened.analysis.check(feature)
-    about = (opened.tag, opened.analysis.annotations.version, str(served.settings.annotate))
-    tag = tag_of(request, about)
+    tag = tag_of(request, (*opened.about, str(served.settings.annotate)))
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if known(request, tag):
         return Response(status_code=304, headers=headers)
@@ -88,7 +92,7 @@ def _side(
 
 def _around(opened: Opened, feature: int, state: State) -> dict[str, Any]:
     """Return where a feature stands in the list that led here, and what is beside it."""
-    listed = opened.table.features(state.query)
+    listed = opened.table.features(state.query, opened.texts())
     found = np.flatnonzero(listed == feature)
     at = int(found[0]) if len(found) else None
     query = state.query
@@ -133,7 +137,7 @@ def compare(request: Request, served: ServedLake) -> Response:
     if b.isascii() and b.isdecimal():
         b = f"{a.rpartition('/')[0]}/{b}"
     model: dict[str, Any] = {"a": a, "b": b, "left": None, "right": None, "near": [], "facts": []}
-    model |= {"told": "", "problem": None}
+    model |= {"told": "", "shared": [], "problem": None}
     status = 200
     try:
         if a:
@@ -143,14 +147,18 @@ def compare(request: Request, served: ServedLake) -> Response:
             if b:
                 other = _named(served, b)
                 model["right"] = _side(*other, None, ROOM)
-                model["facts"], model["told"] = _together(served, one, other)
+                model |= _together(served, one, other)
     except SaestoreError as error:
         model["problem"] = problem_of(error)
         status = model["problem"].status
     return page(request, "compare.html", model, crumbs=[("two features", "")], status=status)
 
 
-def _named(served: Served, name: str) -> tuple[FeaturePage, str]:
+_Found = tuple[FeaturePage, str]
+"""A feature, and the name of its analysis."""
+
+
+def _named(served: Served, name: str) -> _Found:
     """Return the feature that `series/name/analysis/feature` means, and its analysis.
 
     Raises:
@@ -169,7 +177,7 @@ def _named(served: Served, name: str) -> tuple[FeaturePage, str]:
     return served.page(opened, int(feature)), opened.analysis.ref.name
 
 
-def _near(found: FeaturePage, name: str) -> Iterable[Mapping[str, Any]]:
+def _near(found: FeaturePage, name: str) -> Iterator[Mapping[str, Any]]:
     """Return the features that are most like one, each once."""
     seen: dict[int, str] = {}
     for near in found.neighbours:
@@ -180,28 +188,14 @@ def _near(found: FeaturePage, name: str) -> Iterable[Mapping[str, Any]]:
         yield {"feature": feature, "name": f"{name}/{feature}", "words": words}
 
 
-_TOGETHER = """
-WITH a AS (SELECT context, position, value FROM firings_by_feature WHERE feature = $a),
-b AS (SELECT context, position, value FROM firings_by_feature WHERE feature = $b),
-r AS (SELECT any_value(n_rows)::DOUBLE AS n FROM features),
-c AS (
-    SELECT count(*) AS n, count(DISTINCT context) AS contexts, corr(a.value, b.value) AS r
-    FROM a JOIN b USING (context, position)
-)
-SELECT c.n, c.contexts, c.r, (SELECT count(*) FROM a) AS n_a, (SELECT count(*) FROM b) AS n_b, r.n AS n_rows
-FROM c, r
-"""
-
-
-def _together(
-    served: Served, one: tuple[FeaturePage, str], other: tuple[FeaturePage, str]
-) -> tuple[Sequence[tuple[str, str]], str]:
-    """Return how often two features of one analysis fire together, and how alike their vectors are."""
+def _together(served: Served, one: _Found, other: _Found) -> dict[str, Any]:
+    """Return how two features of one analysis go together, and contexts in which both fire."""
     (left, name), (right, elsewhere) = one, other
+    said: dict[str, Any] = {"facts": [], "told": "", "shared": []}
     if name != elsewhere:
-        return (), "They are of different analyses: rows on which both fire are not counted."
+        return said | {"told": "They are of different analyses: rows of both are not counted."}
     if left.feature == right.feature:
-        return (), "It is the same feature twice."
+        return said | {"told": "It is the same feature twice."}
     facts = [
         (f"{near.method.partition('_')[0]}oder cosine", f"{near.score:.3f}")
         for near in left.neighbours
@@ -210,23 +204,41 @@ def _together(
     if not left.keeps_firings:
         found = [each for each in left.coactive if each.feature == right.feature]
         facts += [(f"phi, on {count(each.n_rows)} rows", f"{each.phi:.3f}") for each in found]
-        return facts, "No firings were kept: what is not among the most correlated is not known."
+        told = "No firings were kept: of most pairs it is not known how they go together."
+        return said | {"facts": facts, "told": told}
     analysis = served.analysis(name).analysis
-    line = analysis.sql(_TOGETHER, {"a": left.feature, "b": right.feature}).to_pylist()[0]
-    return [*facts, *_counted(line)], ""
+    overlap = feature_overlap(analysis, left.feature, right.feature)
+    shared = list(_shared(analysis, overlap, left, right))
+    return said | {"facts": [*facts, *_counted(overlap)], "shared": shared}
 
 
-def _counted(line: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """Yield what the counts of two features' firings say."""
-    both, a, b, rows = (line[name] for name in ("n", "n_a", "n_b", "n_rows"))
-    yield "rows of both", count(both)
-    yield "in contexts", count(line["contexts"])
-    if a + b - both:
-        yield "Jaccard", f"{both / (a + b - both):.3f}"
-    spread = a * b * (rows - a) * (rows - b)
-    if spread > 0:
-        yield "phi", f"{(both * rows - a * b) / spread**0.5:.3f}"
-    if a and b:
-        yield "lift", value(both * rows / (a * b))
-    if line["r"] is not None and line["r"] == line["r"]:
-        yield "correlation of values, where both fire", f"{line['r']:.3f}"
+def _counted(overlap: FeatureOverlap) -> Iterator[tuple[str, str]]:
+    """Yield what is known of two features' firings."""
+    yield "rows of both", count(overlap.n_both)
+    yield "contexts of both", count(overlap.n_contexts)
+    shown = {
+        "Jaccard": overlap.jaccard,
+        "phi": overlap.phi,
+        "lift": overlap.lift,
+        "correlation of values, where both fire": overlap.correlation,
+    }
+    yield from ((words, value(x)) for words, x in shown.items() if x is not None)
+
+
+def _shared(
+    analysis: Analysis, overlap: FeatureOverlap, left: FeaturePage, right: FeaturePage
+) -> Iterator[Sequence[Markup]]:
+    """Yield contexts in which both fire, each as one of the features sees it and as the other does."""
+    if not overlap.strongest:
+        return
+    found = analysis.passages(overlap.strongest[:_SHARED])
+    sides = [
+        [
+            passages.figure(
+                example.cut(_AROUND), each.max, f"{each.feature} · context {example.context}"
+            )
+            for example in found.examples(each.feature, None, width=None, ranked=False)
+        ]
+        for each in (left, right)
+    ]
+    yield from ([drawn(a), drawn(b)] for a, b in zip(*sides, strict=True))

@@ -1,5 +1,6 @@
 """A text, run through the language model: which features fire on which of its tokens."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -90,7 +91,7 @@ def _drawn(opened: Opened, encoded: Passages) -> dict[str, Any]:
     """Return what the page says of what fires in a text."""
     on = opened.analysis.ref.name
     largest = dict(enumerate(opened.table.values("max").tolist()))
-    at_tokens = _at_tokens(encoded, largest)
+    at_tokens = _at_tokens(encoded, opened)
     strongest = encoded.strongest(STRONGEST).to_pylist()
     said = summaries(opened, [line["feature"] for line in strongest])
     chosen = [line["feature"] for line in strongest[:SHOWN]]
@@ -122,12 +123,19 @@ def _drawn(opened: Opened, encoded: Passages) -> dict[str, Any]:
     }
 
 
-def _at_tokens(encoded: Passages, largest: Mapping[int, float]) -> dict[str, list[list[Any]]]:
-    """Return the features of each token by context and position: feature, value, share, token."""
+def _at_tokens(encoded: Passages, opened: Opened) -> dict[str, list[list[Any]]]:
+    """Return the features of each token by context and position.
+
+    Of each: its number, value, share of its largest, the token, and that it fires on most elsewhere.
+    """
+    largest, top = (opened.table.values(column) for column in ("max", "top_token_id"))
+    token = opened.analysis.vocabulary.token
     found: dict[str, list[list[Any]]] = {}
     for line in encoded.at_tokens(AT_TOKEN).to_pylist():
-        share = _share(line["value"], largest[line["feature"]])
-        entry = [line["feature"], line["value"], share, alone(line["token"])]
+        feature = line["feature"]
+        share = _share(line["value"], float(largest[feature]))
+        most = "" if math.isnan(top[feature]) else alone(token(int(top[feature])))
+        entry = [feature, line["value"], share, alone(line["token"]), most]
         found.setdefault(f"{line['context']}.{line['position']}", []).append(entry)
     return found
 
@@ -150,7 +158,7 @@ def _reading(
                     "features": bool(there),
                     "strength": passages.strength(share),
                     "key": key,
-                    "says": f"{position}: " + ", ".join(f"{f} {v:.3g}" for f, v, _, _ in there[:3]),
+                    "says": f"{position}: " + ", ".join(f"{f} {v:.3g}" for f, v, *_ in there[:3]),
                 }
             )
         yield tokens

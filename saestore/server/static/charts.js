@@ -47,6 +47,13 @@ addEventListener("theme", () => { for (const each of live) each.redraw(false, tr
 const short = (v) => (Math.abs(v) >= 1e4 ? `${Number((v / 1e3).toPrecision(3))}k` : String(Number(v.toPrecision(3))));
 export const counted = (values) => values.map((v) => (Number.isInteger(v) ? short(v) : ""));
 
+/** What stands beside an axis: short, and small numbers as powers of ten. */
+export const ticks = (values) => values.map((v) => {
+  if (v === null) return "";
+  const near = Number(v.toPrecision(3));
+  return near !== 0 && Math.abs(near) < 1e-3 ? String(Number(near.toPrecision(2)).toExponential()).replace("e-", "e−") : shown(near);
+});
+
 const bars = (svg) => {
   const { counts, lo, hi, unit, scale } = svg.dataset;
   const each = counts.split(" ").map(Number);
@@ -85,7 +92,7 @@ const bars = (svg) => {
         size: 22,
         grid: { show: false },
         incrs: log ? (to - from > 2.5 ? [1, 2, 3, 5, 10] : [0.1, 0.2, 0.25, 0.5, 1]) : undefined,
-        values: (_, found) => found.map((v) => (log ? shown(Number((10 ** v).toPrecision(2))) : shown(Number(v.toPrecision(6))))),
+        values: (_, found) => (log ? ticks(found.map((v) => Number((10 ** v).toPrecision(2)))) : found.map((v) => shown(Number(v.toPrecision(6))))),
       }),
       axis({ space: 28, size: 40, values: (_, found) => counted(found) }),
     ],
@@ -106,31 +113,65 @@ export const histograms = (within) => {
   for (const svg of within.querySelectorAll(".chart svg[data-counts]")) bars(svg);
 };
 
+const faint = (n, alpha) => colour(`color-mix(in srgb, ${COLOURS[n % COLOURS.length]} ${alpha}%, transparent)`);
+
+// Shares of a whole lie on one another: from the most frequent below to what never fires on top.
+const stacked = (lines) => {
+  const sums = lines[0].map(() => 0);
+  return lines.map((line) => line.map((v, n) => (sums[n] += v ?? 0)));
+};
+
 const curves = (place) => {
-  const { title, x, curves: found, log } = JSON.parse(place.querySelector("script").textContent);
+  const said = JSON.parse(place.querySelector("script").textContent);
+  const { title, x, curves: found, log, zero, bands, stacked: whole } = said;
   const names = Object.keys(found);
+  const values = names.map((name) => (log ? found[name].map((v) => (v > 0 ? v : null)) : found[name]));
+  const lines = whole ? stacked(values) : values;
+  const edge = (n) => bands && n % 3 !== 1;
+  const tone = (n) => (bands ? Math.floor(n / 3) : n);
+  const share = (n) => 100 - (88 * n) / Math.max(names.length - 1, 1);
+  const shownNames = names.map((name, n) => [name, n]).filter(([, n]) => !edge(n));
   const options = {
-    height: 170,
-    legend: { show: names.length > 1, live: false },
+    height: whole ? 200 : 170,
+    legend: { show: shownNames.length > 1, live: false, markers: { width: 0, fill: (_, n) => (whole ? faint(0, share(n - 1)) : hue(tone(n - 1))) } },
     padding: [8, 12, 0, 0],
-    cursor: { drag: { x: true, y: false }, y: false },
-    scales: { x: { time: false }, y: { distr: log ? 3 : 1 } },
-    series: [{}, ...names.map((name, n) => ({ label: name, stroke: () => hue(n), width: 1.5, points: { show: x.length < 40 } }))],
+    cursor: { drag: { x: true, y: false }, y: false, points: { show: !whole } },
+    scales: {
+      x: { time: false },
+      y: { distr: log ? 3 : 1, range: log ? undefined : whole ? [0, 1] : zero ? (_, low, high) => [Math.min(0, low), Math.max(0, high) * 1.05 || 1] : undefined },
+    },
+    series: [{}, ...names.map((name, n) => ({
+      label: name,
+      stroke: () => (whole ? faint(0, share(n)) : edge(n) ? "transparent" : hue(tone(n))),
+      fill: whole && n === 0 ? () => faint(0, share(0)) : undefined,
+      width: whole || edge(n) ? 0 : 1.5,
+      points: { show: !whole && !edge(n) && x.length < 40, size: 4 },
+    }))],
+    bands: whole
+      ? names.slice(1).map((_, n) => ({ series: [n + 2, n + 1], fill: () => faint(0, share(n + 1)) }))
+      : bands ? names.flatMap((_, n) => (n % 3 === 2 ? [{ series: [n + 1, n - 1], fill: () => faint(tone(n), 22) }] : [])) : undefined,
     axes: [
       axis({ space: 60, size: 24, values: (_, v) => counted(v) }),
-      axis({ space: 30, size: 52, values: (_, v) => v.map((each) => (each === null ? "" : shown(Number(each.toPrecision(3))))) }),
+      axis({ space: 30, size: 52, values: (_, v) => ticks(v) }),
     ],
     hooks: {
+      init: [(u) => {
+        // edges of a band are no curves of their own
+        u.root.querySelectorAll(".u-series").forEach((row, n) => { if (edge(n)) row.remove(); });
+      }],
       setCursor: [(u) => {
         const n = u.cursor.idx;
         const output = place.closest("figure").querySelector("output");
-        output.textContent = n === null || n === undefined || u.cursor.left < 0 ? "" : `step ${shown(x[n])}: ${names.map((name) => shown(found[name][n])).join(", ")}`;
+        const off = n === null || n === undefined || u.cursor.left < 0;
+        const now = names.map((name) => shown(found[name][n]));
+        const words = bands ? shownNames.map(([, k]) => `${now[k]} (${now[k - 1]} to ${now[k + 1]})`) : whole ? [`never fires: ${now.at(-1)}`] : now;
+        output.textContent = off ? "" : `step ${shown(x[n])}: ${words.join(", ")}`;
       }],
     },
   };
   place.setAttribute("role", "img");
-  place.setAttribute("aria-label", `${title}: ${names.join(", ")} over ${x.length} steps`);
-  plot(place, options, [x, ...names.map((name) => (log ? found[name].map((v) => (v > 0 ? v : null)) : found[name]))]);
+  place.setAttribute("aria-label", `${title}: ${shownNames.map(([name]) => name).join(", ")} over ${x.length} steps`);
+  plot(place, options, [x, ...lines]);
 };
 
 /** Draw curves where a page has them, those in closed details when they are opened. */

@@ -1,4 +1,6 @@
 // Writing about a feature: what was changed is sent, field by field, and the page says what holds then.
+import { times } from "./page.js";
+
 const by = (id) => document.getElementById(id);
 
 const author = () => by("note-author").value.trim();
@@ -38,9 +40,11 @@ const send = async (values) => {
     const problem = await answer.json().catch(() => ({ detail: `the server answered ${answer.status}` }));
     throw new Error([problem.detail, problem.hint].filter(Boolean).join(": "));
   }
+  await answer.text(); // to its end: an answer that was not read counts as failed
   const page = await fetch(location.href, { cache: "no-cache", headers: { Accept: "text/html" } });
   const fresh = new DOMParser().parseFromString(await page.text(), "text/html");
   by("notes").replaceWith(fresh.getElementById("notes"));
+  times(by("notes"));
   listen();
 };
 

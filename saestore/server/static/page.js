@@ -60,13 +60,16 @@ histograms(document);
 series(document);
 
 // Times as people here write them; the element has them exactly.
-for (const each of document.querySelectorAll("time[datetime]")) {
-  const then = new Date(each.dateTime);
-  if (!Number.isNaN(then.valueOf())) {
-    each.title = each.dateTime;
-    each.textContent = then.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+export const times = (within) => {
+  for (const each of within.querySelectorAll("time[datetime]")) {
+    const then = new Date(each.dateTime);
+    if (!Number.isNaN(then.valueOf())) {
+      each.title = each.dateTime;
+      each.textContent = then.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+    }
   }
-}
+};
+times(document);
 
 // On paper everything is open.
 let closed = [];

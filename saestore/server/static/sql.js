@@ -1,5 +1,5 @@
 // The chart of an answer: which columns, and how; the address keeps the choice.
-import { axis, counted, hue, plot, shown } from "./charts.js";
+import { axis, counted, hue, plot, shown, ticks } from "./charts.js";
 
 const by = (id) => document.getElementById(id);
 
@@ -74,8 +74,8 @@ const draw = ({ columns, values }) => {
       points: { show: kind === "points", size: 6, fill: () => hue(0), stroke: "transparent" },
     }],
     axes: [
-      axis({ space: names ? 70 : 60, size: 26, incrs: names ? [1, 2, 5, 10, 20] : undefined, values: (_, v) => v.map((each) => (each === null ? "" : names && !Number.isInteger(each) ? "" : label(each))) }),
-      axis({ space: 32, size: 58, values: (_, v) => (histogramOf ? counted(v) : v.map((each) => (each === null ? "" : shown(Number(each.toPrecision(5)))))) }),
+      axis({ space: names ? 70 : 60, size: 26, incrs: names ? [1, 2, 5, 10, 20] : undefined, values: (_, v) => (names ? v.map((each) => (Number.isInteger(each) ? label(each) : "")) : ticks(power ? v.map((each) => 10 ** each) : v)) }),
+      axis({ space: 32, size: 58, values: (_, v) => (histogramOf ? counted(v) : ticks(v)) }),
     ],
     hooks: {
       setCursor: [(u) => {

@@ -13,13 +13,14 @@ const choose = (token) => {
   };
   const found = at[token.dataset.token];
   const code = Object.assign(made("code", found[0][3]), { className: "token" });
-  const cells = found.map(([feature, value, share]) => {
+  const cells = found.map(([feature, value, share, , most]) => {
     const link = Object.assign(made("a", String(feature)), { href: `${on}/${feature}` });
     const [n, much] = [made("td", shown(value)), made("td", share === null ? "–" : `${(100 * share).toFixed(1)}%`)];
     n.className = much.className = "n";
-    return made("tr", made("td", link), n, much);
+    const elsewhere = most ? Object.assign(made("code", most), { className: "token" }) : "";
+    return made("tr", made("td", link), made("td", elsewhere), n, much);
   });
-  const head = made("tr", ...["feature", "value", "of its largest"].map((words, n) => Object.assign(made("th", words), { scope: "col", className: n ? "n" : "" })));
+  const head = made("tr", ...["feature", "fires on, elsewhere", "value", "of its largest"].map((words, n) => Object.assign(made("th", words), { scope: "col", className: n > 1 ? "n" : "" })));
   place.replaceChildren(made("p", "Features on ", code), made("table", made("thead", head), made("tbody", ...cells)));
   place.querySelector("table").className = "grid";
 };

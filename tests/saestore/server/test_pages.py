@@ -21,6 +21,7 @@ from saestore_schemas.server import ServerSettings
 NAME = "demo/topk-32/default"
 FEATURES = f"/features/{NAME}"
 TOKEN = "a token of sixteen letters"  # noqa: S105 - of a server in a test
+HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'&amp;"
 TEXT = "The cat sat on the mat."
 
 pytestmark = pytest.mark.serve
@@ -74,7 +75,8 @@ def view(browser, url):
     said = []
     opened.on("console", lambda message: said.append(message.text))
     opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.on("requestfailed", lambda request: said.append(request.url))
+    # going on before all has come is no failure
+    opened.on("requestfailed", lambda r: "ABORTED" in r.failure or said.append(r.url))
     opened.on("dialog", lambda dialog: said.append(dialog.message))
     yield opened
     assert said == []
@@ -123,7 +125,7 @@ def unnamed(view):
     return [line for line in lines if re.match(rf"\s*- ({roles})(?! \")", line)]
 
 
-def test_from_a_search_to_a_feature_to_its_neighbour(view, ask):
+def test_from_a_search_to_a_note_and_back(view, ask, lake):
     (top,) = ask(
         "SELECT f.feature, v.token FROM features f JOIN vocabulary v ON v.token_id = f.top_token_id "
         "WHERE regexp_matches(v.token, '^.?[a-z]{2,}$') ORDER BY n_firings DESC, feature LIMIT 1"
@@ -142,7 +144,46 @@ def test_from_a_search_to_a_feature_to_its_neighbour(view, ask):
     view.locator(".panel", has_text="Related features").get_by_role(
         "link", name=str(near["neighbour"]), exact=True
     ).first.click()
+    view.wait_for_url(f"**{FEATURES}/{near['neighbour']}?*")
     assert view.locator("h1").inner_text().startswith(f"Feature {near['neighbour']}")
+
+    write(view, author="ana", name=HOSTILE, tag="odd, later", notes="one\ntwo")
+    view.locator("#notes .said").wait_for()
+    view.keyboard.press("b")
+    view.locator("#bookmark[aria-pressed=true]").wait_for()
+    view.reload()
+    told = view.locator("#notes .said").inner_text()
+    assert HOSTILE in told
+    assert "one\ntwo" in told
+    assert view.locator("#bookmark").get_attribute("aria-pressed") == "true"
+    held = {
+        event.field: (event.value, event.author)
+        for event in lake.analysis(NAME).annotations.of(near["neighbour"])
+    }
+    assert held == {
+        "name": (HOSTILE, "ana"),
+        "tag": (["odd", "later"], "ana"),
+        "notes": ("one\ntwo", "ana"),
+        "bookmark": (True, "ana"),
+    }
+
+    view.goto("/bookmarks?tag=odd")
+    assert view.locator("td", has_text="<img").count() == 1
+    view.get_by_role("link", name=str(near["neighbour"]), exact=True).click()
+    view.wait_for_url(f"**{FEATURES}/{near['neighbour']}")
+    write(view, tag="", name="plain")
+    view.locator("#notes .said", has_text="plain").wait_for()
+    held = {e.field: e.value for e in lake.analysis(NAME).annotations.of(near["neighbour"])}
+    assert held == {"name": "plain", "notes": "one\ntwo", "bookmark": True}
+    view.goto(f"{FEATURES}?search=plain")
+    assert rows_of(view) == [near["neighbour"]]
+
+
+def write(view, **fields):
+    view.keyboard.press("e")
+    for name, text in fields.items():
+        view.fill(f"#note-{name}", text)
+    view.keyboard.press("Control+Enter")
 
 
 def test_the_list_is_the_table_from_end_to_end(view, ask):
