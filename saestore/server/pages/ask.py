@@ -1,10 +1,12 @@
 """Questions in SQL: saved ones and one's own, with the answer as a table and a chart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from markupsafe import Markup
+from starlette.concurrency import run_in_threadpool
 
 from saestore.errors import SaestoreError
 from saestore.features import NamedQuery, Take, named_queries, stream, stream_named
@@ -13,7 +15,7 @@ from saestore.numbers import count, value
 from saestore.server import tables
 from saestore.server.pages.drawing import page, path, script
 from saestore.server.problems import Refused, problem_of
-from saestore.server.routes import ServedLake
+from saestore.server.routes import VERSION, ServedLake
 from saestore.server.served import Served
 from saestore_schemas.wire import TableAnswer
 
@@ -21,64 +23,110 @@ from saestore_schemas.wire import TableAnswer
 routes = APIRouter(include_in_schema=False)
 
 LINES = 500
-"""Rows of an answer that a page shows; a chart has all of them."""
-CHARTED = 5_000
-"""Rows that a chart has, at most."""
+"""Rows of an answer that a page lists, at most."""
+ROOM = 80_000
+"""Bytes of them, about, at most; and of what a chart is drawn from: of more, a chart asks by itself."""
 _CELL = 300
 """Characters of a cell, at most."""
+_LABEL = 40
+"""Characters of what stands beside a chart's axis, at most."""
+_TAG = 60
+"""Bytes of a cell beside what stands in it, about."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What an address asks.
+
+    Attributes:
+        query: The saved question; None, one's own.
+        sql: One's own; empty if nothing is asked.
+        params: Parameters of the saved one.
+        on: The analysis that it is about.
+        analyses: Those that there are.
+    """
+
+    query: NamedQuery | None
+    sql: str
+    params: Mapping[str, str]
+    on: str
+    analyses: Sequence[str]
+
+    @classmethod
+    def of(cls, served: Served, given: Mapping[str, str]) -> "Question":
+        """Return what the query of an address asks."""
+        names = [ref.name for ref in served.lake.refs("features")]
+        return cls(
+            query=named_queries().get(given.get("query", "")),
+            sql=given.get("sql", ""),
+            params={name[2:]: text for name, text in given.items() if name[:2] == "p." and text},
+            on=given.get("on") or (names[0] if names else ""),
+            analyses=names,
+        )
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is all that an answer needs."""
+        if self.query is None:
+            return bool(self.sql.strip())
+        known = self.query.params
+        sent = bool(self.params) or not known
+        return sent and all(each.default is not None or each.name in self.params for each in known)
+
+    def ask(self, served: Served) -> TableAnswer:
+        """Return the answer.
+
+        Raises:
+            SaestoreError: It was refused, or its time is up.
+        """
+        limits = tables.limits(served.settings)
+
+        def asked(take: Take[TableAnswer]) -> TableAnswer:
+            if self.query is None:
+                return stream(served.lake, self.sql, take, limits=limits)
+            name, on = self.query.name, self.on
+            return stream_named(served.lake, name, take, self.params, analysis=on, limits=limits)
+
+        return tables.answered(served.settings, None, asked)
+
+    def api(self) -> dict[str, Any]:
+        """Return how a program asks the same."""
+        if self.query is None:
+            return {"url": f"{VERSION}/sql", "body": {"sql": self.sql}}
+        body = {"analysis": self.on, "params": dict(self.params)}
+        return {"url": f"{VERSION}/queries/{self.query.name}", "body": body}
 
 
 @routes.get("/sql")
 async def sql(request: Request, served: ServedLake) -> Response:
     """Show a question and, if this server's own page or nobody else's led here, its answer."""
-    given = request.query_params
-    query = named_queries().get(given.get("query", ""))
-    params = {name[2:]: text for name, text in given.items() if name.startswith("p.") and text}
-    names = [ref.name for ref in served.lake.refs("features")]
-    on = given.get("on") or (names[0] if names else "")
-    asked = bool(given.get("sql")) or (query is not None and _complete(query, params, given))
-    elsewhere = asked and from_elsewhere(request)
+    asked = await run_in_threadpool(Question.of, served, request.query_params)
+    elsewhere = asked.whole and from_elsewhere(request)
+    answer, problem = None, None
+    if asked.whole and not elsewhere:
+        try:
+            answer = await served.sql_turns.take(lambda: _answer(asked.ask(served), asked))
+        except SaestoreError as error:
+            problem = problem_of(error)
+        except Refused as error:
+            problem = error.problem
     model: dict[str, Any] = {
         "queries": list(named_queries().values()),
         "views": VIEWS,
-        "query": query,
-        "given": params,
-        "analyses": names,
-        "on": on,
-        "sql": given.get("sql", ""),
+        "query": asked.query,
+        "given": asked.params,
+        "analyses": asked.analyses,
+        "on": asked.on,
+        "sql": asked.sql,
         "seconds": served.settings.sql_seconds,
         "rows": served.settings.sql_rows,
         "asked_elsewhere": elsewhere,
-        "answer": None,
-        "problem": None,
+        "answer": answer,
+        "problem": problem,
     }
-    status = 200
-    if asked and not elsewhere:
-        try:
-            found = await _asked(served, query, given.get("sql", ""), params, on)
-            model["answer"] = _answer(found, on if query is not None else "")
-        except SaestoreError as error:
-            model["problem"] = problem_of(error)
-        except Refused as error:
-            model["problem"] = error.problem
-    if model["problem"] is not None:
-        status = model["problem"].status
-    crumbs = [("SQL", "/sql" if query else ""), *([(query.name, "")] if query else ())]
-    return page(request, "sql.html", model, crumbs=crumbs, status=status)
-
-
-async def _asked(
-    served: Served, query: NamedQuery | None, text: str, params: Mapping[str, str], on: str
-) -> TableAnswer:
-    """Return the answer to a saved question, or to one's own."""
-    limits = tables.limits(served.settings)
-
-    def ask(take: Take[TableAnswer]) -> TableAnswer:
-        if query is None:
-            return stream(served.lake, text, take, limits=limits)
-        return stream_named(served.lake, query.name, take, params, analysis=on, limits=limits)
-
-    return await served.sql_turns.take(lambda: tables.answered(served.settings, None, ask))
+    crumbs = [("SQL", "/sql"), (asked.query.name, "")] if asked.query else [("SQL", "")]
+    status = 200 if problem is None else problem.status
+    return await run_in_threadpool(page, request, "sql.html", model, crumbs=crumbs, status=status)
 
 
 def from_elsewhere(request: Request) -> bool:
@@ -89,39 +137,46 @@ def from_elsewhere(request: Request) -> bool:
     return request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}
 
 
-def _complete(query: NamedQuery, params: Mapping[str, str], given: Mapping[str, str]) -> bool:
-    """Return whether a saved question has all that it needs, and its form was sent."""
-    sent = not query.params or any(name.startswith("p.") for name in given)
-    return sent and all(each.default is not None or each.name in params for each in query.params)
-
-
-def _answer(found: TableAnswer, analysis: str) -> dict[str, Any]:
+def _answer(found: TableAnswer, asked: Question) -> dict[str, Any]:
     """Return an answer as the page draws it."""
     columns = [{"name": column.name, "number": _is_number(column.type)} for column in found.columns]
-    names = [column.name for column in found.columns]
-    keys = [names.index(key) for key in KEYS] if set(KEYS) <= set(names) else []
-    shown = len(found.rows)
-    said = f"{count(shown)} {'row' if shown == 1 else 'rows'} in {value(round(found.seconds, 3))} s"
-    notes = [f"the first {count(LINES)} are listed"] if shown > LINES else []
+    rows = len(found.rows)
+    said = f"{count(rows)} {'row' if rows == 1 else 'rows'} in {value(round(found.seconds, 3))} s"
+    lines = list(_lines(found, asked))
+    notes = [f"the first {count(len(lines))} are listed"] if rows > len(lines) else []
     if found.truncated:
         notes.append("there are more rows than this server gives at once")
     return {
         "said": f"{said}{', and there are more' if found.truncated else ''}",
         "columns": columns,
-        "lines": [
-            [
-                {
-                    "words": _words(cell),
-                    "number": column["number"],
-                    "url": _leads(str(column["name"]), cell, analysis, [row[n] for n in keys]),
-                }
-                for cell, column in zip(row, columns, strict=True)
-            ]
-            for row in found.rows[:LINES]
-        ],
-        "json": _chart(found, columns),
+        "lines": lines,
+        "json": _chart(found, columns, asked),
         "more": "; ".join(notes),
     }
+
+
+def _lines(found: TableAnswer, asked: Question) -> Iterator[list[dict[str, Any]]]:
+    """Yield the cells of the rows that have room."""
+    names = [column.name for column in found.columns]
+    numbers = [_is_number(column.type) for column in found.columns]
+    keys = [names.index(key) for key in KEYS] if set(KEYS) <= set(names) else []
+    analysis = asked.on if asked.query is not None else ""
+    room = ROOM
+    for row in found.rows[:LINES]:
+        line = [
+            {
+                "words": _words(cell),
+                "number": number,
+                "url": _leads(name, cell, analysis, [row[n] for n in keys]),
+            }
+            for cell, name, number in zip(row, names, numbers, strict=True)
+        ]
+        room -= sum(
+            len(str(cell["words"]).encode()) + len(str(cell["url"])) + _TAG for cell in line
+        )
+        if room < 0:
+            return
+        yield line
 
 
 _FEATURES = {"feature", "other", "neighbour", "child"}
@@ -151,16 +206,18 @@ def _words(cell: Any) -> str:
     return text if len(text) <= _CELL else f"{text[:_CELL]}…"
 
 
-def _chart(found: TableAnswer, columns: list[dict[str, Any]]) -> Markup | str:
+def _chart(found: TableAnswer, columns: list[dict[str, Any]], asked: Question) -> Markup | str:
     """Return what a chart is drawn from; nothing where there are no numbers to draw."""
     if len(found.rows) < 2 or not any(column["number"] for column in columns):  # noqa: PLR2004
         return ""
-    rows = found.rows[:CHARTED]
-    data = {
-        "columns": columns,
-        "values": [
-            [row[n] if column["number"] else _words(row[n])[:40] for row in rows]
-            for n, column in enumerate(columns)
-        ],
-    }
-    return script(data)
+    values = [
+        [_short(row[n]) if column["number"] else _words(row[n])[:_LABEL] for row in found.rows]
+        for n, column in enumerate(columns)
+    ]
+    whole = script({"columns": columns, "values": values})
+    return whole if len(whole.encode()) < ROOM else script({"columns": columns, "ask": asked.api()})
+
+
+def _short(x: Any) -> Any:
+    """Return a number with as many digits as a chart can show."""
+    return float(f"{x:.7g}") if isinstance(x, float) else x

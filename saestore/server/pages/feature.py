@@ -26,9 +26,9 @@ from saestore.server.served import Opened, Served
 
 routes = APIRouter(include_in_schema=False)
 
-ROOM = 50_000
+ROOM = 40_000
 """Bytes of the contexts of each of two features, at most: both pages together stay below 200 kB."""
-_SHARED = 5
+_SHARED = 4
 """Contexts in which both fire that are shown."""
 _AROUND = 20
 """Tokens on each side of a peak there."""

@@ -11,9 +11,11 @@ from saestore.lake import KINDS, Lake, Ref
 from saestore.numbers import count
 from saestore.server import trained
 from saestore.server.pages.drawing import page, path
+from saestore.server.problems import problem_of
 from saestore.server.routes import ServedLake
 from saestore_schemas.manifest import Manifest
 from saestore_schemas.names import ArtefactKind
+from saestore_schemas.wire import DictionaryLine
 
 
 routes = APIRouter(include_in_schema=False)
@@ -22,6 +24,8 @@ _WORDS: Mapping[ArtefactKind, str] = {
     "activations": "activation stores", "dictionary": "dictionaries", "evaluation": "evaluations",
     "features": "analyses", "sweep": "sweeps",
 }  # fmt: skip
+LINES = 200
+"""Lines of a list, at most: SQL lists the others."""
 _HOLDS = ("contexts", "rows", "steps", "d_sae", "features", "firings", "dictionaries", "metrics")
 """Counts that say how much an artefact holds."""
 
@@ -62,30 +66,38 @@ def lake(request: Request, served: ServedLake) -> Response:
     lines = list(_lines(served.lake))
     counts = {kind: sum(line.kind == kind for line in lines) for kind in KINDS}
     url = served.lake.storage.full_url
-    model = {
+    model: dict[str, Any] = {
         "name": url.rstrip("/").rpartition("/")[2] or url,
         "place": url,
         "figures": [
             *((words, count(counts[kind])) for kind, words in _WORDS.items() if counts[kind]),
             ("size", size(sum(line.bytes for line in lines))),
         ],
-        "dictionaries": list(_dictionaries(served.lake)),
-        "artefacts": lines,
+        "artefacts": lines[:LINES],
+        "more": len(lines) - LINES,
+        "dictionaries": [],
+        "more_dictionaries": 0,
+        "problem": None,
     }
+    try:
+        dictionaries = trained.lines(served.lake)
+        model["dictionaries"] = list(map(_dictionary, dictionaries[:LINES]))
+        model["more_dictionaries"] = len(dictionaries) - LINES
+    except SaestoreError as error:  # the rest of the lake is shown all the same
+        model["problem"] = problem_of(error)
     return page(request, "lake.html", model)
 
 
-def _dictionaries(lake: Lake) -> Iterator[Mapping[str, Any]]:
-    for line in trained.lines(lake):
-        scores = {score.metric: score.value for score in line.scores}
-        yield {
-            "name": f"{line.series}/{line.name}",
-            "family": line.family,
-            "reads": ", ".join(line.hookpoints_in),
-            "n_features": line.n_features,
-            "scores": {metric: scores.get(metric) for metric in trained.SHOWN},
-            "analyses": line.analyses,
-        }
+def _dictionary(line: DictionaryLine) -> Mapping[str, Any]:
+    scores = {score.metric: score.value for score in line.scores}
+    return {
+        "name": f"{line.series}/{line.name}",
+        "family": line.family,
+        "reads": ", ".join(line.hookpoints_in),
+        "n_features": line.n_features,
+        "scores": {metric: scores.get(metric) for metric in trained.SHOWN},
+        "analyses": line.analyses,
+    }
 
 
 def _lines(lake: Lake) -> Iterator[Line]:

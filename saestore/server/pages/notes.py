@@ -15,6 +15,12 @@ from saestore_schemas.annotations import AnnotationEvent
 
 routes = APIRouter(include_in_schema=False)
 
+LINES = 200
+"""Features of an analysis that are listed, at most."""
+_WORDS = 240
+"""Characters of what is said of each, at most."""
+_TAGS = 100
+"""Tags that are offered, the most frequent ones."""
 _SHOWN = {"interpretation", "description", "notes"}
 """Fields that are sentences."""
 
@@ -55,7 +61,7 @@ def summary(events: Sequence[AnnotationEvent]) -> Summary:
         feature=events[0].feature if events else -1,
         bookmark="bookmark" in values,
         names=tuple(dict.fromkeys(values.get("name", ()))),
-        words=" · ".join(words),
+        words=_cut(" · ".join(words)),
         tags=tuple(dict.fromkeys(tags)),
         authors=tuple(dict.fromkeys(event.author for event in events)),
         created=max((event.created.isoformat() for event in events), default=""),
@@ -67,7 +73,7 @@ def summary(events: Sequence[AnnotationEvent]) -> Summary:
 def bookmarks(request: Request, served: ServedLake) -> Response:
     """Show the features that people said something about."""
     tag, only = (request.query_params.get(name, "") for name in ("tag", "only"))
-    found: list[tuple[str, Sequence[Summary]]] = []
+    found: list[tuple[str, Sequence[Summary], int]] = []
     tags: dict[str, int] = {}
     for ref in served.lake.refs("features"):
         analysis = served.analysis(ref.name).analysis
@@ -81,15 +87,19 @@ def bookmarks(request: Request, served: ServedLake) -> Response:
             if (not tag or tag in line.tags) and (not only or only in line.fields)
         ]
         if wanted:
-            found.append((ref.name, wanted))
+            found.append((ref.name, wanted[:LINES], len(wanted)))
     model = {
         "tag": tag,
         "only": only,
-        "tags": sorted(tags.items(), key=lambda each: (-each[1], each[0])),
+        "tags": sorted(tags.items(), key=lambda each: (-each[1], each[0]))[:_TAGS],
         "found": found,
         "annotate": served.settings.annotate,
     }
     return page(request, "bookmarks.html", model, crumbs=[("bookmarks and notes", "")])
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= _WORDS else f"{words[:_WORDS]}…"
 
 
 def _by_feature(events: Iterable[AnnotationEvent]) -> Iterable[Summary]:

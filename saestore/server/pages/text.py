@@ -1,10 +1,15 @@
 """A text, run through the language model: which features fire on which of its tokens."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, Request, Response
+from jaxtyping import Float64
+from markupsafe import Markup
+from starlette.concurrency import run_in_threadpool
 
 from saestore.errors import SaestoreError
 from saestore.features import Passages, whole
@@ -28,15 +33,19 @@ AT_TOKEN = 8
 """Features of a token, at most."""
 MOST = 6_000
 """Characters of a text that stands in an address."""
+TOKENS = 500
+"""Tokens whose features are shown, at most: each takes some 150 bytes."""
+ROOM = 60_000
+"""Bytes of the texts in which single features are shown, at most."""
 
 
 @routes.get("/text")
 async def text(request: Request, served: ServedLake) -> Response:
     """Show a text's features, if this server's own page or nobody else's led here."""
     live = served.needs_live()
+    names = await run_in_threadpool(lambda: [ref.name for ref in served.lake.refs("features")])
     given = request.query_params
     words = given.get("text", "").replace("\r\n", "\n")
-    names = [ref.name for ref in served.lake.refs("features")]
     on = given.get("on") or (names[0] if names else "")
     elsewhere = bool(words) and from_elsewhere(request)
     model: dict[str, Any] = {
@@ -57,7 +66,8 @@ async def text(request: Request, served: ServedLake) -> Response:
         except Refused as error:
             model["problem"] = error.problem
     status = model["problem"].status if model["problem"] is not None else 200
-    return page(request, "text.html", model, crumbs=[("text", "")], status=status)
+    crumbs = [("text", "")]
+    return await run_in_threadpool(page, request, "text.html", model, crumbs=crumbs, status=status)
 
 
 def most_of(served: Served) -> int:
@@ -81,87 +91,121 @@ async def _found(served: Served, live: Live, on: str, words: str) -> dict[str, A
             expected=f"at most {most}",
             hint="longer texts: saestore top SERIES/NAME --text FILE",
         )
-    opened = served.analysis(on)
-    return await served.live_turns.take(
-        lambda: _drawn(opened, live.encode(opened.analysis.ref.name, [words]))
-    )
+
+    def work() -> dict[str, Any]:
+        opened = served.analysis(on)
+        return _drawn(opened, live.encode(opened.analysis.ref.name, [words]))
+
+    return await served.live_turns.take(work)
 
 
 def _drawn(opened: Opened, encoded: Passages) -> dict[str, Any]:
     """Return what the page says of what fires in a text."""
-    on = opened.analysis.ref.name
-    largest = dict(enumerate(opened.table.values("max").tolist()))
-    at_tokens = _at_tokens(encoded, opened)
     strongest = encoded.strongest(STRONGEST).to_pylist()
-    said = summaries(opened, [line["feature"] for line in strongest])
-    chosen = [line["feature"] for line in strongest[:SHOWN]]
-    lines = opened.table.lines([line["feature"] for line in strongest])
+    features = [line["feature"] for line in strongest]
+    said = summaries(opened, features)
+    largest = opened.table.values("max")
+    told = _Tokens.of(opened, encoded)
     return {
-        "contexts": list(_reading(encoded, at_tokens)),
-        "json": script({"on": path("features", on), "at": at_tokens}),
+        "contexts": told.contexts,
+        "hidden": told.hidden,
+        "json": told.json,
         "strongest": [
             {
                 **line,
-                "share": _share(line["value"], largest[line["feature"]]),
+                "share": _share(line["value"], float(largest[line["feature"]])),
                 "top_token": listed.top_token,
                 "names": "; ".join(said[line["feature"]].names),
             }
-            for line, listed in zip(strongest, lines, strict=True)
+            for line, listed in zip(strongest, opened.table.lines(features), strict=True)
         ],
-        "highlights": [
-            {
-                "feature": each.feature,
-                "figures": drawn(
-                    "".join(
-                        passages.figure(example, each.max or example.peak, f"context {n}")
-                        for n, example in enumerate(each.examples)
-                    )
-                ),
-            }
-            for each in whole(opened.analysis, chosen, encoded)
-        ],
+        "highlights": list(_highlights(opened, encoded, features[:SHOWN])),
     }
 
 
-def _at_tokens(encoded: Passages, opened: Opened) -> dict[str, list[list[Any]]]:
-    """Return the features of each token by context and position.
+def _highlights(
+    opened: Opened, encoded: Passages, features: Sequence[int]
+) -> Iterator[Mapping[str, Any]]:
+    """Yield the texts under single features, as long as there is room."""
+    room = ROOM
+    for each in whole(opened.analysis, features, encoded):
+        figures = []
+        for n, example in enumerate(each.examples):
+            figure = passages.figure(example, each.max or example.peak, f"context {n}")
+            room -= len(figure.encode())
+            if room < 0:
+                break
+            figures.append(figure)
+        if figures:
+            yield {"feature": each.feature, "figures": drawn("".join(figures))}
 
-    Of each: its number, value, share of its largest, the token, and that it fires on most elsewhere.
+
+@dataclass(frozen=True)
+class _Tokens:
+    """A text's tokens with their features.
+
+    Attributes:
+        contexts: Tokens of each context, each with its class, and whether it was analysed.
+        hidden: Tokens whose features have no room.
+        json: Features of each token, for the script.
     """
-    largest, top = (opened.table.values(column) for column in ("max", "top_token_id"))
-    token = opened.analysis.vocabulary.token
-    found: dict[str, list[list[Any]]] = {}
-    for line in encoded.at_tokens(AT_TOKEN).to_pylist():
-        feature = line["feature"]
-        share = _share(line["value"], float(largest[feature]))
-        most = "" if math.isnan(top[feature]) else alone(token(int(top[feature])))
-        entry = [feature, line["value"], share, alone(line["token"]), most]
-        found.setdefault(f"{line['context']}.{line['position']}", []).append(entry)
-    return found
 
+    contexts: Sequence[Sequence[Mapping[str, Any]]]
+    hidden: int
+    json: Markup
 
-def _reading(
-    encoded: Passages, at_tokens: Mapping[str, list[list[Any]]]
-) -> Iterable[Sequence[Mapping[str, Any]]]:
-    """Return the tokens of each context, each with how strong its strongest feature is."""
-    for number, example in enumerate(encoded.windows(None, width=None, ranked=False)):
-        tokens = []
-        for position, piece in enumerate(example.tokens, example.window_start):
-            key = f"{number}.{position}"
-            there = at_tokens.get(key, [])
-            # a token may be stronger than any in the analysis: its colour is full then
-            share = max((min(entry[2] or 0.0, 1.0) for entry in there), default=0.0)
-            tokens.append(
-                {
-                    "text": piece.text,
-                    "kept": piece.kept and not piece.special,
-                    "features": bool(there),
-                    "strength": passages.strength(share),
-                    "key": key,
-                    "says": f"{position}: " + ", ".join(f"{f} {v:.3g}" for f, v, *_ in there[:3]),
-                }
+    @classmethod
+    def of(cls, opened: Opened, encoded: Passages) -> "_Tokens":
+        """Return what the page says of each token."""
+        largest, top = (opened.table.values(column) for column in ("max", "top_token_id"))
+        at: dict[tuple[int, int], list[tuple[int, float]]] = {}
+        for line in encoded.at_tokens(AT_TOKEN).to_pylist():
+            entry = line["feature"], float(f"{line['value']:.4g}")
+            at.setdefault((line["context"], line["position"]), []).append(entry)
+        shown = dict(list(at.items())[:TOKENS])
+        contexts = []
+        for number, example in enumerate(encoded.windows(None, width=None, ranked=False)):
+            tokens = enumerate(example.tokens, example.window_start)
+            contexts.append(
+                [
+                    {
+                        "text": piece.text,
+                        "kept": piece.kept and not piece.special,
+                        "key": f"{number}.{position}" if (number, position) in shown else "",
+                        "strength": passages.strength(
+                            _strongest(at.get((number, position)), largest)
+                        ),
+                    }
+                    for position, piece in tokens
+                ]
             )
-        yield tokens
+        token = opened.analysis.vocabulary.token
+        known = {
+            feature: [
+                _finite(largest[feature]),
+                "" if math.isnan(top[feature]) else alone(token(int(top[feature]))),
+            ]
+            for entries in shown.values()
+            for feature, _ in entries
+        }
+        data = {
+            "on": path("features", opened.analysis.ref.name),
+            "at": {f"{c}.{p}": entries for (c, p), entries in shown.items()},
+            "features": known,
+        }
+        return cls(contexts, len(at) - len(shown), script(data))
+
+
+def _strongest(
+    entries: Sequence[tuple[int, float]] | None, largest: Float64[np.ndarray, " d_sae"]
+) -> float:
+    """Return the largest share of a feature's largest value; what is stronger than any counts as full."""
+    shares = (_share(value, float(largest[feature])) or 0.0 for feature, value in entries or ())
+    return min(max(shares, default=0.0), 1.0)
+
+
+def _finite(x: float) -> float | None:
+    return float(f"{x:.4g}") if math.isfinite(x) else None
 
 
 def _share(value: float, largest: float) -> float | None:

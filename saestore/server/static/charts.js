@@ -170,7 +170,7 @@ const curves = (place) => {
     },
   };
   place.setAttribute("role", "img");
-  place.setAttribute("aria-label", `${title}: ${shownNames.map(([name]) => name).join(", ")} over ${x.length} steps`);
+  place.setAttribute("aria-label", `${title}: ${shownNames.map(([name]) => name).join(", ")} over ${said.of} steps`);
   plot(place, options, [x, ...lines]);
 };
 

@@ -1,5 +1,5 @@
 // A token says which features fire on it.
-const { on, at } = JSON.parse(document.getElementById("tokens")?.textContent ?? '{"on":"","at":{}}');
+const { on, at, features } = JSON.parse(document.getElementById("tokens")?.textContent ?? "{}");
 const place = document.getElementById("at-token");
 const tokens = [...document.querySelectorAll("[data-token]")];
 
@@ -12,8 +12,10 @@ const choose = (token) => {
     return element;
   };
   const found = at[token.dataset.token];
-  const code = Object.assign(made("code", found[0][3]), { className: "token" });
-  const cells = found.map(([feature, value, share, , most]) => {
+  const code = Object.assign(made("code", token.textContent), { className: "token" });
+  const cells = found.map(([feature, value]) => {
+    const [largest, most] = features[feature];
+    const share = largest ? value / largest : null;
     const link = Object.assign(made("a", String(feature)), { href: `${on}/${feature}` });
     const [n, much] = [made("td", shown(value)), made("td", share === null ? "–" : `${(100 * share).toFixed(1)}%`)];
     n.className = much.className = "n";
@@ -24,7 +26,11 @@ const choose = (token) => {
   place.replaceChildren(made("p", "Features on ", code), made("table", made("thead", head), made("tbody", ...cells)));
   place.querySelector("table").className = "grid";
 };
-for (const each of tokens) each.addEventListener("click", () => choose(each));
+for (const each of tokens) {
+  each.setAttribute("aria-pressed", "false");
+  each.title = at[each.dataset.token].slice(0, 3).map(([feature, value]) => `${feature} ${shown(value)}`).join(", ");
+  each.addEventListener("click", () => choose(each));
+}
 addEventListener("keydown", (event) => {
   const n = tokens.indexOf(document.activeElement);
   if (n < 0 || !["ArrowLeft", "ArrowRight"].includes(event.key)) return;

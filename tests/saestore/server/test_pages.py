@@ -363,3 +363,16 @@ def test_who_has_the_token_logs_in_once(browser, lake):
         view.wait_for_url(f"{where}{FEATURES}/7?sort=density")
         assert view.locator("#edit").count() == 0  # it was not started to be written to
         context.close()
+
+
+def test_pages_are_small_whatever_is_asked(url, lake, ask):
+    (one, other) = ask("SELECT feature FROM features ORDER BY n_firings DESC, feature LIMIT 2")
+    for path in (
+        "/sql?sql=" + quote("SELECT * FROM contexts, range(60)"),
+        "/sql?sql=" + quote("SELECT range / 7 AS x, sin(range) AS y, 'x' || range AS z FROM range(9000)"),
+        f"/text?on={NAME}&text={'0123456789' * 120}",
+        f"/compare?a={NAME}/{one['feature']}&b={other['feature']}",
+    ):
+        answer = httpx.get(url + path, timeout=30)
+        assert answer.status_code == 200, path
+        assert len(answer.content) < 200_000, path
