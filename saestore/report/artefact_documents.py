@@ -18,7 +18,7 @@ from saestore_schemas.dictionary import DictionaryConfig
 from saestore_schemas.manifest import Manifest
 
 
-_HEADLINES = {
+HEADLINES = {
     "explained_variance": "explained variance",
     "l0": "L0",
     "ce_recovered[zero]": "CE recovered",
@@ -52,7 +52,6 @@ def document(page: DictionaryPage | CheckpointPage | SweepPage) -> Document:
 
 
 def _dictionary(page: DictionaryPage) -> Document:
-    scores = tuple(_scores(each) for each in page.evaluations)
     settings = Sheet(
         "Settings",
         ("setting", "value"),
@@ -64,7 +63,7 @@ def _dictionary(page: DictionaryPage) -> Document:
         _summary(page.config),
         _figures(page.curves, page.evaluations),
         _plots(page.curves, page.densities, page.timings),
-        (*scores, settings),
+        (*map(scores, page.evaluations), settings),
         _foot(page.manifest),
     )
 
@@ -89,7 +88,7 @@ def _figures(
         newest = max(evaluations, key=lambda each: each.manifest.created)
         found = {score.metric: score.value for score in newest.scores}
         return tuple(
-            (short, value(found[name])) for name, short in _HEADLINES.items() if name in found
+            (short, value(found[name])) for name, short in HEADLINES.items() if name in found
         )
     return tuple(
         (short, value(curves[name].values[-1])) for name, short in _LAST.items() if name in curves
@@ -194,7 +193,8 @@ def _density(densities: Densities) -> Density | None:
     return Density("Share of features by density", densities.steps, shares, bins)
 
 
-def _scores(page: EvaluationPage) -> Sheet:
+def scores(page: EvaluationPage) -> Sheet:
+    """Return the scores of an evaluation, each with its meaning."""
     name = page.manifest.name.rsplit("/", 1)[-1]
     rows = tuple(
         (score.metric, value(score.value), score.unit, count(score.n), score.meaning)

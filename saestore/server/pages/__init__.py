@@ -4,7 +4,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.responses import HTMLResponse
 
 from saestore.server.guard import LOGIN
-from saestore.server.pages import ask, assets, dictionary, feature, lake, notes, text
+from saestore.server.pages import artefact, ask, assets, dictionary, feature, lake, notes, text
 from saestore.server.pages.drawing import page
 from saestore.server.problems import refused
 from saestore_schemas.wire import Problem
@@ -39,7 +39,7 @@ def login(request: Request) -> HTMLResponse:
 
 def add_to(app: FastAPI) -> None:
     """Let an application answer with pages."""
-    for each in (lake, dictionary, feature, ask, text, notes):
+    for each in (lake, artefact, dictionary, feature, ask, text, notes):
         app.include_router(each.routes)
     app.include_router(static)
     app.state.problem_page = problem_page

@@ -1,6 +1,6 @@
 """A dictionary: how good it is, how it was trained, and its features in a list."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -9,11 +9,12 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from saestore.features import Filter, ListingLine
 from saestore.lake import Ref
 from saestore.report import artefact_documents, artefacts, charts
-from saestore.report.document import Bands, Density, Document, Lines, Plot, Sheet, Values
+from saestore.report.document import Document
 from saestore.server.pages import listing
-from saestore.server.pages.drawing import Crumb, draw, drawn, page, path, script
+from saestore.server.pages.drawing import Crumb, draw, drawn, page, path
 from saestore.server.pages.listing import State
 from saestore.server.pages.notes import summaries
+from saestore.server.pages.training import curves, fitting
 from saestore.server.routes import Segment, ServedLake
 from saestore.server.served import Opened, Served
 
@@ -145,74 +146,7 @@ def _trained(served: Served, name: str) -> dict[str, Any]:
         "dictionary": name,
         "summary": said.summary,
         "figures": said.figures,
-        "sheets": _fitting(said.sheets),
-        "curves": list(_curves(said.plots)),
+        "sheets": fitting(said.sheets),
+        "curves": list(curves(said.plots)),
         "foot": said.foot,
     }
-
-
-_STEPS = 200
-"""Steps of a curve that are drawn, at most: as many as there are points across."""
-_ROWS = 400
-"""Lines of all sheets of a page, at most."""
-
-
-def _fitting(sheets: Sequence[Sheet]) -> list[Sheet]:
-    """Return the sheets that have room, and the names of those that have none."""
-    kept: list[Sheet] = []
-    room = _ROWS
-    for sheet in sheets:
-        room -= len(sheet.rows)
-        if room < 0 and kept:
-            title = f"{sheet.title}: in SQL, and by `saestore show`"
-            kept.append(Sheet(title, sheet.columns, ()))
-        else:
-            kept.append(sheet)
-    return kept
-
-
-def _thinned(x: Sequence[int], curves: Mapping[str, Sequence[float | None]]) -> dict[str, Any]:
-    """Return curves with no more steps than can be told apart, the first and the last among them."""
-    n = len(x)
-    kept = (
-        sorted({round(i * (n - 1) / (_STEPS - 1)) for i in range(_STEPS)})
-        if n > _STEPS
-        else range(n)
-    )
-    return {
-        "x": [x[i] for i in kept],
-        "curves": {
-            name: [None if (v := values[i]) is None else float(f"{v:.5g}") for i in kept]
-            for name, values in curves.items()
-        },
-        "of": n,
-    }
-
-
-def _curves(plots: Sequence[Plot]) -> Iterator[Mapping[str, Any]]:
-    for plot in plots:
-        said = _curve(plot)
-        if said is not None:
-            yield {"title": plot.title, "json": script({"title": plot.title, **said})}
-
-
-def _curve(plot: Plot) -> dict[str, Any] | None:
-    """Return what the script draws; None of what has no steps."""
-    if isinstance(plot, Lines):
-        steps = sorted({step for each in plot.steps.values() for step in each})
-        known: dict[str, dict[int, float | None]] = {
-            name: dict(zip(plot.steps[name], values, strict=True))
-            for name, values in plot.curves.items()
-        }
-        lines = {name: [values.get(step) for step in steps] for name, values in known.items()}
-        return {**_thinned(steps, lines), "log": plot.log, "zero": plot.from_zero}
-    if isinstance(plot, Bands):
-        bands: dict[str, Values] = {}
-        for name, (low, middle, high) in plot.bands.items():
-            bands |= {f"{name}, lowest": low, name: middle, f"{name}, highest": high}
-        return {**_thinned(plot.steps, bands), "bands": True, "zero": True}
-    if isinstance(plot, Density):
-        shares = [[share[n] for share in plot.shares] for n in range(len(plot.bins))]
-        stacked = dict(zip(plot.bins, shares, strict=True))
-        return {**_thinned(plot.steps, stacked), "stacked": True}
-    return None

@@ -124,10 +124,16 @@ def _line(ref: Ref, manifest: Manifest) -> Line:
     )
 
 
+HOMES: Mapping[ArtefactKind, tuple[str]] = {
+    "dictionary": ("dictionaries",),
+    "features": ("features",),
+}
+"""Kinds that have a page of their own, and where it is."""
+
+
 def url_of(ref: Ref) -> str:
-    """Return the page of an artefact; empty where it has none."""
-    folders = {"dictionary": "dictionaries", "features": "features"}
-    return path(folders[ref.kind], ref.name) if ref.kind in folders else ""
+    """Return the page of an artefact."""
+    return path(*HOMES.get(ref.kind, ("artefacts", ref.kind)), ref.name)
 
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")

@@ -121,8 +121,43 @@ const stacked = (lines) => {
   return lines.map((line) => line.map((v, n) => (sums[n] += v ?? 0)));
 };
 
+// Dictionaries by two numbers: those that no other one beats stand out.
+const points = (place, { title, points: found, across, up, beside }) => {
+  const [x, y] = [found.map((p) => p[0]), found.map((p) => p[1])];
+  const some = (front) => found.map((p) => (p[3] === front ? p[1] : null));
+  const dots = (n) => ({ stroke: () => hue(n), paths: () => null, points: { show: true, size: 8, fill: () => hue(n), stroke: "transparent" } });
+  const output = place.closest("figure").querySelector("output");
+  const log = x.every((v) => v > 0);
+  const [low, high] = [Math.min(...x), Math.max(...x)];
+  const options = {
+    height: 240,
+    legend: { show: false },
+    padding: [10, 14, 0, 0],
+    scales: { x: { time: false, distr: log ? 3 : 1, range: log ? [low / 1.3, high * 1.3] : undefined } },
+    series: [{}, { label: up, ...dots(0) }, { label: "front", ...dots(1) }],
+    axes: [
+      axis({ label: across, space: 60, size: 26, values: (_, v) => ticks(v) }),
+      axis({ label: up, space: 30, size: 52, values: (_, v) => ticks(v) }),
+    ],
+    hooks: {
+      setCursor: [(u) => {
+        const p = found[u.cursor.idx];
+        output.textContent = p && u.cursor.left >= 0 ? `${p[2]}: ${across} ${shown(p[0])}, ${up} ${shown(p[1])}` : beside;
+      }],
+    },
+  };
+  output.textContent = beside;
+  place.setAttribute("role", "img");
+  place.setAttribute("aria-label", `${title}: ${found.map((p) => p[2]).join(", ")}`);
+  plot(place, options, [x, some(false), some(true)]);
+};
+
 const curves = (place) => {
   const said = JSON.parse(place.querySelector("script").textContent);
+  if (said.points) {
+    points(place, said);
+    return;
+  }
   const { title, x, curves: found, log, zero, bands, stacked: whole } = said;
   const names = Object.keys(found);
   const values = names.map((name) => (log ? found[name].map((v) => (v > 0 ? v : null)) : found[name]));

@@ -92,7 +92,7 @@ PAGES = {
     "features": f"{FEATURES}?sort=density&order=desc&filter=density>0",
     "feature": f"{FEATURES}/7",
     "compare": f"/compare?a={NAME}/7&b=8",
-    "near": f"/compare?a={NAME}/7",
+    "evaluation": "/artefacts/evaluation/demo/topk-32/default",
     "sql": "/sql?sql=" + quote("SELECT feature, density, max FROM features"),
     "query": f"/sql?query=top_contexts&on={NAME}&p.feature=7",
     "text": f"/text?on={NAME}&text={quote(TEXT)}",
@@ -337,6 +337,7 @@ def test_problems_are_pages_that_say_what_to_do(url):
         (f"{FEATURES}?sort=densty", 422, "did you mean density"),
         (f"{FEATURES}?filter=density", 422, "is no condition"),
         ("/features/demo/none/default", 404, "topk-32"),
+        ("/artefacts/features/..%2F..%2Fetc/x/y", 404, "features"),
         ("/compare?a=seven", 422, "series/name/analysis/feature"),
         ("/sql?sql=DROP%20TABLE%20features", 422, "queries only read"),
         (f"/sql?query=top_contexts&on={NAME}&p.feature=x", 422, "expected int"),
@@ -369,7 +370,8 @@ def test_pages_are_small_whatever_is_asked(url, lake, ask):
     (one, other) = ask("SELECT feature FROM features ORDER BY n_firings DESC, feature LIMIT 2")
     for path in (
         "/sql?sql=" + quote("SELECT * FROM contexts, range(60)"),
-        "/sql?sql=" + quote("SELECT range / 7 AS x, sin(range) AS y, 'x' || range AS z FROM range(9000)"),
+        "/sql?sql="
+        + quote("SELECT range / 7 AS x, sin(range) AS y, 'x' || range AS z FROM range(9000)"),
         f"/text?on={NAME}&text={'0123456789' * 120}",
         f"/compare?a={NAME}/{one['feature']}&b={other['feature']}",
     ):
