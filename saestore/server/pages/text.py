@@ -209,4 +209,5 @@ def _finite(x: float) -> float | None:
 
 
 def _share(value: float, largest: float) -> float | None:
-    return value / largest if largest and largest > 0 else None
+    """Return how strong a value is; those below zero by their distance from it."""
+    return abs(value) / largest if largest and largest > 0 else None

@@ -15,7 +15,7 @@ const choose = (token) => {
   const code = Object.assign(made("code", token.textContent), { className: "token" });
   const cells = found.map(([feature, value]) => {
     const [largest, most] = features[feature];
-    const share = largest ? value / largest : null;
+    const share = largest ? Math.abs(value) / largest : null;
     const link = Object.assign(made("a", String(feature)), { href: `${on}/${feature}` });
     const [n, much] = [made("td", shown(value)), made("td", share === null ? "–" : `${(100 * share).toFixed(1)}%`)];
     n.className = much.className = "n";
