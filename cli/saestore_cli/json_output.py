@@ -248,6 +248,7 @@ class JsonOutput:
 
     def compacted(self, found: "Compacted") -> None:
         """Print the report."""
+        _print(found)
 
     def synced(self, found: "Synced") -> None:
         """Print what a sync did."""
