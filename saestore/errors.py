@@ -17,6 +17,9 @@
     ├── QueryError (ValueError)                SQL or a named query failed
     ├── StorageError (OSError)                 disk full, read-only, unreachable
     ├── IndexUnavailableError (ConnectionError)  MongoDB cannot be reached, or refuses
+    ├── EndpointError (ConnectionError)        a language model's endpoint cannot be asked, or refuses
+    ├── BudgetError                            a run would use more than it may
+    ├── ReplayError (LookupError)              a request is not in the cassette that is replayed
     └── MissingExtraError (ImportError)        an optional package is not installed
 
 Every message says what was found and what was expected; `hint` says what to do now.
@@ -290,6 +293,42 @@ class IndexUnavailableError(SaestoreError, ConnectionError):
             f"the index at {place} {reason}", found=reason, expected=expected, hint=hint
         )
         self.place = place
+
+
+class EndpointError(SaestoreError, ConnectionError):
+    """An endpoint cannot be reached, refuses the key or the request; no message has the key."""
+
+    def __init__(self, *, place: str, reason: str, expected: str, hint: str) -> None:
+        super().__init__(
+            f"the endpoint {place} {reason}", found=reason, expected=expected, hint=hint
+        )
+        self.place = place
+
+
+class BudgetError(SaestoreError):
+    """A run stopped before it would use more tokens or money than its budget."""
+
+    def __init__(self, *, name: str, used: str, budget: str, done: str) -> None:
+        super().__init__(
+            f"{name} stopped after {done}: {used} of {budget} are used, and the next request could "
+            "take more than is left",
+            found=used,
+            expected=f"at most {budget}",
+            hint="what was answered is kept: raise the budget and run the same command again to go on",
+        )
+
+
+class ReplayError(SaestoreError, LookupError):
+    """A request is not in the cassette, and nobody may be asked."""
+
+    def __init__(self, *, cassette: str, request: str, purpose: str) -> None:
+        super().__init__(
+            f"{cassette} has no answer to {purpose} (request {request[:12]})",
+            found=f"no request {request[:12]}",
+            expected="a cassette of the same settings, analysis and prompts",
+            hint="replay with the settings that made it; without --replay the endpoint is asked",
+        )
+        self.request = request
 
 
 class MissingExtraError(SaestoreError, ImportError):

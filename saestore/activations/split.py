@@ -7,22 +7,13 @@ choices of a smaller one.
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt64
+from jaxtyping import Bool, Int64
+
+from saestore.mixing import splitmix64
 
 
 Split = Literal["all", "train", "held_out"]
 """All kept rows, those of contexts that training sees, or those it never sees."""
-
-
-def splitmix64(x: UInt64[np.ndarray, " *row"]) -> UInt64[np.ndarray, " *row"]:
-    """Return 64 well-mixed bits of each number.
-
-    Source: Steele, Lea and Flood 2014, Fast splittable pseudorandom number generators.
-    """
-    z = x + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 def held_out(n_contexts: int, share: float) -> Bool[np.ndarray, " context"]:

@@ -5,22 +5,17 @@ of its own, `splitmix64(splitmix64(seed) xor feature) mod C`. Its random order i
 `(shuffle_rank - sample_offset) mod C`: a uniform sample without replacement, another for each
 feature, the same for every layout of workers. The price: two features' orders are rotations of one
 permutation, so they are not independent of each other.
-
-Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators" (the finaliser).
 """
 
 import numpy as np
 from jaxtyping import UInt32
 
-from saestore.activations.split import splitmix64
-
-
-_MASK = (1 << 64) - 1
+from saestore.mixing import MASK, splitmix64
 
 
 def shuffle_ranks(contexts: int, *, seed: int) -> UInt32[np.ndarray, " context"]:
     """Return each context's rank by its hash, ties by context."""
-    key = np.array([seed & _MASK], dtype=np.uint64)
+    key = np.array([seed & MASK], dtype=np.uint64)
     hashes = splitmix64(np.arange(contexts, dtype=np.uint64) ^ key)
     ranks = np.empty(contexts, dtype=np.uint32)
     ranks[np.argsort(hashes, kind="stable")] = np.arange(contexts, dtype=np.uint32)
@@ -38,6 +33,6 @@ def sample_offsets(
         contexts: Contexts analysed, C; with none every offset is 0.
         seed: Seed of the analysis.
     """
-    key = splitmix64(np.array([seed & _MASK], dtype=np.uint64))
+    key = splitmix64(np.array([seed & MASK], dtype=np.uint64))
     hashes = splitmix64(np.arange(first, first + features, dtype=np.uint64) ^ key)
     return (hashes % np.uint64(max(contexts, 1))).astype(np.uint32)

@@ -19,6 +19,7 @@ from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.evaluate import EvaluateSettings
 from saestore_schemas.exchange import ImportSettings
 from saestore_schemas.generate import GenerateSettings
+from saestore_schemas.interpret import InterpretSettings
 from saestore_schemas.server import ServerSettings
 from saestore_schemas.settings import MachineSettings
 from saestore_schemas.train import TrainSettings
@@ -29,6 +30,7 @@ VERBS: dict[str, type[BaseModel]] = {
     "train": TrainSettings,
     "evaluate": EvaluateSettings,
     "analyze": AnalyzeSettings,
+    "interpret": InterpretSettings,
     "import": ImportSettings,
 }
 """Verbs that take a settings file, in the order of the main job."""
@@ -73,7 +75,7 @@ def load_settings(
     """Return the settings of a verb: the file, changed by the overrides, validated.
 
     Args:
-        verb: `generate`, `train`, `evaluate`, `analyze` or `import`.
+        verb: `generate`, `train`, `evaluate`, `analyze`, `interpret` or `import`.
         path: A TOML file; None starts from nothing.
         overrides: `a.b.c=value` each, in order; values in TOML's spelling, bare words are strings.
         options: Settings by dotted path that stand instead of the file's.

@@ -12,6 +12,7 @@ EXTRAS = {
     "markupsafe": "server",
     "matplotlib": "report",
     "prometheus_client": "server",
+    "openai": "interpret",
     "pymongo": "index",
     "prompt_toolkit": "shell",
     "safetensors": "model",

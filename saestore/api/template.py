@@ -33,6 +33,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "evaluate": {"dictionary": "pythia-70m/topk-32"},
     "analyze": {"dictionary": "pythia-70m/topk-32"},
+    "interpret": {"features": "pythia-70m/topk-32", "endpoint.model": "gpt-4o-mini"},
     "import": {
         "name": "imported",
         "source": {"kind": "llamascopium", "path": "activations"},
@@ -192,8 +193,9 @@ def _table_of(
     yield from _comment(field.description or "", prefix="# ")
     for child in children:
         names = ", ".join(n for n in child.model_fields if n != "kind")
-        kind = child.model_fields["kind"].default
-        yield from _comment(f'"{kind}" ({names}): {_first_sentence(child)}', prefix="#   ")
+        own = child.model_fields.get("kind")
+        what = f"[{dotted}.NAME]" if own is None else f'"{own.default}"'
+        yield from _comment(f"{what} ({names}): {_first_sentence(child)}", prefix="#   ")
     for key, value in default.items():
         yield f"[{dotted}.{key}]"
         yield from (f"{name} = {_value(each)}" for name, each in value.items())

@@ -293,7 +293,7 @@ def _artefacts(lake: Lake) -> Iterator[list[Any]]:
             manifest.fingerprint,
             manifest.payload.files,
             manifest.payload.bytes,
-            [f"{layout.FOLDERS[p.kind]}/{p.name}" for p in manifest.parents],
+            [layout.inside(p.kind, p.name) for p in manifest.parents],
             canonical(manifest.settings),
             canonical(manifest.counts),
             canonical(manifest.facts),

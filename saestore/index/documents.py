@@ -14,7 +14,7 @@ from saestore.index import layout
 from saestore.index.database import Document
 from saestore.index.record import Records, packed
 from saestore.lake import Ref
-from saestore.lake.layout import FOLDERS
+from saestore.lake.layout import inside
 from saestore_schemas.manifest import Manifest
 
 
@@ -30,7 +30,7 @@ def of_artefact(ref: Ref, manifest: Manifest) -> Document:
         "files": manifest.payload.files,
         "bytes": manifest.payload.bytes,
         "counts": dict(manifest.counts),
-        "parents": [f"{FOLDERS[each.kind]}/{each.name}" for each in manifest.parents],
+        "parents": [inside(each.kind, each.name) for each in manifest.parents],
         "settings": canonical(manifest.settings),
         "facts": canonical(manifest.facts),
     }

@@ -46,11 +46,11 @@ class Lake:
                 names = [
                     f"{name}/{child}".lstrip("/")
                     for name in names
-                    for child in self.storage.names(f"{layout.FOLDERS[each]}/{name}".rstrip("/"))
+                    for child in self.storage.names(layout.inside(each, name))
                     if not child.startswith(".")
                 ]
             for name in names:
-                inside = self.storage.names(f"{layout.FOLDERS[each]}/{name}")
+                inside = self.storage.names(layout.inside(each, name))
                 if wanted in inside and not (unfinished and layout.MANIFEST in inside):
                     found.append(Ref(each, name))
         return found

@@ -3,6 +3,7 @@
     <lake>/activations/<name>/
     <lake>/dictionaries/<series>/<name>/
     <lake>/features/<series>/<name>/<analysis>/
+    <lake>/features/<series>/<name>/<analysis>/interpretations/<run>/
     <lake>/evaluations/<series>/<name>/<evaluation>/
     <lake>/sweeps/<name>/
 
@@ -26,8 +27,12 @@ FOLDERS: dict[ArtefactKind, str] = {
     "features": "features",
     "evaluation": "evaluations",
     "sweep": "sweeps",
+    "interpretation": "features",
 }
 """Top folder of each kind of artefact."""
+
+INTERPRETATIONS = "interpretations"
+"""Beside the tables of an analysis: what was found out about its features, a folder of each run."""
 
 DEPTH: dict[ArtefactKind, int] = {
     "activations": 1,
@@ -35,8 +40,10 @@ DEPTH: dict[ArtefactKind, int] = {
     "features": 3,
     "evaluation": 3,
     "sweep": 1,
+    "interpretation": 4,
 }
-"""Segments in an artefact's name: features and evaluations are `series/name/analysis`."""
+"""Segments in an artefact's name: features and evaluations are `series/name/analysis`, interpretations
+`series/name/analysis/run`."""
 
 MANIFEST = "manifest.json"
 FILES = "files.parquet"
@@ -169,6 +176,23 @@ def checkpoint_step(folder: str) -> int:
     return int(folder.rpartition("/")[2])
 
 
+CASSETTE = "cassette.jsonl"
+"""Every request of a run of `interpret` with its answer, one JSON object a line."""
+SELECTION = "selection.parquet"
+"""Which features it is about."""
+
+
+def inside(kind: ArtefactKind, name: str) -> str:
+    """Return the folder of what has a name, or only its first segments; "" stands for all.
+
+    The last segment of an interpretation lies in a folder of the analysis's.
+    """
+    parts = [FOLDERS[kind], *(name.split("/") if name else [])]
+    if kind == "interpretation" and len(parts) >= DEPTH[kind]:
+        parts.insert(DEPTH[kind], INTERPRETATIONS)
+    return "/".join(parts)
+
+
 @dataclass(frozen=True)
 class Ref:
     """An artefact's kind and name."""
@@ -179,7 +203,7 @@ class Ref:
     @property
     def path(self) -> str:
         """The artefact's folder, relative to the lake."""
-        return f"{FOLDERS[self.kind]}/{self.name}"
+        return inside(self.kind, self.name)
 
     @override
     def __str__(self) -> str:

@@ -43,6 +43,8 @@ UNFINISHED = "restore these files, or remove the unfinished artefact and make it
 """What to do about damage to something that is not finished."""
 
 _BLOCK = 8 << 20
+_NOT_ITS_OWN = (layout.PROGRESS, layout.ANNOTATIONS, layout.INTERPRETATIONS)
+"""Folders beside an artefact's payload that have manifests of their own, or none."""
 
 
 @dataclass(frozen=True)
@@ -166,8 +168,7 @@ def _listed(artefact: Storage, known: Mapping[str, tuple[int, str]]) -> Payload:
     rows = [
         (path, *(known.get(path) or digest_file(artefact, path)))
         for path in there
-        if not path.startswith((f"{layout.PROGRESS}/", f"{layout.ANNOTATIONS}/"))
-        and path != layout.FILES
+        if path.split("/", 1)[0] not in _NOT_ITS_OWN and path != layout.FILES
     ]
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
     schema = tables.FILES.schema()
@@ -263,7 +264,7 @@ def load(artefact: Storage, ref: layout.Ref) -> Manifest:
             name=ref.name,
             damage=(f"{layout.MANIFEST}: belongs to {manifest.kind} {manifest.name!r}",),
             hint="an artefact keeps its name: move the folder back to "
-            f"{layout.FOLDERS[manifest.kind]}/{manifest.name}, or remove it if it is a copy",
+            f"{layout.inside(manifest.kind, manifest.name)}, or remove it if it is a copy",
         )
     run = Run(ref, manifest.settings, manifest.parents)
     if run.fingerprint != manifest.fingerprint:
@@ -331,7 +332,7 @@ def inventory(artefact: Storage, expected: Mapping[str, tuple[int, str]]) -> dic
         top = path.split("/", 1)[0]
         beside = f"{top}/{layout.MANIFEST}"
         added_later = top != path and beside not in expected and beside in there
-        if path not in ours and not added_later and top != layout.PROGRESS:
+        if path not in ours and not added_later and top not in _NOT_ITS_OWN:
             wrong[path] = "foreign file, not in the artefact's file list"
     return wrong
 

@@ -28,5 +28,7 @@ DictionaryOrCheckpoint = Annotated[
 HookpointName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 """A hookpoint as TransformerLens spells it, such as `blocks.8.hook_resid_post`."""
 
-ArtefactKind = Literal["activations", "dictionary", "features", "evaluation", "sweep"]
+ArtefactKind = Literal[
+    "activations", "dictionary", "features", "evaluation", "sweep", "interpretation"
+]
 """What the lake holds."""

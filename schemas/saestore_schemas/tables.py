@@ -7,7 +7,7 @@ are rendered from it. A change of meaning raises
 
 import pyarrow as pa
 
-from saestore_schemas import relation_tables
+from saestore_schemas import interpretation_tables, relation_tables
 from saestore_schemas.annotations import ANNOTATIONS
 from saestore_schemas.columns import CONTEXT, FEATURE, HEAD, TOKEN_ID
 from saestore_schemas.table import Column, Table
@@ -589,5 +589,6 @@ TABLES = (
     FEATURES, HISTOGRAMS, EXAMPLES, TOKEN_STATS, COACTIVATION, NEIGHBOURS, LOGITS, LOGIT_STATS, DECODERS,
     DECODER_PAIRS, HEAD_SCALING, ATTENTION, ANNOTATIONS, METRICS, SCORES, RESULTS,
     FEATURE_SCORES, COMPARISON, MATCHES, DIFFERENCES,
+    *interpretation_tables.TABLES,
 )  # fmt: skip
 """Every table, for the reference pages and for readers that check what they open."""

@@ -33,6 +33,16 @@ SAMPLES = [
         expected="a MongoDB that listens",
         hint="start it",
     ),
+    errors.EndpointError(
+        place="http://127.0.0.1:9/v1",
+        reason="refuses the key (401)",
+        expected="a key",
+        hint="set it",
+    ),
+    errors.BudgetError(name="s/one/a/run", used="9 tokens", budget="10", done="3 features"),
+    errors.ReplayError(
+        cassette="cassette.jsonl", request="ab" * 32, purpose="explaining feature 7"
+    ),
     errors.MissingExtraError(package="torch", extra="model", purpose="training"),
 ]
 

@@ -29,6 +29,7 @@ class Kind(StrEnum):
     FEATURES = "features"
     EVALUATION = "evaluation"
     SWEEP = "sweep"
+    INTERPRETATION = "interpretation"
 
 
 NameArgument = Annotated[

@@ -22,7 +22,7 @@ routes = APIRouter(include_in_schema=False)
 
 _WORDS: Mapping[ArtefactKind, str] = {
     "activations": "activation stores", "dictionary": "dictionaries", "evaluation": "evaluations",
-    "features": "analyses", "sweep": "sweeps",
+    "features": "analyses", "interpretation": "interpretations", "sweep": "sweeps",
 }  # fmt: skip
 LINES = 200
 """Lines of a list, at most: SQL lists the others."""

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from saestore.activations.split import splitmix64
 from saestore.analyze.order import sample_offsets, shuffle_ranks
+from saestore.mixing import splitmix64
 
 
 MASK = (1 << 64) - 1

@@ -1,0 +1,1 @@
+"""Ways of asking how well an explanation holds: one file each, and one line in `REGISTRY`."""
