@@ -1,0 +1,27 @@
+"""A planted analysis with enough contexts that every part has some of every feature."""
+
+import pytest
+
+from saestore.features import Analysis
+from saestore.interpret.places import Material
+from saestore.lake import Lake
+from saestore.testing.analyses import plant, planted_analysis
+
+
+@pytest.fixture(scope="session")
+def known():
+    return plant(seed=3, contexts=300, d_sae=11)
+
+
+@pytest.fixture(scope="session")
+def analysis(tmp_path_factory, known):
+    lake = Lake.at(tmp_path_factory.mktemp("interpreted"))
+    ref, _ = planted_analysis(lake, planted=known)
+    return Analysis.open(lake, ref.name)
+
+
+@pytest.fixture(scope="session")
+def draws(analysis):
+    """What draws the places of every feature, by feature."""
+    material = Material(analysis, seed=5)
+    return {d.page.feature: d for d in material.draws(range(analysis.n_features))}
