@@ -5,7 +5,9 @@ from saestore.features.annotations import AnnotationLog, Compacted, Said
 from saestore.features.choose import RULE, different_words, features_about_something
 from saestore.features.connect import Take, connect, query, stream
 from saestore.features.explain import Explained, Scan, Step, explain
+from saestore.features.explanations import Explanation, ExplanationScore
 from saestore.features.highlight import TEXTS, Highlight, texts_of, whole
+from saestore.features.interpretations import Interpretations
 from saestore.features.limits import Limits
 from saestore.features.listing import (
     FeatureTable,
@@ -66,6 +68,8 @@ __all__ = [
     "Example",
     "ExampleGroup",
     "Explained",
+    "Explanation",
+    "ExplanationScore",
     "FeatureOverlap",
     "FeaturePage",
     "FeatureTable",
@@ -73,6 +77,7 @@ __all__ = [
     "HeadPair",
     "Highlight",
     "Histogram",
+    "Interpretations",
     "Limits",
     "Listing",
     "ListingLine",

@@ -13,6 +13,7 @@ from saestore.errors import FeatureNotFoundError, QueryError, UnsupportedError, 
 from saestore.features import connect
 from saestore.features.annotations import AnnotationLog
 from saestore.features.find import analysis_named
+from saestore.features.interpretations import Interpretations
 from saestore.features.page import FeaturePage, Provenance
 from saestore.features.passages import Passages
 from saestore.features.pieces import Vocabulary
@@ -220,6 +221,11 @@ class Analysis:
     def annotations(self) -> AnnotationLog:
         """What people say about its features: the log, to be read and written."""
         return self.stored.annotations
+
+    @property
+    def interpretations(self) -> Interpretations:
+        """The runs of `interpret` about its features."""
+        return self.stored.interpretations
 
     @property
     def provenance(self) -> Provenance:

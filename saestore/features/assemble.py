@@ -6,6 +6,7 @@ from typing import Any
 
 from saestore.features import relations
 from saestore.features.annotations import events_of, latest
+from saestore.features.explanations import explanations
 from saestore.features.lines import Line, Lines
 from saestore.features.page import (
     Example,
@@ -23,6 +24,7 @@ from saestore.features.pieces import example
 from saestore.lake import Ref
 from saestore_schemas.analyze import LOGIT_SCORES, AnalyzeSettings
 from saestore_schemas.annotations import ANNOTATIONS
+from saestore_schemas.interpretation_tables import INTERPRETATION_SCORES, INTERPRETATIONS
 from saestore_schemas.manifest import Manifest
 from saestore_schemas.tables import REMAINDER
 
@@ -89,6 +91,9 @@ class Assembler:
             groups=self._groups(lines, subsamples),
             provenance=self.provenance,
             annotations=latest(events_of(lines.rows(ANNOTATIONS.name))),
+            explanations=explanations(
+                lines.rows(INTERPRETATIONS.name), lines.rows(INTERPRETATION_SCORES.name)
+            ),
         )
 
     def _groups(self, lines: Lines, subsamples: Collection[str] | None) -> tuple[ExampleGroup, ...]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from saestore.errors import DamagedArtefactError, FormatVersionError, QueryError
 from saestore.features import annotation_views, sandbox, views
+from saestore.features.interpretation_views import interpretation_views
 from saestore.features.limits import Limits, within
 from saestore.fingerprint import canonical
 from saestore.lake import Lake, Ref, layout
@@ -41,8 +42,9 @@ def connect(lake: Lake, limits: Limits | None = None) -> duckdb.DuckDBPyConnecti
     Every view carries the columns `series`, `dictionary` and `analysis`. Views: features, firings
     (in feature order, with `row`), firings_by_feature (without), firings_by_context, head_firings,
     contexts, tokens, vocabulary, documents, examples, histograms, logits (with `token`), logit_stats,
-    decoders, decoder_pairs, head_scaling, feature_heads, annotations, current_annotations; scores and feature_scores over evaluations,
-    metrics over training runs, artefacts over manifests. In a lake that holds none they are empty.
+    decoders, decoder_pairs, head_scaling, feature_heads, annotations, current_annotations; interpretations,
+    interpretation_scores and interpretation_answers over runs of `interpret`; scores and feature_scores
+    over evaluations, metrics over training runs, artefacts over manifests. In a lake that holds none they are empty.
 
     The connection is yours: close it. What it creates lives in memory and is gone with it. Files are
     there and of their size when it is opened; `query` compares more. Statements are not looked at, so
@@ -82,13 +84,15 @@ def connect_to(
     connection = duckdb.connect()
     try:
         sandbox.allow_only(connection, lake, limits or Limits())
+        refs = list(analyses)
         sources = [
-            views.Source(ref, lake.manifest(ref), views.folder_of(lake, ref)) for ref in analyses
+            views.Source(ref, lake.manifest(ref), views.folder_of(lake, ref)) for ref in refs
         ]
         named = None if every else views.named_in(question)
         for name, sql in {
             **views.analysis_views(sources),
             **views.lake_views(lake, question),
+            **interpretation_views(lake, refs, question),
         }.items():
             if named is None or name in named:
                 connection.execute(f"CREATE VIEW {name} AS {sql}")

@@ -17,7 +17,8 @@ class Lines(Protocol):
     def rows(self, table: str) -> Sequence[Line]:
         """Return its lines of a table in stored order; none where the analysis has no such table.
 
-        Those of `annotations` are the events of the log, or only what holds now.
+        Those of `annotations` are the events of the log, or only what holds now; those of
+        `interpretations` and `interpretation_scores` are of all runs, the newest last, each with its `run`.
         """
         ...
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from saestore.features.explanations import Explanation, best
 from saestore_schemas.annotations import AnnotationEvent
 
 
@@ -318,6 +319,8 @@ class FeaturePage:
         groups: Example groups in the order of the settings, strata lowest first.
         provenance: What was analysed.
         annotations: What people say of it now, in the order of fields and authors.
+        explanations: What it stands for, going by each explainer of each run of `interpret`, those of the
+            newest run last.
     """
 
     series: str
@@ -338,6 +341,7 @@ class FeaturePage:
     groups: tuple[ExampleGroup, ...]
     provenance: Provenance
     annotations: tuple[AnnotationEvent, ...] = ()
+    explanations: tuple[Explanation, ...] = ()
 
     @property
     def max(self) -> float:
@@ -358,6 +362,11 @@ class FeaturePage:
     def density(self) -> float:
         """Share of kept rows on which it fires."""
         return float(self.statistics["density"] or 0.0)
+
+    @property
+    def explanation(self) -> Explanation | None:
+        """The explanation with the largest mean score; None where there is none."""
+        return best(self.explanations)
 
     def examples(self, subsample: str) -> tuple[Example, ...]:
         """Return the examples of one subsample, all strata; none if it has no such subsample."""

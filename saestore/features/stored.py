@@ -6,6 +6,7 @@ from functools import cached_property
 
 from saestore.features.annotations import AnnotationLog
 from saestore.features.assemble import Assembler, chosen
+from saestore.features.interpretations import Interpretations
 from saestore.features.lines import Line
 from saestore.features.page import FeaturePage
 from saestore.features.pieces import Stretch, Vocabulary, stretch
@@ -50,6 +51,11 @@ class Stored:
     def annotations(self) -> AnnotationLog:
         """What people say about its features."""
         return AnnotationLog(self.lake, self.manifest)
+
+    @cached_property
+    def interpretations(self) -> Interpretations:
+        """The runs that explain its features."""
+        return Interpretations(self.lake, self.ref)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -100,7 +106,11 @@ class Stored:
             related: Whether the tokens and features that it goes with are wanted.
         """
         said = self.annotations.lines(features)
-        lines = [_Lines(self, feature, said[feature]) for feature in features]
+        explained = self.interpretations.lines(features)
+        lines = [
+            _Lines(self, feature, {layout.ANNOTATIONS: said[feature], **explained[feature]})
+            for feature in features
+        ]
         shown = [line for each in lines for line in chosen(each, subsamples)]
         contexts = self.contexts({line["context"] for line in shown})
         for feature, each in zip(features, lines, strict=True):
@@ -111,16 +121,14 @@ class Stored:
 class _Lines:
     """One feature's lines: those of `examples` are read at once, as they say which contexts it shows.
 
-    What people say is given: of all features that are shown together, it is of the same moment.
+    What people say and what explains it is given: of all features that are shown together, it is of the
+    same moment.
     """
 
-    def __init__(self, stored: Stored, feature: int, said: Sequence[Line]) -> None:
+    def __init__(self, stored: Stored, feature: int, given: Mapping[str, Sequence[Line]]) -> None:
         self._stored = stored
         self._feature = feature
-        self._known = {
-            "examples": stored.rows("examples", feature),
-            layout.ANNOTATIONS: said,
-        }
+        self._known = {"examples": stored.rows("examples", feature), **given}
         self.contexts: Mapping[int, Line] = {}
 
     def rows(self, table: str) -> Sequence[Line]:

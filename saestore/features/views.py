@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from saestore.errors import DamagedArtefactError, FormatVersionError
 from saestore.lake import Lake, Ref, layout, manifest as manifests
-from saestore_schemas import tables
+from saestore_schemas import interpretation_tables, tables
 from saestore_schemas.manifest import Manifest
 from saestore_schemas.names import ArtefactKind
 from saestore_schemas.table import Table
@@ -21,6 +21,8 @@ from saestore_schemas.table import Table
 
 KEYS = ("series", "dictionary", "analysis")
 """What tells analyses apart."""
+RUN_KEYS = (*KEYS, "run")
+"""What tells runs of `interpret` apart."""
 
 VIEWS = {
     "features": "one line per feature: counts, density, quantiles, where it peaks, norms",
@@ -46,6 +48,9 @@ VIEWS = {
     "attention": "which positions a feature reads from where it fires in its examples, if it attends",
     "annotations": "every event of what people say about features, overwritten ones and those taken back too",
     "current_annotations": "what people say about features now: the last event of each field and author",
+    "interpretations": "what features stand for, going by each explainer of each run of `interpret`",
+    "interpretation_scores": "how well each explanation holds, going by each scorer",
+    "interpretation_answers": "what was answered about each example that an explanation was scored on",
     "scores": "metrics of every evaluation",
     "feature_scores": "one line per feature and evaluation: density, nearest other features",
     "metrics": "metrics of every training run, by step",
@@ -110,6 +115,7 @@ _TYPES = {
     "uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER", "uint64": "UBIGINT",
     "int8": "TINYINT", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT",
     "double": "DOUBLE", "bool": "BOOLEAN", "string": "VARCHAR", "binary": "BLOB",
+    "timestamp[s, tz=UTC]": "TIMESTAMPTZ",
 }  # fmt: skip
 
 
@@ -117,6 +123,8 @@ def _schema(view: str) -> pa.Schema:
     if view in _OF_THE_LAKE:
         table, keys = _OF_THE_LAKE[view]
         return _keyed(table.schema(), keys)
+    if view in _OF_RUNS:
+        return _keyed(_OF_RUNS[view].schema(), RUN_KEYS)
     row = pa.field("row", pa.uint64())
     if view == "tokens":
         columns: list[Any] = [
@@ -148,6 +156,9 @@ _OF_THE_LAKE: Mapping[str, tuple[Table, tuple[str, ...]]] = {
     "sweeps": (tables.RESULTS, ("sweep",)),
 }
 """Views over evaluations, training runs and sweeps, and what tells their artefacts apart."""
+
+_OF_RUNS: Mapping[str, Table] = {table.name: table for table in interpretation_tables.TABLES}
+"""Views over runs of `interpret`."""
 
 VIEW_TABLES: Mapping[str, Table] = {
     "features": tables.FEATURES,
@@ -310,7 +321,7 @@ def analysis_views(sources: Iterable[Source]) -> dict[str, str]:
             if needs in source.manifest.arrays
         ]
         nothing = known and not arms and needs == tables.FIRINGS_BY_FEATURE.name
-        found[name] = _refusing(name, known) if nothing else _union(name, arms)
+        found[name] = _refusing(name, known) if nothing else union(name, arms)
     return found
 
 
@@ -371,7 +382,7 @@ def _files(lake: Lake, view: str, kind: ArtefactKind, file: str, *, whole: bool)
             keys = ", ".join(f"{literal(value)} AS {name}" for name, value in parts)
             path = literal(f"{folder_of(lake, ref)}/{file}")
             arms.append(f"SELECT {keys}, * FROM read_parquet({path})")
-    return _union(view, arms)
+    return union(view, arms)
 
 
 def _has(lake: Lake, ref: Ref, file: str, *, whole: bool) -> bool:
@@ -394,5 +405,6 @@ def _has(lake: Lake, ref: Ref, file: str, *, whole: bool) -> bool:
     return listed is not None
 
 
-def _union(view: str, arms: list[str]) -> str:
+def union(view: str, arms: list[str]) -> str:
+    """Return the SQL of a view made of some parts; of none, empty."""
     return " UNION ALL BY NAME ".join(arms) or empty(view)

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,8 +44,10 @@ UNFINISHED = "restore these files, or remove the unfinished artefact and make it
 """What to do about damage to something that is not finished."""
 
 _BLOCK = 8 << 20
-_NOT_ITS_OWN = (layout.PROGRESS, layout.ANNOTATIONS, layout.INTERPRETATIONS)
+_NOT_ITS_OWN = (f"{layout.PROGRESS}/", f"{layout.ANNOTATIONS}/")
 """Folders beside an artefact's payload that have manifests of their own, or none."""
+_RUN = re.compile(rf"{layout.INTERPRETATIONS}/[^/]+/")
+"""Of these each run of `interpret` is one; a run has a table of that name itself."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ def _listed(artefact: Storage, known: Mapping[str, tuple[int, str]]) -> Payload:
     rows = [
         (path, *(known.get(path) or digest_file(artefact, path)))
         for path in there
-        if path.split("/", 1)[0] not in _NOT_ITS_OWN and path != layout.FILES
+        if not _beside(path) and path != layout.FILES
     ]
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
     schema = tables.FILES.schema()
@@ -332,9 +335,14 @@ def inventory(artefact: Storage, expected: Mapping[str, tuple[int, str]]) -> dic
         top = path.split("/", 1)[0]
         beside = f"{top}/{layout.MANIFEST}"
         added_later = top != path and beside not in expected and beside in there
-        if path not in ours and not added_later and top not in _NOT_ITS_OWN:
+        if path not in ours and not added_later and not _beside(path):
             wrong[path] = "foreign file, not in the artefact's file list"
     return wrong
+
+
+def _beside(path: str) -> bool:
+    """Return whether a file below an artefact's folder is none of its own."""
+    return path.startswith(_NOT_ITS_OWN) or _RUN.match(path) is not None
 
 
 def check_sizes(artefact: Storage, manifest: Manifest, paths: Sequence[str]) -> None:

@@ -141,6 +141,7 @@ def query(
 
     Of analyses: features, firings, contexts, tokens, vocabulary, documents, examples, histograms,
     logits, logit_stats; each says which series, dictionary and analysis a line belongs to. Of
+    explanations: interpretations, interpretation_scores, interpretation_answers. Of
     evaluations: scores, feature_scores. Of training: metrics, timings, sweeps. Of the lake: artefacts.
 
     SQL only reads, and only this lake: no other file, no network, no extension.

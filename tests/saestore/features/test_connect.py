@@ -38,7 +38,7 @@ def test_parameters_are_bound(planted_lake):
 
 def test_artefacts_lists_what_the_lake_holds(planted_lake):
     rows = query(planted_lake, "SELECT kind, name, finished, parents FROM artefacts").to_pylist()
-    assert {r["kind"] for r in rows} == {"activations", "dictionary", "features"}
+    assert {r["kind"] for r in rows} == {"activations", "dictionary", "features", "interpretation"}
     (analysis,) = [r for r in rows if r["kind"] == "features"]
     assert analysis["finished"]
     assert set(analysis["parents"]) == {"dictionaries/planted/relu", "activations/planted"}
