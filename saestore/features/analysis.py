@@ -63,7 +63,11 @@ class Analysis:
             IncompleteArtefactError: It was started and not finished.
         """
         ref = analysis_named(lake, name)
-        manifest = lake.manifest(ref)
+        return cls.of(lake, ref, lake.manifest(ref))
+
+    @classmethod
+    def of(cls, lake: Lake, ref: Ref, manifest: Manifest) -> "Analysis":
+        """Return the analysis that a manifest describes."""
         return cls(lake, ref, manifest, AnalyzeSettings.model_validate(manifest.settings))
 
     @property

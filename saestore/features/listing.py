@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Bool, Float64, Int64
 from typing_extensions import override
 
@@ -344,8 +345,8 @@ class FeatureTable:
         pairs = [self._ranked[:, :2]] if len(self._ranked) else []
         if "token_stats" in self.analysis.tables:
             columns = self.analysis.columns("token_stats", ["feature", "token_id", "shift"])
-            numbers = _numbers(columns)
-            pairs.append(numbers[numbers[:, 2] == 0, :2])
+            own = columns.filter(pc.field("shift") == 0).select(["feature", "token_id"])
+            pairs.append(_numbers(own))
         both = np.concatenate(pairs) if pairs else np.empty((0, 2), dtype=np.int64)
         token = self.analysis.vocabulary.token
         return WordIndex.of(both[:, 0], both[:, 1], token, self.analysis.n_features)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, Integer
 
 from saestore.features.page import Example, Read, TokenPiece
 
@@ -46,10 +46,12 @@ class Vocabulary:
         """Where each token stands: a page asks for hundreds, one by one."""
         return {token: at for at, token in enumerate(self.ids.tolist())}
 
-    def specials(self, token_ids: Sequence[int]) -> list[bool]:
+    def specials(
+        self, token_ids: Sequence[int] | Integer[np.ndarray, " _"]
+    ) -> Bool[np.ndarray, " _"]:
         """Return which of some tokens are special."""
-        places = np.searchsorted(self.ids, token_ids)
-        found: list[bool] = self.special[np.minimum(places, len(self.ids) - 1)].tolist()
+        places = np.searchsorted(self.ids, np.asarray(token_ids, dtype=np.int64))
+        found: Bool[np.ndarray, " _"] = self.special[np.minimum(places, len(self.ids) - 1)]
         return found
 
 
@@ -123,7 +125,7 @@ def stretch(line: Mapping[str, Any], context: Mapping[str, Any], vocabulary: Voc
     start, stop = line["window_start"], line["window_start"] + line["window_length"]
     ignored = set(context["ignored"])
     text = context["text"]
-    marks = vocabulary.specials(context["token_ids"][start:stop])
+    marks = vocabulary.specials(context["token_ids"][start:stop]).tolist()
     ends = pairwise(context["char_offsets"][start : stop + 1])
     home = segment(context["segments"], line["peak_position"])
     return Stretch(

@@ -2,7 +2,8 @@
 
 import io
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from threading import RLock
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Int64
 
 from saestore.errors import DamagedArtefactError, FormatVersionError
 from saestore.lake import Storage, manifest as manifests
@@ -45,7 +47,9 @@ class TableReader:
         self._room = kept_mib << 20
         self._held = 0
         self._lock = RLock()
-        self._known_bounds: dict[tuple[int, str], list[tuple[int, int]]] = {}
+        self._known_bounds: dict[
+            tuple[int, str], tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " _"]]
+        ] = {}
 
     def rows(self, key: str, values: Sequence[int]) -> pa.Table:
         """Return the rows whose key is one of the values, in stored order.
@@ -59,16 +63,19 @@ class TableReader:
         with self._lock:
             files = self._files
         for part in range(len(files)):
-            for group, (low, high) in enumerate(self._bounds(part, key)):
-                here = wanted[(wanted >= low) & (wanted <= high)]
-                if len(here):
-                    with self._lock:
-                        rows = self._group(part, group)
-                    # sorted, so equal keys are one slice; to_numpy or a filter would import pandas
-                    keys = np.from_dlpack(rows[key].combine_chunks())
-                    starts = np.searchsorted(keys, here).tolist()
-                    stops = np.searchsorted(keys, here, side="right").tolist()
-                    found += [rows.slice(a, b - a) for a, b in zip(starts, stops, strict=True)]
+            low, high = self._bounds(part, key)
+            first = np.searchsorted(wanted, low)
+            behind = np.searchsorted(wanted, high, side="right")
+            for group in np.flatnonzero(behind > first).tolist():
+                here = wanted[first[group] : behind[group]]
+                with self._lock:
+                    rows = self._group(part, group)
+                # sorted, so equal keys are one slice; to_numpy or a filter would import pandas
+                keys = np.from_dlpack(rows[key].combine_chunks())
+                same = here.astype(keys.dtype)  # or the keys would be cast at every search
+                starts = np.searchsorted(keys, same)
+                stops = np.searchsorted(keys, same, side="right")
+                found += [rows.slice(a, b - a) for a, b in _joined(starts, stops)]
         if not found:
             return files[0].schema_arrow.empty_table()
         return pa.concat_tables(found).combine_chunks()
@@ -79,7 +86,7 @@ class TableReader:
         Raises:
             DamagedArtefactError: A file is missing, has another size or cannot be read.
         """
-        with self._lock:
+        with self._lock, self._reading():
             return pa.concat_tables([file.read(columns=list(columns)) for file in self._files])
 
     @cached_property
@@ -105,7 +112,9 @@ class TableReader:
             files.append(file)
         return files
 
-    def _bounds(self, part: int, key: str) -> list[tuple[int, int]]:
+    def _bounds(
+        self, part: int, key: str
+    ) -> tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " _"]]:
         """Return the smallest and largest key of each row group of a file, from its footer, once."""
         if (part, key) not in self._known_bounds:
             self._known_bounds[part, key] = _bounds(self._files[part], key)
@@ -116,10 +125,21 @@ class TableReader:
             return str(self._artefact.path(path))
         return io.BytesIO(self._artefact.read(path))
 
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowInvalid, OSError) as error:
+            said = " ".join(str(error).split())
+            raise DamagedArtefactError(
+                name=self._manifest.name, damage=(f"{self._table}: {said}",)
+            ) from error
+
     def _group(self, part: int, group: int) -> pa.Table:
         key = (part, group)
         if key not in self._decoded:
-            self._decoded[key] = self._files[part].read_row_group(group)
+            with self._reading():
+                self._decoded[key] = self._files[part].read_row_group(group)
             self._held += self._decoded[key].nbytes
             while len(self._decoded) > _KEPT and self._held > self._room:
                 self._held -= self._decoded.popitem(last=False)[1].nbytes
@@ -127,12 +147,27 @@ class TableReader:
         return self._decoded[key]
 
 
-def _bounds(file: pq.ParquetFile, key: str) -> list[tuple[int, int]]:
-    """Return the smallest and largest key of each row group, from the footer's statistics."""
+def _joined(
+    starts: Int64[np.ndarray, " _"], stops: Int64[np.ndarray, " _"]
+) -> list[tuple[int, int]]:
+    """Return ranges of rows, those that touch as one and without empty ones."""
+    there = stops > starts
+    starts, stops = starts[there], stops[there]
+    apart = starts[1:] != stops[:-1]
+    first = np.concatenate([[True], apart])[: len(starts)]
+    last = np.concatenate([apart, [True]])[: len(stops)]
+    return list(zip(starts[first].tolist(), stops[last].tolist(), strict=True))
+
+
+def _bounds(
+    file: pq.ParquetFile, key: str
+) -> tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " _"]]:
+    """Return the smallest and the largest key of each row group, from the footer's statistics."""
     column = file.schema_arrow.get_field_index(key)
     found = []
     for group in range(file.metadata.num_row_groups):
         statistics: Any = file.metadata.row_group(group).column(column).statistics
         known = statistics is not None and statistics.has_min_max
         found.append((int(statistics.min), int(statistics.max)) if known else (0, 1 << 62))
-    return found
+    both = np.array(found, dtype=np.int64).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
