@@ -7,6 +7,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from saestore.errors import DamagedArtefactError, FormatVersionError
 from saestore.features import Analysis, AnnotationLog
 from saestore.index import layout
 from saestore.index.database import Database, Document
@@ -147,7 +148,6 @@ def verify(database: Database, lake: Lake, *, progress: Progress) -> list[str]:
 
     Raises:
         IndexUnavailableError: MongoDB cannot be reached, or refuses.
-        DamagedArtefactError: A file of the lake is missing or cut.
     """
     with database.asking():
         return list(_differences(database, lake, progress))
@@ -162,15 +162,19 @@ def _differences(database: Database, lake: Lake, progress: Progress) -> Iterator
     for path in sorted(there.keys() - {ref.path for ref in artefacts}):
         yield f"{path}: the lake has no such artefact"
     for ref, manifest in artefacts.items():
-        if ref.kind == "features":
-            documents = Documents(Analysis.open(lake, ref.name))
+        found = there.get(ref.path)
+        if ref.kind != "features":
+            yield from _of_artefact(of_artefact(ref, manifest), found)
+            continue
+        documents = Documents(Analysis.of(lake, ref, manifest))
+        try:
             wanted = documents.of_analysis()
-            found = there.get(ref.path)
             yield from _of_artefact(wanted, found and _same_schema(wanted, found))
-            if there.get(ref.path, {}).get("version") == documents.version:
+            if found is not None and found["version"] == documents.version:
                 yield from _of_analysis(database, documents, ref, manifest, progress)
-        else:
-            yield from _of_artefact(of_artefact(ref, manifest), there.get(ref.path))
+        except (DamagedArtefactError, FormatVersionError) as error:
+            why = " ".join(error.message.split())
+            yield f"{ref.path}: cannot be read in the lake, and so not compared: {why}"
     versions = {layout.version_of(each) for each in artefacts.values()}
     for collection, version in _orphans(database, versions):
         n = database[collection].count_documents(layout.of_version(version))

@@ -62,21 +62,19 @@ class Documents:
             "n_layers": self.analysis.stored.assembler.n_layers,
         }
 
-    def of_features(self, features: range) -> tuple[list[Document], list[Document]]:
+    def of_features(self, features: range) -> tuple[list[Document], Iterator[Document]]:
         """Return the documents of some features that follow one another: `features`, and `pages`.
+
+        Those of `pages` are compressed one by one, as they are asked for, by any thread.
 
         Raises:
             DamagedArtefactError: A file is missing or has another size.
         """
         batch = self._records.batch(features, self._records.lines(features))
-        pages = [
-            {
-                "_id": layout.feature_id(self.version, feature),
-                "size": size,
-                "record": record,
-            }
+        pages = (
+            {"_id": layout.feature_id(self.version, feature), "size": size, "record": record}
             for feature, (size, record) in zip(features, packed(batch), strict=True)
-        ]
+        )
         named = self._table.words.of_features(features)
         lines = [
             {

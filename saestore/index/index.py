@@ -87,9 +87,8 @@ class Index:
             progress: Where to report.
 
         Raises:
-            UnsupportedError: The database is the index of another lake.
+            UnsupportedError: The database is the index of another lake, or of a later release.
             IndexUnavailableError: MongoDB cannot be reached, or refuses; what was written stays.
-            DamagedArtefactError: A file of the lake is missing or cut; what was written stays.
         """
         return sync(self.database, self.lake, progress=progress or Silent())
 
@@ -109,7 +108,6 @@ class Index:
 
         Raises:
             IndexUnavailableError: MongoDB cannot be reached, or refuses.
-            DamagedArtefactError: A file of the lake is missing or cut.
         """
         return check.verify(self.database, self.lake, progress=progress or Silent())
 
@@ -134,7 +132,6 @@ class Index:
 
         Raises:
             IndexUnavailableError: MongoDB cannot be reached, or refuses.
-            DamagedArtefactError: A file of the lake is missing or cut.
         """
         self.drop()
         return self.sync(progress=progress)

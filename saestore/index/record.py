@@ -6,6 +6,7 @@ analysis's; a record is the message without it, compressed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from jaxtyping import Int64
 
 from saestore.features import arrow
 from saestore.features.lines import Line
-from saestore.features.pieces import Stretch, segment, silent
+from saestore.features.pieces import Stretch, silent
 from saestore.features.stored import Stored
 from saestore.index import layout
-from saestore.index.stretches import KEPT, SPECIAL, Cut, Stretches, distinct
+from saestore.index.stretches import KEPT, SPECIAL, Stretches, distinct
 
 
 TEXTS, MARKS, TOKENS = "shown_texts", "shown_marks", "named_tokens"
@@ -90,31 +91,31 @@ class Records:
             _integers(examples, name)
             for name in ("context", "peak_position", "window_start", "window_length")
         )
-        cut = self._stretches.contexts(context)
-        parts = [cut[c].tokens[s : s + n] for c, s, n in zip(context, start, length, strict=True)]
-        bounds = np.concatenate([[0], np.cumsum([len(part) for part in parts], dtype=np.int64)])
-        shown = np.concatenate([*parts, np.empty(0, np.int32)])
+        slots = self._stretches.slots(context)
+        numbers, bounds = self._stretches.shown(slots, start, length)
+        shown = np.empty(len(numbers), np.uint32)
         places = np.empty(len(self._stretches), np.int64)
-        found, sizes = [], [0]
-        for low, high in zip(bounds[ends[:-1]], bounds[ends[1:]], strict=True):
-            different, shown[low:high] = distinct(shown[low:high], places)
+        found, sizes = [np.empty(0, np.int64)], [0]
+        for low, high in pairwise(bounds[ends].tolist()):
+            different, shown[low:high] = distinct(numbers[low:high], places)
             found.append(different)
             sizes.append(len(different))
-        more = {**_homes(cut, context, peak), "shown": _lists(bounds, shown.astype(np.uint32))}
+        more = {**self._stretches.homes(slots, peak), "shown": _lists(bounds, shown)}
         for name, dtype in _PLACES:
             examples = examples.append_column(
                 pa.field(name, dtype), arrow.column(more[name], dtype)
             )
-        numbers = arrow.column(np.concatenate([*found, np.empty(0, np.int64)]), pa.int64())
-        return examples, numbers, np.cumsum(sizes)
+        return examples, arrow.column(np.concatenate(found), pa.int64()), np.cumsum(sizes)
 
     def _with_texts(self, attention: pa.Table, examples: pa.Table) -> pa.Table:
         """Return lines of `attention` with the text of what is read; empty where no example shows it."""
         context, key = (_integers(attention, name) for name in ("context", "key"))
-        cut = self._stretches.contexts([*{*context} & {*_integers(examples, "context")}])
+        shown = np.isin(context, _integers(examples, "context"))
+        slots = np.full(len(context), -1, np.int64)
+        slots[shown] = self._stretches.slots(context[shown])
         texts = [
-            self._stretches.text(cut[c].tokens[k]) if c in cut and k < len(cut[c].tokens) else ""
-            for c, k in zip(context, key, strict=True)
+            self._stretches.token(slot, position) if slot >= 0 else ""
+            for slot, position in zip(slots.tolist(), key.tolist(), strict=True)
         ]
         return attention.append_column("text", arrow.column(texts, pa.string()))
 
@@ -221,19 +222,8 @@ class Record:
         return str(self._texts[context, position])
 
 
-def _homes(
-    cut: Mapping[int, Cut], contexts: Sequence[int], peaks: Sequence[int]
-) -> dict[str, list[Any]]:
-    lines = [cut[each].line for each in contexts]
-    homes = [segment(line["segments"], peak) for line, peak in zip(lines, peaks, strict=True)]
-    return {
-        **{name: [line[name] for line in lines] for name in ("n_positions", "source")},
-        **{name: [home[name] for home in homes] for name in ("document", "document_id")},
-    }
-
-
-def _integers(table: pa.Table, column: str) -> list[int]:
-    found: list[int] = np.from_dlpack(table[column].combine_chunks()).tolist()
+def _integers(table: pa.Table, column: str) -> Int64[np.ndarray, " _"]:
+    found: Int64[np.ndarray, " _"] = np.from_dlpack(table[column].combine_chunks()).astype(np.int64)
     return found
 
 

@@ -1,22 +1,18 @@
 """What examples show of their contexts, as numbers: each different token once, by its number.
 
 A feature shows some thousand tokens, of which a few hundred are different. Texts of contexts are cut into
-tokens once, whatever number of features shows them.
+tokens once, whatever number of features shows them, and with those that lie in the same row group, as long
+as there is room: features show contexts from everywhere.
 """
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int32, Int64
+from jaxtyping import Int32, Int64, Shaped
 
 from saestore.features import arrow
-from saestore.features.lines import Line
-from saestore.features.page import TokenPiece
-from saestore.features.pieces import stretch
+from saestore.features.parquet import CONTEXTS_GROUP
 from saestore.features.stored import Stored
 
 
@@ -26,18 +22,16 @@ SPECIAL, KEPT = 1, 2
 _ROOM = 1 << 27
 """Tokens of contexts that are kept: 512 MiB, a million contexts of 128."""
 
-
-@dataclass(frozen=True)
-class Cut:
-    """One context, cut into tokens.
-
-    Attributes:
-        line: Its line of `contexts`, without tokens and text.
-        tokens: The number of each of its tokens.
-    """
-
-    line: Line
-    tokens: Int32[np.ndarray, " position"]
+_COLUMNS = (
+    "context",
+    "source",
+    "n_positions",
+    "token_ids",
+    "ignored",
+    "segments",
+    "text",
+    "char_offsets",
+)
 
 
 class Stretches:
@@ -45,11 +39,20 @@ class Stretches:
 
     def __init__(self, stored: Stored) -> None:
         self._stored = stored
-        self._numbers: dict[TokenPiece, int] = {}
+        self._numbers: dict[tuple[str, int], int] = {}
         self._texts: list[str] = []
         self._marks: list[int] = []
-        self._cut: OrderedDict[int, Cut] = OrderedDict()
-        self._held = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self._slots = np.empty(0, np.int64)  # of each context, -1 where it is not kept
+        self._first = _Growing(np.int64)  # of each slot: where its tokens begin
+        self._length = _Growing(np.int64)
+        self._tokens = _Growing(np.int32)
+        self._sources: list[str] = []
+        self._starts = _Growing(np.int64)  # of each segment: its slot and its start in one number
+        self._documents = _Growing(np.uint64)
+        self._ids: list[str] = []
 
     def __len__(self) -> int:
         """Return how many different tokens there are so far."""
@@ -64,35 +67,161 @@ class Stretches:
         """Return the text of a token."""
         return self._texts[number]
 
-    def contexts(self, wanted: Sequence[int]) -> dict[int, Cut]:
-        """Return some contexts, each once."""
-        every = sorted(set(wanted))
-        missing = [each for each in every if each not in self._cut]
-        for number, line in self._stored.contexts(missing).items() if missing else ():
-            self._cut[number] = self._cut_up(line)
-            self._held += line["n_positions"]
-        found = {}
-        for each in every:
-            found[each] = self._cut[each]
-            self._cut.move_to_end(each)
-        while self._held > _ROOM and len(self._cut) > 1:
-            _, gone = self._cut.popitem(last=False)
-            self._held -= len(gone.tokens)
+    def slots(self, contexts: Int64[np.ndarray, " _"]) -> Int64[np.ndarray, " _"]:
+        """Return where some contexts are kept; true until others are asked for."""
+        wanted = np.unique(contexts)
+        missing = wanted[self._where(wanted) < 0]
+        if len(missing):
+            groups = np.unique(missing // CONTEXTS_GROUP)
+            near = (groups[:, None] * CONTEXTS_GROUP + np.arange(CONTEXTS_GROUP)).ravel()
+            held = len(self._tokens.values)
+            table = self._read(near[self._where(near) < 0])
+            if held + _n_tokens(table) > _ROOM:  # what is wanted, alone if need be
+                table = self._read(missing)
+                if held and held + _n_tokens(table) > _ROOM:
+                    self._forget()
+                    table = self._read(wanted)
+            self._cut(table)
+        return self._where(contexts)
+
+    def shown(
+        self,
+        slots: Int64[np.ndarray, " _"],
+        start: Int64[np.ndarray, " _"],
+        length: Int64[np.ndarray, " _"],
+    ) -> tuple[Int32[np.ndarray, " position"], Int64[np.ndarray, " _"]]:
+        """Return the numbers of the tokens in some windows, one after the other, and where each ends, from 0."""
+        ends = np.concatenate([[0], np.cumsum(length)])
+        at = np.repeat(self._first.values[slots] + start - ends[:-1], length) + np.arange(ends[-1])
+        found: Int32[np.ndarray, " position"] = self._tokens.values[at]
+        return found, ends
+
+    def token(self, slot: int, position: int) -> str:
+        """Return the text at a position of a context; empty behind its end."""
+        if position >= self._length.values[slot]:
+            return ""
+        return self.text(int(self._tokens.values[self._first.values[slot] + position]))
+
+    def homes(
+        self, slots: Int64[np.ndarray, " _"], positions: Int64[np.ndarray, " _"]
+    ) -> dict[str, Any]:
+        """Return tokens and source of some contexts, and the documents at positions in them.
+
+        Between segments, as at a BOS, the document is the one before, or the first.
+        """
+        keys = self._starts.values
+        first = np.searchsorted(keys, slots << _BITS)
+        home = np.searchsorted(keys, slots << _BITS | positions, side="right") - 1
+        home = np.maximum(home, first)
+        return {
+            "n_positions": self._length.values[slots],
+            "source": _taken(self._sources, slots),
+            "document": self._documents.values[home],
+            "document_id": _taken(self._ids, home),
+        }
+
+    def _where(self, contexts: Int64[np.ndarray, " _"]) -> Int64[np.ndarray, " _"]:
+        more = int(contexts.max(initial=-1)) + 1 - len(self._slots)
+        if more > 0:
+            self._slots = np.concatenate([self._slots, np.full(more, -1, np.int64)])
+        found: Int64[np.ndarray, " _"] = self._slots[contexts]
         return found
 
-    def _cut_up(self, line: Line) -> Cut:
-        whole = {"window_start": 0, "window_length": line["n_positions"], "peak_position": 0}
-        tokens = stretch(whole, line, self._stored.vocabulary).tokens
-        numbers = np.fromiter(map(self._number, tokens), np.int32, len(tokens))
-        kept = {name: line[name] for name in ("n_positions", "source", "segments")}
-        return Cut(kept, numbers)
+    def _read(self, contexts: Int64[np.ndarray, " _"]) -> pa.Table:
+        table = self._stored.readers["contexts"].rows("context", contexts.tolist())
+        return table.select(_COLUMNS).combine_chunks()
 
-    def _number(self, piece: TokenPiece) -> int:
-        number = self._numbers.setdefault(piece, len(self._texts))
+    def _cut(self, table: pa.Table) -> None:
+        """Keep some contexts, cut into tokens."""
+        slots = len(self._sources) + np.arange(table.num_rows)
+        self._slots[_plain(table["context"])] = slots
+        lengths = _plain(table["n_positions"]).astype(np.int64)
+        ends = np.cumsum(lengths)
+        self._first.add(len(self._tokens.values) + ends - lengths)
+        self._length.add(lengths)
+        self._tokens.add(self._numbered(table, lengths))
+        self._sources += map(str, table["source"].to_pylist())
+        homes, n_homes = _flat(table["segments"])
+        at = np.repeat(slots, n_homes)
+        self._starts.add(at << _BITS | _plain(homes.field("start")).astype(np.int64))
+        self._documents.add(_plain(homes.field("document")))
+        self._ids += map(str, homes.field("document_id").to_pylist())
+
+    def _numbered(
+        self, table: pa.Table, lengths: Int64[np.ndarray, " _"]
+    ) -> Int32[np.ndarray, " position"]:
+        """Return the numbers of the tokens of some contexts, one after the other."""
+        ids = _plain(_flat(table["token_ids"])[0])
+        ignored, n_ignored = _flat(table["ignored"])
+        starts = np.cumsum(lengths) - lengths
+        marks = np.where(self._stored.vocabulary.specials(ids), SPECIAL, 0) | KEPT
+        marks[np.repeat(starts, n_ignored) + _plain(ignored)] &= ~KEPT
+        offsets = _plain(_flat(table["char_offsets"])[0])
+        found = np.empty(len(ids), np.int32)
+        number = self._number
+        low = 0
+        for at, text in enumerate(map(str, table["text"].to_pylist())):
+            high = low + int(lengths[at])
+            edges = offsets[low + at : high + at + 1].tolist()
+            pieces = map(text.__getitem__, map(slice, edges, edges[1:]))
+            found[low:high] = [*map(number, pieces, marks[low:high].tolist())]
+            low = high
+        return found
+
+    def _number(self, text: str, mark: int) -> int:
+        number = self._numbers.setdefault((text, mark), len(self._texts))
         if number == len(self._texts):
-            self._texts.append(piece.text)
-            self._marks.append(SPECIAL * piece.special | KEPT * piece.kept)
+            self._texts.append(text)
+            self._marks.append(mark)
         return number
+
+
+_BITS = 20
+"""Bits of a position in a context."""
+
+
+class _Growing:
+    """An array that is added to, mostly without copying it."""
+
+    def __init__(self, dtype: type[np.generic]) -> None:
+        self._room = np.empty(0, dtype)
+        self._n = 0
+
+    @property
+    def values(self) -> Shaped[np.ndarray, " _"]:
+        return self._room[: self._n]
+
+    def add(self, values: Shaped[np.ndarray, " _"]) -> None:
+        n = self._n + len(values)
+        if n > len(self._room):
+            room = np.empty(max(n, len(self._room) * 3 // 2), self._room.dtype)
+            room[: self._n] = self.values
+            self._room = room
+        self._room[self._n : n] = values
+        self._n = n
+
+
+def _n_tokens(table: pa.Table) -> int:
+    return int(_plain(table["n_positions"]).sum(dtype=np.int64))
+
+
+def _flat(lists: Any) -> tuple[Any, Int64[np.ndarray, " _"]]:
+    """Return the elements of all lists of a column, and how many each has."""
+    column = lists.combine_chunks()
+    ends = _plain(column.offsets)
+    return column.flatten(), np.diff(ends.astype(np.int64))
+
+
+def _plain(column: Any) -> Shaped[np.ndarray, " _"]:
+    """Return a column without nulls; pyarrow's own `to_numpy` would import pandas."""
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return np.from_dlpack(whole)
+
+
+def _taken(texts: list[str], places: Int64[np.ndarray, " _"]) -> "pa.Array[Any]":
+    different, which = np.unique(places, return_inverse=True)
+    known = arrow.column([texts[place] for place in different.tolist()], pa.string())
+    return known.take(which)
 
 
 def distinct(

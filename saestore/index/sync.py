@@ -4,13 +4,20 @@ Whoever writes a feature's document writes the same one, so a sync goes on where
 at once only share the work. An artefact's document, which makes its features count, is written last.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from pymongo import WriteConcern
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
-from saestore.errors import DamagedArtefactError, FormatVersionError, UnsupportedError
+from saestore.errors import (
+    ArtefactNotFoundError,
+    DamagedArtefactError,
+    FormatVersionError,
+    IncompleteArtefactError,
+    UnsupportedError,
+)
 from saestore.features import Analysis, AnnotationLog
 from saestore.index import layout
 from saestore.index.database import NAME, Database, Document
@@ -19,6 +26,12 @@ from saestore.lake import Lake, Ref
 from saestore.progress import Progress, Task
 from saestore_schemas.manifest import Manifest
 
+
+_PASSES = 3
+"""How often a sync looks at a lake that changes meanwhile."""
+
+_GONE = (ArtefactNotFoundError, IncompleteArtefactError)
+_UNREADABLE = (DamagedArtefactError, FormatVersionError)
 
 _DUPLICATE = 11_000
 """MongoDB's code for an `_id` that is there."""
@@ -59,7 +72,9 @@ def held(lake: Lake) -> tuple[dict[Ref, Manifest], dict[str, str]]:
     for ref in lake.refs():
         try:
             found[ref] = lake.manifest(ref)
-        except (DamagedArtefactError, FormatVersionError) as error:
+        except _GONE:  # since they were listed
+            continue
+        except _UNREADABLE as error:
             unreadable[ref.path] = " ".join(error.message.split())
     return found, unreadable
 
@@ -75,37 +90,75 @@ def sync(database: Database, lake: Lake, *, progress: Progress) -> Synced:
     Raises:
         UnsupportedError: The database is the index of another lake.
         IndexUnavailableError: MongoDB cannot be reached, or refuses; what was written stays.
-        DamagedArtefactError: A file of the lake is missing or cut; what was written stays.
     """
     with database.asking():
         claim(database, lake)
-        for collection, indexes in layout.indexes().items():
-            database[collection].create_indexes(indexes)
+        make_indexes(database, filled=True)
         done = Synced(database.place.label, lake.storage.url)
-        artefacts, done.unreadable = held(lake)
-        wanted = {ref.path: layout.version_of(each) for ref, each in artefacts.items()}
-        there = _remove_others(database, wanted, done)
-        for ref, manifest in artefacts.items():
+        for _ in range(_PASSES):
+            wanted = _pass(database, lake, done, progress)
+            if wanted == _wanted(held(lake)[0]):
+                break
+        _remove_orphans(database, lake, done)
+        make_indexes(database)
+    return done
+
+
+def _pass(database: Database, lake: Lake, done: Synced, progress: Progress) -> dict[str, str]:
+    """Write what an index has not of the artefacts there are now; return their versions."""
+    artefacts, unreadable = held(lake)
+    wanted = _wanted(artefacts)
+    there = _remove_others(database, wanted, done)
+    for ref, manifest in artefacts.items():
+        try:
             if there.get(ref.path) != wanted[ref.path]:
                 _write(database, lake, ref, manifest, done, progress)
             if ref.kind == "features":
                 mirror(database, lake, manifest, done)
-        _remove_orphans(database, lake, done)
-        done.artefacts = len(artefacts)
-    return done
+        except (*_GONE, *_UNREADABLE) as error:
+            if _is_there(lake, ref, manifest):  # or it was removed or made anew meanwhile
+                unreadable[ref.path] = " ".join(error.message.split())
+    done.unreadable = unreadable
+    done.artefacts = len(wanted.keys() - unreadable)
+    return wanted
+
+
+def _wanted(artefacts: Mapping[Ref, Manifest]) -> dict[str, str]:
+    return {ref.path: layout.version_of(each) for ref, each in artefacts.items()}
+
+
+def _is_there(lake: Lake, ref: Ref, manifest: Manifest) -> bool:
+    """Return whether the lake still has an artefact as it was."""
+    try:
+        return lake.manifest(ref) == manifest
+    except (*_GONE, *_UNREADABLE):
+        return False
+
+
+def make_indexes(database: Database, *, filled: bool = False) -> None:
+    """Make the indexes that a database has not.
+
+    Args:
+        database: Which.
+        filled: Leave out those of a collection of features that is empty: made when it is full, they take
+            a third of the time.
+    """
+    for collection, indexes in layout.indexes().items():
+        empty = collection == layout.FEATURES and database[collection].find_one() is None
+        if not (filled and empty):
+            database[collection].create_indexes(indexes)
 
 
 def claim(database: Database, lake: Lake) -> None:
     """Say of which lake the database is the index.
 
     Raises:
-        UnsupportedError: It is that of another lake.
+        UnsupportedError: It is that of another lake, or a later release made it.
     """
     url = lake.storage.full_url
+    ours = {"_id": "index", "lake": url, "form": layout.FORM}
     known = database[layout.META].find_one({"_id": "index"})
-    if known is None:
-        _put(database, layout.META, {"_id": "index", "lake": url})
-    elif known["lake"] != url:
+    if known is not None and known["lake"] != url:
         raise UnsupportedError(
             f"the index at {database.place.label} is of the lake {known['lake']}, not of {url}",
             found=known["lake"],
@@ -113,6 +166,16 @@ def claim(database: Database, lake: Lake) -> None:
             hint=f"give each lake a database with {NAME}; if the lake was moved, "
             "`saestore index rebuild` makes this database its index",
         )
+    if known is not None and known.get("form", 0) > layout.FORM:
+        raise UnsupportedError(
+            f"the index at {database.place.label} was made by a later release",
+            found=f"documents of form {known['form']}",
+            expected=f"form {layout.FORM}, or an earlier one",
+            hint=f"use that release, or give this one a database with {NAME}; `saestore index rebuild` "
+            "makes the index again with this release",
+        )
+    if known != ours:
+        _put(database, layout.META, ours)
 
 
 def _remove_others(database: Database, wanted: Mapping[str, str], done: Synced) -> dict[str, str]:
@@ -137,26 +200,47 @@ def _write(
     if ref.kind != "features":
         _put(database, layout.ARTEFACTS, of_artefact(ref, manifest))
     else:
-        documents = Documents(Analysis.open(lake, ref.name))
+        documents = Documents(Analysis.of(lake, ref, manifest))
         n = manifest.counts["features"]
         with progress.task(f"index {ref.path}", total=n, unit="features") as task:
             _write_features(database, documents, done, task)
-        _put(database, layout.ARTEFACTS, documents.of_analysis())
+        make_indexes(database)
+        document = documents.of_analysis()
+        if not _is_there(lake, ref, manifest):  # some files may have been those of another
+            return
+        _put(database, layout.ARTEFACTS, document)
     done.written.append(ref.path)
 
 
 def _write_features(database: Database, documents: Documents, done: Synced, task: Task) -> None:
-    for features in documents.chunks:
-        where = layout.of_features(documents.version, features)
-        there = [database[each].count_documents(where) for each in layout.OF_FEATURES]
-        if all(n == len(features) for n in there):
-            done.kept += len(features)
-        else:
+    """Write features that are not there: the documents of some are made while those before are sent."""
+    with ThreadPoolExecutor(1, thread_name_prefix="saestore-index") as sender:
+        sent: tuple[range, Future[None]] | None = None
+        for features in documents.chunks:
+            where = layout.of_features(documents.version, features)
+            there = [database[each].count_documents(where) for each in layout.OF_FEATURES]
+            if all(n == len(features) for n in there):
+                done.kept += len(features)
+                task.advance(len(features))
+                continue
             lines, pages = documents.of_features(features)
-            _insert(database, layout.PAGES, pages)
-            _insert(database, layout.FEATURES, lines)
-            done.features += len(features)
+            _arrived(sent, done, task)
+            sent = features, sender.submit(_send, database, lines, pages)
+        _arrived(sent, done, task)
+
+
+def _arrived(sent: tuple[range, Future[None]] | None, done: Synced, task: Task) -> None:
+    """Wait until features were written; raise what went wrong with them."""
+    if sent is not None:
+        features, writing = sent
+        writing.result()
+        done.features += len(features)
         task.advance(len(features))
+
+
+def _send(database: Database, lines: Sequence[Document], pages: Iterable[Document]) -> None:
+    _insert(database, layout.PAGES, pages)
+    _insert(database, layout.FEATURES, lines)
 
 
 def mirror(database: Database, lake: Lake, manifest: Manifest, done: Synced) -> None:
@@ -183,7 +267,7 @@ def mirror(database: Database, lake: Lake, manifest: Manifest, done: Synced) -> 
         logs.delete_one({"_id": path})
 
 
-def _insert(database: Database, collection: str, documents: Sequence[Document]) -> None:
+def _insert(database: Database, collection: str, documents: Iterable[Document]) -> None:
     """Insert documents; those that are there are the same."""
     try:
         database[collection].insert_many(documents, ordered=False)

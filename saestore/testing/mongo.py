@@ -99,8 +99,18 @@ class MongoServer:
         from pymongo import MongoClient  # noqa: PLC0415 - only where a server runs
 
         with MongoClient[dict[str, object]](self.uri_of("")) as client:
-            roles = ["readWriteAnyDatabase", "dbAdminAnyDatabase"]
+            roles = ["readWriteAnyDatabase", "dbAdminAnyDatabase", "userAdminAnyDatabase"]
             client.admin.command("createUser", USER, pwd=PASSWORD, roles=roles)
+
+    def add_reader(self, database: str) -> str:
+        """Make a user who may only read one database; return the login that `uri_of` takes."""
+        from pymongo import MongoClient  # noqa: PLC0415 - only where a server runs
+
+        name, password = f"reader-of-{database}", "reads-only"
+        with MongoClient[dict[str, object]](self.uri) as client:
+            roles = [{"role": "read", "db": database}]
+            client.admin.command("createUser", name, pwd=password, roles=roles)
+        return f"{name}:{password}@"
 
 
 @contextmanager

@@ -1,9 +1,15 @@
 """The MongoDB index of a lake: made, looked at, compared, dropped."""
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from saestore_cli.report import FAILED
 from saestore_cli.session import Session, command
+
+
+if TYPE_CHECKING:
+    from saestore.index import Synced
 
 
 def add(app: typer.Typer) -> None:
@@ -35,9 +41,11 @@ def sync(session: Session) -> None:
 
     What it says already is not touched; what the lake has no more is removed. Interrupted or killed, it
     goes on when run again. Nothing is only in the index: without it, everything reads from the lake.
+
+    Exit code 1 if an artefact cannot be read, and so is not in it.
     """
     with session.lake.index() as index:
-        session.output.synced(index.sync(progress=session.progress))
+        _told(session, index.sync(progress=session.progress))
 
 
 def status(session: Session) -> None:
@@ -73,4 +81,10 @@ def drop(session: Session) -> None:
 def rebuild(session: Session) -> None:
     """Drop the index, whichever lake it was of, and make it again of this one."""
     with session.lake.index() as index:
-        session.output.synced(index.rebuild(progress=session.progress))
+        _told(session, index.rebuild(progress=session.progress))
+
+
+def _told(session: Session, found: "Synced") -> None:
+    session.output.synced(found)
+    if found.unreadable:
+        raise typer.Exit(FAILED)
