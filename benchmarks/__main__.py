@@ -20,6 +20,7 @@ BENCHES = {
     "clt_step": "benchmarks.clt",
     "crosscoder_step": "benchmarks.crosscoder",
     "crosscoder_step_per_head": "benchmarks.crosscoder",
+    "index": "benchmarks.index",
     "lake": "benchmarks.lake",
     "logits": "benchmarks.logits",
     "lorsa_step": "benchmarks.families",
@@ -81,7 +82,10 @@ def _parser() -> argparse.ArgumentParser:
         "--firings", type=_count, metavar="N", help="firings of the lake, such as 8M or 500M (lake)"
     )
     parser.add_argument(
-        "--place", type=Path, metavar="FOLDER", help="where the lake is made, and kept (lake)"
+        "--place",
+        type=Path,
+        metavar="FOLDER",
+        help="where the lake is made, and kept (index, lake)",
     )
     return parser
 

@@ -7,7 +7,7 @@ in no order, with pyarrow's own choice of everything else.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from saestore.analyze import encode
 from saestore.analyze.context_tables import context_rows, document_rows, vocabulary_rows
 from saestore.analyze.joint import Sampler
 from saestore.analyze.known import Known
+from saestore.analyze.logits import LogitHistogram
 from saestore.analyze.sort import Firings
 from saestore.analyze.survey import survey
 from saestore.analyze.write import SAMPLE, Output, collected, sorted_by_context
@@ -111,22 +112,29 @@ def build(folder: Path, firings: int, *, progress: Progress | None = None) -> Bu
     return Built(lake, plain, n, seconds)
 
 
-def drawn(rows: int, *, seed: int = 0) -> Iterator[tuple[int, Firings]]:
-    """Yield rows and their firings, in context order."""
-    rates = 1 / (np.arange(FEATURES) + _FLAT)
+def drawn(rows: int, *, seed: int = 0, bits: int = _BITS) -> Iterator[tuple[int, Firings]]:
+    """Yield rows and their firings, in context order.
+
+    Args:
+        rows: How many.
+        seed: Of everything random.
+        bits: There are as many features as a number of so many bits can name.
+    """
+    features = 1 << bits
+    rates = 1 / (np.arange(features) + _FLAT)
     ends = np.cumsum(rates / rates.sum())
     # rates must not go with the number of the feature
-    names = np.random.default_rng(seed).permutation(FEATURES).astype(np.uint64)
+    names = np.random.default_rng(seed).permutation(features).astype(np.uint64)
     for low in range(0, rows, _BLOCK):
         n = min(_BLOCK, rows - low)
         rng = np.random.default_rng((seed, low))
-        feature = names[np.minimum(np.searchsorted(ends, rng.random(n * L0)), FEATURES - 1)]
-        keys = np.repeat(np.arange(low, low + n, dtype=np.uint64), L0) << np.uint64(_BITS)
+        feature = names[np.minimum(np.searchsorted(ends, rng.random(n * L0)), features - 1)]
+        keys = np.repeat(np.arange(low, low + n, dtype=np.uint64), L0) << np.uint64(bits)
         keys |= feature
         keys.sort()
         keys = keys[np.diff(keys, prepend=np.uint64(1 << 63)) != 0]  # a feature fires once on a row
-        feature = (keys & np.uint64(FEATURES - 1)).astype(np.uint32)
-        row = keys >> np.uint64(_BITS)
+        feature = (keys & np.uint64(features - 1)).astype(np.uint32)
+        row = keys >> np.uint64(bits)
         context, position = row // np.uint64(CONTEXT), row % np.uint64(CONTEXT)
         yield (
             n,
@@ -147,9 +155,46 @@ def _analysis(
     if store.n_rows * L0 > ALL_TABLES:
         fewer = {"subsamples": {"top": TopSubsample()}, "token_stats": None, "coactivation": None}
         settings = settings.model_copy(update=fewer)
-    ref = Ref("features", f"{NAME}/{settings.name}")
+    return written(lake, store, settings, drawn(store.n_rows), progress=progress)
+
+
+@dataclass(frozen=True)
+class Planted:
+    """What is said of features beside their firings.
+
+    Attributes:
+        histograms: Histograms of logit scores, for the table `histograms`.
+        write: Writes further tables.
+    """
+
+    histograms: tuple[LogitHistogram, ...] = ()
+    write: Callable[[Output], None] = lambda _: None
+
+
+def written(
+    lake: Lake,
+    store: ActivationStore,
+    settings: AnalyzeSettings,
+    source: Iterable[tuple[int, Firings]],
+    *,
+    planted: Planted = Planted(),
+    progress: Progress,
+) -> tuple[int, tuple[float, float]]:
+    """Write an analysis of given firings; return how many they are, and the seconds of both halves.
+
+    Args:
+        lake: Where.
+        store: Whose rows they are.
+        settings: Its name and the dictionary; what to collect.
+        source: Rows and their firings, in context order.
+        planted: What is said beside them.
+        progress: Where to report.
+    """
+    ref = Ref("features", f"{settings.dictionary}/{settings.name}")
     artefact = lake.artefact(ref)
-    trained = lake.manifest(Ref("dictionary", NAME))
+    trained = lake.manifest(Ref("dictionary", settings.dictionary))
+    weights = encode.weight_facts(dictionaries.load(lake, settings.dictionary).in_raw_units())
+    features = len(weights.b_enc)
     run = manifests.Run.of(ref, settings, (manifests.parent_of(trained), *store.parents))
     with writing(artefact, name=ref.name):
         manifests.begin(artefact, run)
@@ -162,22 +207,22 @@ def _analysis(
         sampler = None
         if settings.coactivation is not None:
             sampler = Sampler(
-                scope, settings.coactivation, artefact.scratch(SAMPLE), features=FEATURES,
+                scope, settings.coactivation, artefact.scratch(SAMPLE), features=features,
                 memory_mib=settings.memory_mib,
             )  # fmt: skip
         began = time.perf_counter()
         sorter = sorted_by_context(
-            drawn(len(scope.tokens)), output, settings, features=FEATURES, rows=len(scope.tokens),
-            progress=progress, sampler=sampler,
+            source, output, settings, features=features, rows=len(scope.tokens), progress=progress,
+            sampler=sampler,
         )  # fmt: skip
         sorted_at = time.perf_counter()
-        weights = encode.weight_facts(dictionaries.load(lake, NAME).in_raw_units())
         sample = None if sampler is None else sampler.sample()
-        known = Known(settings, scope, weights, sample)
+        known = Known(settings, scope, weights, sample, planted.histograms)
         dead = collected(sorter, output, known, progress=progress)
         seconds = sorted_at - began, time.perf_counter() - sorted_at
+        planted.write(output)
         counts = {
-            "rows": scope.n_rows, "contexts": scope.n_contexts, "features": FEATURES,
+            "rows": scope.n_rows, "contexts": scope.n_contexts, "features": features,
             "firings": sorter.n_firings, "dead": dead,
         }  # fmt: skip
         facts = {

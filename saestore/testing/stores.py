@@ -70,6 +70,7 @@ def synthetic_store(
     imported: bool = False,
     lm: str = "synthetic",
     norm_scale: Float32[np.ndarray, " row"] | None = None,
+    vocabulary: pa.Table | None = None,
 ) -> ActivationStore:
     """Write a store of random or given rows and return it.
 
@@ -90,6 +91,7 @@ def synthetic_store(
         imported: As if nobody had said which language model it is of.
         lm: Name of that language model.
         norm_scale: By what its final norm divides each row; absent, as if that was not captured.
+        vocabulary: What the tokens are; absent, `synthetic_vocabulary()`.
     """
     if values is None:
         values = {h: synthetic_rows(rows, width, seed=seed, hookpoint=h) for h in hookpoints}
@@ -125,10 +127,13 @@ def synthetic_store(
         documents=[_document(c, int(n)) for c, n in enumerate(lengths)],
         captured={} if norm_scale is None else {"final_norm_scale": norm_scale},
     )
-    return _write(lake, settings, spec, batch)
+    words = synthetic_vocabulary() if vocabulary is None else vocabulary
+    return _write(lake, settings, spec, batch, words)
 
 
-def _write(lake: Lake, settings: GenerateSettings, spec: Spec, batch: RowBatch) -> ActivationStore:
+def _write(
+    lake: Lake, settings: GenerateSettings, spec: Spec, batch: RowBatch, vocabulary: pa.Table
+) -> ActivationStore:
     ref = Ref("activations", settings.name)
     run = manifests.Run.of(ref, settings)
     artefact = lake.artefact(ref)
@@ -144,7 +149,7 @@ def _write(lake: Lake, settings: GenerateSettings, spec: Spec, batch: RowBatch) 
                 found = found or deviations.ones(spec.hookpoints)
             with StoreWriter(artefact, spec, metadata=shelf, deviations=found) as writer:
                 writer.append(batch, Cursor(0, 0), tally={})
-                writer.finish(run, vocabulary=synthetic_vocabulary(), facts=facts)
+                writer.finish(run, vocabulary=vocabulary, facts=facts)
     return ActivationStore.open(lake, ref.name)
 
 
