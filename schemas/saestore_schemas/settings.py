@@ -36,3 +36,6 @@ class MachineSettings(BaseSettings):
     everything is read from the lake."""
     mongo_db: str = "saestore"
     """Database of the index; one lake each."""
+    llm_key: SecretStr | None = None
+    """Key of the language model's endpoint that `interpret` asks; absent, `OPENAI_API_KEY`. It is written
+    nowhere."""
