@@ -114,7 +114,7 @@ def interpretation_run(
                 arrays=arrays,
                 counts={
                     "features": len(features),
-                    "explanations": len(ordered),
+                    "explanations": sum(each.text is not None for each in ordered),
                     "scores": len(judged),
                     "requests": requests,
                 },
