@@ -5,7 +5,7 @@ A context belongs to one part by its `shuffle_rank` mod 10: 0 to 5 are for expla
 context: the same whatever else is drawn, and in whatever order.
 """
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from saestore.features import FeaturePage
 from saestore.interpret.evidence import Negative, Pick
@@ -15,6 +15,7 @@ Part = Literal["explain", "score", "reserve"]
 """What a context may be used for."""
 
 
+@runtime_checkable
 class Draw(Protocol):
     """The places of one feature."""
 

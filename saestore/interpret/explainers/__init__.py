@@ -1,1 +1,24 @@
 """Ways of asking what a feature stands for: one file each, and one line in `REGISTRY`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from saestore.interpret.explainers.answer import Explanation, read
+from saestore.interpret.explainers.base import Explainer
+from saestore.interpret.explainers.quantile import Quantile
+from saestore.interpret.explainers.top import Top
+from saestore_schemas.interpret import Explainer as ExplainerSettings
+
+
+__all__ = ["REGISTRY", "Explainer", "Explanation", "explainer_of", "read"]
+
+REGISTRY: Mapping[str, Callable[[Any], Explainer]] = {
+    "quantile": Quantile,
+    "top": Top,
+}
+"""What makes an explainer of its settings, by their kind."""
+
+
+def explainer_of(settings: ExplainerSettings) -> Explainer:
+    """Return the explainer that some settings describe."""
+    return REGISTRY[settings.kind](settings)

@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from saestore.interpret.draw import Draw
 from saestore.interpret.evidence import Evidence, Pick
-from saestore.interpret.request import Message
+from saestore.interpret.request import Form, Message
 
 
 @runtime_checkable
@@ -30,8 +30,17 @@ class Explainer(Protocol):
         """Tokens shown of each place."""
         ...
 
+    @property
+    def form(self) -> Form:
+        """In which form the answer is wanted: `answer.read` reads it."""
+        ...
+
     def choose(self, draw: Draw) -> Sequence[Pick]:
-        """Return the places to be shown, all of the part `explain`; none where there are none."""
+        """Return the places to be shown, all of the part `explain`; none where there are none.
+
+        Raises:
+            UnsupportedError: The analysis lacks what it shows.
+        """
         ...
 
     def prompt(self, evidence: Evidence) -> Sequence[Message]:
