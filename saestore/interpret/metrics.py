@@ -1,6 +1,5 @@
 """How well answers agree with what is so: arrays in, numbers out; what is undefined is None, never NaN."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -148,34 +147,35 @@ def auroc_interval(judged: Judged, *, resamples: int, seed: int) -> Interval | N
 
 @dataclass(frozen=True)
 class Simulated:
-    """Strengths told and true, token by token, of some examples.
+    """Strengths told and true of the tokens of some examples.
 
     Attributes:
-        told: Of each token of each example that could be read.
+        told: Of each token.
         true: What is so.
+        example: Which example it belongs to, any numbers.
     """
 
-    told: Sequence[Float64[np.ndarray, " position"]]
-    true: Sequence[Float64[np.ndarray, " position"]]
+    told: Float64[np.ndarray, " position"]
+    true: Float64[np.ndarray, " position"]
+    example: Int64[np.ndarray, " position"]
 
-    @cached_property
+    @property
     def constant(self) -> str | None:
-        """Which of both is the same everywhere, in words; None, neither, and there is a correlation."""
-        if not any(len(each) for each in self.told):
+        """Why there is no correlation, in words; None, there is one."""
+        if not len(self.told):
             return "no answer could be read"
-        if _constant(self.told):
+        if (self.told == self.told[0]).all():
             return "the strengths told are the same everywhere"
-        if _constant(self.true):
+        if (self.true == self.true[0]).all():
             return "the true strengths are the same everywhere"
         return None
 
-    @cached_property
+    @property
     def correlation(self) -> float | None:
         """Pearson's r over all tokens."""
         if self.constant is not None:
             return None
-        r = _pearson(self._sums.sum(0, keepdims=True))
-        return float(r[0])
+        return float(_pearson(self._sums.sum(0, keepdims=True))[0])
 
     def interval(self, *, resamples: int, seed: int) -> Interval | None:
         """Return the interval of `correlation`, examples drawn with replacement.
@@ -191,21 +191,12 @@ class Simulated:
         return _interval(_pearson(sums[varies]))
 
     @cached_property
-    def _whole(self) -> tuple[list[Float64[np.ndarray, " position"]], ...]:
-        """Both, without examples that show no token."""
-        kept = [n for n, each in enumerate(self.told) if len(each)]
-        return [self.told[n] for n in kept], [self.true[n] for n in kept]
-
-    @cached_property
     def _sums(self) -> Float64[np.ndarray, "example moment"]:
         """Of each example: tokens, sums of both, of their squares, of their product; about their means."""
-        told, true = self._whole
-        means = np.concatenate(told).mean(), np.concatenate(true).mean()
-        found = []
-        for one, other in zip(told, true, strict=True):
-            x, y = one - means[0], other - means[1]
-            found.append([len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y])
-        return np.array(found, dtype=np.float64)
+        _, example = np.unique(self.example, return_inverse=True)
+        x, y = self.told - self.told.mean(), self.true - self.true.mean()
+        moments = (np.ones_like(x), x, y, x * x, y * y, x * y)
+        return np.stack([np.bincount(example, weights=each) for each in moments], axis=1)
 
 
 def _pearson(sums: Float64[np.ndarray, "resample moment"]) -> Float64[np.ndarray, " resample"]:
@@ -214,11 +205,6 @@ def _pearson(sums: Float64[np.ndarray, "resample moment"]) -> Float64[np.ndarray
         (xx - x * x / n) * (yy - y * y / n)
     )
     return r.clip(-1.0, 1.0)
-
-
-def _constant(values: Sequence[Float64[np.ndarray, " position"]]) -> bool:
-    everything = np.concatenate(values)
-    return bool((everything == everything[0]).all())
 
 
 def _weights(n: int, resamples: int, seed: int) -> Float64[np.ndarray, "resample example"]:

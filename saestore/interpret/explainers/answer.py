@@ -15,7 +15,9 @@ Outcome = Literal["answered", "unparsed", "truncated", "refused"]
 """What became of the question for an explanation."""
 
 _RATINGS = ("consistency", "complexity")
-_LINE = re.compile(r"^[\s*_#>\[(-]*explanation[\])*_]*\s*[:=\uFF1A]\W*?(\w.*)$", re.IGNORECASE | re.MULTILINE)
+_LINE = re.compile(
+    r"^[\s*_#>\[(-]*explanation[\])*_]*\s*[:=\uFF1A]\W*?(\w.*)$", re.IGNORECASE | re.MULTILINE
+)
 _RATED = r"^[\s*_#>\[(-]*{}[\])*_]*\s*[:=\uFF1A]\W*?([1-5])\b(?!\.\d)"
 _REFUSED = {"refusal", "content_filter"}
 

@@ -5,7 +5,6 @@ from typing import Literal
 
 import numpy as np
 
-from saestore.features import TokenPiece
 from saestore.interpret import metrics
 from saestore.interpret.scorers.base import Score, Verdict
 
@@ -59,10 +58,16 @@ def of_likelihoods(verdicts: Sequence[Verdict], *, bootstrap: int, seed: int) ->
 def of_strengths(verdicts: Sequence[Verdict], *, bootstrap: int, seed: int) -> Score:
     """Return the score of strengths told token by token; tokens that were not analysed do not count."""
     parsed = [v for v in verdicts if v.outcome != "unparsed"]
-    pairs = [[(told, abs(token.value)) for told, token in _tokens(v) if token.kept] for v in parsed]
+    tokens = [
+        (told, abs(token.value), v.item.place)
+        for v in parsed
+        for told, token in zip(v.values, v.item.snippet.example.tokens, strict=True)
+        if token.kept
+    ]
     simulated = metrics.Simulated(
-        [np.array([told for told, _ in each], dtype=np.float64) for each in pairs],
-        [np.array([true for _, true in each], dtype=np.float64) for each in pairs],
+        np.array([told for told, _, _ in tokens], dtype=np.float64),
+        np.array([true for _, true, _ in tokens], dtype=np.float64),
+        np.array([place for _, _, place in tokens], dtype=np.int64),
     )
     interval = simulated.interval(resamples=bootstrap, seed=seed)
     return Score(
@@ -158,8 +163,3 @@ def _judged(verdicts: Sequence[Verdict]) -> metrics.Judged:
 def _likelihood(verdict: Verdict) -> float:
     """Return what orders examples: a probability, else yes before no."""
     return float(bool(verdict.answer)) if verdict.probability is None else verdict.probability
-
-
-def _tokens(verdict: Verdict) -> list[tuple[float, TokenPiece]]:
-    """Return the strength told of each token of a simulated example."""
-    return list(zip(verdict.values, verdict.item.snippet.example.tokens, strict=True))
