@@ -43,6 +43,39 @@ SAID = {
 }
 """Field of an annotation to what it is called."""
 
+OUTCOMES = {
+    "answered": "answered",
+    "unparsed": "unreadable",
+    "truncated": "cut short",
+    "refused": "refused",
+    "no_examples": "without examples",
+}
+"""How asking for an explanation ended to what it is called."""
+
+
+def outcome(name: str) -> str:
+    """Return how asking ended, in words."""
+    return OUTCOMES.get(name, visible(name))
+
+
+def score(x: float | None) -> str:
+    """Return a score of an explanation, which lies between -1 and 1; a dash where it is undefined.
+
+    >>> score(0.75), score(-0.1234), score(None)
+    ('0.75', '-0.12', '-')
+    """
+    return "-" if x is None else f"{x:.2f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Return an interval of a score; nothing where there is none.
+
+    >>> interval(0.71, 0.8), interval(None, None)
+    ('0.71 to 0.80', '')
+    """
+    return "" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+
+
 WEAK = 0.33
 """A firing below this share of the feature's largest value is weak."""
 STRONG = 0.66

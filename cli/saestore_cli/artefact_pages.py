@@ -1,4 +1,4 @@
-"""Artefacts in a terminal: a store, a dictionary, an evaluation, an analysis."""
+"""Artefacts in a terminal: a store, a dictionary, an evaluation, an analysis, a run of `interpret`."""
 
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
@@ -19,7 +19,8 @@ from saestore.report.artefacts import (
     Score,
     SweepPage,
 )
-from saestore_cli import store_page, sweep_page, training_page
+from saestore.report.interpretation_page import InterpretationPage
+from saestore_cli import interpretation_page, store_page, sweep_page, training_page
 from saestore_cli.drawing import bars, facts, pairs
 from saestore_cli.numbers import many, of_heads, size
 
@@ -36,7 +37,10 @@ HEADLINES = (
 _EACH = 4
 """More scores in one family than this share the first one's definition."""
 
-COUNTS = ("dictionaries", "features", "rows", "contexts", "documents", "firings", "steps", "scores")
+COUNTS = (
+    "dictionaries", "features", "rows", "contexts", "documents", "firings", "steps", "explanations",
+    "scores",
+)  # fmt: skip
 """Counts of a manifest that say what an artefact holds; the others are in its manifest."""
 
 
@@ -142,6 +146,13 @@ def _(page: AnalysisPage, console: Console) -> None:
         console.print(f"  saestore show feature {dictionary} {feature}")
     console.print(f"  saestore report {page.manifest.kind}/{page.manifest.name} --to features.html")
     console.print("  saestore query --list")
+
+
+@draw.register
+def _(page: InterpretationPage, console: Console) -> None:
+    _title(console, page.manifest)
+    console.print(facts([*interpretation_page.facts_of(page), *_made(page.manifest)]))
+    interpretation_page.draw(page, console)
 
 
 @draw.register

@@ -130,11 +130,13 @@ class ConsoleOutput:
 
         table = _table("artefact", ">size", "holds", "written (UTC)")
         for each in remarks:
+            # a run's path is too long for a narrow terminal, and its name means nothing else
+            name = each.ref.name if each.ref.kind == "interpretation" else each.ref.path
             if each.manifest is None:
-                table.add_row(each.ref.path, "", _unfinished(each), "")
+                table.add_row(name, "", _unfinished(each), "")
             else:
                 table.add_row(
-                    each.ref.path,
+                    name,
                     size(each.manifest.payload.bytes),
                     summary(each.manifest),
                     f"{each.manifest.created:%Y-%m-%d %H:%M}",

@@ -23,6 +23,7 @@ from saestore.words import (
     said,
     visible,
 )
+from saestore_cli import explanation_lines
 from saestore_cli.drawing import bars, coloured, facts
 from saestore_cli.tokens import legend, marked
 
@@ -53,6 +54,7 @@ def draw(console: Console, page: "FeaturePage", *, n: int, around: int) -> None:
         around: Tokens on each side of the peak.
     """
     console.print(Panel(_head(page), title=_title(page), title_align="left", box=box.ROUNDED))
+    explanation_lines.every(console, page)
     for table in page.logits:
         console.print(_logits(table))
     colour = coloured(console)
@@ -83,6 +85,7 @@ def _head(page: "FeaturePage") -> RenderableType:
     origin = page.provenance
     rows: list[tuple[str, Text | str]] = [
         *_said(page),
+        *explanation_lines.best(page),
         ("dictionary", f"{', '.join(origin.hookpoints)}; {count(page.n_features)} features"),
         ("analysis", f"{page.analysis}, on {origin.activations}"),
         ("fires", _fires(page)),

@@ -579,12 +579,14 @@ class OpenLake(Annotating, Asking, Between, Exchanging, Indexing, Serving):
             with_annotations: Remove what people say about an analysis's features too.
 
         Raises:
-            UnsupportedError: Other artefacts were made from it, which are named; or people say
-                something about its features.
+            UnsupportedError: Other artefacts were made from it, or lie in its folder, and are named; or
+                people say something about its features.
             ArtefactBusyError: A living process is writing it.
         """
         ref = self.lake.find(name)
-        kept = lineage.children(self.lake, ref)
+        kept = list(
+            dict.fromkeys([*lineage.children(self.lake, ref), *lineage.inside(self.lake, ref)])
+        )
         if kept:
             raise UnsupportedError(
                 f"{ref.name!r} has children: {', '.join(child.path for child in kept)}",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from saestore.api.store_page import ActivationsPage, activations_page
 from saestore.lake import Lake, Ref, checkpoint, lineage
-from saestore.report import artefacts
+from saestore.report import artefacts, interpretation_page
 from saestore.report.artefacts import (
     AnalysisPage,
     CheckpointPage,
@@ -12,6 +12,7 @@ from saestore.report.artefacts import (
     EvaluationPage,
     SweepPage,
 )
+from saestore.report.interpretation_page import InterpretationPage
 
 
 __all__ = [
@@ -20,12 +21,21 @@ __all__ = [
     "CheckpointPage",
     "DictionaryPage",
     "EvaluationPage",
+    "InterpretationPage",
     "Page",
     "SweepPage",
     "page",
 ]
 
-Page = ActivationsPage | DictionaryPage | CheckpointPage | EvaluationPage | AnalysisPage | SweepPage
+Page = (
+    ActivationsPage
+    | DictionaryPage
+    | CheckpointPage
+    | EvaluationPage
+    | AnalysisPage
+    | InterpretationPage
+    | SweepPage
+)
 
 
 def page(lake: Lake, name: str) -> Page:
@@ -44,6 +54,7 @@ def page(lake: Lake, name: str) -> Page:
         "dictionary": artefacts.dictionary,
         "evaluation": artefacts.evaluation,
         "features": artefacts.analysis,
+        "interpretation": interpretation_page.interpretation,
         "sweep": artefacts.sweep,
     }
     return makers[ref.kind](lake, ref)

@@ -48,6 +48,12 @@ def children(lake: Lake, ref: Ref) -> list[Ref]:
     ]
 
 
+def inside(lake: Lake, ref: Ref) -> list[Ref]:
+    """Return the artefacts that lie in the folder of this one, unfinished ones and damaged ones too."""
+    every = [*lake.refs("interpretation"), *lake.refs("interpretation", unfinished=True)]
+    return [each for each in every if each.path.startswith(f"{ref.path}/")]
+
+
 def _parents(lake: Lake, ref: Ref) -> tuple[Parent, ...]:
     try:
         return lake.manifest(ref).parents

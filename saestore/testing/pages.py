@@ -1,6 +1,6 @@
 """A feature's page made by hand, for what draws it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +10,8 @@ from saestore.features import (
     Coactive,
     Example,
     ExampleGroup,
+    Explanation,
+    ExplanationScore,
     FeaturePage,
     Histogram,
     LogitTable,
@@ -33,6 +35,45 @@ def annotation(field: AnnotationField, value: JsonValue, *, author: str = "ana")
         author=author,
         source="test",
         created=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    )
+
+
+def explanation(
+    text: str | None,
+    scores: Mapping[str, float | None],
+    *,
+    explainer: str = "quantile",
+    run: str = "first",
+) -> Explanation:
+    """Return what a model says that feature 17 stands for, with intervals of 0.1 beside its scores."""
+    return Explanation(
+        run=run,
+        explainer=explainer,
+        kind="quantile",
+        model="test-model",
+        prompt_version="quantile-1",
+        text=text,
+        outcome="unparsed" if text is None else "answered",
+        consistency=4,
+        complexity=2,
+        reasoning=None,
+        created="2026-01-02T03:04:05+00:00",
+        scores=tuple(
+            ExplanationScore(
+                scorer=scorer,
+                kind="detection",
+                score=score,
+                ci_low=None if score is None else score - 0.1,
+                ci_high=None if score is None else score + 0.1,
+                n=40,
+                n_parsed=0 if score is None else 40,
+                counts={"tp": 1, "fp": 1, "tn": 1, "fn": 1},
+                metrics={"balanced_accuracy": score},
+                by_decile=(score,) * 10,
+                why_null="no answer could be read" if score is None else None,
+            )
+            for scorer, score in scores.items()
+        ),
     )
 
 

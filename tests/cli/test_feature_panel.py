@@ -11,7 +11,7 @@ from rich.console import Console
 
 from saestore.api.indexing import FoundPage
 from saestore.features import ExampleGroup, HeadPair, Read
-from saestore.testing.pages import VALUES, WORDS, annotation, example, page
+from saestore.testing.pages import VALUES, WORDS, annotation, example, explanation, page
 from saestore.words import level, visible
 from saestore_cli import feature_panel
 from saestore_cli.drawing import bars, coloured, curve, terminal
@@ -226,3 +226,41 @@ def test_what_fires_below_zero_is_told_apart_by_sign_and_by_colour():
     feature_panel.draw(console, page(groups=(top,)), n=1, around=20)
     styles = dict(re.findall(r"\x1b\[([0-9;]*)m([a-z]+)", sink.getvalue()))
     assert styles["1;7;38;5;26"] == "the"
+
+
+def test_what_people_say_stands_before_what_a_model_says():
+    found = page(
+        annotations=(annotation("interpretation", "articles"),),
+        explanations=(explanation("the word the", {"detection": 0.8, "fuzzing": None}),),
+    )
+    text = drawn(found)
+    assert text.index("articles  ana") < text.index("the word the  test-model, quantile, first")
+    assert text.index("the word the") < text.index("dictionary")
+    assert "detection 0.80 (0.70 to 0.90)" in text
+    assert "fuzzing - (40 of 40 answers could not be read)" in " ".join(
+        text.replace("│", "").split()
+    )
+    assert "What models say" not in text  # there is only one
+
+
+def test_several_explanations_are_a_table_of_explainers_and_scorers():
+    found = page(
+        explanations=(
+            explanation("articles", {"detection": 0.8, "fuzzing": 0.5}),
+            explanation("says the\x1b[31m", {"detection": 0.9}, explainer="top", run="more"),
+            explanation(None, {}, explainer="logits", run="more"),
+        )
+    )
+    text = drawn(found)
+    assert "says the␛[31m  test-model, top, more" in text
+    lines = [line.split() for line in text.splitlines()]
+    assert ["run", "explainer", "detection", "fuzzing", "explanation"] in lines
+    assert ["first", "quantile", "0.80", "0.50", "articles"] in lines
+    assert ["more", "top", "0.90", "-", "says", "the␛[31m"] in lines
+    assert ["more", "logits", "-", "-", "unreadable"] in lines
+
+
+def test_a_feature_that_no_model_could_explain_says_so():
+    text = drawn(page(explanations=(explanation(None, {}),)))
+    assert "none: unreadable" in text
+    assert "explanation" not in drawn(page())

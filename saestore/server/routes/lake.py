@@ -85,7 +85,7 @@ def _line(served: Served, ref: Ref) -> ArtefactLine:
 Name = Annotated[
     str,
     Path(
-        pattern=f"{NAME_PATTERN[:-1]}(/{NAME_PATTERN[1:-1]}){{0,2}}$",
+        pattern=f"{NAME_PATTERN[:-1]}(/{NAME_PATTERN[1:-1]}){{0,3}}$",
         description="Name of an artefact, as the list says it; of most kinds with slashes.",
     ),
 ]
