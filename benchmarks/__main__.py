@@ -27,6 +27,7 @@ BENCHES = {
     "match": "benchmarks.match",
     "molt_step": "benchmarks.molt",
     "remote": "benchmarks.remote",
+    "serve": "benchmarks.serve",
     "stream": "benchmarks.stream",
     "transcoder_step": "benchmarks.families",
     "train_paths": "benchmarks.train_paths",
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = harness.Options(
         rounds=asked.rounds, model=asked.model, threads=asked.threads, device=asked.device,
         quick=asked.quick, tune=asked.tune, firings=asked.firings, place=asked.place,
+        seconds=asked.seconds, clients=asked.clients,
     )  # fmt: skip
     for name in asked.names or BENCHES:
         harness.run(_bench(name), options, sys.stdout, _tell)
@@ -85,8 +87,10 @@ def _parser() -> argparse.ArgumentParser:
         "--place",
         type=Path,
         metavar="FOLDER",
-        help="where the lake is made, and kept (index, lake)",
+        help="where the lake is made, and kept (index, lake, serve)",
     )
+    parser.add_argument("--seconds", type=float, help="time under load (serve)")
+    parser.add_argument("--clients", type=int, help="clients at once (serve)")
     return parser
 
 

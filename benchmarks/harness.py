@@ -30,6 +30,8 @@ class Options:
     tune: bool = False
     firings: int | None = None
     place: Path | None = None
+    seconds: float | None = None
+    clients: int | None = None
 
 
 @dataclass(frozen=True)
