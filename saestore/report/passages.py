@@ -4,7 +4,8 @@ Every text is escaped, and what is read out of a passage is the text itself: mar
 tokens that only complete a character are drawn by style alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import lru_cache
 from html import escape
 from importlib import resources
 
@@ -51,10 +52,7 @@ def figure(example: Example, largest: float, where: str) -> str:
     goes_on = example.window_start + len(example.tokens) < example.n_positions
     ends = '<span class="on"></span>' if goes_on else ""
     read = {each.position for each in example.reads}
-    tokens = "".join(
-        _token(piece, position, largest, read=position in read)
-        for position, piece in enumerate(example.tokens, example.window_start)
-    )
+    tokens = "".join(_tokens(example, largest, read))
     return (
         f"<figure><figcaption>{where} · {peak}</figcaption>\n"
         f'<p class="passage" dir="auto">{begins}{tokens}{ends}</p>{_values(example)}</figure>'
@@ -71,8 +69,20 @@ def token(words: str) -> str:
     return f"<bdi>{escape(alone(words))}</bdi>"
 
 
+_shown = lru_cache(maxsize=1 << 14)(text)
+"""Of tokens: a page has thousands, few of them different."""
+
+
+def _tokens(example: Example, largest: float, read: Collection[int | None]) -> Iterator[str]:
+    for position, piece in enumerate(example.tokens, example.window_start):
+        if piece.value == 0 and piece.kept and not piece.special and position not in read:
+            yield _shown(piece.text)
+        else:
+            yield _token(piece, position, largest, read=position in read)
+
+
 def _token(piece: TokenPiece, position: int, largest: float, *, read: bool) -> str:
-    shown = text(piece.text)
+    shown = _shown(piece.text)
     if piece.value == 0 or largest <= 0:
         if piece.special or not piece.kept:
             return f'<span class="special" title="{position}: not analysed">{shown}</span>'
@@ -107,7 +117,7 @@ def _table(columns: tuple[str, ...], lines: str) -> str:
 def _fired(example: Example) -> Iterator[str]:
     for position, piece in enumerate(example.tokens, example.window_start):
         if piece.value != 0:
-            yield f"<tr><td>{position}</td><td>{text(piece.text)}</td><td>{piece.value:.4f}</td></tr>"
+            yield f"<tr><td>{position}</td><td>{_shown(piece.text)}</td><td>{piece.value:.4f}</td></tr>"
 
 
 def _read(example: Example) -> Iterator[str]:

@@ -115,7 +115,7 @@ class Guard:
                 headers={"Retry-After": "1"},
             )
         self._check_host(request.headers)
-        path = request.url.path
+        path = str(request.scope["path"])  # that of `url` is put together with the Host header
         if self._token is not None and not any(
             path == each or (each.endswith("/") and path.startswith(each)) for each in OPEN_PATHS
         ):

@@ -54,4 +54,7 @@ def local(target: str) -> str:
 
 
 def _go(where: str) -> Response:
-    return Response(status_code=303, headers={"Location": where})
+    # a header holds no letters beyond Latin ones; what is escaped already stays
+    return Response(
+        status_code=303, headers={"Location": quote(where, safe="%/:?#[]@!$&'()*+,;=~")}
+    )

@@ -1,14 +1,21 @@
 """The server process: one socket, one event loop, and an end that lets requests finish."""
 
+import asyncio
+import re
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+import h11
 import uvicorn
+from anyio import to_thread
 from typing_extensions import override
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from saestore.errors import ConfigError
 from saestore.lake import Lake
@@ -42,12 +49,60 @@ class Place:
         return f"http://{host}:{self.port}"
 
 
+class Impatient(H11Protocol):
+    """A connection whose requests' heads have to arrive in time: else anybody could keep it, byte by byte.
+
+    Bodies are timed by the guard, silence between requests by uvicorn.
+
+    Attributes:
+        head_seconds: In which time.
+    """
+
+    head_seconds = 20.0
+    _due: asyncio.TimerHandle | None = None
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._forget()
+
+    def _watch(self) -> None:
+        """Start the clock when a head is waited for, and stop it when it is there."""
+        if self.conn.their_state is not h11.IDLE:
+            self._forget()
+        elif self._due is None:
+            self._due = self.loop.call_later(self.head_seconds, self._late)
+
+    def _late(self) -> None:
+        self._due = None
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self.transport.close()
+
+    def _forget(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+
+
 class _Server(uvicorn.Server):
     """Says when it listens, and returns when it is told to end: that is no failure of the process."""
 
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, started: Callable[[], None], *, threads: int
+    ) -> None:
         super().__init__(config)
         self._say_started = started
+        self._threads = threads
 
     @override
     @contextmanager
@@ -65,6 +120,7 @@ class _Server(uvicorn.Server):
 
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        to_thread.current_default_thread_limiter().total_tokens = self._threads
         await super().startup(sockets)
         if not self.should_exit:
             self._say_started()
@@ -95,7 +151,8 @@ def serve(
     chosen = ServerSettings() if settings is None else settings
     check(chosen)
     app = create_app(lake, chosen, live=live)
-    with _listening(chosen) as sock:
+    patience = {"head_seconds": chosen.body_seconds}
+    with _listening(chosen) as sock, held(chosen.memory_mib):
         address = sock.getsockname()
         config = uvicorn.Config(
             app,
@@ -106,10 +163,36 @@ def serve(
             timeout_graceful_shutdown=chosen.stop_seconds,
             backlog=_BACKLOG,
             h11_max_incomplete_event_size=_HEADERS,
+            http=type("Connection", (Impatient,), patience),
             ws="none",
         )
         place = Place(address[0], address[1])
-        _Server(config, lambda: None if started is None else started(place)).run([sock])
+        say = (lambda: None) if started is None else lambda: started(place)
+        _Server(config, say, threads=chosen.threads).run([sock])
+
+
+@contextmanager
+def held(mib: int) -> Iterator[None]:
+    """Let this process take no more memory than it has and so many MiB, where the system can see to it.
+
+    DuckDB's own limit does not count what a function makes of one row, such as `range(1000000000)`. So
+    that fails, instead of everything.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    import resource  # noqa: PLC0415 - of Linux alone
+
+    found = re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text("ascii"))
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = (int(found[1]) << 10 if found else 0) + (mib << 20)
+    hard = before[1]
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def _listening(settings: ServerSettings) -> socket.socket:

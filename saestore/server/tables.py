@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from saestore.errors import QueryError
 from saestore.features import Limits, Take
 from saestore.plain import plain
 from saestore_schemas.server import ServerSettings
@@ -50,6 +51,23 @@ def answered(
     return ask(take)
 
 
+def _cells(column: "pa.Array[Any]", name: str) -> list[Any]:
+    """Return a column as JSON can say it.
+
+    Raises:
+        QueryError: It holds times that no calendar of Python's has.
+    """
+    try:
+        return list(plain(column.to_pylist()))
+    except (OverflowError, ValueError) as error:
+        raise QueryError(
+            f"{name} holds what cannot be shown: {error}",
+            found=str(column.type),
+            expected="times from year 1 to 9999",
+            hint=f"ask for it as text: {name}::VARCHAR",
+        ) from error
+
+
 def _rows(
     pieces: Iterator[pa.RecordBatch], most: int, room: int
 ) -> tuple[list[tuple[Any, ...]], bool]:
@@ -60,7 +78,10 @@ def _rows(
         # a row of the piece is about as large as any other of it
         size = piece.nbytes / max(1, piece.num_rows)
         fits = min(fits, int(room / size) if size else fits)
-        columns = [plain(column.to_pylist()) for column in piece.slice(0, fits).columns]
+        columns = [
+            _cells(column, name)
+            for column, name in zip(piece.slice(0, fits).columns, piece.schema.names, strict=True)
+        ]
         rows += zip(*columns, strict=True) if columns else ()
         room -= int(size * fits)
         if fits < piece.num_rows:

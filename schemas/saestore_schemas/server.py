@@ -40,9 +40,15 @@ class ServerSettings(BaseSettings):
     max_body_kib: int = Field(default=1024, ge=1)
     """KiB of what is sent with a request, at most."""
     body_seconds: float = Field(default=20.0, gt=0)
-    """Seconds within which it has to arrive."""
+    """Seconds within which it has to arrive, and its head before it."""
     at_once: int = Field(default=256, ge=1)
     """Requests in progress, at most; further ones are told to come back."""
+    threads: int = Field(default=4, ge=1)
+    """Requests whose answers are made at once; further ones wait. Python makes one after the other: more
+    threads are slower together, but for a lake far away, which they wait for."""
+    memory_mib: int = Field(default=8192, ge=512)
+    """MiB of memory beyond what the server has when it starts, where the system can hold it to that
+    (Linux). A question in SQL that takes more fails, whatever it does."""
     sql_seconds: float = Field(default=10.0, gt=0)
     """Seconds of one question in SQL."""
     sql_rows: int = Field(default=10_000, ge=1)

@@ -7,11 +7,16 @@ from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
 
+from saestore.errors import QueryError
 from saestore.features import Filter, ListingQuery, listing
 
 
+_CONDITIONS, _WORDS = 20, 1000
+"""Conditions of an address and characters of its words, at most: as of the API."""
 ROWS = 60
 """Lines that a page has before it is scrolled."""
+STRETCH = 120
+"""Lines of a stretch that it scrolls to, at most."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,20 @@ class State:
     query: ListingQuery
 
     @classmethod
-    def of(cls, given: QueryParams, *, limit: int = ROWS) -> "State":
-        """Return what the query of an address says.
+    def of(cls, given: QueryParams, *, limit: int = ROWS, most: int = STRETCH) -> "State":
+        """Return what the query of an address says, no more lines than a page has room for.
 
         Raises:
             QueryError: No such statistic, or a condition that says nothing.
         """
         filters = tuple(Filter.parse(each) for each in given.getlist("filter") if each.strip())
+        if len(filters) > _CONDITIONS or len(given.get("search", "")) > _WORDS:
+            raise QueryError(
+                f"found {len(filters)} conditions and {len(given.get('search', ''))} characters of words",
+                found=len(filters),
+                expected=f"at most {_CONDITIONS} conditions and {_WORDS} characters",
+                hint="SQL takes longer questions",
+            )
         return cls(
             ListingQuery(
                 sort=given.get("sort") or "feature",
@@ -66,7 +78,7 @@ class State:
                 filters=filters,
                 search=given.get("search", ""),
                 offset=whole(given.get("offset", ""), 0),
-                limit=whole(given.get("limit", ""), limit),
+                limit=min(whole(given.get("limit", ""), limit), most),
             )
         )
 

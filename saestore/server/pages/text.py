@@ -169,7 +169,8 @@ class _Tokens:
             contexts.append(
                 [
                     {
-                        "text": piece.text,
+                        "text": piece.text.replace("\r", "").replace("\n", "↵"),
+                        "ends": "\n" * piece.text.count("\n"),
                         "kept": piece.kept and not piece.special,
                         "key": f"{number}.{position}" if (number, position) in shown else "",
                         "strength": passages.strength(

@@ -127,7 +127,8 @@ def feature_page(
 
     def page() -> object:
         whole = _page(served, opened, feature, subsample)
-        return whole.cut(n=n, around=_most(around)).to_dict()
+        # not `to_dict`: what makes JSON of it takes records, ten times as fast
+        return whole.cut(n=n, around=_most(around))
 
     opened.analysis.check(feature)
     return _about(request, served, opened, page)

@@ -146,6 +146,11 @@ def test_sql_ends_at_its_limits(client_of):
     assert "time is up" in late.json()["detail"]
 
 
+def test_what_python_has_no_value_for_is_asked_for_as_text(client):
+    far = client.post(f"{API}/sql", json={"sql": "SELECT '290000-01-01'::DATE AS day"})
+    assert (far.status_code, "day::VARCHAR" in far.json()["hint"]) == (422, True)
+
+
 @pytest.mark.parametrize(
     "sql",
     [

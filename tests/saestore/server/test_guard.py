@@ -97,6 +97,8 @@ def test_a_browser_logs_in_once_and_comes_back(closed):
     assert "samesite=strict" in flags
     assert PLAIN not in right.headers["set-cookie"]
     assert closed.get(f"{API}/server").status_code == 200
+    sent = closed.post("/login", data={"token": PLAIN, "next": "/sql?q=東%2F&r=é"})
+    assert sent.headers["location"] == "/sql?q=%E6%9D%B1%2F&r=%C3%A9"
     for target in ("//evil.example.org", "https://evil.example.org", "/\\evil", "javascript:0", ""):
         sent = closed.post("/login", data={"token": PLAIN, "next": target})
         assert sent.headers["location"] == "/"

@@ -289,6 +289,10 @@ def test_a_text_says_its_features(view, lake):
     shown = view.locator("section", has_text="Its strongest features").locator("tbody tr")
     first = shown.first.locator("td").all_inner_texts()
     assert first[0] == str(told[0]["feature"])
+    view.goto(f"/text?on={NAME}&text={quote('one two' + chr(10) + 'three')}")
+    reading = view.locator(".reading").inner_text()
+    assert "↵\n" in reading
+    assert "three" in reading.split("↵\n")[1]
     token = view.locator("[data-token]").first
     token.click()
     assert view.locator("#at-token tbody tr").count() >= 1
@@ -336,6 +340,8 @@ def test_problems_are_pages_that_say_what_to_do(url):
         (f"{FEATURES}/999999", 404, "has no feature"),
         (f"{FEATURES}?sort=densty", 422, "did you mean density"),
         (f"{FEATURES}?filter=density", 422, "is no condition"),
+        (f"{FEATURES}?{'filter=max>0&' * 21}", 422, "at most 20 conditions"),
+        (f"{FEATURES}?search={'a+' * 501}", 422, "1000 characters"),
         ("/features/demo/none/default", 404, "topk-32"),
         ("/artefacts/features/..%2F..%2Fetc/x/y", 404, "features"),
         ("/compare?a=seven", 422, "series/name/analysis/feature"),

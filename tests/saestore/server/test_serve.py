@@ -45,6 +45,23 @@ def served(lake, *words, **environment):
         process.communicate()
 
 
+def test_what_takes_all_memory_or_time_ends_and_the_server_does_not(path):
+    """DuckDB's limit on memory counts nothing of what a function makes of one row."""
+    small = {"SAESTORE_SERVER_MEMORY_MIB": "1024", "SAESTORE_SERVER_BODY_SECONDS": "1"}
+    with served(path, **small) as started:
+        said = started[1]
+        ask = {"sql": "SELECT range(1000000000)"}
+        found = httpx.post(f"{said['url']}/api/v1/sql", json=ask, timeout=30)
+        assert (found.status_code, "Out of Memory" in found.json()["detail"]) == (422, True)
+        host, port = said["url"].removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as slow:
+            slow.sendall(b"GET /health HTTP/1.1\r\nHost: localh")
+            assert slow.recv(1) == b""  # a head that never ends is not waited for
+        assert httpx.get(f"{said['url']}/health").status_code == 200
+        found = httpx.post(f"{said['url']}/api/v1/sql", json={"sql": "SELECT 1"}, timeout=30)
+        assert found.json()["rows"] == [[1]]
+
+
 @pytest.fixture(scope="module")
 def path(own_lake):
     return own_lake.lake.storage.url
