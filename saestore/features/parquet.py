@@ -22,7 +22,9 @@ FIRINGS_GROUP = 262_144
 """Rows in a row group of the firings: about 1.3 MB compressed, one feature is a few of them."""
 GROUP = 16_384
 """Rows in a row group of the other tables: the lines of one feature are decoded with those of some
-hundred others, in a millisecond. DuckDB's own 122 880 take a tenth off the largest tables, and seven times as long."""
+hundred others, in a millisecond. DuckDB's own 122 880 take up to a tenth off a table, and seven times as long."""
+_WIDE = {"features": 4_096, "histograms": 2_048}
+"""Likewise of tables with many columns, or long lists."""
 CONTEXTS_GROUP = 4_096
 """Rows in a row group of `contexts`, which carry their text."""
 FIRINGS_PAGE = 131_072
@@ -39,7 +41,7 @@ def row_group(table: str) -> int:
     """Return the rows of a row group of a table."""
     if table.startswith("firings_by_"):
         return FIRINGS_GROUP
-    return CONTEXTS_GROUP if table == "contexts" else GROUP
+    return CONTEXTS_GROUP if table == "contexts" else _WIDE.get(table, GROUP)
 
 
 def part_rows(table: str) -> int | None:

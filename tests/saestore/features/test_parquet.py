@@ -115,3 +115,4 @@ def test_other_tables_are_one_file_and_contexts_are_cut():
     assert parquet.part_rows("contexts") == 65_536
     assert parquet.row_group("contexts") == 4_096
     assert parquet.row_group("examples") == 16_384
+    assert parquet.row_group("histograms") == 2_048
