@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _STATES = {
     "indexed": "indexed",
+    "behind": "indexed, without what people said since",
     "partly": "partly: a sync did not finish it",
     "changed": "of an earlier artefact of the name",
     "missing": "not indexed",

@@ -13,13 +13,13 @@ from saestore.index import layout
 from saestore.index.database import Database, Document
 from saestore.index.documents import Documents, differing, of_artefact, of_event, schema_of
 from saestore.index.record import content
-from saestore.index.sync import held
+from saestore.index.sync import held, mirrored
 from saestore.lake import Lake, Ref
 from saestore.progress import Progress
 from saestore_schemas.manifest import Manifest
 
 
-State = Literal["indexed", "partly", "changed", "missing", "gone"]
+State = Literal["indexed", "behind", "partly", "changed", "missing", "gone"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ArtefactState:
 
     Attributes:
         path: The artefact.
-        state: `indexed`; `partly`: a sync did not finish it; `changed`: the lake has another one of the
+        state: `indexed`; `behind`: people said something since; `partly`: a sync did not finish it; `changed`: the lake has another one of the
             name; `missing`; `gone`: the lake has none.
         features: Features that the lake has, of an analysis; else None.
         indexed: Those that the index holds; else None.
@@ -85,6 +85,8 @@ def status(database: Database, lake: Lake) -> Status:
             n = manifest.counts["features"] if ref.kind == "features" else None
             found = None if n is None else _least(database, version)
             state = _state(there.get(ref.path), version, n, found)
+            if n is not None and state == "indexed" and not mirrored(database, lake, manifest):
+                state = "behind"
             states.append(ArtefactState(ref.path, state, n, found))
         paths = {ref.path for ref in artefacts}
         states += [ArtefactState(path, "gone") for path in sorted(there.keys() - paths)]

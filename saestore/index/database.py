@@ -174,7 +174,10 @@ class Database:
             how = (
                 f"cannot be reached: {known}",
                 "a MongoDB that listens there",
-                f"start it, or correct {URI}; a sync that it interrupted goes on when run again",
+                (
+                    f"start it, or correct {URI}; if it ended by itself, its log says why, as of a full disk. "
+                    "A sync that it interrupted goes on when run again"
+                ),
             )
         else:
             how = (f"refused: {said}", "a request that it carries out", "see the server's log")

@@ -243,6 +243,16 @@ def _send(database: Database, lines: Sequence[Document], pages: Iterable[Documen
     _insert(database, layout.FEATURES, lines)
 
 
+def mirrored(database: Database, lake: Lake, manifest: Manifest) -> bool:
+    """Return whether the index has the events of an analysis's log, as far as it says so itself."""
+    log, path = AnnotationLog(lake, manifest), Ref("features", manifest.name).path
+    state = {"_id": path, "version": layout.version_of(manifest), "log": log.version}
+    logs = database[layout.LOGS]
+    if logs.find_one(state) is not None:
+        return True
+    return logs.find_one({"_id": path}) is None and not log.events().num_rows
+
+
 def mirror(database: Database, lake: Lake, manifest: Manifest, done: Synced) -> None:
     """Make the index have the events of an analysis's log."""
     log, version = AnnotationLog(lake, manifest), layout.version_of(manifest)

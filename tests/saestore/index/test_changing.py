@@ -74,7 +74,11 @@ def test_what_is_said_during_a_sync_is_there_after_the_next(own_lake, open_index
     index.sync(
         progress=Meanwhile(lambda: log.say({2: {"name": "x"}}, author="bob", source="python"))
     )
+    log.say({3: {"name": "y"}}, author="bob", source="python")
+    assert [each.state for each in index.status().artefacts if each.features] == ["behind"]
+    assert not index.status().current
     index.sync()
+    assert index.status().current
     assert index.verify() == []
 
 
