@@ -1,12 +1,14 @@
 """What a run used, and whether it may use more: tokens, and money by a table of prices.
 
 Before a request is sent, the most that it could take is reserved, so that requests under way together
-never pass the cap. What was answered is counted as the endpoint counted it. Requests that nobody
+never pass the cap. An endpoint that counts more than that (hidden prompts, thoughts beyond the limit) can
+pass it once: from then on as many times more is reserved. What was answered is counted as the endpoint counted it. Requests that nobody
 answered count nothing: an endpoint that took them and was not heard may bill them all the same.
 """
 
 import asyncio
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -101,6 +103,7 @@ class Ledger:
         completion_tokens: Received.
         money: Their price, of the models that have one.
         models: Models that were asked, with their tokens.
+        factor: How many times the most that it should have taken a request took, at least 1.
     """
 
     name: str
@@ -113,6 +116,7 @@ class Ledger:
     completion_tokens: int = 0
     money: float = 0.0
     models: dict[str, Tokens] = field(default_factory=dict)
+    factor: float = 1.0
     _reserved: dict[int, Reservation] = field(default_factory=dict)
     _settled: asyncio.Event | None = None
 
@@ -144,9 +148,7 @@ class Ledger:
             BudgetError: It is too much, and nothing is under way.
         """
         model = str(request.body.get("model"))
-        tokens = bound(request)
-        wanted = Reservation(model, tokens, tokens.cost(self.prices.get(model)))
-        while not self._fits(wanted):
+        while not self._fits(wanted := self._most(model, request)):
             if not self._reserved:
                 raise self._passed()
             if self._settled is None:
@@ -154,6 +156,23 @@ class Ledger:
             await self._settled.wait()
         self._reserved[id(wanted)] = wanted
         return wanted
+
+    def _most(self, model: str, request: Request) -> Reservation:
+        most = bound(request)
+        tokens = Tokens(
+            math.ceil(most.prompt * self.factor), math.ceil(most.completion * self.factor)
+        )
+        return Reservation(model, tokens, tokens.cost(self.prices.get(model)))
+
+    def surprised(self, request: Request, answer: Answer) -> bool:
+        """Return whether a request took more than was thought possible; it is reckoned with from then on."""
+        most = bound(request)
+        times = max(
+            answer.prompt_tokens / max(1, most.prompt),
+            answer.completion_tokens / max(1, most.completion),
+        )
+        self.factor = max(self.factor, times)
+        return times > 1
 
     def release(self, reservation: Reservation) -> None:
         """Give back what was kept for a request: it is answered and counted, or was given up."""

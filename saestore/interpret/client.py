@@ -163,6 +163,12 @@ class Asker:
                 answer, attempts = await self._answered(request, endpoint)
                 self.shelf.own.add(Line(request, answer, attempts))
                 self.ledger.count(kept_back.model, answer, attempts=attempts)
+                if self.ledger.surprised(request, answer):
+                    self._tell(
+                        "more",
+                        f"the endpoint counts {self.ledger.factor:.2g} times the tokens that a request "
+                        "should take at most: as many times more is kept back of the budget",
+                    )
             finally:
                 self.ledger.release(kept_back)
         return answer

@@ -22,7 +22,15 @@ _NO_MONEY = (
     "insufficient_credit",
 )
 _TOO_LONG = ("context_length", "context length", "maximum context", "context size", "too long")
-_FORM = ("response_format", "json_schema", "json_object", "grammar", "structured output", "'json'")
+_FORM = (
+    "response_format",
+    "json_schema",
+    "json schema",
+    "json_object",
+    "grammar",
+    "structured output",
+    "'json'",
+)
 
 _SETTINGS = (
     ("max_completion_tokens", 'set endpoint.limit_as to "max_tokens"'),

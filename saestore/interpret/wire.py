@@ -114,7 +114,7 @@ def _others(found: object) -> list[tuple[str, float]]:
     ]
 
 
-def _log(value: float) -> float:
+def _log(value: int | float) -> float:
     return float(value) if math.isfinite(value) else IMPOSSIBLE
 
 

