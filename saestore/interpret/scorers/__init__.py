@@ -5,6 +5,9 @@ from typing import Any
 
 from saestore.interpret.scorers.base import Item, Question, Score, Scorer, Verdict
 from saestore.interpret.scorers.detection import Detection
+from saestore.interpret.scorers.embedding import Embedding
+from saestore.interpret.scorers.fuzzing import Fuzzing
+from saestore.interpret.scorers.simulation import Simulation
 from saestore_schemas.interpret import Scorer as ScorerSettings
 
 
@@ -12,6 +15,9 @@ __all__ = ["REGISTRY", "Item", "Question", "Score", "Scorer", "Verdict", "scorer
 
 REGISTRY: Mapping[str, Callable[[Any], Scorer]] = {
     "detection": Detection,
+    "embedding": Embedding,
+    "fuzzing": Fuzzing,
+    "simulation": Simulation,
 }
 """What makes a scorer of its settings, by their kind."""
 

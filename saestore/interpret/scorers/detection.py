@@ -39,7 +39,7 @@ class Detection(Judging):
         return shuffled(labelled(evidence), seed)
 
     @override
-    def text(self, item: Item, evidence: Evidence) -> str:
+    def text(self, item: Item, evidence: Evidence, *, seed: int) -> str:
         return marks.line(item.snippet.example.tokens)
 
 

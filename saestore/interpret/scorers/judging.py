@@ -44,8 +44,14 @@ class Judging(Scorer, ABC):
         return self._common.window
 
     @abstractmethod
-    def text(self, item: Item, evidence: Evidence) -> str:
-        """Return an example as one line."""
+    def text(self, item: Item, evidence: Evidence, *, seed: int) -> str:
+        """Return an example as one line.
+
+        Args:
+            item: The example.
+            evidence: What is known of the feature.
+            seed: The run's, of what is drawn to be shown.
+        """
 
     @override
     @final
@@ -78,7 +84,10 @@ class Judging(Scorer, ABC):
         binary = self._common.answer == "binary"
         system = wording("feature-1", self.version, "texts-1", f"judge-{self._common.answer}-1")
         lines = [f"Explanation: {marks.escaped(explanation)}", ""]
-        lines += [f"[{place}] {self.text(item, evidence)}" for place, item in enumerate(items, 1)]
+        lines += [
+            f"[{place}] {self.text(item, evidence, seed=asking.seed)}"
+            for place, item in enumerate(items, 1)
+        ]
         request = asking.chat(
             [Message("system", system), Message("user", "\n".join(lines))],
             purpose=f"{self.version} of feature {evidence.page.feature}",
