@@ -65,6 +65,19 @@ class Prompted(Explainer, ABC):
     def lines(self, evidence: Evidence) -> Sequence[str]:
         """Return the lines that show the feature."""
 
+    def numbered(self, heading: str, evidence: Evidence) -> list[str]:
+        """Return a heading and all examples in which the feature fires.
+
+        Args:
+            heading: What they are.
+            evidence: The examples.
+        """
+        found = [heading, ""]
+        fires = [snippet for snippet in evidence.snippets if snippet.pick.negative is None]
+        for number, snippet in enumerate(fires, 1):
+            found += self.shown(number, snippet, evidence.maximum)
+        return found
+
     def shown(self, number: int, snippet: Snippet, maximum: float) -> list[str]:
         """Return the two lines of an example in which the feature fires.
 

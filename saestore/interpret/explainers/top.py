@@ -26,7 +26,4 @@ class Top(Prompted):
 
     @override
     def lines(self, evidence: Evidence) -> Sequence[str]:
-        found = ["Texts in which it fires, strongest first:", ""]
-        for number, snippet in enumerate(evidence.snippets, 1):
-            found += self.shown(number, snippet, evidence.maximum)
-        return found
+        return self.numbered("Texts in which it fires, strongest first:", evidence)
