@@ -8,7 +8,7 @@ from saestore.errors import nearest
 from saestore.server.problems import refused
 
 
-def no_strangers(request: Request) -> None:
+async def no_strangers(request: Request) -> None:
     """Refuse a request with a parameter in its URL that its route does not know.
 
     Raises:

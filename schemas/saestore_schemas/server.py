@@ -43,9 +43,9 @@ class ServerSettings(BaseSettings):
     """Seconds within which it has to arrive, and its head before it."""
     at_once: int = Field(default=256, ge=1)
     """Requests in progress, at most; further ones are told to come back."""
-    threads: int = Field(default=4, ge=1)
+    threads: int = Field(default=8, ge=1)
     """Requests whose answers are made at once; further ones wait. Python makes one after the other: more
-    threads are slower together, but for a lake far away, which they wait for."""
+    threads take more memory, and answer more only where the lake is far away."""
     memory_mib: int = Field(default=8192, ge=512)
     """MiB of memory beyond what the server has when it starts, where the system can hold it to that
     (Linux). A question in SQL that takes more fails, whatever it does."""

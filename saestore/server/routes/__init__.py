@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Depends, Path, Request
 
 from saestore.server.served import Opened, Served
 from saestore.server.strangers import no_strangers
@@ -16,7 +16,13 @@ VERSION = "/api/v1"
 Segment = Annotated[str, Path(pattern=NAME_PATTERN, description="A name: one path segment.")]
 """A name in a path: nothing that a file system would read otherwise."""
 
-ServedLake = Annotated[Served, Depends(Served.by)]
+
+async def _served(request: Request) -> Served:
+    """Return what is served, without waiting for a thread: others wait for those, too."""
+    return Served.by(request)
+
+
+ServedLake = Annotated[Served, Depends(_served)]
 """What is served."""
 
 
