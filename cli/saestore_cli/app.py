@@ -11,6 +11,7 @@ from saestore_cli.commands import (
     between,
     exchange,
     index,
+    interpret,
     look,
     lookups,
     other,
@@ -38,6 +39,7 @@ def build() -> TyperGroup:
     app.callback()(_root)
     for module in (
         verbs,
+        interpret,
         stores,
         look,
         lookups,

@@ -40,11 +40,13 @@ if TYPE_CHECKING:
     from saestore.features import Compacted, Explained, Highlight, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.index import Dropped, Status, Synced
+    from saestore.interpret import Compared, Estimate, Interpretation
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
     from saestore.lake.parts import State
     from saestore.lm import HookpointInfo
     from saestore_schemas.annotations import AnnotationEvent
+    from saestore_schemas.interpret import InterpretSettings
     from saestore_schemas.manifest import Manifest
 
 _UNLIMITED = 10_000
@@ -347,6 +349,24 @@ class ConsoleOutput:
         from saestore_cli import index_page
 
         index_page.dropped(self._out, found)
+
+    def interpreted(self, made: "Interpretation") -> None:
+        """Print its best explanations, mean scores, and what it took."""
+        from saestore_cli import interpretation_pages
+
+        interpretation_pages.interpreted(self._out, made)
+
+    def estimated_interpretation(self, found: "Estimate", settings: "InterpretSettings") -> None:
+        """Print how many requests and tokens."""
+        from saestore_cli import interpretation_pages
+
+        interpretation_pages.estimated(self._out, found, settings)
+
+    def compared_interpretations(self, found: "Compared") -> None:
+        """Print what each took, how explainers stand, and where they differ."""
+        from saestore_cli import interpretation_pages
+
+        interpretation_pages.compared(self._out, found)
 
     def removed(self, ref: "Ref") -> None:
         """Print what is gone."""

@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from saestore.features import Compacted, Explained, Highlight, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.index import Dropped, Status, Synced
+    from saestore.interpret import Compared, Estimate, Interpretation
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
     from saestore.lake.parts import State
     from saestore.lm import HookpointInfo
     from saestore_schemas.annotations import AnnotationEvent
+    from saestore_schemas.interpret import InterpretSettings
     from saestore_schemas.manifest import Manifest
 
 
@@ -264,6 +266,30 @@ class JsonOutput:
 
     def index_dropped(self, found: "Dropped") -> None:
         """Print what was dropped."""
+        _print(found)
+
+    def interpreted(self, made: "Interpretation") -> None:
+        """Print the manifest, mean scores, and every explanation."""
+        _print(
+            {
+                "path": made.ref.path,
+                "manifest": made.manifest,
+                "scores": [
+                    {"explainer": explainer, "scorer": scorer, **dataclasses.asdict(mean)}
+                    for explainer, scorer, mean in made.means()
+                ],
+                "failed": made.failed,
+                "explanations": made.best(made.explanations.num_rows),
+            }
+        )
+
+    def estimated_interpretation(self, found: "Estimate", settings: "InterpretSettings") -> None:
+        """Print the estimate, and who would be asked."""
+        asked = {"model": settings.endpoint.model, "base_url": settings.endpoint.base_url}
+        _print({**asked, **_simple(found)})
+
+    def compared_interpretations(self, found: "Compared") -> None:
+        """Print all of it."""
         _print(found)
 
     def removed(self, ref: "Ref") -> None:

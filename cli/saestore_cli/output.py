@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from saestore.features import Compacted, Explained, Highlight, NamedQuery
     from saestore.generate import ModelCheck
     from saestore.index import Dropped, Status, Synced
+    from saestore.interpret import Compared, Estimate, Interpretation
     from saestore.lake import Ref
     from saestore.lake.lineage import Node
     from saestore.lake.parts import State
     from saestore.lm import HookpointInfo
     from saestore_schemas.annotations import AnnotationEvent
+    from saestore_schemas.interpret import InterpretSettings
     from saestore_schemas.manifest import Manifest
 
 
@@ -185,6 +187,18 @@ class Output(Protocol):
 
     def index_dropped(self, found: "Dropped") -> None:
         """Say that the index is gone."""
+        ...
+
+    def interpreted(self, made: "Interpretation") -> None:
+        """Say what a run of `interpret` found out, and what it took."""
+        ...
+
+    def estimated_interpretation(self, found: "Estimate", settings: "InterpretSettings") -> None:
+        """Say what a run of `interpret` would take."""
+        ...
+
+    def compared_interpretations(self, found: "Compared") -> None:
+        """Show runs of `interpret` side by side."""
         ...
 
     def removed(self, ref: "Ref") -> None:

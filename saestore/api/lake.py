@@ -7,20 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saestore.api import config
-from saestore.api.annotating import Annotating
 from saestore.api.asking import Asking
 from saestore.api.between import Between
 from saestore.api.exchanging import Exchanging, Settings
 from saestore.api.indexing import Indexing
+from saestore.api.interpreting import Interpreting
+from saestore.api.relatives import Relatives
 from saestore.api.serving import Serving
 from saestore.errors import (
     ConfigError,
     DamagedArtefactError,
     FormatVersionError,
-    UnsupportedError,
 )
-from saestore.lake import Lake, Ref, lineage, manifest as manifests, parts
-from saestore.lake.lock import writing
+from saestore.lake import Lake, Ref, manifest as manifests, parts
 from saestore.progress import Progress, Silent
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.convert import ConvertSettings
@@ -81,7 +80,7 @@ class Remark:
 
 
 @dataclass(frozen=True)
-class OpenLake(Annotating, Asking, Between, Exchanging, Indexing, Serving):
+class OpenLake(Asking, Between, Exchanging, Indexing, Interpreting, Relatives, Serving):
     """A lake and the device on which its verbs compute.
 
     Attributes:
@@ -558,45 +557,3 @@ class OpenLake(Annotating, Asking, Between, Exchanging, Indexing, Serving):
             device=self.device,
             progress=progress,
         )
-
-    def lineage(self, name: str) -> lineage.Node:
-        """Return an artefact with everything it was made from.
-
-        Raises:
-            ArtefactNotFoundError: None or several have that name.
-        """
-        return lineage.ancestors(self.lake, self.lake.find(name))
-
-    def children(self, name: str) -> list[Ref]:
-        """Return the artefacts made from this one."""
-        return lineage.children(self.lake, self.lake.find(name))
-
-    def remove(self, name: str, *, with_annotations: bool = False) -> Ref:
-        """Remove an artefact and everything in it.
-
-        Args:
-            name: The artefact.
-            with_annotations: Remove what people say about an analysis's features too.
-
-        Raises:
-            UnsupportedError: Other artefacts were made from it, or lie in its folder, and are named; or
-                people say something about its features.
-            ArtefactBusyError: A living process is writing it.
-        """
-        ref = self.lake.find(name)
-        kept = list(
-            dict.fromkeys([*lineage.children(self.lake, ref), *lineage.inside(self.lake, ref)])
-        )
-        if kept:
-            raise UnsupportedError(
-                f"{ref.name!r} has children: {', '.join(child.path for child in kept)}",
-                found=f"{len(kept)} children",
-                expected="none",
-                hint="remove them first; what they were made from must stay while they exist",
-            )
-        if not with_annotations:
-            self._refuse_said(ref)
-        artefact = self.lake.artefact(ref)
-        with writing(artefact, name=ref.name):
-            artefact.remove()
-        return ref

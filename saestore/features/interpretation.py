@@ -197,7 +197,7 @@ class Interpretation:
         return {str(name): n for name, n in sorted(outcomes.items()) if name != "answered"}
 
 
-def _resampled(values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " resampling"]:
+def _resampled(values: Float64[np.ndarray, " feature"]) -> Float64[np.ndarray, " resample"]:
     """Return means of the numbers drawn with replacement; the same for the same numbers."""
     rng = np.random.default_rng(0)
     some = max(1, _MOST // len(values))

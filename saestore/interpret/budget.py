@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from pydantic import JsonValue
+
 from saestore.errors import BudgetError
 from saestore.interpret.request import Answer, Request
 from saestore_schemas.interpret import PriceSettings, SpendingSettings
@@ -207,7 +209,7 @@ class Ledger:
             self.models[each].cost(self.prices.get(each)) for each in sorted(self.models)
         )
 
-    def totals(self) -> dict[str, int | float | list[str] | None]:
+    def totals(self) -> dict[str, JsonValue]:
         """Return all of it, as a manifest keeps it."""
         return {
             "requests": self.requests,
@@ -216,7 +218,7 @@ class Ledger:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "cost": self.cost,
-            "unpriced": list(self.unpriced),
+            "unpriced": [*self.unpriced],
         }
 
     def _fits(self, wanted: Reservation) -> bool:

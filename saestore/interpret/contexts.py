@@ -60,9 +60,12 @@ class Contexts:
         return PARTS[int(self.rank[context]) % len(PARTS)]
 
     @cached_property
-    def orders(self) -> dict[Part, Int64[np.ndarray, " part"]]:
-        """The contexts of each part in the random order."""
+    def orders(self) -> dict[Part, Int64[np.ndarray, " context"]]:
+        """The contexts of each part in the random order; without those of which no row was analysed."""
+        before = _column(self.analysis, "kept_before").astype(np.int64)
+        kept = np.diff(before, append=self.analysis.manifest.counts["rows"])
         everything = np.argsort(self.rank, kind="stable")
+        everything = everything[kept[everything] > 0]
         return {
             part: everything[self.part[everything] == self.code(part)]
             for part in dict.fromkeys(PARTS)
@@ -79,9 +82,9 @@ class Contexts:
 class Tokens:
     """Where each token stands on kept positions of some contexts, sorted by token, context, position."""
 
-    token: UInt32[np.ndarray, " place"]
-    context: UInt32[np.ndarray, " place"]
-    position: UInt32[np.ndarray, " place"]
+    token: UInt32[np.ndarray, " row"]
+    context: UInt32[np.ndarray, " row"]
+    position: UInt32[np.ndarray, " row"]
 
     @classmethod
     def of(cls, lines: pa.Table) -> "Tokens":
@@ -97,7 +100,9 @@ class Tokens:
         order = order[np.argsort(tokens[order], kind="stable")]
         return cls(tokens[order].astype(np.uint32), context[order], position[order])
 
-    def first(self, token: int) -> tuple[Int64[np.ndarray, " found"], Int64[np.ndarray, " found"]]:
+    def first(
+        self, token: int
+    ) -> tuple[Int64[np.ndarray, " context"], Int64[np.ndarray, " context"]]:
         """Return the contexts that hold a token, ascending, and its first position in each."""
         low, high = np.searchsorted(self.token, [token, token + 1])
         context, first = np.unique(self.context[low:high], return_index=True)
@@ -108,7 +113,7 @@ def _column(analysis: Analysis, name: str) -> np.ndarray:
     return _numpy(analysis.columns("contexts", [name])[name])
 
 
-def _flat(lines: pa.Table, name: str) -> tuple[np.ndarray, Int64[np.ndarray, " line"]]:
+def _flat(lines: pa.Table, name: str) -> tuple[np.ndarray, Int64[np.ndarray, " context"]]:
     """Return the items of a column of lists, and how many each has."""
     lists: Any = lines[name].combine_chunks()
     lengths = np.diff(np.from_dlpack(lists.offsets).astype(np.int64))

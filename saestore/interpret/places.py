@@ -155,14 +155,14 @@ class FeatureDraw(Draw):
             used.update(pick.context for pick in found)
         return found + self._silent(n - len(found), part, used)
 
-    def _of_part(self, part: Part) -> Int64[np.ndarray, " found"]:
+    def _of_part(self, part: Part) -> Int64[np.ndarray, " context"]:
         """Return which of its contexts belong to a part, as places in `Firings.contexts`."""
         parts = self._contexts.part[self.firings.contexts]
-        found: Int64[np.ndarray, " found"] = np.flatnonzero(parts == self._contexts.code(part))
+        found: Int64[np.ndarray, " context"] = np.flatnonzero(parts == self._contexts.code(part))
         return found
 
     def _peaks(
-        self, places: Int64[np.ndarray, " found"], *, stratum: int | None = None
+        self, places: Int64[np.ndarray, " context"], *, stratum: int | None = None
     ) -> list[Pick]:
         firings = self.firings
         return [
@@ -174,10 +174,10 @@ class FeatureDraw(Draw):
             )
         ]
 
-    def _hash(self, contexts: Int64[np.ndarray, " found"]) -> UInt64[np.ndarray, " found"]:
+    def _hash(self, contexts: Int64[np.ndarray, " context"]) -> UInt64[np.ndarray, " context"]:
         return splitmix64(contexts.astype(np.uint64) ^ np.uint64(self._key & MASK))
 
-    def _fires_in(self, contexts: Int64[np.ndarray, " found"]) -> Bool[np.ndarray, " found"]:
+    def _fires_in(self, contexts: Int64[np.ndarray, " context"]) -> Bool[np.ndarray, " context"]:
         return np.isin(contexts, self.firings.contexts)
 
     def _silent(self, n: int, part: Part, used: set[int]) -> list[Pick]:
@@ -229,8 +229,8 @@ class FeatureDraw(Draw):
 
 
 def _turned(
-    order: Int64[np.ndarray, " part"], *, start: int
-) -> Iterator[Int64[np.ndarray, " some"]]:
+    order: Int64[np.ndarray, " context"], *, start: int
+) -> Iterator[Int64[np.ndarray, " context"]]:
     """Yield an order from a place on and once around, some at a time."""
     some = 256
     for first in range(0, len(order), some):

@@ -83,8 +83,8 @@ def _sampled(analysis: Analysis, selection: SampleSelection, seed: int) -> list[
 
 
 def evenly(
-    ranked: Int64[np.ndarray, " ranked"], n: int, strata: int, *, key: int
-) -> Int64[np.ndarray, " chosen"]:
+    ranked: Int64[np.ndarray, " feature"], n: int, strata: int, *, key: int
+) -> Int64[np.ndarray, " k"]:
     """Return numbers drawn at random from strata of a ranking, as evenly as they divide.
 
     Each of the strata, which have equally many members but one, gives n // strata, and the last n % strata one

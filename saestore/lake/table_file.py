@@ -6,10 +6,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-def to_bytes(table: pa.Table) -> bytes:
-    """Return a Parquet file that holds a table, compressed by zstd."""
+def to_bytes(table: pa.Table, *, group_rows: int | None = None) -> bytes:
+    """Return a Parquet file that holds a table, compressed by zstd.
+
+    Args:
+        table: The table.
+        group_rows: Rows in a group, which is read as a whole; absent, a million.
+    """
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", row_group_size=group_rows)
     return sink.getvalue()
 
 

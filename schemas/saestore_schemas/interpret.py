@@ -24,7 +24,7 @@ class SqlSelection(Model):
     kind: Literal["sql"] = "sql"
     """Discriminator."""
     where: str = Field(min_length=1)
-    """Condition on the view `features`, such as `density < 0.01 AND max > 3`; or a whole `SELECT` whose
+    """Condition on the view `features`, such as `density < 0.01 AND max >= 3`; or a whole `SELECT` whose
     answer has a column `feature`."""
     n: int | None = Field(default=None, ge=1)
     """At most so many, in the order of the answer, or by number after a condition; null, all."""

@@ -16,6 +16,7 @@ class Verb(StrEnum):
     TRAIN = "train"
     EVALUATE = "evaluate"
     ANALYZE = "analyze"
+    INTERPRET = "interpret"
     IMPORT = "import"
 
 
