@@ -1,8 +1,10 @@
 """Features in a table: sorted and filtered by any statistic, found by words, one stretch at a time.
 
-    sort      any column of `features`; equal values by feature, undefined ones last, both ways
+    sort      any column of `features`, or `explanation_score`; equal values by feature, undefined ones
+              last, both ways
     filter    COLUMN OP NUMBER, or COLUMN = null and COLUMN != null; what is undefined meets no other
-    search    every word of it begins a word of the feature's tokens, or of what people wrote about it
+    search    every word of it begins a word of the feature's tokens, of what people wrote about it, or of
+              what `interpret` found that it stands for
 
 A feature's tokens are those it fires on most (`token_stats`) and the ten that its decoder vector
 promotes most. Everything is read from Parquet once and kept: some 100 MB at 131 072 features.
@@ -25,12 +27,19 @@ from typing_extensions import override
 
 from saestore.errors import QueryError, nearest
 from saestore.features.analysis import Analysis
+from saestore.features.explained import Explained
 from saestore.features.overview import WORDS
 from saestore.features.search import Texts, WordIndex
 from saestore_schemas.tables import FEATURES
 
 
-COLUMNS: tuple[str, ...] = tuple(column.name for column in FEATURES.columns)
+STATISTICS: tuple[str, ...] = tuple(column.name for column in FEATURES.columns)
+"""Columns of `features`."""
+
+EXPLANATION_SCORE = "explanation_score"
+"""Mean score of the best explanation of a feature: it changes with the runs of `interpret`."""
+
+COLUMNS: tuple[str, ...] = (*STATISTICS, EXPLANATION_SCORE)
 """What features are sorted and filtered by."""
 
 MOST = 1000
@@ -147,7 +156,7 @@ class ListingQuery:
     """Which features, in which order.
 
     Attributes:
-        sort: Column of `features`.
+        sort: Which column, one of `COLUMNS`.
         descending: Largest first.
         filters: All of them hold.
         search: Words that they have.
@@ -190,12 +199,16 @@ class ListingLine:
         statistics: Its line of `features`, column by column; None where undefined.
         top_token: The token it fires on most often; None if unknown or it never fires.
         promotes: Tokens that its decoder vector promotes most; none without logits.
+        explanation: The best explanation that runs of `interpret` found; None without any.
+        explanation_score: Its mean score; None where undefined.
     """
 
     feature: int
     statistics: Mapping[str, float | int | None]
     top_token: str | None
     promotes: tuple[str, ...]
+    explanation: str | None = None
+    explanation_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -284,7 +297,7 @@ class FeatureTable:
         if not (query.filters or query.search.strip()):
             return order
         holds = (
-            self.words.matching(query.search, texts)
+            self.words.matching(query.search, texts, self.explained.words)
             if query.search.strip()
             else np.ones(len(order), dtype=np.bool_)
         )
@@ -299,6 +312,7 @@ class FeatureTable:
         wanted = [int(feature) for feature in features]
         table = self._columns.take(pa.array(wanted, type=pa.int64()))
         vocabulary = self.analysis.vocabulary
+        explained = self.explained
         found = []
         for line in table.to_pylist():
             feature, top = int(line.pop("feature")), line["top_token_id"]
@@ -309,12 +323,16 @@ class FeatureTable:
                     statistics=line,
                     top_token=None if top is None else vocabulary.token(int(top)),
                     promotes=tuple(vocabulary.token(t) for t in promotes.tolist() if t >= 0),
+                    explanation=explained.texts.get(feature),
+                    explanation_score=_defined(float(explained.scores[feature])),
                 )
             )
         return tuple(found)
 
     def values(self, column: str) -> Float64[np.ndarray, " d_sae"]:
         """Return a statistic of all features in double precision; NaN where undefined."""
+        if column == EXPLANATION_SCORE:
+            return self.explained.scores
         kept = self._values
         if column not in kept:
             kept[column] = _plain(
@@ -325,12 +343,27 @@ class FeatureTable:
     def order(self, column: str, *, descending: bool = False) -> Int64[np.ndarray, " d_sae"]:
         """Return all features by a statistic; equal values by feature, undefined ones last."""
         kept = self._orders
+        if column == EXPLANATION_SCORE:
+            return _ordered(self.explained.scores, descending=descending)
         key = column, descending
         if key not in kept:
-            values = self.values(column)
-            # stable, so that equal values stay by feature; NaN sorts last
-            kept[key] = np.argsort(-values if descending else values, kind="stable")
-        return kept[key].astype(np.int64, copy=False)
+            kept[key] = _ordered(self.values(column), descending=descending)
+        return kept[key]
+
+    @property
+    def explained(self) -> Explained:
+        """What the features stand for, by the runs of `interpret` that there are now.
+
+        Raises:
+            DamagedArtefactError: A file is missing or has another size, or a manifest is not one.
+            FormatVersionError: Another major version wrote one.
+        """
+        runs = self.analysis.interpretations
+        version = runs.version
+        with self._lock:
+            if not self._explained or self._explained[0].version != version:
+                self._explained[:] = [Explained.of(runs, self.analysis.n_features)]
+            return self._explained[0]
 
     def _read(self, *, words: bool = False) -> None:
         """Read what is needed, once: threads that ask at the same time wait for the first."""
@@ -352,9 +385,14 @@ class FeatureTable:
         return WordIndex.of(both[:, 0], both[:, 1], token, self.analysis.n_features)
 
     @cached_property
+    def _explained(self) -> list[Explained]:
+        """What the features stood for when it was last looked; nothing before."""
+        return []
+
+    @cached_property
     def _columns(self) -> pa.Table:
         """The table `features`: line i is feature i."""
-        return self.analysis.columns("features", COLUMNS).combine_chunks()
+        return self.analysis.columns("features", STATISTICS).combine_chunks()
 
     @cached_property
     def _values(self) -> dict[str, Float64[np.ndarray, " d_sae"]]:
@@ -391,6 +429,18 @@ class FeatureTable:
         shown = (place < WORDS) & (rank < WORDS)
         found[feature[shown], place[shown]] = token[shown]
         return found
+
+
+def _ordered(
+    values: Float64[np.ndarray, " d_sae"], *, descending: bool
+) -> Int64[np.ndarray, " d_sae"]:
+    # stable, so that equal values stay by feature; NaN sorts last
+    order = np.argsort(-values if descending else values, kind="stable")
+    return order.astype(np.int64, copy=False)
+
+
+def _defined(x: float) -> float | None:
+    return None if math.isnan(x) else x
 
 
 def _numbers(table: pa.Table) -> Int64[np.ndarray, "_ _"]:

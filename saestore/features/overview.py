@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from saestore.features.analysis import Analysis
+from saestore.features.explained import Explained
 from saestore.features.page import rate_bound
 
 
@@ -115,6 +116,14 @@ def feature_lines(analysis: Analysis) -> pa.Table:
 
     feature, n_firings, density, n_contexts, max, mean, q50, dec_norm, top_token, top_token_share, and
     promotes: the tokens that its decoder vector promotes most, by `direction` or what stands for it; empty
-    without those.
+    without those. Where any feature is explained, explanation and explanation_score too: its best one, and
+    its mean score.
     """
-    return analysis.sql(_LINES, {"words": WORDS})
+    lines = analysis.sql(_LINES, {"words": WORDS})
+    explained = Explained.of(analysis.interpretations, analysis.n_features)
+    if not explained.texts:
+        return lines
+    features: list[int] = [int(each or 0) for each in lines["feature"].to_pylist()]
+    texts = pa.array([explained.texts.get(each) for each in features], pa.string())
+    scores = pa.array(explained.scores[features], pa.float64(), from_pandas=True)
+    return lines.append_column("explanation", texts).append_column("explanation_score", scores)

@@ -104,17 +104,22 @@ class WordIndex:
         behind = bisect_left(self.words, prefix + _LAST)
         return self.features[self.starts[first] : self.starts[behind]]
 
-    def matching(self, query: str, texts: Texts | None = None) -> Bool[np.ndarray, " d_sae"]:
+    def matching(
+        self, query: str, texts: Texts | None = None, beside: "WordIndex | None" = None
+    ) -> Bool[np.ndarray, " d_sae"]:
         """Return which features have, for each word of a query, a word that begins with it.
 
         Args:
             query: Words; none match all features.
             texts: What people wrote about features.
+            beside: Words of the same features that count too.
         """
         found = np.ones(self.n_features, dtype=np.bool_)
         for prefix in words(query):
             has = np.zeros(self.n_features, dtype=np.bool_)
             has[self.beginning(prefix)] = True
+            if beside is not None:
+                has[beside.beginning(prefix)] = True
             has[written(prefix, texts or {})] = True
             found &= has
         return found

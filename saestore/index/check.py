@@ -11,13 +11,22 @@ from saestore.errors import DamagedArtefactError, FormatVersionError
 from saestore.features import Analysis, AnnotationLog
 from saestore.index import layout
 from saestore.index.database import Database, Document
-from saestore.index.documents import Documents, differing, of_artefact, of_event, schema_of
+from saestore.index.documents import (
+    Documents,
+    differing,
+    listed_of,
+    of_artefact,
+    of_event,
+    schema_of,
+)
 from saestore.index.record import content
-from saestore.index.sync import held, mirrored
+from saestore.index.sync import held, mirrored, versions_of
 from saestore.lake import Lake, Ref
 from saestore.progress import Progress
 from saestore_schemas.manifest import Manifest
 
+
+_VERSIONS = ("version", "listed")
 
 State = Literal["indexed", "behind", "partly", "changed", "missing", "gone"]
 
@@ -28,7 +37,7 @@ class ArtefactState:
 
     Attributes:
         path: The artefact.
-        state: `indexed`; `behind`: people said something since; `partly`: a sync did not finish it; `changed`: the lake has another one of the
+        state: `indexed`; `behind`: people said something since, or a run of `interpret` came or went; `partly`: a sync did not finish it; `changed`: the lake has another one of the
             name; `missing`; `gone`: the lake has none.
         features: Features that the lake has, of an analysis; else None.
         indexed: Those that the index holds; else None.
@@ -83,17 +92,22 @@ def status(database: Database, lake: Lake) -> Status:
         for ref, manifest in artefacts.items():
             version = layout.version_of(manifest)
             n = manifest.counts["features"] if ref.kind == "features" else None
-            found = None if n is None else _least(database, version)
-            state = _state(there.get(ref.path), version, n, found)
-            if n is not None and state == "indexed" and not mirrored(database, lake, manifest):
-                state = "behind"
+            known_as = there.get(ref.path)
+            if n is None:
+                found, state = None, _state(known_as, version, None, None)
+            else:
+                analysis = Analysis.of(lake, ref, manifest)
+                try:
+                    found, state = _of_features(database, analysis, known_as, n)
+                except (DamagedArtefactError, FormatVersionError) as error:
+                    unreadable[ref.path] = " ".join(error.message.split())
+                    continue
             states.append(ArtefactState(ref.path, state, n, found))
         paths = {ref.path for ref in artefacts}
         states += [ArtefactState(path, "gone") for path in sorted(there.keys() - paths)]
-        versions = {layout.version_of(each) for each in artefacts.values()}
         orphans = sum(
             database[collection].count_documents(layout.of_version(version))
-            for collection, version in _orphans(database, versions)
+            for collection, version in _orphans(database, lake, artefacts)
         )
         size = sum(_bytes(database, each) for each in layout.COLLECTIONS)
     return Status(
@@ -107,27 +121,48 @@ def status(database: Database, lake: Lake) -> Status:
     )
 
 
-def _state(there: str | None, version: str, n: int | None, found: int | None) -> State:
-    if there == version:
+def _of_features(
+    database: Database, analysis: Analysis, there: Document | None, n: int
+) -> tuple[int, State]:
+    """Return how many features of an analysis an index has whole, and how it stands to it."""
+    version, listed = layout.version_of(analysis.manifest), listed_of(analysis)
+    versions = {layout.FEATURES: listed, layout.PAGES: version}
+    if there is not None and there["version"] == version and there.get("listed") != listed:
+        versions[layout.FEATURES] = str(there.get("listed"))
+        return _least(database, versions), "behind"
+    found = _least(database, versions)
+    state = _state(there, version, n, found)
+    if state == "indexed" and not mirrored(database, analysis.lake, analysis.manifest):
+        state = "behind"
+    return found, state
+
+
+def _state(there: Document | None, version: str, n: int | None, found: int | None) -> State:
+    if there is not None and there["version"] == version:
         return "indexed" if n == found else "partly"
     if there is not None:
         return "changed"
     return "partly" if found else "missing"
 
 
-def _versions_of_artefacts(database: Database) -> dict[str, str]:
-    found = database[layout.ARTEFACTS].find({}, projection=["version"])
-    return {each["_id"]: each["version"] for each in found}
+def _versions_of_artefacts(database: Database) -> dict[str, Document]:
+    found = database[layout.ARTEFACTS].find({}, projection=["version", "listed"])
+    return {each["_id"]: each for each in found}
 
 
-def _least(database: Database, version: str) -> int:
-    """Return how many features of a version are there whole."""
-    where = layout.of_version(version)
-    return min(database[each].count_documents(where) for each in layout.OF_FEATURES)
+def _least(database: Database, versions: Mapping[str, str]) -> int:
+    """Return how many features are there whole, by the version that each collection has."""
+    return min(
+        database[each].count_documents(layout.of_version(version))
+        for each, version in versions.items()
+    )
 
 
-def _orphans(database: Database, known: set[str]) -> Iterator[tuple[str, str]]:
+def _orphans(
+    database: Database, lake: Lake, artefacts: Mapping[Ref, Manifest]
+) -> Iterator[tuple[str, str]]:
     for collection in layout.OF_VERSIONS:
+        known = versions_of(lake, artefacts, collection)
         for version in layout.versions(database, collection):
             if version not in known:
                 yield collection, version
@@ -168,17 +203,16 @@ def _differences(database: Database, lake: Lake, progress: Progress) -> Iterator
         if ref.kind != "features":
             yield from _of_artefact(of_artefact(ref, manifest), found)
             continue
-        documents = Documents(Analysis.of(lake, ref, manifest))
         try:
+            documents = Documents(Analysis.of(lake, ref, manifest))
             wanted = documents.of_analysis()
             yield from _of_artefact(wanted, found and _same_schema(wanted, found))
-            if found is not None and found["version"] == documents.version:
+            if found is not None and all(found.get(x) == wanted[x] for x in _VERSIONS):
                 yield from _of_analysis(database, documents, ref, manifest, progress)
         except (DamagedArtefactError, FormatVersionError) as error:
             why = " ".join(error.message.split())
             yield f"{ref.path}: cannot be read in the lake, and so not compared: {why}"
-    versions = {layout.version_of(each) for each in artefacts.values()}
-    for collection, version in _orphans(database, versions):
+    for collection, version in _orphans(database, lake, artefacts):
         n = database[collection].count_documents(layout.of_version(version))
         yield f"{collection}: {n} documents of version {version}, which the lake has not"
 
@@ -208,12 +242,14 @@ def _of_analysis(
     n = manifest.counts["features"]
     with progress.task(f"verify {ref.path}", total=n, unit="features") as task:
         for features in documents.chunks:
-            lines, pages = documents.of_features(features)
-            where = layout.of_features(documents.version, features)
+            where = layout.of_features(documents.listed, features)
             found = database[layout.FEATURES].find(where)
+            lines = documents.lines(features)
             yield from _compared(lines, found, f"{ref.path}: {layout.FEATURES}")
+            where = layout.of_features(documents.version, features)
             found = database[layout.PAGES].find(where)
             same = partial(_same_record, documents.schema)
+            pages = documents.pages(features)
             yield from _compared(pages, found, f"{ref.path}: {layout.PAGES}", same)
             task.advance(len(features))
     events = AnnotationLog(documents.analysis.lake, manifest).events().to_pylist()

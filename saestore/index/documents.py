@@ -1,6 +1,7 @@
 """The documents of an artefact and of its features, as the lake says they must be."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +43,12 @@ class Documents:
     def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
         self.version = layout.version_of(analysis.manifest)
+        self.listed = listed_of(analysis)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version that the documents of each collection of features carry."""
+        return {layout.FEATURES: self.listed, layout.PAGES: self.version}
 
     @property
     def chunks(self) -> Iterator[range]:
@@ -60,36 +67,48 @@ class Documents:
             **of_artefact(self.analysis.ref, self.analysis.manifest),
             "schema": self.schema.serialize().to_pybytes(),
             "n_layers": self.analysis.stored.assembler.n_layers,
+            "listed": self.listed,
         }
 
-    def of_features(self, features: range) -> tuple[list[Document], Iterator[Document]]:
-        """Return the documents of some features that follow one another: `features`, and `pages`.
+    def pages(self, features: range) -> Iterator[Document]:
+        """Return the documents of `pages` of some features that follow one another.
 
-        Those of `pages` are compressed one by one, as they are asked for, by any thread.
+        They are compressed one by one, as they are asked for, by any thread.
 
         Raises:
             DamagedArtefactError: A file is missing or has another size.
         """
         batch = self._records.batch(features, self._records.lines(features))
-        pages = (
+        return (
             {"_id": layout.feature_id(self.version, feature), "size": size, "record": record}
             for feature, (size, record) in zip(features, packed(batch), strict=True)
         )
-        named = self._table.words.of_features(features)
-        lines = [
+
+    def lines(self, features: range) -> list[Document]:
+        """Return the documents of `features` of some features that follow one another.
+
+        Raises:
+            DamagedArtefactError: A file is missing or has another size.
+        """
+        table = self._table
+        named, said = table.words.of_features(features), table.explained.words.of_features(features)
+        explained = self.analysis.interpretations.lines(features)
+        return [
             {
-                "_id": layout.feature_id(self.version, line.feature),
-                "version": self.version,
+                "_id": layout.feature_id(self.listed, line.feature),
+                "version": self.listed,
                 "analysis": self.analysis.ref.name,
                 "feature": line.feature,
                 **line.statistics,
                 "top_token": line.top_token,
                 "promotes": list(line.promotes),
-                "words": named[line.feature],
+                "words": sorted({*named[line.feature], *said[line.feature]}),
+                "explanation": line.explanation,
+                "explanation_score": line.explanation_score,
+                "explanations": stored(explained[line.feature]),
             }
-            for line in self._table.lines(features)
+            for line in table.lines(features)
         ]
-        return lines, pages
 
     @cached_property
     def _records(self) -> Records:
@@ -104,6 +123,55 @@ class Documents:
         """The schema of its features' records."""
         nothing = range(0)
         return self._records.batch(nothing, self._records.lines(nothing)).schema
+
+
+def listed_of(analysis: Analysis) -> str:
+    """Return the version of the documents of `features` of an analysis: as it and the runs about it are now.
+
+    Raises:
+        DamagedArtefactError: The manifest of a run is not one.
+        FormatVersionError: Another major version wrote a run.
+    """
+    version = layout.version_of(analysis.manifest)
+    return layout.listed_version(version, analysis.interpretations.version)
+
+
+_NOT_STORED = {
+    "feature", "interpretation_id", "seed", "prompt_hash", "request_hash", "explain_examples",
+}  # fmt: skip
+"""Columns of a run's tables that no page shows; MongoDB has no unsigned numbers of 64 bits for a seed."""
+
+
+def stored(explained: Mapping[str, Sequence[Line]]) -> Document:
+    """Return what the runs say of a feature as its document has it; nothing where they say nothing."""
+    return {
+        table: [
+            {
+                name: value.isoformat() if isinstance(value, datetime) else value
+                for name, value in line.items()
+                if name not in _NOT_STORED
+            }
+            for line in lines
+        ]
+        for table, lines in explained.items()
+        if lines
+    }
+
+
+def explained_of(document: Document) -> dict[str, list[Line]]:
+    """Return the lines of the runs' tables that a feature's document has."""
+    return {
+        table: [
+            {
+                **line,
+                "created": None
+                if line.get("created") is None
+                else datetime.fromisoformat(line["created"]),
+            }
+            for line in lines
+        ]
+        for table, lines in document["explanations"].items()
+    }
 
 
 def schema_of(analysis: Document) -> pa.Schema:

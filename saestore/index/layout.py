@@ -2,14 +2,16 @@
 
     meta        one document: of which lake this is the index
     artefacts   one for each finished artefact: what its manifest says; written last
-    features    one for each feature: statistics as fields, words that find it
+    features    one for each feature: statistics as fields, words that find it, what runs of `interpret` say
     pages       one for each feature: the record from which its page is built
     annotations one for each event of the analyses' logs
     logs        one for each log: its state when its events were mirrored
 
 An artefact has a version, which goes with its manifest and with the form of the documents. Documents of
 features carry it in their `_id`; they are written once and never changed, so that whoever writes one
-writes the same one. They count when the artefact's document has the version.
+writes the same one. They count when the artefact's document has the version. Documents of `features` have
+a version that goes with the runs of `interpret` too, as these come and go beside an analysis that stays: the
+artefact's document has it as `listed`.
 """
 
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from saestore.index.database import Database, Document
 from saestore_schemas.manifest import Manifest
 
 
-FORM = 1
+FORM = 2
 """Form of the documents: another one is another version of every artefact."""
 
 TOGETHER = 512
@@ -45,6 +47,16 @@ _VERSION, _FEATURE = 16, 10
 def version_of(manifest: Manifest) -> str:
     """Return the version of an artefact: of what there is, in this form."""
     return fingerprint(FORM, TOGETHER, manifest)[:_VERSION]
+
+
+def listed_version(version: str, runs: str) -> str:
+    """Return the version of the documents of `features`: an analysis's, and that of the runs about it.
+
+    Args:
+        version: Of the analysis.
+        runs: Of the runs; empty, there are none.
+    """
+    return fingerprint(version, runs)[:_VERSION] if runs else version
 
 
 def feature_id(version: str, feature: int) -> str:
@@ -82,8 +94,9 @@ def versions(database: Database, collection: str) -> Iterator[str]:
 def indexes() -> dict[str, list[IndexModel]]:
     """Return the indexes of each collection that has any.
 
-    Of `features` one for each statistic, which serves both directions, and one of words; of `annotations`
-    by feature and by word, and MongoDB's own text search over what was said.
+    Of `features` one for each statistic, which serves both directions, one of words, and MongoDB's own text
+    search over the best explanations; of `annotations` by feature and by word, and a text search over what
+    was said.
     """
     sorts = [
         IndexModel([("version", ASCENDING), (column, ASCENDING), ("feature", ASCENDING)])
@@ -94,7 +107,8 @@ def indexes() -> dict[str, list[IndexModel]]:
     words = IndexModel([("version", ASCENDING), ("words", ASCENDING)])
     said = IndexModel([("version", ASCENDING), ("feature", ASCENDING), ("event_id", ASCENDING)])
     text = IndexModel([("value", TEXT)], default_language="none")
-    return {FEATURES: [whole, *sorts, words], ANNOTATIONS: [said, words, text]}
+    explained = IndexModel([("explanation", TEXT)], default_language="none")
+    return {FEATURES: [whole, *sorts, words, explained], ANNOTATIONS: [said, words, text]}
 
 
 def names(indexes: list[IndexModel]) -> set[str]:

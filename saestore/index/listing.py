@@ -11,7 +11,7 @@ from typing import Any
 
 from pymongo import ASCENDING, DESCENDING
 
-from saestore.features.listing import COLUMNS, Filter, Listing, ListingLine, ListingQuery
+from saestore.features.listing import STATISTICS, Filter, Listing, ListingLine, ListingQuery
 from saestore.features.search import Texts, words, written
 from saestore.index import layout
 from saestore.index.database import Database, Document
@@ -32,7 +32,7 @@ class IndexedTable:
 
     Attributes:
         database: The index.
-        version: Of the analysis.
+        version: Of the documents of its features.
         n_features: Features it has.
     """
 
@@ -148,7 +148,9 @@ def _features(lines: Any) -> list[int]:
 def _line(document: Document) -> ListingLine:
     return ListingLine(
         feature=document["feature"],
-        statistics={name: document[name] for name in COLUMNS if name != "feature"},
+        statistics={name: document[name] for name in STATISTICS if name != "feature"},
         top_token=document["top_token"],
         promotes=tuple(document["promotes"]),
+        explanation=document["explanation"],
+        explanation_score=document["explanation_score"],
     )

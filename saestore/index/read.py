@@ -8,11 +8,12 @@ import pyarrow as pa
 from saestore.errors import IndexUnavailableError
 from saestore.features import Analysis, FeaturePage
 from saestore.features.assemble import Assembler
+from saestore.features.lines import Line
 from saestore.features.listing import Listing, ListingQuery
 from saestore.features.search import Texts, texts_of
 from saestore.index import layout
 from saestore.index.database import Database
-from saestore.index.documents import schema_of
+from saestore.index.documents import explained_of, listed_of, schema_of
 from saestore.index.listing import IndexedTable
 from saestore.index.record import unpacked
 
@@ -25,6 +26,7 @@ class IndexedAnalysis:
         database: The index.
         analysis: The analysis in the lake: of it, the manifest is read.
         version: Its version.
+        listed: The version of its features' documents in `features`, which goes with the runs about it too.
         schema: That of its features' records.
         assembler: What makes pages of them.
     """
@@ -32,6 +34,7 @@ class IndexedAnalysis:
     database: Database
     analysis: Analysis
     version: str
+    listed: str
     schema: pa.Schema
     assembler: Assembler
 
@@ -42,8 +45,8 @@ class IndexedAnalysis:
         Raises:
             IndexUnavailableError: It does not hold this version of it, or cannot be reached.
         """
-        version = layout.version_of(analysis.manifest)
-        wanted = {"_id": analysis.ref.path, "version": version}
+        version, listed = layout.version_of(analysis.manifest), listed_of(analysis)
+        wanted = {"_id": analysis.ref.path, "version": version, "listed": listed}
         with database.asking():
             found = database[layout.ARTEFACTS].find_one(wanted, projection=["schema", "n_layers"])
         if found is None:
@@ -52,12 +55,12 @@ class IndexedAnalysis:
         assembler = Assembler(
             analysis.ref, analysis.manifest, analysis.settings, int(found["n_layers"])
         )
-        return cls(database, analysis, version, schema, assembler)
+        return cls(database, analysis, version, listed, schema, assembler)
 
     @property
     def table(self) -> IndexedTable:
         """Its features, to be listed."""
-        return IndexedTable(self.database, self.version, self.analysis.n_features)
+        return IndexedTable(self.database, self.listed, self.analysis.n_features)
 
     def listing(self, query: ListingQuery, texts: Texts | None = None) -> Listing:
         """Return a stretch of its features in a table, as `FeatureTable` lists them.
@@ -107,16 +110,27 @@ class IndexedAnalysis:
         with self.database.asking():
             pages = self.database[layout.PAGES].find({"_id": {"$in": names}})
             found = {each["_id"]: each for each in pages}
+            explained = self._explained(features)
         for feature, name in zip(features, names, strict=True):
-            if name not in found:
+            if name not in found or feature not in explained:
                 raise _lacks(self.database, f"feature {feature} of {self.analysis.ref.path}")
             held = found[name]
             try:
-                record = unpacked(held["size"], held["record"], self.schema, said[feature])
+                given = {layout.ANNOTATIONS: said[feature], **explained[feature]}
+                record = unpacked(held["size"], held["record"], self.schema, given)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 what = f"feature {feature} of {self.analysis.ref.path}"
                 raise _lacks(self.database, what, "run `saestore index rebuild`") from error
             yield self.assembler.page(feature, record, subsamples, related=related)
+
+    def _explained(self, features: Sequence[int]) -> dict[int, dict[str, list[Line]]]:
+        """Return what the runs say of some features, those that the index has; nothing without any run."""
+        if self.listed == self.version:
+            return {feature: {} for feature in features}
+        names = [layout.feature_id(self.listed, feature) for feature in features]
+        shown = ["feature", "explanations"]
+        found = self.database[layout.FEATURES].find({"_id": {"$in": names}}, projection=shown)
+        return {each["feature"]: explained_of(each) for each in found}
 
 
 def _lacks(

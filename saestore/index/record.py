@@ -17,7 +17,6 @@ from saestore.features import arrow
 from saestore.features.lines import Line
 from saestore.features.pieces import Stretch, silent
 from saestore.features.stored import Stored
-from saestore.index import layout
 from saestore.index.stretches import KEPT, SPECIAL, Stretches, distinct
 
 
@@ -151,20 +150,23 @@ def packed(batch: pa.RecordBatch) -> Iterator[tuple[int, bytes]]:
         yield message.size, _CODEC.compress(message, asbytes=True)
 
 
-def unpacked(size: int, record: bytes, schema: pa.Schema, said: Sequence[Line] = ()) -> "Record":
+def unpacked(
+    size: int, record: bytes, schema: pa.Schema, given: Mapping[str, Sequence[Line]]
+) -> "Record":
     """Return a record.
 
     Args:
         size: Its size before it was compressed.
         record: It.
         schema: That of the analysis.
-        said: What people say of the feature: its lines of `annotations`.
+        given: What people and models say of the feature: its lines of `annotations`, `interpretations` and
+            `interpretation_scores`.
 
     Raises:
         OSError: It is damaged.
         ValueError: Likewise.
     """
-    return Record({**content(size, record, schema), layout.ANNOTATIONS: said})
+    return Record({**content(size, record, schema), **given})
 
 
 def content(size: int, record: bytes, schema: pa.Schema) -> Mapping[str, Any]:

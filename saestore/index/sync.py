@@ -7,6 +7,7 @@ at once only share the work. An artefact's document, which makes its features co
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 
 from pymongo import WriteConcern
 from pymongo.errors import BulkWriteError, DuplicateKeyError
@@ -21,7 +22,7 @@ from saestore.errors import (
 from saestore.features import Analysis, AnnotationLog
 from saestore.index import layout
 from saestore.index.database import NAME, Database, Document
-from saestore.index.documents import Documents, of_artefact, of_event
+from saestore.index.documents import Documents, listed_of, of_artefact, of_event
 from saestore.lake import Lake, Ref
 from saestore.progress import Progress, Task
 from saestore_schemas.manifest import Manifest
@@ -111,7 +112,7 @@ def _pass(database: Database, lake: Lake, done: Synced, progress: Progress) -> d
     there = _remove_others(database, wanted, done)
     for ref, manifest in artefacts.items():
         try:
-            if there.get(ref.path) != wanted[ref.path]:
+            if not _says(there.get(ref.path), lake, ref, manifest):
                 _write(database, lake, ref, manifest, done, progress)
             if ref.kind == "features":
                 mirror(database, lake, manifest, done)
@@ -123,8 +124,29 @@ def _pass(database: Database, lake: Lake, done: Synced, progress: Progress) -> d
     return wanted
 
 
+def versions_of(lake: Lake, artefacts: Mapping[Ref, Manifest], collection: str) -> set[str]:
+    """Return the versions of which a collection has documents, going by the lake."""
+    if collection != layout.FEATURES:
+        return {layout.version_of(each) for each in artefacts.values()}
+    found = set()
+    for ref, manifest in artefacts.items():
+        if ref.kind == "features":
+            try:
+                found.add(listed_of(Analysis.of(lake, ref, manifest)))
+            except (*_GONE, *_UNREADABLE):  # a run that cannot be read is told elsewhere
+                continue
+    return found
+
+
 def _wanted(artefacts: Mapping[Ref, Manifest]) -> dict[str, str]:
     return {ref.path: layout.version_of(each) for ref, each in artefacts.items()}
+
+
+def _says(there: Document | None, lake: Lake, ref: Ref, manifest: Manifest) -> bool:
+    """Return whether the document of an artefact is of its version, and of an analysis of its runs too."""
+    if there is None or ref.kind != "features":
+        return there is not None
+    return there.get("listed") == listed_of(Analysis.of(lake, ref, manifest))
 
 
 def _is_there(lake: Lake, ref: Ref, manifest: Manifest) -> bool:
@@ -178,12 +200,14 @@ def claim(database: Database, lake: Lake) -> None:
         _put(database, layout.META, ours)
 
 
-def _remove_others(database: Database, wanted: Mapping[str, str], done: Synced) -> dict[str, str]:
-    """Remove artefacts that the lake does not have so; return the version of each that is there."""
+def _remove_others(
+    database: Database, wanted: Mapping[str, str], done: Synced
+) -> dict[str, Document]:
+    """Remove artefacts that the lake does not have so; return the version and `listed` of those there."""
     there = {}
-    for each in database[layout.ARTEFACTS].find({}, projection=["version"]):
+    for each in database[layout.ARTEFACTS].find({}, projection=["version", "listed"]):
         if wanted.get(each["_id"]) == each["version"]:
-            there[each["_id"]] = each["version"]
+            there[each["_id"]] = each
         elif database[layout.ARTEFACTS].delete_one(dict(each)).deleted_count:
             done.removed.append(each["_id"])
     return there
@@ -206,8 +230,8 @@ def _write(
             _write_features(database, documents, done, task)
         make_indexes(database)
         document = documents.of_analysis()
-        if not _is_there(lake, ref, manifest):  # some files may have been those of another
-            return
+        if not _is_there(lake, ref, manifest) or documents.listed != listed_of(documents.analysis):
+            return  # some files may have been those of another
         _put(database, layout.ARTEFACTS, document)
     done.written.append(ref.path)
 
@@ -217,13 +241,18 @@ def _write_features(database: Database, documents: Documents, done: Synced, task
     with ThreadPoolExecutor(1, thread_name_prefix="saestore-index") as sender:
         sent: tuple[range, Future[None]] | None = None
         for features in documents.chunks:
-            where = layout.of_features(documents.version, features)
-            there = [database[each].count_documents(where) for each in layout.OF_FEATURES]
-            if all(n == len(features) for n in there):
+            there = {
+                each: database[each].count_documents(layout.of_features(version, features))
+                for each, version in documents.versions.items()
+            }
+            if all(n == len(features) for n in there.values()):
                 done.kept += len(features)
                 task.advance(len(features))
                 continue
-            lines, pages = documents.of_features(features)
+            # where a run came or went, pages are there
+            paged = there[layout.PAGES] == len(features)
+            pages = iter(()) if paged else documents.pages(features)
+            lines = documents.lines(features)
             _arrived(sent, done, task)
             sent = features, sender.submit(_send, database, lines, pages)
         _arrived(sent, done, task)
@@ -239,7 +268,9 @@ def _arrived(sent: tuple[range, Future[None]] | None, done: Synced, task: Task) 
 
 
 def _send(database: Database, lines: Sequence[Document], pages: Iterable[Document]) -> None:
-    _insert(database, layout.PAGES, pages)
+    first = next(iter(pages), None)
+    if first is not None:
+        _insert(database, layout.PAGES, chain([first], pages))
     _insert(database, layout.FEATURES, lines)
 
 
@@ -302,7 +333,7 @@ def _remove_orphans(database: Database, lake: Lake, done: Synced) -> None:
     """Remove features whose artefact the lake does not have now: another sync may be writing one it has."""
     for collection in layout.OF_VERSIONS:
         found = set(layout.versions(database, collection))
-        known = {layout.version_of(each) for each in held(lake)[0].values()} if found else set()
+        known = versions_of(lake, held(lake)[0], collection) if found else set()
         for version in sorted(found - known):
             gone = database[collection].delete_many(layout.of_version(version))
             done.orphans += gone.deleted_count

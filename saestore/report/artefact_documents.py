@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from saestore.fingerprint import leaves
-from saestore.numbers import count, value
+from saestore.numbers import count, share, value
 from saestore.report.artefacts import (
     CheckpointPage,
     Curve,
@@ -14,6 +14,8 @@ from saestore.report.artefacts import (
     SweepPage,
 )
 from saestore.report.document import Bands, Density, Document, Lines, Plot, Points, Sheet
+from saestore.report.interpretation_page import InterpretationPage
+from saestore.words import interval, outcome, score, visible
 from saestore_schemas.dictionary import DictionaryConfig
 from saestore_schemas.manifest import Manifest
 
@@ -201,6 +203,44 @@ def scores(page: EvaluationPage) -> Sheet:
         for score in page.scores
     )
     return Sheet(f"Evaluation {name}", ("score", "value", "unit", "of", "meaning"), rows)
+
+
+def interpretation(page: InterpretationPage) -> Document:
+    """Return what a run of `interpret` took, how well its explanations hold, and the best and worst."""
+    manifest = page.manifest
+    facts = manifest.facts
+    counted = {name: n for each in page.outcomes.values() for name, n in each.items()}
+    for name in counted:
+        counted[name] = sum(each.get(name, 0) for each in page.outcomes.values())
+    figures = (
+        ("model", str(facts["model"])),
+        *((outcome(name), count(n)) for name, n in counted.items()),
+        ("tokens sent", value(facts["prompt_tokens"])),
+        ("tokens received", value(facts["completion_tokens"])),
+        ("cost", "not known" if facts["cost"] is None else value(facts["cost"])),
+    )
+    scores = tuple(
+        (
+            each.explainer,
+            each.scorer,
+            score(each.mean),
+            interval(each.ci_low, each.ci_high),
+            f"{count(each.n_scored)} of {count(each.n)}",
+            "-" if each.unparsed is None else share(each.unparsed),
+        )
+        for each in page.judged
+    )
+    columns = ("explainer", "scorer", "mean", "95 % interval", "scored", "unreadable answers")
+    sheets = [Sheet("How well explanations hold", columns, scores)] if scores else []
+    for title, found in (("Best explained", page.best), ("Worst explained", page.worst)):
+        rows = tuple(
+            (str(each.feature), score(each.score), each.explainer, visible(each.text))
+            for each in found
+        )
+        if rows:
+            sheets.append(Sheet(title, ("feature", "score", "explainer", "explanation"), rows))
+    summary = f"Explanations of features of {page.analysis}"
+    return Document(manifest.name, summary, figures, (), tuple(sheets), _foot(manifest))
 
 
 def _sweep(page: SweepPage) -> Document:

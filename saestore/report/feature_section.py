@@ -20,7 +20,7 @@ from saestore.features import (
     TokenCount,
 )
 from saestore.numbers import count, value
-from saestore.report import charts, passages, said
+from saestore.report import charts, explained, passages, said
 from saestore.report.charts import number
 from saestore.words import ALIKE, BESIDE, NEGATIVES, QUANTILES, SUBSAMPLES, WITHOUT_FIRINGS
 
@@ -116,7 +116,7 @@ def _head(page: FeaturePage, place: Place, name: str) -> str:
         f'<header><h2 id="{name}-name">{title(page)}</h2>'
         f'<nav aria-label="Features">{" ".join(filter(None, links))}</nav>'
         f'<p class="quiet">{escape(page.series)}/{escape(page.dictionary)}: {fires(page)}</p></header>'
-        f"{figures(page)}{said.annotations(page)}"
+        f"{figures(page)}{said.annotations(page)}{explained.explanations(page)}"
     )
 
 

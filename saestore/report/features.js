@@ -48,7 +48,7 @@
   const body = by("features").tBodies[0];
   const heads = [...document.querySelectorAll("#features th button")];
   const rows = columns.feature.map((_, n) => n);
-  const words = rows.map((n) => [columns.top_token[n] ?? "", ...columns.promotes[n]].join("\n").toLowerCase());
+  const words = rows.map((n) => [columns.top_token[n] ?? "", ...columns.promotes[n], columns.explanation?.[n] ?? ""].join("\n").toLowerCase());
   let column = null, descending = false, first = 0, matching = rows;
 
   const order = (a, b) => {
@@ -75,6 +75,7 @@
       for (const each of x === null ? [] : [x].flat()) td.append(token(each), " ");
       return td;
     }
+    if (name === "explanation") return made("td", x ?? "", "said-of");
     const td = made("td", name === "top_token_share" && x !== null ? `${(100 * x).toFixed(1)}%` : shown(x), "n");
     if (x !== null) td.title = String(x);
     return td;
@@ -108,7 +109,7 @@
   for (const each of heads) {
     each.addEventListener("click", () => {
       const name = each.dataset.column;
-      const textual = name === "feature" || name === "top_token" || name === "promotes";
+      const textual = name === "feature" || name === "top_token" || name === "promotes" || name === "explanation";
       descending = name === column ? !descending : !textual;
       column = name;
       choose();

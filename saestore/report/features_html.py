@@ -26,7 +26,7 @@ from saestore.report.charts import number
 from saestore.report.feature_section import Place
 from saestore.report.html import script_json
 from saestore.report.write import put, target_of
-from saestore.words import alone
+from saestore.words import alone, visible
 
 
 KINDS = (".html",)
@@ -34,9 +34,10 @@ KINDS = (".html",)
 _COLUMNS: Mapping[str, str] = {
     "feature": "feature", "density": "density", "n_firings": "firings", "n_contexts": "contexts",
     "max": "largest", "mean": "mean", "q50": "median", "top_token": "top token",
-    "top_token_share": "on it", "promotes": "promotes", "dec_norm": "decoder length",
+    "top_token_share": "on it", "promotes": "promotes", "explanation": "stands for",
+    "explanation_score": "score", "dec_norm": "decoder length",
 }  # fmt: skip
-"""Columns of the list and what they are called."""
+"""Columns of the list and what they are called; those of explanations only where there are any."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def _list(found: FeaturesReport) -> str:
         f'<th scope="col"{"" if name in _TEXT else " class=n"}>'
         f'<button type="button" data-column="{name}">{title}</button></th>'
         for name, title in _COLUMNS.items()
+        if name in found.lines.schema.names
     )
     links = " ".join(f'<a href="#feature-{each}">{each}</a>' for each in found.chosen)
     return Template(_resource("features_list.html")).substitute(
@@ -137,7 +139,7 @@ def _list(found: FeaturesReport) -> str:
     )
 
 
-_TEXT = ("top_token", "promotes")
+_TEXT = ("top_token", "promotes", "explanation")
 """Columns that are no numbers."""
 
 
@@ -148,11 +150,15 @@ def columns(lines: pa.Table) -> dict[str, list[Any]]:
     """
     found: dict[str, list[Any]] = {}
     for name in _COLUMNS:
+        if name not in lines.schema.names:
+            continue
         values: list[Any] = lines[name].to_pylist()
         if name == "top_token":
             values = [None if each is None else alone(each) for each in values]
         elif name == "promotes":
             values = [list(map(alone, each)) for each in values]
+        elif name == "explanation":
+            values = [None if each is None else visible(each) for each in values]
         elif pa.types.is_float32(lines[name].type):
             values = [None if each is None else float(str(np.float32(each))) for each in values]
         found[name] = values

@@ -72,9 +72,10 @@ class Opened:
         return cls(analysis, FeatureTable(analysis), tag_of(analysis.manifest))
 
     @property
-    def about(self) -> tuple[str, str]:
-        """What changes when it is made anew, or when something is said about a feature of it."""
-        return self.tag, self.analysis.annotations.version
+    def about(self) -> tuple[str, ...]:
+        """What changes when it is made anew, or when something is said or found out about a feature of it."""
+        analysis = self.analysis
+        return self.tag, analysis.annotations.version, analysis.interpretations.version
 
     def texts(self) -> Texts:
         """Return what people say now about its features.

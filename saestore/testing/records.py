@@ -10,10 +10,11 @@ def differing_pages(analysis: Analysis) -> list[int]:
     made, found = documents.Documents(analysis), []
     schema = documents.schema_of(made.of_analysis())
     for features in made.chunks:
-        _, pages = made.of_features(features)
         said = analysis.annotations.lines(features)
-        for feature, page in zip(features, pages, strict=True):
-            record = unpacked(page["size"], page["record"], schema, said[feature])
+        explained = map(documents.explained_of, made.lines(features))
+        for feature, page, models in zip(features, made.pages(features), explained, strict=True):
+            given = {"annotations": said[feature], **models}
+            record = unpacked(page["size"], page["record"], schema, given)
             if analysis.stored.assembler.page(feature, record) != analysis.feature(feature):
                 found.append(feature)
     return found

@@ -4,15 +4,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from markupsafe import Markup
 
 from saestore.errors import ArtefactNotFoundError
 from saestore.fingerprint import leaves
 from saestore.lake import Lake, Ref, lineage
 from saestore.lake.lineage import Node
 from saestore.numbers import count, value
-from saestore.report import artefact_documents, artefacts
+from saestore.report import artefact_documents, artefacts, charts, interpretation_page
 from saestore.report.document import Document, Sheet
-from saestore.server.pages.drawing import page, path
+from saestore.report.interpretation_page import InterpretationPage
+from saestore.server.pages.drawing import drawn, page, path
 from saestore.server.pages.lake import size, url_of
 from saestore.server.pages.training import curves, fitting
 from saestore.server.routes import ServedLake
@@ -34,6 +36,11 @@ def artefact(request: Request, served: ServedLake, kind: ArtefactKind, name: str
         )
     manifest = served.lake.manifest(ref)
     said = _document(served.lake, ref)
+    drawn_scores: list[Markup] = []
+    if kind == "interpretation":
+        run = interpretation_page.interpretation(served.lake, ref)
+        said = artefact_documents.interpretation(run)
+        drawn_scores = list(_distributions(run))
     facts = tuple((each, str(x)) for each, x in leaves(manifest.facts))
     folded = (
         Sheet("What it found out", ("fact", "value"), tuple(sorted(facts))),
@@ -53,6 +60,7 @@ def artefact(request: Request, served: ServedLake, kind: ArtefactKind, name: str
             for each, info in manifest.arrays.items()
         ],
         "curves": list(curves(said.plots)),
+        "drawn_scores": drawn_scores,
         "home": "" if url_of(ref) == path("artefacts", kind, name) else url_of(ref),
         "sheets": fitting(said.sheets),
         "folded": fitting([each for each in folded if each.rows]),
@@ -76,6 +84,13 @@ def _document(lake: Lake, ref: Ref) -> Document:
         )
         sheets = (artefact_documents.scores(found),)
     return Document(ref.name, "", figures, (), sheets, "")
+
+
+def _distributions(run: InterpretationPage) -> Iterator[Markup]:
+    """Yield how the scores of each explainer are distributed, by each scorer."""
+    for each in run.judged:
+        title = f"Scores of {each.explainer} by {each.scorer}"
+        yield drawn(charts.histogram(each.distribution, title, "explanations"))
 
 
 def _ancestors(node: Node, depth: int = 0) -> Iterator[Mapping[str, Any]]:

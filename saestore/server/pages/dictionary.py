@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from saestore.features import Filter, ListingLine
+from saestore.features.listing import EXPLANATION_SCORE
 from saestore.lake import Ref
 from saestore.report import artefact_documents, artefacts, charts
 from saestore.report.document import Document
@@ -21,6 +22,8 @@ from saestore.server.served import Opened, Served
 
 routes = APIRouter(include_in_schema=False)
 
+_WORDS = 300
+"""Characters of an explanation in the list, at most."""
 _OPS = {"≥": ">=", "≤": "<=", "≠": "!="}
 
 
@@ -52,6 +55,7 @@ def features(
         "name": opened.analysis.ref.name,
         "lines": _lines(opened, found.lines),
         "first": state.query.offset,
+        "explained": bool(opened.table.explained.texts),
     }
     if "rows" in given:
         return HTMLResponse(draw(request, "_rows.html", model))
@@ -106,7 +110,8 @@ def _lines(opened: Opened, lines: Sequence[ListingLine]) -> list[Mapping[str, An
     return [
         {
             "feature": line.feature,
-            "statistics": line.statistics,
+            "statistics": {**line.statistics, EXPLANATION_SCORE: line.explanation_score},
+            "explanation": None if line.explanation is None else line.explanation[:_WORDS],
             "top_token": line.top_token,
             "promotes": line.promotes,
             "names": "; ".join(said[line.feature].names),

@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse
 from saestore.errors import QueryError, SaestoreError
 from saestore.features import Analysis, FeatureOverlap, FeaturePage, feature_overlap
 from saestore.numbers import count, value
-from saestore.report import feature_section, passages, said
+from saestore.report import explained, feature_section, passages, said
 from saestore.server.answers import known, tag_of
 from saestore.server.pages.dictionary import crumbs
 from saestore.server.pages.drawing import draw, drawn, page, path, script
@@ -84,6 +84,7 @@ def _side(
         "title": drawn(feature_section.title(found)),
         "fires": drawn(feature_section.fires(found)),
         "figures": drawn(feature_section.figures(found)),
+        "explained": drawn(explained.explanations(found)),
         "columns": drawn(columns),
         "reads": passages.READ in columns,
         "below": passages.BELOW in columns,

@@ -26,7 +26,17 @@ _WORDS: Mapping[ArtefactKind, str] = {
 }  # fmt: skip
 LINES = 200
 """Lines of a list, at most: SQL lists the others."""
-_HOLDS = ("contexts", "rows", "steps", "d_sae", "features", "firings", "dictionaries", "metrics")
+_HOLDS = (
+    "contexts",
+    "rows",
+    "steps",
+    "d_sae",
+    "features",
+    "firings",
+    "explanations",
+    "dictionaries",
+    "metrics",
+)
 """Counts that say how much an artefact holds."""
 
 

@@ -45,6 +45,9 @@ COLUMNS = (
 )
 """Statistics of each line; one that is sorted by, or has a condition, is added."""
 
+EXPLANATION = Column(listing.EXPLANATION_SCORE, "score")
+"""Of the explanation, where any feature has one."""
+
 
 @dataclass(frozen=True)
 class State:
@@ -112,13 +115,17 @@ class State:
         kept = tuple(each for each in self.query.filters if each is not condition)
         return self.address(filters=kept, offset=0)
 
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        """The statistics that are shown: the usual ones, and those that matter here."""
-        known = {column.name for column in COLUMNS} | {"feature"}
+    def columns(self, explained: bool) -> tuple[Column, ...]:  # noqa: FBT001 - templates name nothing
+        """Return the statistics that are shown: the usual ones, and those that matter here.
+
+        Args:
+            explained: Whether any feature has an explanation.
+        """
+        usual = (EXPLANATION, *COLUMNS) if explained else COLUMNS
+        known = {column.name for column in usual} | {"feature"}
         wanted = [self.query.sort, *(each.column for each in self.query.filters)]
         more = [name for name in dict.fromkeys(wanted) if name not in known]
-        return (*(Column(name, name) for name in more), *COLUMNS)
+        return (*(Column(name, name) for name in more), *usual)
 
     def sorted_as(self, column: str) -> str:
         """Return `ascending` or `descending` if the list is by this column, else nothing."""

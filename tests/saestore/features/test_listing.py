@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from saestore.errors import QueryError
 from saestore.features import Analysis, FeatureTable, Filter, ListingQuery
-from saestore.features.listing import COLUMNS, drawn
+from saestore.features.listing import COLUMNS, STATISTICS, drawn
 from saestore.features.search import WordIndex, words
 
 
@@ -26,8 +26,14 @@ def table(planted_lake):
 
 @pytest.fixture(scope="module")
 def lines(table):
-    columns = ", ".join(f'"{name}"' for name in COLUMNS)
-    return table.analysis.sql(f"SELECT {columns} FROM features ORDER BY feature").to_pylist()
+    columns = ", ".join(f'"{name}"' for name in STATISTICS)
+    means = (
+        "SELECT feature, avg(score) AS explanation_score FROM interpretation_scores GROUP BY ALL"
+    )
+    return table.analysis.sql(
+        f"SELECT {columns}, explanation_score FROM features LEFT JOIN ({means}) USING (feature) "
+        "ORDER BY feature"
+    ).to_pylist()
 
 
 def holds(line, each):
@@ -74,7 +80,8 @@ def test_a_stretch_is_what_sorting_and_filtering_all_lines_gives(table, lines, d
     wanted = kept[query.offset : query.offset + query.limit]
     assert [line.feature for line in found.lines] == [line["feature"] for line in wanted]
     for line, expected in zip(found.lines, wanted, strict=True):
-        assert {"feature": line.feature, **line.statistics} == expected
+        scored = {"explanation_score": line.explanation_score}
+        assert {"feature": line.feature, **line.statistics, **scored} == expected
     assert all(Filter.parse(str(each)) == each for each in query.filters)
 
 

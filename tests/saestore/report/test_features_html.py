@@ -17,9 +17,14 @@ from saestore.features import (
     Read,
     Written,
     feature_lines,
+    overview,
 )
+from saestore.lake import Lake
 from saestore.report import FeaturesReport, feature_section, features_html
-from saestore.testing.pages import annotation, example, page
+from saestore.report.feature_section import Place
+from saestore.testing.analyses import planted_analysis
+from saestore.testing.interpretations import Explained, interpretation_run
+from saestore.testing.pages import annotation, example, explanation, page
 from saestore.words import alone
 
 
@@ -465,3 +470,30 @@ def test_what_fires_below_zero_is_marked_and_explained():
     assert '<mark class="below s v100" title="1: -9.2500 (100%)"> b</mark>' in text
     assert "is below zero" in text
     assert "is below zero" not in hostile()
+
+
+def test_explanations_are_in_the_section_and_in_the_list(tmp_path):
+    lake = Lake.at(tmp_path)
+    planted_analysis(lake)
+    explained = [Explained(4, "a <b>word</b>", scores={"detection": 0.9}), Explained(5, "says x")]
+    interpretation_run(lake, "planted/relu/default", "first", explained)
+    analysis = saestore.open_lake(tmp_path).analysis("planted/relu")
+    lines = feature_lines(analysis)
+    found = FeaturesReport(
+        analysis.ref.name, overview(analysis), lines, (4, 7), analysis.provenance
+    )
+    text = features_html(found, analysis.pages([4, 7]))
+    assert "<em>a &lt;b&gt;word&lt;/b&gt;</em>" in text
+    assert "detection 0.90 (0.80 to 1.00)" in text
+    assert text.count('class="explanations"') == 1
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])["columns"]
+    assert data["explanation"][4:7] == ["a <b>word</b>", "says x", None]
+    assert data["explanation_score"][4:7] == [0.9, None, None]
+
+
+def test_a_section_is_small_whatever_models_say():
+    many = [explanation("x" * 100_000, {"detection": 0.5}, run=f"r{n}") for n in range(500)]
+    text = feature_section.section(page(explanations=tuple(many)), Place((17,), 0))
+    assert len(text) < 60_000
+    assert "500 explanations" in text
+    assert "more in the lake" in text

@@ -15,6 +15,7 @@ import saestore
 from saestore.api.serving import LiveModels
 from saestore.server import create_app
 from saestore.server.pages import assets
+from saestore.testing.interpretations import Explained, interpretation_run
 from saestore_schemas.server import ServerSettings
 
 
@@ -49,7 +50,15 @@ def lake(demo_lake_folder, tmp_path_factory):
     """A lake of this module, as it is written to."""
     folder = tmp_path_factory.mktemp("pages") / "lake"
     shutil.copytree(demo_lake_folder / "demo-lake", folder)
-    return saestore.open_lake(folder, device="cpu")
+    lake = saestore.open_lake(folder, device="cpu")
+    scores = {"detection": 0.85, "fuzzing": 0.6}
+    explained = [
+        Explained(f, f"{HOSTILE} {'many words ' * 40}", name, scores)
+        for f in (7, 8)
+        for name in ("quantile", "top")
+    ]
+    interpretation_run(lake.lake, NAME, "first", explained)
+    return lake
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +102,7 @@ PAGES = {
     "feature": f"{FEATURES}/7",
     "compare": f"/compare?a={NAME}/7&b=8",
     "evaluation": "/artefacts/evaluation/demo/topk-32/default",
+    "run": f"/artefacts/interpretation/{NAME}/first",
     "sql": "/sql?sql=" + quote("SELECT feature, density, max FROM features"),
     "query": f"/sql?query=top_contexts&on={NAME}&p.feature=7",
     "text": f"/text?on={NAME}&text={quote(TEXT)}",
