@@ -36,6 +36,9 @@ from saestore_schemas.interpret import InterpretSettings
 _LEAVE_S = 20.0
 """Seconds that requests under way are given to end when a run stops: they are paid for."""
 
+_SOON_S = 0.5
+"""Seconds of that which nobody needs to be told of."""
+
 _TOLD_S = 10.0
 """Pauses this long are told of, each."""
 
@@ -139,7 +142,13 @@ class Asker:
         self._ended = self._ended or _stopped(self.endpoint)
         tasks = list(self._under_way.values())
         if tasks:
-            await asyncio.wait(tasks, timeout=_LEAVE_S)
+            _, late = await asyncio.wait(tasks, timeout=_SOON_S)
+            if late:
+                self.note(
+                    f"{len(late)} requests are on their way and paid for: their answers are awaited for "
+                    f"{_LEAVE_S:g} s at most; Ctrl-C again leaves at once"
+                )
+                await asyncio.wait(late, timeout=_LEAVE_S)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -347,7 +347,7 @@ def test_answers_of_other_cassettes_cost_nothing(bench):
 
 
 def test_whoever_stops_asking_loses_no_answer_that_is_on_its_way(bench):
-    bench.server.persona = slow(says("yes"), 0.3)
+    bench.server.persona = slow(says("yes"), 0.9)
 
     async def ask():
         async with bench.opened() as asker:
@@ -359,6 +359,7 @@ def test_whoever_stops_asking_loses_no_answer_that_is_on_its_way(bench):
 
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(ask())
+    assert "4 requests are on their way" in bench.notes[0]
     assert bench.facts["requests"] == 4
     bench.ask(*map(bench.question, range(4)))
     assert len(bench.server.requests) == 4
