@@ -78,3 +78,5 @@ class NeuronpediaSettings(DashboardSettings):
     """Their folder in it."""
     notes: str | None = None
     """Anything else about the source."""
+    explanation_type: Identifier = "unknown"
+    """What explanations are said to be of, one of the types that Neuronpedia has."""

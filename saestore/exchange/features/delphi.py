@@ -5,6 +5,8 @@
         locations    [firing, 3]   sequence, position, feature - first; uint16 where that is enough
         activations  [firing]      float16
         tokens       [sequence, position]   int64, the same in every file
+    explanations/<hookpoint>_latent<feature>.txt
+                        the best explanation that runs of `interpret` found, as JSON; what delphi scores
 
 A sequence is a context. Contexts end at different lengths here and must not there, so shorter ones are
 filled up with a token; rows that were left out of the analysis fire nowhere. A feature file of a range in
@@ -30,6 +32,7 @@ from saestore.exchange.features.format import (
     one_hookpoint,
 )
 from saestore.features import Analysis
+from saestore.features.explained import Explained
 from saestore.lake import Storage
 from saestore.progress import Progress
 
@@ -95,6 +98,10 @@ class Delphi(FeatureFormat):
             "model_name": language_model(analysis),
         }
         target.write(f"{folder}/config.json", (json.dumps(config, indent=4) + "\n").encode())
+        explained = Explained.of(analysis.interpretations, analysis.n_features)
+        for feature, text in explained.texts.items():
+            said = json.dumps(text, ensure_ascii=False).encode()
+            target.write(f"explanations/{hookpoint}_latent{feature}.txt", said)
 
 
 def _columns(found: pa.Table, first: int) -> dict[str, np.ndarray]:

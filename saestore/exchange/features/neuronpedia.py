@@ -4,19 +4,22 @@
         release.jsonl  model.jsonl  sourceset.jsonl  source.jsonl     a line each
         features/batch-{n}.jsonl.gz                                   a line for each feature
         activations/batch-{n}.jsonl.gz                                a line for each example
+        explanations/batch-{n}.jsonl.gz                               a line for each explanation, if any
 
 Records have the fields of Neuronpedia's database as of its repository at ebb8426, in that order. `index` is
 a string, as the database has it. Similar features, which its converters leave out, are those of
 `neighbours`; what a Lorsa attends to comes from `attention`, as query and key positions among the tokens
 shown. An example's id is a digest of what it is of, and every time that of the analysis, so that exporting
-again gives the same bytes. A cross-layer transcoder is a source for each layer. Explanations have a folder of their own there; this lake holds none to write.
+again gives the same bytes. A cross-layer transcoder is a source for each layer. Explanations are
+those of all runs of `interpret`, of the features that are written; their scores, for which a record has no
+place, stand in their notes.
 """
 
 import gzip
 import hashlib
 import json
 from collections.abc import Iterable
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -30,6 +33,7 @@ from saestore.exchange.features.sources import Source, sources
 from saestore.features import Analysis
 from saestore.lake import Storage
 from saestore.progress import Progress, Task
+from saestore.words import score
 from saestore_schemas.dashboards import NeuronpediaSettings
 from saestore_schemas.tables import REMAINDER
 
@@ -87,6 +91,8 @@ class Neuronpedia(FeatureFormat):
                 "features": [lines.feature(each) for each in made],
                 "activations": [line for each in made for line in lines.activations(each)],
             }
+            if explanations := [line for each in made for line in lines.explanations(each)]:
+                batches["explanations"] = explanations
             for kind, records in batches.items():
                 data = gzip.compress(_jsonl(records), LEVEL, mtime=0)
                 target.write(f"{folder}/{kind}/batch-{number}.jsonl.gz", data)
@@ -225,6 +231,32 @@ class _Lines:
                 **_attention(attended, shown),
             }
 
+    def explanations(self, dashboard: Dashboard) -> Iterable[dict[str, Any]]:
+        """Yield the lines of what models say of a feature."""
+        page = dashboard.page
+        for each in page.explanations:
+            if each.text is None:
+                continue
+            created = self._created
+            if each.created is not None:
+                moment = datetime.fromisoformat(each.created).astimezone(UTC).replace(tzinfo=None)
+                created = moment.isoformat(timespec="milliseconds")
+            held = [f"{one.scorer} {score(one.score)}" for one in each.scores]
+            yield {
+                "id": self._digest(page.feature, each.run, each.explainer, each.text),
+                "modelId": self._identity.model,
+                "layer": self._identity.source,
+                "index": str(dashboard.index),
+                "description": each.text,
+                "authorId": self._settings.creator_id,
+                "embedding": None,
+                "triggeredById": None,
+                "typeName": self._settings.explanation_type,
+                "explanationModelName": each.model.rpartition("/")[2],
+                "notes": "; ".join([f"run {each.run}, explainer {each.explainer}", *held]),
+                "createdAt": created,
+            }
+
     def _similar_to(self, feature: int) -> list[tuple[int, float]]:
         """Return the features with the most similar decoder vectors."""
         if "neighbours" not in self._analysis.tables:
@@ -237,10 +269,12 @@ class _Lines:
         ]
 
     def _id(self, feature: int, shown: Shown) -> str:
-        of = (
-            self._identity.model, self._identity.source, self._analysis.manifest.fingerprint, feature,
-            shown.subsample, shown.stratum, shown.example.rank,
-        )  # fmt: skip
+        return self._digest(feature, shown.subsample, shown.stratum, shown.example.rank)
+
+    def _digest(self, *what: str | int) -> str:
+        """Return an id that is the same whenever the same is written."""
+        fingerprint = self._analysis.manifest.fingerprint
+        of = (self._identity.model, self._identity.source, fingerprint, *what)
         return "c" + hashlib.sha256(json.dumps(of).encode()).hexdigest()[:_DIGITS]
 
 

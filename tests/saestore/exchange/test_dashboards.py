@@ -13,6 +13,7 @@ from saestore.exchange.features import Neuronpedia, SaeDashboard
 from saestore.lake import Lake
 from saestore.progress import Recorder
 from saestore.testing.analyses import DICTIONARY, plant, planted_analysis
+from saestore.testing.interpretations import Explained, interpretation_run
 from saestore_schemas.analyze import (
     AnalyzeSettings,
     CoactivationSettings,
@@ -282,3 +283,37 @@ def test_an_analysis_without_the_optional_tables_says_what_would_make_them(tmp_p
     assert batch["model_id"] == "synthetic"
     assert all(each["correlated_features_indices"] == [] for each in batch["features"])
     assert all(a["bin_min"] == -1 for each in batch["features"] for a in each["activations"])
+
+
+def test_neuronpedia_s_folder_has_what_models_say_of_the_features_in_it(tmp_path):
+    made = Lake.at(tmp_path / "lake")
+    ref, _ = planted_analysis(made, settings=WANTED)
+    explained = [
+        Explained(4, "articles", scores={"detection": 0.9, "fuzzing": None}),
+        Explained(4, "says a number", "top", {"detection": 0.6}),
+        Explained(7, "digits"),
+        Explained(5, None),
+    ]
+    interpretation_run(made, ref.name, "first", explained)
+    lake = saestore.open_lake(made.storage.url)
+    lake.export_features(DICTIONARY, tmp_path / "out", Neuronpedia(OURS))
+    (folder,) = (tmp_path / "out").glob("*/*/explanations")
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "batch-0.jsonl.gz",
+        "batch-1.jsonl.gz",
+    ]
+    lines = [
+        json.loads(line)
+        for file in sorted(folder.iterdir())
+        for line in gzip.decompress(file.read_bytes()).splitlines()
+    ]
+    assert [(each["index"], each["description"]) for each in lines] == [
+        ("4", "articles"),
+        ("4", "says a number"),
+        ("7", "digits"),
+    ]
+    assert lines[0]["notes"] == "run first, explainer quantile; detection 0.90; fuzzing -"
+    assert (lines[0]["authorId"], lines[0]["typeName"]) == ("me", "unknown")
+    assert lines[0]["createdAt"] == "2026-01-02T03:04:05.000"
+    assert len({each["id"] for each in lines}) == 3
+    assert all(len(each["id"]) == 25 for each in lines)

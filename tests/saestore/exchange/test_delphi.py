@@ -12,6 +12,7 @@ from saestore.errors import ConfigError, OverflowRowError
 from saestore.exchange.features.delphi import SMALLEST, Delphi
 from saestore.lake import Lake
 from saestore.testing.analyses import DICTIONARY, plant, planted_analysis
+from saestore.testing.interpretations import Explained, interpretation_run
 from saestore.testing.stores import HOOKPOINT
 
 
@@ -92,3 +93,18 @@ def test_what_it_cannot_hold_is_refused(tmp_path):
         saestore.open_lake(lake.storage.url).export_features(DICTIONARY, tmp_path / "x", "delphi")
     assert caught.value.found == "100000, of feature 4"
     assert not (tmp_path / "x" / "index.json").exists()
+
+
+def test_the_best_explanation_of_each_feature_is_where_its_scorers_look(tmp_path):
+    lake = Lake.at(tmp_path / "lake")
+    ref, _ = planted_analysis(lake)
+    explained = [
+        Explained(4, "an “article”", scores={"detection": 0.9}),
+        Explained(4, "worse", "top", {"detection": 0.6}),
+        Explained(5, None),
+    ]
+    interpretation_run(lake, ref.name, "first", explained)
+    saestore.open_lake(lake.storage.url).export_features(DICTIONARY, tmp_path / "out", "delphi")
+    (found,) = (tmp_path / "out" / "explanations").iterdir()
+    assert found.name == f"{HOOKPOINT}_latent4.txt"
+    assert json.loads(found.read_text()) == "an “article”"
