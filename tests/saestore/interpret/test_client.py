@@ -90,7 +90,7 @@ def test_what_fails_for_now_is_sent_again(bench, made):
 def test_a_timeout_is_of_the_whole_answer_and_is_sent_again(bench):
     bench.endpoint["timeout_s"] = 0.6
     yes = says("yes")
-    bench.server.persona = lambda asked: slow(yes, 0 if asked.times else 5)(asked)
+    bench.server.persona = lambda asked: slow(yes, 0.0 if asked.times else 5.0)(asked)
     assert bench.ask(bench.question())[0].text == "yes"
     assert bench.facts["retries"] == 1
     assert "did not answer within 0.6 s" in bench.notes[0]
