@@ -120,7 +120,7 @@ async def _advice(
             "room for the prompt",
             "show less in [explainers.NAME]: fewer examples, a smaller window",
         )
-    elif status == _NOT_FOUND or "model" in {refused.param, refused.code}:
+    elif status == _NOT_FOUND or refused.param == "model" or "model_not_found" in refused.code:
         found = await _advice_on_model(endpoint, model)
     elif come_back(refused):
         found = (

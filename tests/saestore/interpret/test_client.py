@@ -170,6 +170,15 @@ def test_a_model_that_is_not_there_is_answered_with_the_nearest(bench):
     with pytest.raises(EndpointError, match="no model tset-model") as caught:
         bench.ask(bench.question())
     assert caught.value.hint == "set endpoint.model: did you mean test-model?"
+    bench.server.models = ("xyzzy", "tset-model")
+    bench.server.persona = lambda _: failure(400, "cannot be had", code="model_not_found")
+    with pytest.raises(EndpointError) as caught:
+        bench.ask(bench.question())
+    assert "endpoint.model" in caught.value.hint  # it is there: something else is wrong
+    bench.server.models = ("xyzzy",)
+    with pytest.raises(EndpointError) as caught:
+        bench.ask(bench.question())
+    assert caught.value.hint == "set endpoint.model: there are xyzzy"
 
 
 def test_after_an_error_nobody_else_is_sent(bench):
