@@ -144,6 +144,8 @@ def _(page: AnalysisPage, console: Console) -> None:
     console.print(Text("Go on with", style="bold"))
     for feature in seen.typical:
         console.print(f"  saestore show feature {dictionary} {feature}")
+    for run in page.interpretations:
+        console.print(f"  saestore show {run.name}")
     console.print(f"  saestore report {page.manifest.kind}/{page.manifest.name} --to features.html")
     console.print("  saestore query --list")
 

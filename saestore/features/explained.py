@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import polars as pl
 from jaxtyping import Float64
 
 from saestore.features.interpretations import Interpretations
@@ -17,15 +19,15 @@ class Explained:
 
     Attributes:
         version: What changes with the runs.
+        ranked: All explanations: feature, text and mean score, the best of each feature first.
         texts: The best explanation of each feature that has any.
         scores: Its mean score, of each feature; NaN where undefined.
-        words: Which features have which words in any explanation.
     """
 
     version: str
+    ranked: pl.DataFrame
     texts: Mapping[int, str]
     scores: Float64[np.ndarray, " d_sae"]
-    words: WordIndex
 
     @classmethod
     def of(cls, runs: Interpretations, n_features: int) -> "Explained":
@@ -35,16 +37,16 @@ class Explained:
             DamagedArtefactError: A file is missing or has another size, or a manifest is not one.
             FormatVersionError: Another major version wrote one.
         """
-        version = runs.version
-        ranked = runs.ranked() if version else None
-        scores = np.full(n_features, math.nan)
-        if ranked is None:
-            nothing = np.empty(0, np.int64)
-            return cls(version, {}, scores, WordIndex.of(nothing, nothing, str, n_features))
+        version, ranked = runs.version, runs.ranked()
         first = ranked.unique("feature", keep="first", maintain_order=True)
+        scores = np.full(n_features, math.nan)
         scores[first["feature"].to_numpy()] = first["score"].fill_null(math.nan).to_numpy()
-        said: list[str] = ranked["text"].to_list()
-        features = ranked["feature"].to_numpy().astype(np.int64)
-        words = WordIndex.of(features, np.arange(len(said)), said.__getitem__, n_features)
         texts = dict(zip(first["feature"].to_list(), first["text"].to_list(), strict=True))
-        return cls(version, texts, scores, words)
+        return cls(version, ranked, texts, scores)
+
+    @cached_property
+    def words(self) -> WordIndex:
+        """Which features have which words in any explanation."""
+        said: list[str] = self.ranked["text"].to_list()
+        features = self.ranked["feature"].to_numpy().astype(np.int64)
+        return WordIndex.of(features, np.arange(len(said)), said.__getitem__, len(self.scores))

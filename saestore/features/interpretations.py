@@ -33,11 +33,13 @@ class Run:
     Attributes:
         ref: Its kind and name, `series/name/analysis/run`.
         manifest: Its manifest.
+        data: The bytes of that: as long as they are the same, so is the run.
         readers: Readers of its tables that are read by feature.
     """
 
     ref: Ref
     manifest: Manifest
+    data: bytes
     readers: Mapping[str, TableReader]
 
     @property
@@ -169,17 +171,17 @@ class Interpretations:
         )
 
     def _run(self, ref: Ref) -> Run:
-        manifest = self._lake.manifest(ref)
-        known = self._known.get(ref.name)
-        if known is not None and known.manifest == manifest:
-            return known
         artefact = self._lake.artefact(ref)
+        known, data = self._known.get(ref.name), artefact.read(layout.MANIFEST)
+        if known is not None and known.data == data:
+            return known
+        manifest = self._lake.manifest(ref)
         readers = {
             name: TableReader(artefact, manifest, name)
             for name in (INTERPRETATIONS.name, INTERPRETATION_SCORES.name)
             if name in manifest.arrays
         }
-        return Run(ref, manifest, readers)
+        return Run(ref, manifest, data, readers)
 
 
 _EMPTY = pl.DataFrame(

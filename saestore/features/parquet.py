@@ -23,7 +23,9 @@ FIRINGS_GROUP = 262_144
 GROUP = 16_384
 """Rows in a row group of the other tables: the lines of one feature are decoded with those of some
 hundred others, in a millisecond. DuckDB's own 122 880 take up to a tenth off a table, and seven times as long."""
-_WIDE = {"features": 4_096, "histograms": 2_048}
+_WIDE = {
+    "features": 4_096, "histograms": 2_048, "interpretations": 2_048, "interpretation_scores": 4_096,
+}  # fmt: skip
 """Likewise of tables with many columns, or long lists."""
 CONTEXTS_GROUP = 4_096
 """Rows in a row group of `contexts`, which carry their text."""

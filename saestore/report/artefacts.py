@@ -113,10 +113,12 @@ class AnalysisPage:
     Attributes:
         manifest: Its manifest.
         overview: What its features are like.
+        interpretations: Runs of `interpret` about it, by name.
     """
 
     manifest: Manifest
     overview: Overview
+    interpretations: tuple[Ref, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -373,7 +375,7 @@ def analysis(lake: Lake, ref: Ref) -> AnalysisPage:
         DamagedArtefactError: A file that the page needs does not match the manifest.
     """
     found = Analysis.open(lake, ref.name)
-    return AnalysisPage(found.manifest, overview(found))
+    return AnalysisPage(found.manifest, overview(found), tuple(found.interpretations.refs))
 
 
 def _parquet(lake: Lake, ref: Ref, manifest: Manifest, file: str) -> dict[str, list[Any]]:

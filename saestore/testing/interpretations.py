@@ -115,7 +115,7 @@ def interpretation_run(
                 counts={
                     "features": len(features),
                     "explanations": sum(each.text is not None for each in ordered),
-                    "scores": len(judged),
+                    "scores": sum(each.scores[scorer] is not None for each, scorer in judged),
                     "requests": requests,
                 },
                 facts={

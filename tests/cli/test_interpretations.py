@@ -98,8 +98,9 @@ def test_show_feature_has_its_explanations_as_data(run, whole_lake):
 
 def test_ls_and_lineage_know_runs(run, whole_lake):
     listed = run("ls", "--kind", "interpretation", "--lake", whole_lake).out
-    assert "explanations, 10 scores" in listed
+    assert "explanations, 9 scores" in listed
     assert RUN in listed
+    assert f"saestore show {RUN}" in run("show", f"features/{ANALYSIS}", "--lake", whole_lake).out
     lines = run("lineage", RUN, "--lake", whole_lake).out.splitlines()
     assert f"features/{ANALYSIS}" in lines[1]
     assert (

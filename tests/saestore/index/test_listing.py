@@ -9,6 +9,7 @@ from saestore.features import Analysis, FeatureTable, Filter, ListingQuery
 from saestore.features.listing import COLUMNS
 from saestore.features.search import texts_of
 from saestore.index import Index, Place
+from saestore.testing.interpretations import Explained, interpretation_run
 from tests.saestore.index.conftest import ANALYSIS
 
 
@@ -17,11 +18,17 @@ pytestmark = pytest.mark.serve
 
 @pytest.fixture(scope="module")
 def both(lake, mongo_server):
+    explained = [
+        Explained(feature, f"fives and tens {feature}", scores={"detection": score})
+        for feature, score in ((2, 0.5), (4, 0.9), (5, 0.9), (7, None))
+    ]
+    run = interpretation_run(lake, ANALYSIS, "first", explained)
     analysis = Analysis.open(lake, ANALYSIS)
     with Index.at(Place(mongo_server.uri, "test-listing"), lake) as index:
         index.sync()
         yield FeatureTable(analysis), index.analysis(analysis)
         index.drop()
+    lake.artefact(run).remove()
 
 
 @st.composite
@@ -37,7 +44,7 @@ def queries(draw, table):
 
     # columns with equal and with undefined values, more often than others
     crowded = st.sampled_from(
-        ("n_contexts", "density", "max", "top_token_id", "threshold", "layer")
+        ("n_contexts", "density", "max", "top_token_id", "threshold", "layer", "explanation_score")
     )
     seen = [word[:2] for each in table.words.of_features(range(11)).values() for word in each]
     said = st.sampled_from([*seen, "prim", "ÜBER", "fives", "nothing-such", "the fi"])
@@ -63,7 +70,7 @@ def test_every_order_is_read_from_an_index(both):
     _, held = both
     features = held.database["features"]
     for column in COLUMNS:
-        where = {"$and": [{"version": held.version}, {column: {"$gte": float("-inf")}}]}
+        where = {"$and": [{"version": held.listed}, {column: {"$gte": float("-inf")}}]}
         order = [("feature", 1)] if column == "feature" else [(column, 1), ("feature", 1)]
         for direction in (1, -1):
             turned = [(name, direction * each) for name, each in order]

@@ -85,7 +85,7 @@ def test_a_run_is_an_artefact_with_a_page_and_a_manifest(client):
     assert client.get(f"/api/v1/artefacts/interpretation/{NAME}/first").json()["counts"] == {
         "features": 4,
         "explanations": 4,
-        "scores": 6,
+        "scores": 4,
         "requests": 11,
     }
     family = client.get(f"/api/v1/lineage/interpretation/{NAME}/first").json()
