@@ -150,7 +150,8 @@ def _problem(model: type[BaseModel], data: Any, error: ErrorDetails) -> Problem:
         section = dotted(path[:-1])
         place = f"under [{section}]" if section and "[" not in section else "to the file"
         doc = _documentation(model, data, path)
-        return Problem(path, "missing", None, doc, f"add `{path[-1]} = ...` {place}, or use --set")
+        name = f"{path[-1]}{_first_needed(model, data, path)}"
+        return Problem(path, "missing", None, doc, f"add `{name} = ...` {place}, or use --set")
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         tag = str(context["discriminator"]).strip("'")
         known = [each.strip(" '") for each in str(context.get("expected_tags", "")).split(",")]
@@ -220,6 +221,13 @@ def _path(data: Any, loc: Sequence[int | str], kind: str) -> Path:
         elif index == len(loc) - 1 and kind == "missing":
             path.append(part)
     return tuple(path)
+
+
+def _first_needed(model: Any, data: Any, path: Path) -> str:
+    """Return what a missing section needs at least, such as `.model`; empty of what is no section."""
+    sections = _at(model, data, path)
+    needed = [n for n, f in sections[0].model_fields.items() if f.is_required()] if sections else []
+    return f".{needed[0]}" if len(sections) == 1 and needed else ""
 
 
 def _at(model: Any, data: Any, path: Path) -> list[type[BaseModel]]:

@@ -114,12 +114,12 @@ def run(
 
 def _selected(settings: InterpretSettings, analysis: Analysis, artefact: Storage) -> list[int]:
     """Return the features of a run: those it began with, if it goes on."""
-    if artefact.exists(layout.SELECTION):
-        known = table_file.from_bytes(artefact.read(layout.SELECTION))
+    if artefact.exists(layout.SELECTION_SO_FAR):
+        known = table_file.from_bytes(artefact.read(layout.SELECTION_SO_FAR))
         return [int(each or 0) for each in known["feature"].to_pylist()]
     found = select(analysis, settings.select, seed=settings.seed)
     column = pa.array(found, type=pa.uint32())
-    artefact.write(layout.SELECTION, table_file.to_bytes(pa.table({"feature": column})))
+    artefact.write(layout.SELECTION_SO_FAR, table_file.to_bytes(pa.table({"feature": column})))
     return found
 
 
@@ -223,6 +223,7 @@ def _finish(
     facts: Mapping[str, JsonValue],
 ) -> None:
     """Write the tables, then the manifest."""
+    artefact.write(layout.SELECTION, artefact.read(layout.SELECTION_SO_FAR))
     for name, table in found.items():
         data = table_file.to_bytes(table, group_rows=_GROUP_ROWS)
         artefact.write(layout.part_file(name, 0), data)

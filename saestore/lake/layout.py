@@ -180,6 +180,8 @@ CASSETTE = "cassette.jsonl"
 """Every request of a run of `interpret` with its answer, one JSON object a line."""
 SELECTION = "selection.parquet"
 """Which features it is about."""
+SELECTION_SO_FAR = f"{PROGRESS}/{SELECTION}"
+"""The same, of an unfinished run: chosen once, when it begins."""
 
 
 def inside(kind: ArtefactKind, name: str) -> str:

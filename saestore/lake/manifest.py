@@ -214,9 +214,10 @@ def _no_manifest(artefact: Storage) -> str:
 def _has_work(artefact: Storage) -> bool:
     """Return whether an unfinished run left anything worth resuming: payload or commits."""
     # Notes lie directly in the progress folder; commits and drafts in folders of their own.
+    # An empty file is one that was opened and not written to.
     return any(
-        not path.startswith(f"{layout.PROGRESS}/") or path.count("/") > 1
-        for path in artefact.files()
+        size and (not path.startswith(f"{layout.PROGRESS}/") or path.count("/") > 1)
+        for path, size in artefact.sizes().items()
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from saestore.errors import (
     ArtefactExistsError,
     BudgetError,
+    ConfigError,
     EndpointError,
     ReplayError,
     UnsupportedError,
@@ -232,6 +233,17 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(lake):
         made = run(settings, lake)
         assert len(server.requests) <= 2 * total + 4  # those that were under way when it was killed
     assert tables(made) == tables(whole)
+
+
+def test_a_mistake_keeps_no_name(lake, monkeypatch):
+    monkeypatch.setenv("SAESTORE_LLM_KEY", "")
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    with llm_server(parrot) as server:
+        with pytest.raises(ConfigError, match="SAESTORE_LLM_KEY"):
+            run(asked_for(server, endpoint={"base_url": "https://example.invalid/v1"}), lake)
+        with pytest.raises(EndpointError, match="test-modle"):
+            run(asked_for(server, endpoint={"model": "test-modle"}), lake)
+        assert run(asked_for(server), lake).manifest.counts["explanations"] > 5
 
 
 def test_an_estimate_asks_nobody_and_covers_what_a_run_takes(lake):
