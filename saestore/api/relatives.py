@@ -2,7 +2,7 @@
 
 from saestore.api.annotating import Annotating
 from saestore.errors import UnsupportedError
-from saestore.lake import Lake, Ref, lineage
+from saestore.lake import Lake, Ref, layout, lineage
 from saestore.lake.lock import writing
 
 
@@ -54,5 +54,6 @@ class Relatives(Annotating):
             self._refuse_said(ref)
         artefact = self.lake.artefact(ref)
         with writing(artefact, name=ref.name):
+            artefact.remove(layout.MANIFEST)  # first, so that nobody takes the rest for it
             artefact.remove()
         return ref

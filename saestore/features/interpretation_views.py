@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from saestore.errors import ArtefactNotFoundError, IncompleteArtefactError
 from saestore.features import views
 from saestore.features.interpretations import refs_of
 from saestore.lake import Lake, Ref, layout, manifest as manifests
@@ -40,7 +41,11 @@ def interpretation_views(
 
 def _arms(lake: Lake, run: Ref, table: Table) -> Iterator[str]:
     """Yield the SQL that reads one table of a run, if it has that."""
-    artefact, manifest = lake.artefact(run), lake.manifest(run)
+    artefact = lake.artefact(run)
+    try:
+        manifest = lake.manifest(run)
+    except (ArtefactNotFoundError, IncompleteArtefactError):  # removed since it was listed
+        return
     if table.name not in manifest.arrays:
         return
     path = layout.part_file(table.name, 0)

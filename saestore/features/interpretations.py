@@ -6,14 +6,15 @@ Runs come and go beside an analysis that does not change, so each question looks
 of a run that is still the same one are read once.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import RLock
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import polars as pl
 import pyarrow as pa
 
+from saestore.errors import ArtefactNotFoundError, DamagedArtefactError, IncompleteArtefactError
 from saestore.features.explanations import DIGITS
 from saestore.features.read import TableReader
 from saestore.fingerprint import fingerprint
@@ -23,7 +24,11 @@ from saestore_schemas.manifest import Manifest
 from saestore_schemas.table import Table
 
 
+T = TypeVar("T")
 Line = Mapping[str, Any]
+
+_ATTEMPTS = 3
+"""How often runs are read that are removed meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +109,9 @@ class Interpretations:
             FormatVersionError: Another major version wrote one.
         """
         with self._lock:
-            found = {ref.name: self._run(ref) for ref in self.refs}
-            self._known = found
-        return tuple(sorted(found.values(), key=lambda run: (run.manifest.created, run.name)))
+            found = [run for ref in self.refs if (run := self._run(ref)) is not None]
+            self._known = {run.ref.name: run for run in found}
+        return tuple(sorted(found, key=lambda run: (run.manifest.created, run.name)))
 
     @property
     def version(self) -> str:
@@ -131,15 +136,22 @@ class Interpretations:
             DamagedArtefactError: A file is missing or has another size, or a manifest is not one.
             FormatVersionError: Another major version wrote one.
         """
-        tables = (INTERPRETATIONS, INTERPRETATION_SCORES)
-        found: dict[int, dict[str, list[Line]]] = {
-            feature: {table.name: [] for table in tables} for feature in features
-        }
-        for run in self.runs:
-            for table in tables:
-                for line in run.lines(table, features).to_pylist():
-                    found[line["feature"]][table.name].append({"run": run.name, **line})
-        return found
+        return self._steadily(lambda runs: _lines(runs, features))
+
+    def _steadily(self, read: Callable[[tuple[Run, ...]], T]) -> T:
+        """Return what is read of all runs; once more if one was removed meanwhile.
+
+        Raises:
+            DamagedArtefactError: A file of a run that is there is not.
+        """
+        for _ in range(_ATTEMPTS):
+            runs = self.runs
+            try:
+                return read(runs)
+            except DamagedArtefactError:
+                if self.runs == runs:
+                    raise
+        return read(self.runs)
 
     def ranked(self) -> pl.DataFrame:
         """Return every explanation with a text: feature, text, score; the best of each feature first.
@@ -152,30 +164,18 @@ class Interpretations:
             DamagedArtefactError: A file is missing or has another size, or a manifest is not one.
             FormatVersionError: Another major version wrote one.
         """
-        keys = ["feature", "explainer"]
-        frames = [_EMPTY]
-        for age, run in enumerate(reversed(self.runs)):
-            said = run.columns(INTERPRETATIONS, [*keys, "text"]).drop_nulls("text")
-            scores = run.columns(INTERPRETATION_SCORES, [*keys, "score"])
-            means = scores.group_by(keys).agg(pl.col("score").mean().round(DIGITS))
-            joined = said.join(means, on=keys, how="left", validate="1:1")
-            frames.append(joined.with_columns(age=pl.lit(age, pl.UInt32)).select(_EMPTY.columns))
-        return (
-            pl.concat(frames)
-            .sort(
-                ["feature", "score", "age", "explainer"],
-                descending=[False, True, False, False],
-                nulls_last=True,
-            )
-            .select("feature", "text", "score")
-        )
+        return self._steadily(_ranked)
 
-    def _run(self, ref: Ref) -> Run:
+    def _run(self, ref: Ref) -> Run | None:
+        """Return a run; None where it was removed since it was listed."""
         artefact = self._lake.artefact(ref)
-        known, data = self._known.get(ref.name), artefact.read(layout.MANIFEST)
-        if known is not None and known.data == data:
-            return known
-        manifest = self._lake.manifest(ref)
+        try:
+            known, data = self._known.get(ref.name), artefact.read(layout.MANIFEST)
+            if known is not None and known.data == data:
+                return known
+            manifest = self._lake.manifest(ref)
+        except (FileNotFoundError, ArtefactNotFoundError, IncompleteArtefactError):
+            return None
         readers = {
             name: TableReader(artefact, manifest, name)
             for name in (INTERPRETATIONS.name, INTERPRETATION_SCORES.name)
@@ -193,6 +193,33 @@ _EMPTY = pl.DataFrame(
         "age": pl.UInt32,
     }
 )
+
+
+def _lines(runs: Iterable[Run], features: Sequence[int]) -> dict[int, dict[str, list[Line]]]:
+    tables = (INTERPRETATIONS, INTERPRETATION_SCORES)
+    found: dict[int, dict[str, list[Line]]] = {
+        feature: {table.name: [] for table in tables} for feature in features
+    }
+    for run in runs:
+        for table in tables:
+            for line in run.lines(table, features).to_pylist():
+                found[line["feature"]][table.name].append({"run": run.name, **line})
+    return found
+
+
+def _ranked(runs: Sequence[Run]) -> pl.DataFrame:
+    keys = ["feature", "explainer"]
+    frames = [_EMPTY]
+    for age, run in enumerate(reversed(runs)):
+        said = run.columns(INTERPRETATIONS, [*keys, "text"]).drop_nulls("text")
+        scores = run.columns(INTERPRETATION_SCORES, [*keys, "score"])
+        means = scores.group_by(keys).agg(pl.col("score").mean().round(DIGITS))
+        joined = said.join(means, on=keys, how="left", validate="1:1")
+        frames.append(joined.with_columns(age=pl.lit(age, pl.UInt32)).select(_EMPTY.columns))
+    order = ["feature", "score", "age", "explainer"]
+    down = [name == "score" for name in order]
+    ranked = pl.concat(frames).sort(order, descending=down, nulls_last=True)
+    return ranked.select("feature", "text", "score")
 
 
 def refs_of(lake: Lake, analysis: Ref) -> list[Ref]:

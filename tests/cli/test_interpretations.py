@@ -3,11 +3,9 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 
 from saestore.lake import Lake, Ref, layout
-from saestore.report.interpretation_page import interval
 from saestore.testing.analyses import planted_analysis
 from saestore.testing.interpretations import EACH, Explained, interpretation_run
 
@@ -72,18 +70,6 @@ def test_show_as_data(run, whole_lake):
     assert [each["feature"] for each in page["best"]] == [4, 4, 7, 8, 6]
     assert page["worst"] == []
     assert page["outcomes"] == {"quantile": {"answered": 4, "unparsed": 1}, "top": {"answered": 1}}
-
-
-def test_the_interval_of_a_mean_narrows_with_the_number_of_values():
-    rng = np.random.default_rng(3)
-    widths = []
-    for n in (20, 2000):
-        low, high = interval(rng.normal(0.7, 0.1, n))
-        assert low < 0.7 < high
-        widths.append(high - low)
-        assert high - low == pytest.approx(2 * 1.96 * 0.1 / np.sqrt(n), rel=0.3)
-    assert interval(np.array([0.5])) == interval(np.array([])) == (None, None)
-    assert widths[1] < widths[0] / 5
 
 
 def test_show_feature_has_its_explanations_as_data(run, whole_lake):

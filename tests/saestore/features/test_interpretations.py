@@ -4,7 +4,7 @@ import pytest
 
 from saestore.errors import DamagedArtefactError, FormatVersionError
 from saestore.features import Analysis, query, run_named
-from saestore.lake import Lake, Ref, layout
+from saestore.lake import Lake, Ref, layout, manifest as manifests
 from saestore.testing.analyses import planted_analysis
 from saestore.testing.interpretations import Explained, interpretation_run
 
@@ -188,3 +188,19 @@ def test_badly_explained_are_those_without_a_text_or_a_score_and_those_below(exp
     more = run_named(explained_lake, "badly_explained", {"below": 0.91, "min_firings": firings[4]})
     assert 4 in more["feature"].to_pylist()
     assert min(more["n_firings"].to_pylist()) >= firings[4]
+
+
+def test_a_run_that_is_removed_while_it_is_read_is_as_if_it_had_not_been_there(
+    explained_lake, monkeypatch
+):
+    analysis = Analysis.open(explained_lake, ANALYSIS)
+    gone = explained_lake.artefact(Ref("interpretation", f"{ANALYSIS}/zeta"))
+    check = manifests.check_sizes
+
+    def removing(artefact, manifest, paths):
+        if manifest.name.endswith("zeta"):
+            gone.remove()
+        check(artefact, manifest, paths)
+
+    monkeypatch.setattr(manifests, "check_sizes", removing)
+    assert [each.run for each in analysis.feature(4).explanations] == ["alpha"]
