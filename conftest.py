@@ -105,5 +105,15 @@ pytest_collect_file = (
         patterns=["README.md", "docs/*.md", "docs/*/*.md"],
         fixtures=["demo_folder"],
     )
-    + Sybil(parsers=[DocTestParser()], patterns=["saestore/*.py"])
+    + Sybil(
+        parsers=[DocTestParser()],
+        patterns=[
+            "saestore/*.py",
+            "saestore/*/*.py",
+            "saestore/*/*/*.py",
+            "cli/*/*.py",
+            "cli/*/*/*.py",
+            "schemas/*/*.py",
+        ],
+    )
 ).pytest()

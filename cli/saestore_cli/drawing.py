@@ -122,11 +122,11 @@ def scatter(points: Sequence[tuple[float, float, str]], *, width: int, height: i
     A place that several points share shows the last one's mark.
 
     >>> print("\n".join(scatter([(1, 0.5, "a"), (100, 1, "b")], width=9, height=3)))
-           1 ┤        b
-             │
-         0.5 ┤a
-             └─────────
-              1     100
+               1 ┤        b
+                 │
+             0.5 ┤a
+                 └─────────
+                  1     100
     """
     log = all(x > 0 for x, _, _ in points)
     xs = [math.log10(x) if log else x for x, _, _ in points]
