@@ -128,7 +128,8 @@ class Asking:
     def scan(self, table: str, *, analysis: str | None = None) -> "pl.LazyFrame":
         """Return a stored table of all analyses, or of one, as a lazy Polars frame.
 
-        The columns `series`, `dictionary` and `analysis` stand in front.
+        The columns `series`, `dictionary` and `analysis` stand in front; of tables of runs of `interpret`,
+        such as `interpretations`, `run` follows.
 
         Args:
             table: Its name, such as `features` or `firings_by_feature`.

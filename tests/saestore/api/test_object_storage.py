@@ -15,6 +15,7 @@ import saestore
 from saestore.errors import StorageError
 from saestore.exchange import importing, source
 from saestore.lake import Lake, Ref, Storage, layout
+from saestore.testing.interpretations import Explained, interpretation_run
 from saestore.testing.lakes import small_plan
 from saestore.testing.s3 import SlowNetwork
 from saestore.testing.stores import payload_bytes
@@ -58,6 +59,14 @@ def test_every_stage_runs_in_an_object_store(s3_url, tiny_llama, tiny_jsonl):
     assert firings > 0
     scanned = lake.scan("firings_by_feature").select("dictionary", "value").collect()
     assert (scanned.height, scanned["dictionary"].unique().to_list()) == (firings, ["topk-32"])
+    explained = [Explained(7, "a digit", scores={"detection": 0.9})]
+    interpretation_run(lake.lake, "demo/topk-32/default", "first", explained)
+    assert lake.analysis("demo/topk-32").feature(7).explanations[0].text == "a digit"
+    (line,) = lake.sql("SELECT run, score FROM interpretation_scores").to_pylist()
+    assert line == {"run": "first", "score": 0.9}
+    assert lake.scan("interpretations").select("run", "text").collect().rows() == [
+        ("first", "a digit")
+    ]
     asked = lake.sql("SELECT sum(n_firings)::BIGINT AS n FROM features").to_pylist()
     assert asked == [{"n": firings}]
     assert lake.sql("SELECT count(*) AS n FROM firings").to_pylist() == [{"n": firings}]
