@@ -25,5 +25,6 @@ def from_bytes(data: bytes) -> pa.Table:
         ValueError: It is none; pyarrow's `ArrowInvalid` is one.
     """
     # ParquetFile: read_table would import pyarrow.dataset, and pandas with it, for half a second,
-    # and takes five times as long for a small file.
-    return pq.ParquetFile(pa.BufferReader(data)).read()
+    # and takes five times as long for a small file. No threads: one of Arrow's that lets go of `data`
+    # last, while the interpreter ends, aborts the process.
+    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)

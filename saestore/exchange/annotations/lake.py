@@ -1,13 +1,12 @@
 """The log itself, for another lake: as Parquet or as JSON. Nothing is lost, and nothing is there twice."""
 
-import io
 from collections.abc import Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from saestore.exchange.annotations.format import About, Found, event_of, parsed
 from saestore.features.annotations import table_of
+from saestore.lake import table_file
 from saestore_schemas.annotations import ANNOTATIONS, AnnotationEvent
 
 
@@ -33,7 +32,7 @@ class LakeParquet(_Whole):
             ConfigError: It is no Parquet file, has other columns, or a line is no event.
         """
         try:
-            table = pq.ParquetFile(pa.BufferReader(data)).read()
+            table = table_file.from_bytes(data)
         except pa.ArrowException as error:
             raise about.wrong("file", str(error), "a Parquet file") from error
         wanted = ANNOTATIONS.schema()
@@ -54,9 +53,7 @@ class LakeParquet(_Whole):
         table = table_of(events)
         metadata = dict(table.schema.metadata or {})
         metadata[b"saestore.dictionary"] = f"{about.series}/{about.dictionary}".encode()
-        sink = io.BytesIO()
-        pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
-        return sink.getvalue()
+        return table_file.to_bytes(table.replace_schema_metadata(metadata))
 
 
 class LakeJson(_Whole):
