@@ -279,7 +279,7 @@ class JsonOutput:
                     for explainer, scorer, mean in made.means()
                 ],
                 "failed": made.failed,
-                "explanations": made.best(made.explanations.num_rows),
+                "explanations": made.ranked,
             }
         )
 

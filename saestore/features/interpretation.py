@@ -165,11 +165,19 @@ class Interpretation:
         return tuple(found)
 
     def best(self, n: int) -> list[Said]:
-        """Return the explanations with the best mean scores, those without any last.
+        """Return the best explanations, of each feature one.
 
         Args:
             n: At most so many.
         """
+        first: dict[int, Said] = {}
+        for each in self.ranked:
+            first.setdefault(each.feature, each)
+        return list(first.values())[:n]
+
+    @cached_property
+    def ranked(self) -> list[Said]:
+        """All explanations, those with the best mean scores first, those without any last."""
         of: dict[tuple[int, str], list[float]] = {}
         for each in self.scored:
             for feature, score in each.scores.items():
@@ -181,7 +189,7 @@ class Interpretation:
                 mean = float(np.mean(own)) if own else None
                 found.append(Said(line["feature"], line["explainer"], line["text"], mean))
         found.sort(key=lambda said: (said.score is None, -(said.score or 0.0), said.feature))
-        return found[:n]
+        return found
 
     def means(self) -> list[tuple[str, str, Mean]]:
         """Return the mean score of each explainer by each scorer."""
