@@ -9,6 +9,7 @@ from saestore.errors import QueryError, nearest
 from saestore.features import (
     Coactive,
     ExampleGroup,
+    Explanation,
     FeatureOverlap,
     FeaturePage,
     Filter,
@@ -43,7 +44,7 @@ Conditions = Annotated[
 Search = Annotated[
     str,
     Query(
-        description="Words that a feature's tokens, or what people wrote about it, begin with.",
+        description="Words that a feature's tokens, what people wrote about it, or explanations of it begin with.",
         max_length=1000,
     ),
 ]
@@ -168,6 +169,14 @@ def logits(
 ) -> Response:
     """Return the tokens that a feature's decoder vector promotes and suppresses."""
     return _part(request, served, opened, feature, "logits")
+
+
+@routes.get(f"{ANALYSIS}/features/{{feature}}/explanations", response_model=list[Explanation])
+def explanations(
+    request: Request, served: ServedLake, opened: Analysed, feature: FeatureNumber
+) -> Response:
+    """Return what models say that a feature stands for, and how well that holds."""
+    return _part(request, served, opened, feature, "explanations")
 
 
 @routes.get(f"{ANALYSIS}/features/{{feature}}/tokens", response_model=list[TokenTable])

@@ -54,6 +54,7 @@ def test_a_feature_is_answered_with_its_explanations(client, lake):
     page = Analysis.open(lake, NAME).feature(4)
     found = client.get(f"{API}/4").json()["explanations"]
     assert found == page.to_dict()["explanations"]
+    assert found == client.get(f"{API}/4/explanations").json()
     assert [each["text"] for each in found] == ["Articles & Determiners", "says a number"]
 
 
