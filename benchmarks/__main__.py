@@ -21,6 +21,7 @@ BENCHES = {
     "crosscoder_step": "benchmarks.crosscoder",
     "crosscoder_step_per_head": "benchmarks.crosscoder",
     "index": "benchmarks.index",
+    "interpret": "benchmarks.interpret",
     "interpret_client": "benchmarks.interpret_client",
     "lake": "benchmarks.lake",
     "logits": "benchmarks.logits",
