@@ -46,6 +46,11 @@ class Vocabulary:
         """Where each token stands: a page asks for hundreds, one by one."""
         return {token: at for at, token in enumerate(self.ids.tolist())}
 
+    @cached_property
+    def control(self) -> frozenset[int]:
+        """Ids of the special tokens: few, so one token is looked up at once."""
+        return frozenset(self.ids[self.special].tolist())
+
     def specials(
         self, token_ids: Sequence[int] | Integer[np.ndarray, " _"]
     ) -> Bool[np.ndarray, " _"]:
@@ -123,27 +128,48 @@ def stretch(line: Mapping[str, Any], context: Mapping[str, Any], vocabulary: Voc
         vocabulary: The tokens.
     """
     start, stop = line["window_start"], line["window_start"] + line["window_length"]
-    ignored = set(context["ignored"])
-    text = context["text"]
-    marks = vocabulary.specials(context["token_ids"][start:stop]).tolist()
-    ends = pairwise(context["char_offsets"][start : stop + 1])
+    text, ids = context["text"], context["token_ids"][start:stop]
+    edges = pairwise(context["char_offsets"][start : stop + 1])
+    # a page shows some thousand tokens, nearly all ordinary: little is done for each
+    tokens = [*map(_ORDINARY.__getitem__, [text[first:last] for first, last in edges])]
+    ignored = {at - start for at in context["ignored"] if start <= at < stop}
+    control = vocabulary.control
+    odd = ignored
+    if not control.isdisjoint(ids):
+        odd = ignored.union(at for at, token in enumerate(ids) if token in control)
+    for at in odd:
+        tokens[at] = silent(tokens[at].text, ids[at] in control, at not in ignored)
     home = segment(context["segments"], line["peak_position"])
     return Stretch(
         n_positions=context["n_positions"],
         source=context["source"],
         document=home["document"],
         document_id=home["document_id"],
-        tokens=[
-            silent(text[first:last], special, at not in ignored)
-            for at, ((first, last), special) in enumerate(zip(ends, marks, strict=True), start)
-        ],
+        tokens=tokens,
     )
 
 
-@lru_cache(maxsize=1 << 16)
+_KNOWN = 1 << 16
+"""Different tokens remembered: few are different."""
+
+
+@lru_cache(maxsize=_KNOWN)
 def silent(text: str, special: bool, kept: bool) -> TokenPiece:  # noqa: FBT001 - as keys of a cache
-    """Return a token where nothing fires: most are such, and few are different."""
+    """Return a token where nothing fires."""
     return TokenPiece(text=text, value=0.0, special=special, kept=kept)
+
+
+class _Ordinary(dict[str, TokenPiece]):
+    """Tokens by their text that are neither special nor ignored, where nothing fires."""
+
+    def __missing__(self, text: str) -> TokenPiece:
+        if len(self) >= _KNOWN:
+            self.clear()
+        piece = self[text] = silent(text, False, True)  # noqa: FBT003 - as keys of a cache
+        return piece
+
+
+_ORDINARY = _Ordinary()
 
 
 def segment(segments: Sequence[Mapping[str, Any]], position: int) -> Mapping[str, Any]:

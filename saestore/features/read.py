@@ -46,13 +46,21 @@ class TableReader:
         self._decoded: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
         self._room = kept_mib << 20
         self._held = 0
+        self._texts: dict[str, pa.Field] = {}
         self._lock = RLock()
         self._known_bounds: dict[
             tuple[int, str], tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " _"]]
         ] = {}
 
-    def rows(self, key: str, values: Sequence[int]) -> pa.Table:
+    def rows(
+        self, key: str, values: Sequence[int], columns: Sequence[str] | None = None
+    ) -> pa.Table:
         """Return the rows whose key is one of the values, in stored order.
+
+        Args:
+            key: The column that the table is sorted by.
+            values: Its values.
+            columns: Which columns are wanted; absent, all.
 
         Raises:
             DamagedArtefactError: A file is missing, has another size or cannot be read.
@@ -75,10 +83,13 @@ class TableReader:
                 same = here.astype(keys.dtype)  # or the keys would be cast at every search
                 starts = np.searchsorted(keys, same)
                 stops = np.searchsorted(keys, same, side="right")
-                found += [rows.slice(a, b - a) for a, b in _joined(starts, stops)]
+                shown = rows if columns is None else rows.select(columns)
+                found += _cut(shown, starts, stops)
         if not found:
-            return files[0].schema_arrow.empty_table()
-        return pa.concat_tables(found).combine_chunks()
+            none = files[0].schema_arrow.empty_table()
+            found = [none if columns is None else none.select(columns)]
+        whole = found[0] if len(found) == 1 else pa.concat_tables(found)
+        return self._spelled(whole.combine_chunks())
 
     def whole(self, columns: Sequence[str]) -> pa.Table:
         """Return some columns of every row.
@@ -87,7 +98,8 @@ class TableReader:
             DamagedArtefactError: A file is missing, has another size or cannot be read.
         """
         with self._lock, self._reading():
-            return pa.concat_tables([file.read(columns=list(columns)) for file in self._files])
+            found = pa.concat_tables([file.read(columns=list(columns)) for file in self._files])
+        return self._spelled(found)
 
     @cached_property
     def _files(self) -> list[pq.ParquetFile]:
@@ -100,7 +112,12 @@ class TableReader:
         files = []
         for path in paths:
             try:
-                file = pq.ParquetFile(self._opened(path))
+                source = self._opened(path)
+                file = pq.ParquetFile(source)
+                if not files:
+                    self._texts = _repeating(file)
+                names = list(self._texts)
+                file = pq.ParquetFile(source, metadata=file.metadata, read_dictionary=names)
             except (pa.ArrowInvalid, OSError) as error:
                 raise DamagedArtefactError(
                     name=self._manifest.name, damage=(f"{path}: {error}",)
@@ -111,6 +128,16 @@ class TableReader:
                 raise FormatVersionError(file=path, found=version, supported=TABLE_VERSION)
             files.append(file)
         return files
+
+    def _spelled(self, rows: pa.Table) -> pa.Table:
+        """Return rows with the types of the table: texts spelled out."""
+        names = rows.column_names
+        for name, field in self._texts.items():
+            if name in names:
+                at = names.index(name)
+                chunks: list[Any] = [part.dictionary_decode() for part in rows.column(at).chunks]
+                rows = rows.set_column(at, field, pa.chunked_array(chunks, field.type))
+        return rows
 
     def _bounds(
         self, part: int, key: str
@@ -147,16 +174,40 @@ class TableReader:
         return self._decoded[key]
 
 
-def _joined(
-    starts: Int64[np.ndarray, " _"], stops: Int64[np.ndarray, " _"]
-) -> list[tuple[int, int]]:
+def _repeating(file: pq.ParquetFile) -> dict[str, pa.Field]:
+    """Return the columns of texts that are written as a dictionary: as such they are decoded at once."""
+    if not file.metadata.num_row_groups:
+        return {}
+    group = file.metadata.row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    held = {column.path_in_schema for column in columns if column.has_dictionary_page}
+    return {
+        field.name: field
+        for field in file.schema_arrow
+        if pa.types.is_string(field.type) and field.name in held
+    }
+
+
+_FEW = 8
+"""Ranges of rows that are cut out one by one; more are taken row by row, for the price of some."""
+
+
+def _cut(
+    rows: pa.Table, starts: Int64[np.ndarray, " _"], stops: Int64[np.ndarray, " _"]
+) -> list[pa.Table]:
     """Return ranges of rows, those that touch as one and without empty ones."""
     there = stops > starts
     starts, stops = starts[there], stops[there]
     apart = starts[1:] != stops[:-1]
     first = np.concatenate([[True], apart])[: len(starts)]
     last = np.concatenate([apart, [True]])[: len(stops)]
-    return list(zip(starts[first].tolist(), stops[last].tolist(), strict=True))
+    starts, stops = starts[first], stops[last]
+    if len(starts) <= _FEW:
+        ranges = zip(starts.tolist(), stops.tolist(), strict=True)
+        return [rows.slice(start, stop - start) for start, stop in ranges]
+    lengths = stops - starts
+    ends = np.cumsum(lengths)
+    return [rows.take(np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1]))]
 
 
 def _bounds(

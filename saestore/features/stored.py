@@ -19,6 +19,18 @@ from saestore_schemas.manifest import Manifest
 _CONTEXTS_MIB = 256
 """Contexts kept decoded: those of a page lie anywhere. Some 150 000 of 128 tokens."""
 
+SHOWN = (
+    "context",
+    "source",
+    "n_positions",
+    "token_ids",
+    "ignored",
+    "segments",
+    "text",
+    "char_offsets",
+)
+"""Columns of `contexts` that a page needs."""
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -83,9 +95,9 @@ class Stored:
         return self.readers[table].rows("feature", [feature]).to_pylist()
 
     def contexts(self, wanted: Collection[int]) -> dict[int, Line]:
-        """Return the lines of some contexts, by number."""
-        rows = self.readers["contexts"].rows("context", sorted(wanted))
-        return {line["context"]: line for line in rows.drop_columns(["shuffle_rank"]).to_pylist()}
+        """Return the lines of some contexts, by number: what of them is shown."""
+        rows = self.readers["contexts"].rows("context", sorted(wanted), SHOWN)
+        return {line["context"]: line for line in rows.to_pylist()}
 
     def page(self, feature: int) -> FeaturePage:
         """Return the page of a feature that exists."""

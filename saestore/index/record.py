@@ -216,7 +216,7 @@ class Record:
             source=line["source"],
             document=line["document"],
             document_id=line["document_id"],
-            tokens=[self._pieces[number] for number in line["shown"]],
+            tokens=[*map(self._pieces.__getitem__, line["shown"])],
         )
 
     def piece(self, context: int, position: int) -> str:

@@ -13,7 +13,7 @@ from jaxtyping import Int32, Int64, Shaped
 
 from saestore.features import arrow
 from saestore.features.parquet import CONTEXTS_GROUP
-from saestore.features.stored import Stored
+from saestore.features.stored import SHOWN, Stored
 
 
 SPECIAL, KEPT = 1, 2
@@ -21,17 +21,6 @@ SPECIAL, KEPT = 1, 2
 
 _ROOM = 1 << 27
 """Tokens of contexts that are kept: 512 MiB, a million contexts of 128."""
-
-_COLUMNS = (
-    "context",
-    "source",
-    "n_positions",
-    "token_ids",
-    "ignored",
-    "segments",
-    "text",
-    "char_offsets",
-)
 
 
 class Stretches:
@@ -128,8 +117,7 @@ class Stretches:
         return found
 
     def _read(self, contexts: Int64[np.ndarray, " _"]) -> pa.Table:
-        table = self._stored.readers["contexts"].rows("context", contexts.tolist())
-        return table.select(_COLUMNS).combine_chunks()
+        return self._stored.readers["contexts"].rows("context", contexts.tolist(), SHOWN)
 
     def _cut(self, table: pa.Table) -> None:
         """Keep some contexts, cut into tokens."""
