@@ -22,11 +22,19 @@ FIRINGS_GROUP = 262_144
 """Rows in a row group of the firings: about 1.3 MB compressed, one feature is a few of them."""
 GROUP = 16_384
 """Rows in a row group of the other tables: the lines of one feature are decoded with those of some
-hundred others, in a millisecond. DuckDB's own 122 880 take up to a tenth off a table, and seven times as long."""
+hundred others, in a fraction of a millisecond. DuckDB's own 122 880 take up to a tenth off a table, and seven
+times as long."""
 _WIDE = {
-    "features": 4_096, "histograms": 2_048, "interpretations": 2_048, "interpretation_scores": 4_096,
+    "features": 4_096, "logit_stats": 4_096, "coactivation": 4_096, "examples": 8_192, "histograms": 1_024,
+    "interpretations": 2_048, "interpretation_scores": 4_096,
 }  # fmt: skip
 """Likewise of tables with many columns, or long lists."""
+_SMALL = frozenset(
+    {"features", "examples", "token_stats", "coactivation", "neighbours", "logits", "logit_stats"}
+)
+"""Tables of which a page reads one row group each: many columns of few bytes, for which zstd takes most of the
+time. With lz4 they are decoded three times as fast, and with floats as byte streams no larger than with zstd
+and dictionaries of floats: 103 % of the examples, 107 % of the tokens, 75 to 96 % of the others."""
 CONTEXTS_GROUP = 4_096
 """Rows in a row group of `contexts`, which carry their text."""
 FIRINGS_PAGE = 131_072
@@ -73,9 +81,14 @@ def options(table: str, schema: pa.Schema, order: tuple[tuple[str, bool], ...]) 
         chosen["data_page_size"] = _WIDEST * FIRINGS_PAGE
         chosen["column_encoding"] = {field.name: _encoding(field.type) for field in schema}
     else:
-        chosen["use_dictionary"] = [
-            path for path in _leaves(schema) if path not in {"text", "token", "bytes"}
-        ]
+        columns = _leaves(schema)
+        # numbers that hardly repeat: a dictionary of them would be as large as they are
+        floats = [path for path, kind in columns.items() if kind in {"FLOAT", "DOUBLE"}]
+        apart = {"text", "token", "bytes", *floats}
+        chosen["use_dictionary"] = [path for path in columns if path not in apart]
+        chosen["column_encoding"] = dict.fromkeys(floats, "BYTE_STREAM_SPLIT")
+        if table in _SMALL:
+            chosen["compression"] = "lz4"
     return chosen
 
 
@@ -85,9 +98,11 @@ def _encoding(dtype: pa.DataType) -> str:
     return "BYTE_STREAM_SPLIT" if pa.types.is_float32(dtype) else "PLAIN"
 
 
-def _leaves(schema: pa.Schema) -> list[str]:
+def _leaves(schema: pa.Schema) -> dict[str, str]:
+    """Return the physical type of each column as Parquet names it."""
     metadata = pq.ParquetFile(_empty(schema)).schema
-    return [metadata.column(i).path for i in range(len(metadata.names))]
+    columns = [metadata.column(i) for i in range(len(metadata.names))]
+    return {column.path: column.physical_type for column in columns}
 
 
 def _empty(schema: pa.Schema) -> pa.BufferReader:

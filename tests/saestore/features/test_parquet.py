@@ -1,6 +1,8 @@
 import itertools
 
+import duckdb
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -114,5 +116,25 @@ def test_other_tables_are_one_file_and_contexts_are_cut():
     assert parquet.part_rows("features") is None
     assert parquet.part_rows("contexts") == 65_536
     assert parquet.row_group("contexts") == 4_096
-    assert parquet.row_group("examples") == 16_384
-    assert parquet.row_group("histograms") == 2_048
+    assert parquet.row_group("examples") == 8_192
+    assert parquet.row_group("token_stats") == 16_384
+    assert parquet.row_group("histograms") == 1_024
+
+
+def test_tables_of_pages_are_packed_to_be_decoded_quickly(planted_lake):
+    (file,) = planted_lake.storage.path("features/planted/relu/default/features").iterdir()
+    columns = {c.path_in_schema: c for c in columns_of(file)}
+    assert {c.compression for c in columns.values()} == {"LZ4"}
+    for name in ("density", "max"):  # of 64 and of 32 bits
+        assert "BYTE_STREAM_SPLIT" in columns[name].encodings
+        assert not columns[name].has_dictionary_page
+    assert columns["layer"].has_dictionary_page
+    frame = pl.read_parquet(file)
+    assert duckdb.read_parquet(str(file)).pl().equals(frame)
+    (texts,) = planted_lake.storage.path("features/planted/relu/default/contexts").iterdir()
+    assert {c.compression for c in columns_of(texts)} == {"ZSTD"}
+
+
+def columns_of(file):
+    (group,) = groups(file)
+    return [group.column(i) for i in range(group.num_columns)]
