@@ -46,7 +46,7 @@ class TableReader:
         self._decoded: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
         self._room = kept_mib << 20
         self._held = 0
-        self._texts: dict[str, pa.Field] = {}
+        self._texts: dict[str, pa.Field[Any]] = {}
         self._lock = RLock()
         self._known_bounds: dict[
             tuple[int, str], tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " _"]]
@@ -109,7 +109,7 @@ class TableReader:
                 name=self._manifest.name, damage=(f"{self._table}: missing",)
             )
         manifests.check_sizes(self._artefact, self._manifest, paths)
-        files = []
+        files: list[pq.ParquetFile] = []
         for path in paths:
             try:
                 source = self._opened(path)
@@ -135,7 +135,8 @@ class TableReader:
         for name, field in self._texts.items():
             if name in names:
                 at = names.index(name)
-                chunks: list[Any] = [part.dictionary_decode() for part in rows.column(at).chunks]
+                parts: list[Any] = rows.column(at).chunks
+                chunks: list[pa.Array[Any]] = [part.dictionary_decode() for part in parts]
                 rows = rows.set_column(at, field, pa.chunked_array(chunks, field.type))
         return rows
 
@@ -174,7 +175,7 @@ class TableReader:
         return self._decoded[key]
 
 
-def _repeating(file: pq.ParquetFile) -> dict[str, pa.Field]:
+def _repeating(file: pq.ParquetFile) -> dict[str, "pa.Field[Any]"]:
     """Return the columns of texts that are written as a dictionary: as such they are decoded at once."""
     if not file.metadata.num_row_groups:
         return {}
