@@ -22,6 +22,9 @@ import time, subprocess, sys, pathlib
 import saestore, saestore_schemas, saestore_cli
 assert "torch" not in sys.modules
 saestore.open_lake("empty").sql("SELECT count(*) FROM features")
+from saestore.interpret.explainers import explainer_of
+from saestore_schemas.interpret import QuantileExplainer
+assert "explanation" in explainer_of(QuantileExplainer()).instructions
 assert "torch" not in sys.modules
 program = pathlib.Path(sys.executable).with_name("saestore")
 times = []

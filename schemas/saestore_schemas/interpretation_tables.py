@@ -153,7 +153,7 @@ INTERPRETATION_SCORES = Table(
         Column(
             "by_decile",
             pa.list_(pa.field("item", pa.float32())),
-            "ten numbers: balanced accuracy with the positives of one decile of strength, weakest first, and "
+            "ten numbers: balanced accuracy, of embedding AUROC, with the positives of one decile of strength, weakest first, and "
             "all negatives; null where a decile has none that could be read; empty of simulation",
         ),
         Column(

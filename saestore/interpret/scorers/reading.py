@@ -7,7 +7,9 @@ from saestore.interpret.answers import Object, Value, number, said, values
 from saestore.interpret.request import Answer, Form
 
 
-_KEY = re.compile(r"\W*(?:text|token|example|item|no|nr)?\W*(\d{1,6})\W*", re.IGNORECASE)
+_KEY = re.compile(
+    r"[\W_]*(?:text|token|example|item|answer|no|nr)?[\W_]*(\d{1,6})[\W_]*", re.IGNORECASE
+)
 _LINE = re.compile(
     r"\W*?(?:text\s*|token\s*)?[\[(#]*(\d{1,6})(?:\s*[\])]?\s*[:=]|[\])]|\.(?=\s)|[ \t])\s*(.*?)\s*[,;.]?",
     re.IGNORECASE,

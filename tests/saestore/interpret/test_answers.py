@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from saestore.interpret.answers import Object, number, said, values
 from saestore.interpret.explainers import answer as explained
@@ -28,6 +28,7 @@ json_values = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(st.one_of(st.lists(json_values), st.dictionaries(st.text(), json_values)), st.booleans())
 def test_what_json_says_is_read_as_json_reads_it(value, ascii_only):
     text = json.dumps(value, ensure_ascii=ascii_only)
@@ -55,7 +56,7 @@ def test_what_is_not_closed_is_no_value(text):  # fmt: skip
 
 
 def test_the_deepest_of_answers_is_no_error():
-    assert list(values("[" * 2_000)) == []
+    assert list(values("[" * 500)) == []
 
 
 @pytest.mark.parametrize(
@@ -129,6 +130,7 @@ NOTHING = [None, None, None]
         ('{"1": 0.5, "2": 1, "3": 0}', [0.5, 1, 0]),
         ('{"3": 0, "1": 0.5, "2": 1}', [0.5, 1, 0]),
         ('{"text 1": true, "[2]": "no", "#3": false}', [True, "no", False]),
+        ('{"text_1": 0.5, "Text_2": 1, "answer3": 0}', [0.5, 1, 0]),
         ('{"answers": {"1": 0.5, "2": 1, "3": 0}}', [0.5, 1, 0]),
         ('[{"text": 2, "probability": 1}, {"text": 1, "answer": 0.5}, {"id": 3, "p": 0}]', [0.5, 1, 0]),
         ('{"1": {"reason": "r", "probability": 0.5}, "2": 1, "3": 0}', [0.5, 1, 0]),
