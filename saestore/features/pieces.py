@@ -1,6 +1,6 @@
 """Contexts as pieces of text: tokens with a feature's values, cut to a window."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -131,7 +131,7 @@ def stretch(line: Mapping[str, Any], context: Mapping[str, Any], vocabulary: Voc
     text, ids = context["text"], context["token_ids"][start:stop]
     edges = pairwise(context["char_offsets"][start : stop + 1])
     # a page shows some thousand tokens, nearly all ordinary: little is done for each
-    tokens = [*map(_ORDINARY.__getitem__, [text[first:last] for first, last in edges])]
+    tokens = ordinary([text[first:last] for first, last in edges])
     ignored = {at - start for at in context["ignored"] if start <= at < stop}
     control = vocabulary.control
     odd = ignored
@@ -170,6 +170,11 @@ class _Ordinary(dict[str, TokenPiece]):
 
 
 _ORDINARY = _Ordinary()
+
+
+def ordinary(texts: Iterable[str]) -> list[TokenPiece]:
+    """Return tokens that are neither special nor ignored, where nothing fires."""
+    return [*map(_ORDINARY.__getitem__, texts)]
 
 
 def segment(segments: Sequence[Mapping[str, Any]], position: int) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from jaxtyping import Int64
 
 from saestore.features import arrow
 from saestore.features.lines import Line
-from saestore.features.pieces import Stretch, silent
+from saestore.features.pieces import Stretch, ordinary, silent
 from saestore.features.stored import Stored
 from saestore.index.stretches import KEPT, SPECIAL, Stretches, distinct
 
@@ -186,10 +186,11 @@ class Record:
 
     def __init__(self, row: Mapping[str, Any]) -> None:
         self._row = row
-        self._pieces = [
-            silent(text, bool(mark & SPECIAL), bool(mark & KEPT))
-            for text, mark in zip(row[TEXTS], row[MARKS], strict=True)
-        ]
+        texts, marks = row[TEXTS], row[MARKS]
+        self._pieces = ordinary(texts)
+        for at, mark in enumerate(marks):
+            if mark != KEPT:
+                self._pieces[at] = silent(texts[at], bool(mark & SPECIAL), bool(mark & KEPT))
         self._tokens = {each["token_id"]: each for each in row[TOKENS]}
         self._texts = {
             (each["context"], each["key"]): each["text"] for each in row.get("attention", ())
