@@ -7,6 +7,7 @@ EXTRAS = {
     "datasets": "model",
     "fastapi": "server",
     "gguf": "demo",
+    "h11": "server",
     "s3fs": "remote",
     "jinja2": "server",
     "markupsafe": "server",

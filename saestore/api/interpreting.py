@@ -29,6 +29,7 @@ class Interpreting:
         *,
         replay: str | None = None,
         cassettes: Sequence[str] = (),
+        overwrite: bool = False,
         progress: Progress | None = None,
     ) -> "Interpretation":
         """Explain features and score the explanations: return the run, made, resumed or found finished.
@@ -37,6 +38,7 @@ class Interpreting:
             settings: Which features, who is asked, how.
             replay: A run's cassette, or its folder, that alone answers: nobody is asked, no key is needed.
             cassettes: Others that answer before the endpoint is asked.
+            overwrite: Replace a run of that name with other settings; its answers are kept and used again.
             progress: Where to report.
 
         Raises:
@@ -50,6 +52,7 @@ class Interpreting:
             progress=progress or Silent(),
             replay=replay,
             cassettes=cassettes,
+            overwrite=overwrite,
         )
 
     def estimate_interpretation(

@@ -64,6 +64,7 @@ def run(
     progress: Progress = _SILENT,
     replay: str | None = None,
     cassettes: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> Interpretation:
     """Explain and score features; a finished run is returned as it is, an unfinished one goes on.
 
@@ -73,6 +74,8 @@ def run(
         progress: Where to report.
         replay: A cassette that alone answers: nobody is asked.
         cassettes: Others that answer before the endpoint is asked.
+        overwrite: Replace a run of that name with other settings. What it was answered is kept in the
+            cassette and used again.
 
     Raises:
         ArtefactNotFoundError: There is no such analysis.
@@ -87,13 +90,15 @@ def run(
     ref = ref_of(settings)
     work = Run.of(ref, settings, [manifests.parent_of(analysis.manifest)])
     artefact = lake.artefact(ref)
-    if artefact.exists(layout.MANIFEST):
+    if artefact.exists(layout.MANIFEST) and not (overwrite and _other(artefact, work)):
         manifests.begin(artefact, work)  # same settings, or an error
         progress.note(f"interpretation {ref.name}: finished already")
         return Interpretation.open(lake, ref)
     panel = Panel.of(settings)
     material = Material(analysis, seed=settings.seed)
     with writing(artefact, name=ref.name):
+        if overwrite and _other(artefact, work):
+            _clear(artefact)
         if manifests.begin(artefact, work) is None:
             features = _selected(settings, analysis, artefact)
             next(
@@ -110,6 +115,23 @@ def run(
             found, facts = asyncio.run(_asked(panel, material, features, opened, progress))
             _finish(artefact, work, found, facts)
     return Interpretation.open(lake, ref)
+
+
+def _other(artefact: Storage, work: Run) -> bool:
+    """Return whether a run of the name was made, or begun, with other settings."""
+    if artefact.exists(layout.MANIFEST):
+        return manifests.load(artefact, work.ref).fingerprint != work.fingerprint
+    begun = artefact.exists(layout.RUN)
+    return begun and manifests.started(artefact, work.ref).fingerprint != work.fingerprint
+
+
+def _clear(artefact: Storage) -> None:
+    """Remove a run but for its answers, the manifest first: without it nobody takes it for finished."""
+    artefact.remove(layout.MANIFEST)
+    for path in artefact.files():
+        if path != layout.CASSETTE and not path.startswith(f"{layout.PROGRESS}/"):
+            artefact.remove(path)
+    manifests.drop_progress(artefact)
 
 
 def _selected(settings: InterpretSettings, analysis: Analysis, artefact: Storage) -> list[int]:

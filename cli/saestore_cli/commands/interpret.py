@@ -90,6 +90,14 @@ def interpret(
             show_default=False,
         ),
     ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            metavar="",
+            help="Replace a run of that name that had other settings; its answers are kept and used again.",
+        ),
+    ] = False,
     overrides: SetOption = None,
     resume: ResumeOption = False,
 ) -> None:
@@ -120,7 +128,11 @@ def interpret(
         session.output.estimated_interpretation(found, settings)
         return
     made = session.lake.interpret(
-        settings, replay=replay, cassettes=cassettes or (), progress=session.progress
+        settings,
+        replay=replay,
+        cassettes=cassettes or (),
+        overwrite=overwrite,
+        progress=session.progress,
     )
     session.output.interpreted(made)
 

@@ -139,6 +139,24 @@ def test_a_finished_run_asks_nobody_and_other_settings_are_refused(lake):
         assert len(server.requests) == n
 
 
+def test_a_run_is_overwritten_only_if_that_is_said_and_its_answers_stay(lake):
+    with llm_server(parrot) as server:
+        made = run(asked_for(server), lake)
+        scores, n = made.scores, len(server.requests)
+        again = run(asked_for(server), lake, overwrite=True)
+        assert (files(again), again.manifest) == (files(made), made.manifest)
+        fewer = {"kind": "list", "features": [4, 7]}
+        replaced = run(asked_for(server, select=fewer), lake, overwrite=True)
+        assert len(server.requests) == n
+        assert replaced.explanations["feature"].to_pylist() == [4, 7]
+        wanted = scores.filter([f in {4, 7} for f in scores["feature"].to_pylist()])
+        assert replaced.scores == wanted
+        seeded = run(asked_for(server, select=fewer, seed=3), lake, overwrite=True)
+        assert len(server.requests) > n
+        assert seeded.manifest.settings["seed"] == 3
+        assert lake.refs("interpretation") == [seeded.ref]
+
+
 def test_a_replay_is_the_same_byte_for_byte_and_a_miss_is_an_error(lake, monkeypatch):
     with llm_server(parrot) as server:
         made = run(asked_for(server), lake)
