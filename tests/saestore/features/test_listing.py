@@ -160,3 +160,12 @@ def test_what_cannot_be_answered_says_what_to_do(case):
         made()
     assert said in caught.value.hint
     assert caught.value.expected
+
+
+def test_only_some_orders_are_kept_and_all_stay_right(table):
+    keys = [(column, descending) for column in STATISTICS for descending in (False, True)]
+    first = {key: table.order(key[0], descending=key[1]) for key in keys}
+    assert len(first) > len(table._orders)
+    assert list(table._orders) == keys[-len(table._orders) :]
+    for key in reversed(keys):
+        assert np.array_equal(table.order(key[0], descending=key[1]), first[key])
