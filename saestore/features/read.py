@@ -43,7 +43,7 @@ class TableReader:
         self._artefact = artefact
         self._manifest = manifest
         self._table = table
-        self._decoded: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._decoded: OrderedDict[tuple[int, int], tuple[pa.Table, int]] = OrderedDict()
         self._room = kept_mib << 20
         self._held = 0
         self._texts: dict[str, pa.Field[Any]] = {}
@@ -167,12 +167,15 @@ class TableReader:
         key = (part, group)
         if key not in self._decoded:
             with self._reading():
-                self._decoded[key] = self._files[part].read_row_group(group)
-            self._held += self._decoded[key].nbytes
+                rows = self._files[part].read_row_group(group)
+            # of tables that keep a few anyhow sizes do not matter, and take time to find
+            size = rows.nbytes if self._room else 1
+            self._decoded[key] = rows, size
+            self._held += size
             while len(self._decoded) > _KEPT and self._held > self._room:
-                self._held -= self._decoded.popitem(last=False)[1].nbytes
+                self._held -= self._decoded.popitem(last=False)[1][1]
         self._decoded.move_to_end(key)
-        return self._decoded[key]
+        return self._decoded[key][0]
 
 
 def _repeating(file: pq.ParquetFile) -> dict[str, "pa.Field[Any]"]:
@@ -197,6 +200,9 @@ def _cut(
     rows: pa.Table, starts: Int64[np.ndarray, " _"], stops: Int64[np.ndarray, " _"]
 ) -> list[pa.Table]:
     """Return ranges of rows, those that touch as one and without empty ones."""
+    if len(starts) == 1:
+        (start,), (stop,) = starts.tolist(), stops.tolist()
+        return [rows.slice(start, stop - start)] if stop > start else []
     there = stops > starts
     starts, stops = starts[there], stops[there]
     apart = starts[1:] != stops[:-1]
