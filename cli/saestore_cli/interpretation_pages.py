@@ -142,7 +142,8 @@ def _who(run: str, explainer: str, *, alone: bool) -> str:
 def _mean(mean: "Mean") -> str:
     if mean.value is None:
         return "undefined"
-    return f"{value(mean.value)} ({_interval(mean)}), {many(mean.n, 'features')}"
+    interval = f" ({_interval(mean)})" if mean.ci_low is not None else ""
+    return f"{value(mean.value)}{interval}, {many(mean.n, 'features')}"
 
 
 def _interval(mean: "Mean", *, signed: bool = False) -> str:

@@ -33,7 +33,8 @@ class Mean:
     Attributes:
         n: Features.
         value: The mean; None without any.
-        ci_low: Lower end of its 95 % bootstrap interval, features drawn with replacement; None likewise.
+        ci_low: Lower end of its 95 % bootstrap interval, features drawn with replacement; None of fewer
+            than two features.
         ci_high: Its upper end.
     """
 
@@ -47,6 +48,8 @@ class Mean:
         """Return that of some numbers."""
         if not values:
             return cls(0, None, None, None)
+        if len(values) == 1:  # says nothing of how much features differ
+            return cls(1, values[0], None, None)
         low, high = np.percentile(_resampled(np.asarray(values, dtype=np.float64)), _ENDS)
         return cls(len(values), float(np.mean(values)), float(low), float(high))
 

@@ -85,7 +85,7 @@ def interpretation(lake: Lake, ref: Ref) -> InterpretationPage:
     for explainer, outcome in sorted((str(one), str(other)) for one, other in said):
         counted = outcomes.setdefault(explainer, {})
         counted[outcome] = counted.get(outcome, 0) + 1
-    ranked = [each for each in run.best(run.explanations.num_rows) if each.score is not None]
+    ranked = [each for each in run.ranked if each.score is not None]
     best = ranked[:EXAMPLES]
     return InterpretationPage(
         manifest=run.manifest,
@@ -99,7 +99,6 @@ def interpretation(lake: Lake, ref: Ref) -> InterpretationPage:
 def _judged(found: Scored) -> Judged:
     known = list(found.scores.values())
     mean = Mean.of(known)
-    alone = len(known) == 1  # it says nothing about how far others lie
     lowest = -1.0 if found.kind == "simulation" else 0.0
     counts, _ = np.histogram(known, BINS, (lowest, 1.0))
     return Judged(
@@ -109,8 +108,8 @@ def _judged(found: Scored) -> Judged:
         n=len(known) + found.undefined,
         n_scored=len(known),
         mean=mean.value,
-        ci_low=None if alone else mean.ci_low,
-        ci_high=None if alone else mean.ci_high,
+        ci_low=mean.ci_low,
+        ci_high=mean.ci_high,
         unparsed=1 - found.n_parsed / found.n if found.n else None,
         distribution=Histogram("score", lowest, 1.0, tuple(counts.tolist())),
     )

@@ -82,7 +82,7 @@ def test_a_mean_has_an_interval_that_covers_it():
     mean = Mean.of([0.1 * each for each in range(11)])
     assert mean.value == pytest.approx(0.5)
     assert 0.2 < mean.ci_low < mean.value < mean.ci_high < 0.8
-    assert Mean.of([0.25]) == Mean(1, 0.25, 0.25, 0.25)
+    assert Mean.of([0.25]) == Mean(1, 0.25, None, None)
     assert Mean.of([]) == Mean(0, None, None, None)
 
 
