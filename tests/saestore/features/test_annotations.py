@@ -390,6 +390,10 @@ def test_an_analysis_is_removed_with_its_annotations_only_when_that_is_said(lake
     log.say({1: {"name": "x"}}, author="ana", source="test")
     assert opened.lineage(str(REF)).parents
     assert opened.children("dictionaries/planted/relu") == [REF]
+    for run in opened.children(str(REF)):
+        with pytest.raises(UnsupportedError, match=run.path):
+            opened.remove(str(REF), with_annotations=True)
+        opened.remove(run.path)
     with pytest.raises(UnsupportedError, match="1 annotations, of ana") as caught:
         opened.remove(str(REF))
     assert "annotations export planted/relu/default" in caught.value.hint

@@ -127,7 +127,7 @@ def test_nothing_is_written_and_nothing_changed(walls, tmp_path):
                 answer(connection, sql, {})
             assert caught.value.hint, sql
         listed = answer(connection, "SELECT count(*) AS n FROM artefacts", {}).to_pylist()
-        assert listed == [{"n": 3}]
+        assert listed == [{"n": 4}]
         answer(connection, "FROM features", {})
     assert files(tmp_path) == before
 

@@ -20,7 +20,7 @@ NAME = f"{DICTIONARY}/default"
 PAGES = (
     "/", "/bookmarks", f"/features/{NAME}", f"/features/{NAME}?search=onerror", f"/features/{NAME}/1",
     f"/features/{NAME}/2", f"/compare?a={NAME}/1&b=2",
-    "/artefacts/activations/planted", "/sql?sql=SELECT token, token_id FROM vocabulary",
+    "/sql?sql=SELECT token, token_id FROM vocabulary",
     "/sql?sql=SELECT text, context FROM contexts",
 )  # fmt: skip
 
