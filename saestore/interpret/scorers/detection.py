@@ -12,9 +12,9 @@ from typing_extensions import override
 from saestore.interpret import marks
 from saestore.interpret.draw import Draw
 from saestore.interpret.evidence import Evidence, Pick
-from saestore.interpret.metrics import DECILES
 from saestore.interpret.scorers.base import Item
-from saestore.interpret.scorers.judging import Judging, shuffled
+from saestore.interpret.scorers.examples import against_silent, labelled, shuffled
+from saestore.interpret.scorers.judging import Judging
 from saestore_schemas.interpret import DetectionScorer
 
 
@@ -29,10 +29,7 @@ class Detection(Judging):
 
     @override
     def choose(self, draw: Draw) -> Sequence[Pick]:
-        positives = draw.strata(self._settings.positives, DECILES, "score")
-        if not positives:
-            return []
-        return positives + draw.negatives(self._settings.negatives, self._settings.hard, "score")
+        return against_silent(self._settings, draw)
 
     @override
     def items(self, evidence: Evidence, *, seed: int) -> Sequence[Item]:
@@ -41,17 +38,3 @@ class Detection(Judging):
     @override
     def text(self, item: Item, evidence: Evidence, *, seed: int) -> str:
         return marks.line(item.snippet.example.tokens)
-
-
-def labelled(evidence: Evidence) -> list[Item]:
-    """Return the examples in their order, with what was drawn of each."""
-    return [
-        Item(
-            place,
-            snippet,
-            label=snippet.pick.negative is None,
-            decile=snippet.pick.stratum,
-            negative_kind=snippet.pick.negative,
-        )
-        for place, snippet in enumerate(evidence.snippets)
-    ]

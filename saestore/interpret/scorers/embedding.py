@@ -13,12 +13,10 @@ from typing_extensions import override
 
 from saestore.interpret.draw import Draw
 from saestore.interpret.evidence import Evidence, Pick
-from saestore.interpret.metrics import DECILES
 from saestore.interpret.request import Answer, Asking
 from saestore.interpret.scorers import scoring
 from saestore.interpret.scorers.base import Item, Question, Score, Scorer, Verdict
-from saestore.interpret.scorers.detection import labelled
-from saestore.interpret.scorers.judging import shuffled
+from saestore.interpret.scorers.examples import against_silent, labelled, shuffled
 from saestore_schemas.interpret import EmbeddingScorer
 
 
@@ -46,10 +44,7 @@ class Embedding(Scorer):
 
     @override
     def choose(self, draw: Draw) -> Sequence[Pick]:
-        positives = draw.strata(self._settings.positives, DECILES, "score")
-        if not positives:
-            return []
-        return positives + draw.negatives(self._settings.negatives, self._settings.hard, "score")
+        return against_silent(self._settings, draw)
 
     @override
     def items(self, evidence: Evidence, *, seed: int) -> Sequence[Item]:

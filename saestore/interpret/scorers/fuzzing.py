@@ -19,7 +19,8 @@ from saestore.interpret.draw import Draw
 from saestore.interpret.evidence import Evidence, Pick, Snippet
 from saestore.interpret.metrics import DECILES
 from saestore.interpret.scorers.base import Item
-from saestore.interpret.scorers.judging import Judging, shuffled
+from saestore.interpret.scorers.examples import shuffled
+from saestore.interpret.scorers.judging import Judging
 from saestore.mixing import mixed
 from saestore_schemas.interpret import FuzzingScorer
 

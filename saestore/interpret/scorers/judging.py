@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import final
 
-import numpy as np
 from typing_extensions import override
 
 from saestore.interpret import marks
@@ -106,14 +105,3 @@ class Judging(Scorer, ABC):
             return Verdict(item, "unparsed", request)
         right = answer == item.label
         return Verdict(item, "right" if right else "wrong", request, answer, probability)
-
-
-def shuffled(items: Sequence[Item], seed: int) -> Sequence[Item]:
-    """Return items in an order that says nothing of their labels.
-
-    Args:
-        items: The items.
-        seed: Of the order.
-    """
-    order = np.random.default_rng(seed).permutation(len(items))
-    return [items[place] for place in order.tolist()]

@@ -21,12 +21,10 @@ from saestore.interpret import marks
 from saestore.interpret.answers import Value, number
 from saestore.interpret.draw import Draw
 from saestore.interpret.evidence import Evidence, Pick
-from saestore.interpret.metrics import DECILES
 from saestore.interpret.request import Answer, Asking, Choice, Message
 from saestore.interpret.scorers import reading, scoring
 from saestore.interpret.scorers.base import Item, Question, Score, Scorer, Verdict
-from saestore.interpret.scorers.detection import labelled
-from saestore.interpret.scorers.judging import shuffled
+from saestore.interpret.scorers.examples import against_silent, labelled, shuffled
 from saestore.interpret.wording import wording
 from saestore_schemas.interpret import SimulationScorer
 
@@ -57,10 +55,7 @@ class Simulation(Scorer):
 
     @override
     def choose(self, draw: Draw) -> Sequence[Pick]:
-        positives = draw.strata(self._settings.positives, DECILES, "score")
-        if not positives:
-            return []
-        return positives + draw.negatives(self._settings.negatives, self._settings.hard, "score")
+        return against_silent(self._settings, draw)
 
     @override
     def items(self, evidence: Evidence, *, seed: int) -> Sequence[Item]:
