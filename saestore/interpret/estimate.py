@@ -9,7 +9,7 @@ from saestore.interpret.lines import cost as cost_of
 from saestore.interpret.panel import Case, Panel
 from saestore.interpret.places import Material
 from saestore.interpret.request import Request
-from saestore.interpret.run import resolved
+from saestore.interpret.run import TOGETHER, resolved
 from saestore.interpret.selection import select
 from saestore.lake import Lake
 from saestore.progress import Progress, Silent
@@ -26,8 +26,6 @@ _ANSWERED = 150
 """Tokens of an explanation with its ratings, about."""
 _PER_ITEM = 8
 """Tokens of an answer about one example, about."""
-_TOGETHER = 16
-"""Features whose contexts are read together."""
 _SILENT = Silent()
 _NONE = Tokens(0, 0)
 
@@ -69,8 +67,8 @@ def estimate(settings: InterpretSettings, lake: Lake, *, progress: Progress = _S
     material = Material(analysis, seed=settings.seed)
     found = _Sum(settings.prices)
     with progress.task("estimate", total=len(features), unit="features") as task:
-        for first in range(0, len(features), _TOGETHER):
-            for case in panel.cases(material, features[first : first + _TOGETHER]):
+        for first in range(0, len(features), TOGETHER):
+            for case in panel.cases(material, features[first : first + TOGETHER]):
                 found = reduce(_Sum.plus, _requests(panel, case), found)
                 found = found.without(sum(not e.snippets for e in case.explained.values()))
                 task.advance(1)

@@ -28,7 +28,7 @@ from saestore_schemas.interpretation_tables import INTERPRETATION_SCORES, INTERP
 from saestore_schemas.manifest import ArrayInfo
 
 
-_TOGETHER = 16
+TOGETHER = 16
 """Features whose contexts are read together."""
 _GROUP_ROWS = 8192
 """Rows of a table that are read together: a page wants those of one feature."""
@@ -101,9 +101,8 @@ def run(
             _clear(artefact)
         if manifests.begin(artefact, work) is None:
             features = _selected(settings, analysis, artefact)
-            next(
-                panel.cases(material, features[:1])
-            )  # what cannot be shown is said before anybody is asked
+            # what cannot be shown is said before anybody is asked
+            next(panel.cases(material, features[:1]))
             opened = open_asker(
                 settings,
                 artefact,
@@ -224,11 +223,11 @@ async def _cases(panel: Panel, material: Material, features: Sequence[int]) -> A
     """Yield what is shown of each feature; the next ones are read meanwhile."""
 
     def read(first: int) -> list[Case]:
-        return list(panel.cases(material, features[first : first + _TOGETHER]))
+        return list(panel.cases(material, features[first : first + TOGETHER]))
 
     following = asyncio.create_task(asyncio.to_thread(read, 0))
     try:
-        for first in range(_TOGETHER, len(features) + _TOGETHER, _TOGETHER):
+        for first in range(TOGETHER, len(features) + TOGETHER, TOGETHER):
             cases = await following
             if first < len(features):
                 following = asyncio.create_task(asyncio.to_thread(read, first))

@@ -14,7 +14,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -222,11 +222,12 @@ class LlmServer:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer what comes over one connection, one after the other."""
+        # the client has gone: killed, or it lost patience; or the server ends
+        gone = (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError)
         try:
-            while await self._one(reader, writer):
-                pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client has gone: killed, or it lost patience; or the server ends
+            with suppress(*gone):
+                while await self._one(reader, writer):
+                    pass
         finally:
             writer.close()
 
