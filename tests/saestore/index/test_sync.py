@@ -164,7 +164,9 @@ def test_a_sync_that_is_killed_goes_on_and_what_counts_is_whole(lake, open_index
             process.kill()
         (found,) = [each for each in index.status().artefacts if each.features]
         assert killed_at <= found.indexed <= found.features
-        assert (found.state == "indexed") == (found.indexed == 11)
+        # the mark of a whole analysis comes after its last feature: never the other way round
+        assert found.state in ("partly", "indexed")
+        assert found.state == "partly" or found.indexed == found.features
     assert index.sync().kept >= 4  # the whole chunks
     assert content(index) == there
 
