@@ -15,7 +15,7 @@ from saestore_schemas import tables
 
 
 _PIECE = 4096
-"""Contexts in one piece: a row group of the table."""
+"""Contexts in one piece: some row groups of the table."""
 
 
 def context_rows(store: Rows, scope: Scope) -> Iterator[pa.Table]:

@@ -20,12 +20,12 @@ from saestore_schemas.table import TABLE_VERSION, Table
 
 FIRINGS_GROUP = 262_144
 """Rows in a row group of the firings: about 1.3 MB compressed, one feature is a few of them."""
-GROUP = 16_384
+GROUP = 8_192
 """Rows in a row group of the other tables: the lines of one feature are decoded with those of some
-hundred others, in a fraction of a millisecond. DuckDB's own 122 880 take up to a tenth off a table, and seven
+hundred others, in a fraction of a millisecond. DuckDB's own 122 880 take up to a tenth off a table, and ten
 times as long."""
 _WIDE = {
-    "features": 4_096, "logit_stats": 4_096, "coactivation": 4_096, "examples": 8_192, "histograms": 1_024,
+    "features": 4_096, "logit_stats": 4_096, "coactivation": 4_096, "examples": 4_096, "histograms": 512,
     "interpretations": 2_048, "interpretation_scores": 4_096,
 }  # fmt: skip
 """Likewise of tables with many columns, or long lists."""
@@ -35,8 +35,9 @@ _SMALL = frozenset(
 """Tables of which a page reads one row group each: many columns of few bytes, for which zstd takes most of the
 time. With lz4 they are decoded three times as fast, and with floats as byte streams no larger than with zstd
 and dictionaries of floats: 103 % of the examples, 107 % of the tokens, 75 to 96 % of the others."""
-CONTEXTS_GROUP = 4_096
-"""Rows in a row group of `contexts`, which carry their text."""
+CONTEXTS_GROUP = 512
+"""Rows in a row group of `contexts`, which carry their text: a page shows some from anywhere, and of a large lake
+none that were decoded for another."""
 FIRINGS_PAGE = 131_072
 """Firings in a page: each of the four byte streams of their values fills a block of zstd."""
 FIRINGS_PART = 25_000_000

@@ -167,7 +167,8 @@ class TableReader:
         key = (part, group)
         if key not in self._decoded:
             with self._reading():
-                rows = self._files[part].read_row_group(group)
+                # a group is small: to hand its columns to threads takes longer than to decode them
+                rows = self._files[part].read_row_group(group, use_threads=False)
             # of tables that keep a few anyhow sizes do not matter, and take time to find
             size = rows.nbytes if self._room else 1
             self._decoded[key] = rows, size
