@@ -1,10 +1,11 @@
-"""Arrow tables from numpy columns, by schema."""
+"""Arrow tables from numpy columns, by schema, and back into arrays."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Int64, Shaped, UInt8
 
 
 def column(values: Any, dtype: pa.DataType, *, null: np.ndarray | None = None) -> "pa.Array[Any]":
@@ -50,3 +51,51 @@ def lists(schema: pa.Schema, name: str, ends: np.ndarray, values: Any) -> "pa.Ar
 def repeated(text: str, n: int) -> "pa.Array[Any]":
     """Return a column that says the same n times."""
     return column([text], pa.string()).take(np.zeros(n, np.int64))
+
+
+def plain(column: Any) -> Shaped[np.ndarray, " _"]:
+    """Return a column of numbers without nulls; pyarrow's own `to_numpy` would import pandas."""
+    return np.from_dlpack(_whole(column))
+
+
+def characters(
+    texts: Any,
+) -> tuple[
+    Int64[np.ndarray, " _"], UInt8[np.ndarray, " byte"], Int64[np.ndarray, " character"] | None
+]:
+    """Return where texts begin and the last one ends, counted in characters, and what they are made of.
+
+    Args:
+        texts: A column of them, without nulls.
+
+    Returns:
+        The bounds; the bytes of all texts; the first byte of each character, and the end: None where every
+        character is one byte.
+    """
+    array = _whole(texts)
+    _, ends, held = array.buffers()
+    bounds = np.frombuffer(ends, np.int32)[array.offset : array.offset + len(array) + 1]
+    data = np.frombuffer(held or b"", np.uint8)[bounds[0] : bounds[-1]]
+    edges = (bounds - bounds[0]).astype(np.int64)
+    if not len(data) or data.max() < _CONTINUES:
+        return edges, data, None
+    starts = np.append(np.flatnonzero((data & 0xC0) != _CONTINUES), len(data))
+    return np.searchsorted(starts, edges), data, starts
+
+
+_CONTINUES = 0x80
+"""The two upper bits of a byte of UTF-8 that goes on with a character; smaller bytes are one each."""
+
+
+def texts(edges: Int64[np.ndarray, " _"], data: UInt8[np.ndarray, " byte"]) -> "pa.Array[Any]":
+    """Return the texts between bytes that follow one another."""
+    array: Any = pa.StringArray
+    held: tuple[Any, Any] = edges.astype(np.int32), data
+    found: pa.Array[Any] = array.from_buffers(len(edges) - 1, *map(pa.py_buffer, held))
+    return found
+
+
+def _whole(column: Any) -> Any:
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

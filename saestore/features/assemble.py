@@ -20,7 +20,7 @@ from saestore.features.page import (
     Read,
     Written,
 )
-from saestore.features.pieces import example
+from saestore.features.pieces import Reads, examples
 from saestore.lake import Ref
 from saestore_schemas.analyze import LOGIT_SCORES, AnalyzeSettings
 from saestore_schemas.annotations import ANNOTATIONS
@@ -99,9 +99,12 @@ class Assembler:
     def _groups(self, lines: Lines, subsamples: Collection[str] | None) -> tuple[ExampleGroup, ...]:
         wanted = chosen(lines, subsamples)
         reads = _reads(lines, {line["context"] for line in wanted})
-        groups: dict[tuple[str, int], list[Line]] = {}
-        for line in wanted:
-            groups.setdefault((line["subsample"], line["stratum"]), []).append(line)
+        groups: dict[tuple[str, int], list[Example]] = {}
+        eligible: dict[tuple[str, int], int] = {}
+        for line, each in zip(wanted, examples(wanted, lines.shown(wanted), reads), strict=True):
+            group = (line["subsample"], line["stratum"])
+            groups.setdefault(group, []).append(each)
+            eligible[group] = line["n_eligible"]
         order = list(self.settings.subsamples)
         return tuple(
             ExampleGroup(
@@ -109,8 +112,8 @@ class Assembler:
                 kind=self.settings.subsamples[name].kind,
                 stratum=stratum,
                 strata=getattr(self.settings.subsamples[name], "q", 1),
-                n_eligible=members[0]["n_eligible"],
-                examples=tuple(_example(line, lines, reads) for line in members),
+                n_eligible=eligible[name, stratum],
+                examples=tuple(members),
             )
             for (name, stratum), members in sorted(
                 groups.items(), key=lambda item: (order.index(item[0][0]), item[0][1])
@@ -140,15 +143,7 @@ def chosen(lines: Lines, subsamples: Collection[str] | None) -> list[Line]:
     return [line for line in every if subsamples is None or line["subsample"] in subsamples]
 
 
-_Reads = Mapping[tuple[int, int], tuple[Read, ...]]
-
-
-def _example(line: Line, lines: Lines, reads: _Reads) -> Example:
-    at = (line["context"], line["peak_position"])
-    return example(line, lines.stretch(line), reads.get(at, ()))
-
-
-def _reads(lines: Lines, contexts: Collection[int]) -> _Reads:
+def _reads(lines: Lines, contexts: Collection[int]) -> Reads:
     """Return what the feature reads from, by context and position where it fires."""
     found: dict[tuple[int, int], list[Read]] = {}
     for line in lines.rows("attention"):

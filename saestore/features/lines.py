@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from saestore.features.pieces import Stretch
+from saestore.features.pieces import Shown
 
 
 Line = Mapping[str, Any]
@@ -30,8 +30,8 @@ class Lines(Protocol):
         """Return how many kept rows hold a token of its `token_stats`."""
         ...
 
-    def stretch(self, line: Line) -> Stretch:
-        """Return what one of its `examples` shows of its context."""
+    def shown(self, lines: Sequence[Line]) -> Shown:
+        """Return what some of its `examples` show of their contexts."""
         ...
 
     def piece(self, context: int, position: int) -> str:

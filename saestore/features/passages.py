@@ -15,8 +15,10 @@ import pyarrow as pa
 from jaxtyping import Bool, Float32, Int64
 
 from saestore.features import arrow
+from saestore.features.cuts import Cuts, Windows
+from saestore.features.lines import Line
 from saestore.features.page import Example
-from saestore.features.pieces import Vocabulary, example, stretch, window
+from saestore.features.pieces import Vocabulary, examples, window
 
 
 Ties = Literal["smaller", "larger"]
@@ -161,7 +163,15 @@ class Passages:
             chosen = [(int(self._at[p]), int(p)) for p in peaks[order][:k]]
         else:
             chosen = [(line, self._peak_in(line)) for line in range(len(self.text_of))[:k]]
-        return [self._example(line, peak, rank, width) for rank, (line, peak) in enumerate(chosen)]
+        lines = [self._line(*each, rank, width) for rank, each in enumerate(chosen)]
+        windows = Windows(
+            np.array([line for line, _ in chosen], np.int64),
+            *(
+                np.array([line[name] for line in lines], np.int64)
+                for name in ("peak_position", "window_start", "window_length")
+            ),
+        )
+        return examples(lines, self._cuts.shown(windows))
 
     def _peaks(self) -> tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]:
         """Return of each text and feature the first largest firing, and how many there are."""
@@ -178,14 +188,24 @@ class Passages:
             return -1
         return int(here[np.lexsort((self._position[here], -self._strength[here]))[0]])
 
-    def _example(self, line: int, peak: int, rank: int, width: int | None) -> Example:
-        context = self.contexts.slice(line, 1).to_pylist()[0]
+    @cached_property
+    def _cuts(self) -> Cuts:
+        found = Cuts(self.vocabulary)
+        found.add(self.contexts)
+        return found
+
+    @cached_property
+    def _lengths(self) -> Int64[np.ndarray, " context"]:
+        return _numpy(self.contexts, "n_positions").astype(np.int64)
+
+    def _line(self, line: int, peak: int, rank: int, width: int | None) -> Line:
+        """Return one line as `examples` has them."""
         position = int(self._position[peak]) if peak >= 0 else 0
-        start, length = window(position, context["n_positions"], width)
+        start, length = window(position, int(self._lengths[line]), width)
         fired = np.flatnonzero(self._at == line)
         at = self._position[fired]
         inside = fired[(at >= start) & (at < start + length)]
-        found = {
+        return {
             "context": int(self._shown[line]),
             "rank": rank,
             "peak": float(self._strength[peak]) if peak >= 0 else 0.0,
@@ -195,7 +215,6 @@ class Passages:
             "positions": self._position[inside].tolist(),
             "values": self._value[inside].tolist(),
         }
-        return example(found, stretch(found, context, self.vocabulary))
 
     def _lines(
         self,
@@ -247,6 +266,4 @@ def _leading(key: Int64[np.ndarray, " firing"], k: int | None) -> Bool[np.ndarra
 
 
 def _numpy(table: pa.Table, column: str) -> np.ndarray:
-    # to_numpy of a chunked array would import pandas
-    found: np.ndarray = np.from_dlpack(table[column].combine_chunks())
-    return found
+    return arrow.plain(table[column])

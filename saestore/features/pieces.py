@@ -1,10 +1,10 @@
 """Contexts as pieces of text: tokens with a feature's values, cut to a window."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -73,80 +73,68 @@ def window(peak: int, positions: int, width: int | None) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """The part of a context that an example shows, as if nothing fired in it.
+class Shown:
+    """What lines of `examples` show of their contexts, as if nothing fired there; one entry of each.
 
     Attributes:
+        tokens: The tokens of all lines, those of a line together.
+        firsts: Where among them those of each line begin.
         n_positions: Tokens in the whole context.
-        source: Corpus source of the context's first document.
-        document: Index of the document at the peak in the store.
-        document_id: Its id.
-        tokens: The tokens shown.
+        sources: Corpus source of the context's first document.
+        documents: Index of the document at the peak in the store.
+        document_ids: Its id.
     """
 
-    n_positions: int
-    source: str
-    document: int
-    document_id: str
     tokens: Sequence[TokenPiece]
+    firsts: Sequence[int]
+    n_positions: Sequence[int]
+    sources: Sequence[str]
+    documents: Sequence[int]
+    document_ids: Sequence[str]
 
 
-def example(line: Mapping[str, Any], stretch: Stretch, reads: tuple[Read, ...] = ()) -> Example:
-    """Return one example.
+Reads: TypeAlias = Mapping[tuple[int, int], tuple[Read, ...]]
+"""Of features that attend, what values are the sums of, by context and position."""
 
-    Args:
-        line: Its line of `examples`.
-        stretch: What it shows of its context.
-        reads: What its peak is the sum of, of features that attend.
-    """
-    start = line["window_start"]
-    tokens = list(stretch.tokens)
-    for at, value in zip(line["positions"], line["values"], strict=True):
-        silent = tokens[at - start]
-        tokens[at - start] = TokenPiece(silent.text, value, silent.special, silent.kept)
-    return Example(
-        context=line["context"],
-        rank=line["rank"],
-        peak=line["peak"],
-        peak_position=line["peak_position"],
-        window_start=start,
-        n_positions=stretch.n_positions,
-        source=stretch.source,
-        document=stretch.document,
-        document_id=stretch.document_id,
-        tokens=tuple(tokens),
-        reads=reads,
-    )
+_NO_READS: Reads = MappingProxyType({})
 
 
-def stretch(line: Mapping[str, Any], context: Mapping[str, Any], vocabulary: Vocabulary) -> Stretch:
-    """Return what an example shows of its context.
+def examples(
+    lines: Sequence[Mapping[str, Any]], shown: Shown, reads: Reads = _NO_READS
+) -> list[Example]:
+    """Return the examples of some lines of `examples`.
 
     Args:
-        line: Its line of `examples`.
-        context: The line of `contexts` it is about.
-        vocabulary: The tokens.
+        lines: The lines.
+        shown: What they show of their contexts.
+        reads: What their peaks are the sums of.
     """
-    start, stop = line["window_start"], line["window_start"] + line["window_length"]
-    text, ids = context["text"], context["token_ids"][start:stop]
-    edges = pairwise(context["char_offsets"][start : stop + 1])
-    # a page shows some thousand tokens, nearly all ordinary: little is done for each
-    tokens = ordinary([text[first:last] for first, last in edges])
-    ignored = {at - start for at in context["ignored"] if start <= at < stop}
-    control = vocabulary.control
-    odd = ignored
-    if not control.isdisjoint(ids):
-        odd = ignored.union(at for at, token in enumerate(ids) if token in control)
-    for at in odd:
-        tokens[at] = silent(tokens[at].text, ids[at] in control, at not in ignored)
-    home = segment(context["segments"], line["peak_position"])
-    return Stretch(
-        n_positions=context["n_positions"],
-        source=context["source"],
-        document=home["document"],
-        document_id=home["document_id"],
-        tokens=tokens,
-    )
+    tokens = list(shown.tokens)
+    for line, first in zip(lines, shown.firsts, strict=True):
+        begin = first - line["window_start"]
+        for at, value in zip(line["positions"], line["values"], strict=True):
+            silent = tokens[begin + at]
+            tokens[begin + at] = TokenPiece(silent.text, value, silent.special, silent.kept)
+    whole = tuple(tokens)
+    facts = (shown.firsts, shown.n_positions, shown.sources, shown.documents, shown.document_ids)
+    return [
+        Example(
+            context=line["context"],
+            rank=line["rank"],
+            peak=line["peak"],
+            peak_position=line["peak_position"],
+            window_start=line["window_start"],
+            n_positions=n_positions,
+            source=source,
+            document=document,
+            document_id=document_id,
+            tokens=whole[first : first + line["window_length"]],
+            reads=reads.get((line["context"], line["peak_position"]), ()),
+        )
+        for line, first, n_positions, source, document, document_id in zip(
+            lines, *facts, strict=True
+        )
+    ]
 
 
 _KNOWN = 1 << 16
@@ -157,27 +145,3 @@ _KNOWN = 1 << 16
 def silent(text: str, special: bool, kept: bool) -> TokenPiece:  # noqa: FBT001 - as keys of a cache
     """Return a token where nothing fires."""
     return TokenPiece(text=text, value=0.0, special=special, kept=kept)
-
-
-class _Ordinary(dict[str, TokenPiece]):
-    """Tokens by their text that are neither special nor ignored, where nothing fires."""
-
-    def __missing__(self, text: str) -> TokenPiece:
-        if len(self) >= _KNOWN:
-            self.clear()
-        piece = self[text] = silent(text, False, True)  # noqa: FBT003 - as keys of a cache
-        return piece
-
-
-_ORDINARY = _Ordinary()
-
-
-def ordinary(texts: Iterable[str]) -> list[TokenPiece]:
-    """Return tokens that are neither special nor ignored, where nothing fires."""
-    return [*map(_ORDINARY.__getitem__, texts)]
-
-
-def segment(segments: Sequence[Mapping[str, Any]], position: int) -> Mapping[str, Any]:
-    """Return the segment at a position; between segments (at a BOS) the one before or the first."""
-    before = [each for each in segments if each["start"] <= position]
-    return before[-1] if before else segments[0]

@@ -15,12 +15,13 @@ def token_tables(lines: Lines, statistics: Mapping[str, Any]) -> tuple[TokenTabl
         statistics: Its line of `features`.
     """
     found: dict[int, list[TokenCount]] = {}
+    firings, density = statistics["n_firings"], statistics["density"]
     for line in lines.rows("token_stats"):
-        token, n = line["token_id"], line["n"]
-        lift = None if line["shift"] else n / lines.n_rows(token) / statistics["density"]
-        share = n / statistics["n_firings"]
-        count = TokenCount(token, lines.token(token), n, share, line["sum"], line["max"], lift)
-        found.setdefault(line["shift"], []).append(count)
+        token, n, shift = line["token_id"], line["n"], line["shift"]
+        lift = None if shift else n / lines.n_rows(token) / density
+        text = lines.token(token)
+        count = TokenCount(token, text, n, n / firings, line["sum"], line["max"], lift)
+        found.setdefault(shift, []).append(count)
     return tuple(TokenTable(shift, tuple(tokens)) for shift, tokens in found.items())
 
 

@@ -9,27 +9,19 @@ from saestore.features.assemble import Assembler, chosen
 from saestore.features.interpretations import Interpretations
 from saestore.features.lines import Line
 from saestore.features.page import FeaturePage
-from saestore.features.pieces import Stretch, Vocabulary, stretch
+from saestore.features.pieces import Shown, Vocabulary
 from saestore.features.read import TableReader
+from saestore.features.stretches import Stretches
 from saestore.lake import Lake, Ref, layout
 from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.manifest import Manifest
 
 
-_CONTEXTS_MIB = 256
-"""Contexts kept decoded: those of a page lie anywhere. Some 150 000 of 128 tokens."""
-
-SHOWN = (
-    "context",
-    "source",
-    "n_positions",
-    "token_ids",
-    "ignored",
-    "segments",
-    "text",
-    "char_offsets",
-)
-"""Columns of `contexts` that a page needs."""
+_KEPT_MIB = {"contexts": 256, "features": 64, "logit_stats": 16}
+"""Row groups kept decoded of tables of which pages read little, from anywhere. Some 150 000 contexts of 128
+tokens, and all of 131 072 features."""
+_TOKENS = 1 << 24
+"""Tokens of contexts kept cut: 64 MiB, 131 072 contexts of 128."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +45,7 @@ class Stored:
         """A reader of each table."""
         artefact = self.lake.artefact(self.ref)
         return {
-            name: TableReader(
-                artefact, self.manifest, name, kept_mib=_CONTEXTS_MIB if name == "contexts" else 0
-            )
+            name: TableReader(artefact, self.manifest, name, kept_mib=_KEPT_MIB.get(name, 0))
             for name in self.manifest.arrays
         }
 
@@ -73,6 +63,11 @@ class Stored:
     def vocabulary(self) -> Vocabulary:
         """The tokens."""
         return Vocabulary.of(self.readers["vocabulary"].whole(["token_id", "token", "special"]))
+
+    @cached_property
+    def stretches(self) -> Stretches:
+        """What examples show of their contexts."""
+        return Stretches(self.readers["contexts"], self.vocabulary, room=_TOKENS)
 
     @cached_property
     def rows_of_tokens(self) -> Mapping[int, int]:
@@ -93,11 +88,6 @@ class Stored:
         if table not in self.readers:
             return []
         return self.readers[table].rows("feature", [feature]).to_pylist()
-
-    def contexts(self, wanted: Collection[int]) -> dict[int, Line]:
-        """Return the lines of some contexts, by number: what of them is shown."""
-        rows = self.readers["contexts"].rows("context", sorted(wanted), SHOWN)
-        return {line["context"]: line for line in rows.to_pylist()}
 
     def page(self, feature: int) -> FeaturePage:
         """Return the page of a feature that exists."""
@@ -123,10 +113,9 @@ class Stored:
             _Lines(self, feature, {layout.ANNOTATIONS: said[feature], **explained[feature]})
             for feature in features
         ]
-        shown = [line for each in lines for line in chosen(each, subsamples)]
-        contexts = self.contexts({line["context"] for line in shown})
+        shown = (line for each in lines for line in chosen(each, subsamples))
+        self.stretches.read({line["context"] for line in shown})
         for feature, each in zip(features, lines, strict=True):
-            each.contexts = contexts
             yield self.assembler.page(feature, each, subsamples, related=related)
 
 
@@ -141,7 +130,6 @@ class _Lines:
         self._stored = stored
         self._feature = feature
         self._known = {"examples": stored.rows("examples", feature), **given}
-        self.contexts: Mapping[int, Line] = {}
 
     def rows(self, table: str) -> Sequence[Line]:
         known = self._known.get(table)
@@ -153,11 +141,8 @@ class _Lines:
     def n_rows(self, token_id: int) -> int:
         return self._stored.rows_of_tokens[token_id]
 
-    def stretch(self, line: Line) -> Stretch:
-        return stretch(line, self.contexts[line["context"]], self._stored.vocabulary)
+    def shown(self, lines: Sequence[Line]) -> Shown:
+        return self._stored.stretches.shown(lines)
 
     def piece(self, context: int, position: int) -> str:
-        held = self.contexts[context]
-        first, last = held["char_offsets"][position : position + 2]
-        text: str = held["text"][first:last]
-        return text
+        return self._stored.stretches.token(context, position)

@@ -15,6 +15,7 @@ from saestore.index.documents import (
     Documents,
     differing,
     listed_of,
+    looks_of,
     of_artefact,
     of_event,
     schema_of,
@@ -206,7 +207,7 @@ def _differences(database: Database, lake: Lake, progress: Progress) -> Iterator
         try:
             documents = Documents(Analysis.of(lake, ref, manifest))
             wanted = documents.of_analysis()
-            yield from _of_artefact(wanted, found and _same_schema(wanted, found))
+            yield from _of_artefact(wanted, found and _same_analysis(wanted, found))
             if found is not None and all(found.get(x) == wanted[x] for x in _VERSIONS):
                 yield from _of_analysis(database, documents, ref, manifest, progress)
         except (DamagedArtefactError, FormatVersionError) as error:
@@ -258,13 +259,19 @@ def _of_analysis(
     yield from _compared(wanted, found, f"{ref.path}: {layout.ANNOTATIONS}")
 
 
-def _same_schema(wanted: Document, found: Document) -> Document:
-    """Return what was found, with the schema as it is wanted if it says the same in other bytes."""
+def _same_analysis(wanted: Document, found: Document) -> Document:
+    """Return what was found, with schema and vocabulary as wanted if they say the same in other bytes."""
     try:
-        alike = schema_of(found).equals(schema_of(wanted))
+        alike = {
+            "schema": schema_of(found).equals(schema_of(wanted)),
+            **dict.fromkeys(_PACKED, looks_of(found).batch.equals(looks_of(wanted).batch)),
+        }
     except (OSError, ValueError, KeyError, TypeError):
         return found
-    return {**found, "schema": wanted["schema"]} if alike else found
+    return {**found, **{name: wanted[name] for name, same in alike.items() if same}}
+
+
+_PACKED = ("vocabulary", "vocabulary_size")
 
 
 def _same_record(schema: pa.Schema, wanted: Document, found: Document) -> Document:

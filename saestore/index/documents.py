@@ -13,7 +13,7 @@ from saestore.features.search import words
 from saestore.fingerprint import canonical
 from saestore.index import layout
 from saestore.index.database import Document
-from saestore.index.record import Records, packed
+from saestore.index.record import Looks, Records, packed, vocabulary_of
 from saestore.lake import Ref
 from saestore.lake.layout import inside
 from saestore_schemas.manifest import Manifest
@@ -63,8 +63,11 @@ class Documents:
         Raises:
             DamagedArtefactError: A file is missing or has another size.
         """
+        size, vocabulary = vocabulary_of(self.analysis.stored)
         return {
             **of_artefact(self.analysis.ref, self.analysis.manifest),
+            "vocabulary": vocabulary,
+            "vocabulary_size": size,
             "schema": self.schema.serialize().to_pybytes(),
             "n_layers": self.analysis.stored.assembler.n_layers,
             "listed": self.listed,
@@ -177,6 +180,11 @@ def explained_of(document: Document) -> dict[str, list[Line]]:
 def schema_of(analysis: Document) -> pa.Schema:
     """Return the schema of the records of an analysis, from its document."""
     return pa.ipc.read_schema(pa.py_buffer(analysis["schema"]))
+
+
+def looks_of(analysis: Document) -> Looks:
+    """Return how the tokens of an analysis look, from its document."""
+    return Looks(analysis["vocabulary_size"], analysis["vocabulary"])
 
 
 def of_event(version: str, line: Line) -> Document:

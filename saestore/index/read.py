@@ -13,9 +13,9 @@ from saestore.features.listing import Listing, ListingQuery
 from saestore.features.search import Texts, texts_of
 from saestore.index import layout
 from saestore.index.database import Database
-from saestore.index.documents import explained_of, listed_of, schema_of
+from saestore.index.documents import explained_of, listed_of, looks_of, schema_of
 from saestore.index.listing import IndexedTable
-from saestore.index.record import unpacked
+from saestore.index.record import Looks, unpacked
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class IndexedAnalysis:
         version: Its version.
         listed: The version of its features' documents in `features`, which goes with the runs about it too.
         schema: That of its features' records.
+        looks: The tokens that they show.
         assembler: What makes pages of them.
     """
 
@@ -36,6 +37,7 @@ class IndexedAnalysis:
     version: str
     listed: str
     schema: pa.Schema
+    looks: Looks
     assembler: Assembler
 
     @classmethod
@@ -48,14 +50,18 @@ class IndexedAnalysis:
         version, listed = layout.version_of(analysis.manifest), listed_of(analysis)
         wanted = {"_id": analysis.ref.path, "version": version, "listed": listed}
         with database.asking():
-            found = database[layout.ARTEFACTS].find_one(wanted, projection=["schema", "n_layers"])
+            shown = ["schema", "n_layers", "vocabulary", "vocabulary_size"]
+            found = database[layout.ARTEFACTS].find_one(wanted, projection=shown)
         if found is None:
             raise _lacks(database, analysis.ref.path)
-        schema = schema_of(found)
+        try:
+            schema, looks = schema_of(found), looks_of(found)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _lacks(database, analysis.ref.path, "run `saestore index rebuild`") from error
         assembler = Assembler(
             analysis.ref, analysis.manifest, analysis.settings, int(found["n_layers"])
         )
-        return cls(database, analysis, version, listed, schema, assembler)
+        return cls(database, analysis, version, listed, schema, looks, assembler)
 
     @property
     def table(self) -> IndexedTable:
@@ -117,7 +123,7 @@ class IndexedAnalysis:
             held = found[name]
             try:
                 given = {layout.ANNOTATIONS: said[feature], **explained[feature]}
-                record = unpacked(held["size"], held["record"], self.schema, given)
+                record = unpacked(held["size"], held["record"], self.schema, self.looks, given)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 what = f"feature {feature} of {self.analysis.ref.path}"
                 raise _lacks(self.database, what, "run `saestore index rebuild`") from error

@@ -1,8 +1,10 @@
 """The record of one feature: its lines of every table, with the tokens that they name, in few bytes.
 
 A record is one row of an Arrow record batch whose columns are lists: of the feature's lines of each table,
-of the different tokens that its examples show, and of the tokens that its lines name. The schema is the
-analysis's; a record is the message without it, compressed.
+of the tokens that its examples show, and of those that its lines name. A token shown is its row of the
+vocabulary, where it looks as the vocabulary says: nearly always. Others, such as those that are left out or
+that complete a character, are numbered behind these, and the record has them itself. The schema and the
+vocabulary are the analysis's; a record is the message without them, compressed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,24 +13,29 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int64
+from jaxtyping import Int32, Int64, Integer
 
 from saestore.features import arrow
+from saestore.features.cuts import KEPT, SPECIAL, Windows
 from saestore.features.lines import Line
-from saestore.features.pieces import Stretch, ordinary, silent
+from saestore.features.page import TokenPiece
+from saestore.features.pieces import Shown, silent
 from saestore.features.stored import Stored
-from saestore.index.stretches import KEPT, SPECIAL, Stretches, distinct
+from saestore.features.stretches import Stretches
 
 
-TEXTS, MARKS, TOKENS = "shown_texts", "shown_marks", "named_tokens"
-"""Columns beside the tables: of the different tokens shown their texts and whether they are special (1)
-and kept (2), and the tokens that lines name."""
+SHOWN, TEXTS, MARKS, TOKENS = "shown", "odd_texts", "odd_marks", "named_tokens"
+"""Columns beside the tables: the numbers of all tokens shown; of those that the vocabulary lacks the texts and
+whether they are special (1) and kept (2); and the tokens that lines name."""
 
 NOT_OF_FEATURES = ("contexts", "documents", "vocabulary")
 NOT_ON_PAGES = ("firings_by_feature", "firings_by_context", "head_firings")
 
 _NAMING = ("logits", "token_stats")
 """Tables with a column `token_id`."""
+
+_ROOM = 1 << 27
+"""Tokens of contexts that are kept while records are made: 512 MiB, a million contexts of 128."""
 
 _CODEC = pa.Codec("zstd", compression_level=1)
 
@@ -40,9 +47,9 @@ _PLACES: tuple[tuple[str, Any], ...] = (
     ("source", pa.string()),
     ("document", pa.uint64()),
     ("document_id", pa.string()),
-    ("shown", pa.list_(pa.field("item", pa.uint32(), nullable=False))),
+    ("first", pa.uint32()),
 )
-"""What is added to a line of `examples`: what the context is, and the numbers of the tokens shown."""
+"""What is added to a line of `examples`: what the context is, and which token shown is its first."""
 
 
 class Records:
@@ -50,12 +57,19 @@ class Records:
 
     def __init__(self, stored: Stored) -> None:
         self._stored = stored
-        self._stretches = Stretches(stored)
+        self._stretches = Stretches(
+            stored.readers["contexts"], stored.vocabulary, room=_ROOM, near=True
+        )
         apart = {*NOT_OF_FEATURES, *NOT_ON_PAGES}
         self._tables = sorted(set(stored.readers) - apart)
         vocabulary = stored.readers["vocabulary"].whole(["token_id", "token", "n_rows"])
         self._vocabulary = vocabulary.combine_chunks()
         self._ids = np.from_dlpack(self._vocabulary["token_id"].combine_chunks())
+        looks = zip(stored.vocabulary.tokens, stored.vocabulary.special.tolist(), strict=True)
+        self._looks: dict[tuple[str, bool], int] = {}
+        for row, look in enumerate(looks):
+            self._looks.setdefault(look, row)
+        self._rows = np.empty(0, np.int64)  # of each token in `cuts`, -1 where none looks so
 
     def lines(self, features: range) -> dict[str, pa.Table]:
         """Return the lines of some features in every table of the record."""
@@ -69,42 +83,73 @@ class Records:
             lines: Their lines.
         """
         ends = {name: _ends(table, features) for name, table in lines.items()}
-        held, numbers, different = self._held(lines["examples"], ends["examples"])
-        whole = {**lines, "examples": held}
+        examples, lengths = lines["examples"], _integers(lines["examples"], "window_length")
+        bounds = np.concatenate([[0], np.cumsum(lengths)])
+        windows = self._windows(examples, lengths)
+        whole = {**lines, "examples": self._placed(examples, windows, bounds, ends["examples"])}
         if "attention" in lines:
-            whole["attention"] = self._with_texts(lines["attention"], lines["examples"])
+            whole["attention"] = self._with_texts(lines["attention"], examples)
         columns: dict[str, pa.Array[Any]] = {
             name: _nested(table, ends[name]) for name, table in whole.items()
         }
-        texts, marks = self._stretches.pieces
-        columns[TEXTS] = _lists(different, texts.take(numbers))
-        columns[MARKS] = _lists(different, marks.take(numbers))
+        columns |= self._shown(windows, bounds[ends["examples"]])
         columns[TOKENS] = self._named(lines, ends)
         return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
-    def _held(
-        self, examples: pa.Table, ends: Int64[np.ndarray, " _"]
-    ) -> "tuple[pa.Table, pa.Array[Any], Int64[np.ndarray, ' _']]":
-        """Return examples with what they show; the numbers of each feature's different tokens, their ends."""
-        context, peak, start, length = (
-            _integers(examples, name)
-            for name in ("context", "peak_position", "window_start", "window_length")
+    def _windows(self, examples: pa.Table, lengths: Int64[np.ndarray, " _"]) -> Windows:
+        context, peak, start = (
+            _integers(examples, name) for name in ("context", "peak_position", "window_start")
         )
-        slots = self._stretches.slots(context)
-        numbers, bounds = self._stretches.shown(slots, start, length)
-        shown = np.empty(len(numbers), np.uint32)
-        places = np.empty(len(self._stretches), np.int64)
-        found, sizes = [np.empty(0, np.int64)], [0]
-        for low, high in pairwise(bounds[ends].tolist()):
-            different, shown[low:high] = distinct(numbers[low:high], places)
-            found.append(different)
-            sizes.append(len(different))
-        more = {**self._stretches.homes(slots, peak), "shown": _lists(bounds, shown)}
+        return Windows(self._stretches.slots(context), peak, start, lengths)
+
+    def _placed(
+        self,
+        examples: pa.Table,
+        windows: Windows,
+        bounds: Int64[np.ndarray, " _"],
+        ends: Int64[np.ndarray, " _"],
+    ) -> pa.Table:
+        """Return examples with what their contexts are, and where their tokens begin among those of a feature."""
+        of_feature = np.repeat(bounds[ends[:-1]], np.diff(ends))
+        more = {**self._stretches.cuts.homes(windows), "first": bounds[:-1] - of_feature}
         for name, dtype in _PLACES:
             examples = examples.append_column(
                 pa.field(name, dtype), arrow.column(more[name], dtype)
             )
-        return examples, arrow.column(np.concatenate(found), pa.int64()), np.cumsum(sizes)
+        return examples
+
+    def _shown(self, windows: Windows, ends: Int64[np.ndarray, " _"]) -> "dict[str, pa.Array[Any]]":
+        """Return the columns of the tokens shown."""
+        numbers, _ = self._stretches.cuts.numbers(windows)
+        pieces = self._stretches.cuts.pieces
+        shown = self._known(pieces)[numbers]
+        odd: list[TokenPiece] = []
+        sizes = [0]
+        places = np.empty(len(pieces), np.int64)
+        behind = len(self._ids)
+        for low, high in pairwise(ends.tolist()):
+            here = low + np.flatnonzero(shown[low:high] < 0)
+            different, which = distinct(numbers[here], places)
+            shown[here] = behind + which
+            odd += [pieces[number] for number in different.tolist()]
+            sizes.append(len(odd))
+        bounds = np.array(sizes)
+        texts = [piece.text for piece in odd]
+        marks = [SPECIAL * piece.special | KEPT * piece.kept for piece in odd]
+        return {
+            SHOWN: _lists(ends, arrow.column(shown, pa.uint32())),
+            TEXTS: _lists(bounds, arrow.column(texts, pa.string())),
+            MARKS: _lists(bounds, arrow.column(marks, pa.uint8())),
+        }
+
+    def _known(self, pieces: Sequence[TokenPiece]) -> Int64[np.ndarray, " _"]:
+        """Return the row of the vocabulary of each token; -1 where none looks so."""
+        more = [
+            self._looks.get((piece.text, piece.special), -1) if piece.kept else -1
+            for piece in pieces[len(self._rows) :]
+        ]
+        self._rows = np.concatenate([self._rows, np.array(more, np.int64)])
+        return self._rows
 
     def _with_texts(self, attention: pa.Table, examples: pa.Table) -> pa.Table:
         """Return lines of `attention` with the text of what is read; empty where no example shows it."""
@@ -113,7 +158,7 @@ class Records:
         slots = np.full(len(context), -1, np.int64)
         slots[shown] = self._stretches.slots(context[shown])
         texts = [
-            self._stretches.token(slot, position) if slot >= 0 else ""
+            self._stretches.cuts.token(slot, position) if slot >= 0 else ""
             for slot, position in zip(slots.tolist(), key.tolist(), strict=True)
         ]
         return attention.append_column("text", arrow.column(texts, pa.string()))
@@ -150,8 +195,55 @@ def packed(batch: pa.RecordBatch) -> Iterator[tuple[int, bytes]]:
         yield message.size, _CODEC.compress(message, asbytes=True)
 
 
+def vocabulary_of(stored: Stored) -> tuple[int, bytes]:
+    """Return how the tokens of an analysis look: their size before they are compressed, and they."""
+    known = stored.vocabulary
+    columns = [arrow.column(known.tokens, pa.string()), arrow.column(known.special, pa.bool_())]
+    batch = pa.RecordBatch.from_arrays(columns, schema=_LOOKS)
+    message = batch.serialize()
+    return message.size, _CODEC.compress(message, asbytes=True)
+
+
+_COLUMNS: list[Any] = [pa.field("token", pa.string()), pa.field("special", pa.bool_())]
+_LOOKS = pa.schema(_COLUMNS)
+
+
+class Looks:
+    """How the tokens of a vocabulary look where nothing fires, by their rows, each made when first asked for.
+
+    Threads may share it.
+    """
+
+    def __init__(self, size: int, packed: bytes) -> None:
+        """Read what `vocabulary_of` made.
+
+        Raises:
+            OSError: It is damaged.
+            ValueError: Likewise.
+        """
+        self.batch = pa.ipc.read_record_batch(_CODEC.decompress(packed, size), _LOOKS)
+        self.n = self.batch.num_rows
+        self._made = np.empty(self.n + 1, np.object_)  # arrays of objects give many at once
+        self._made[self.n] = silent("", False, True)  # noqa: FBT003 - as keys of a cache
+
+    def of(self, rows: Integer[np.ndarray, " _"]) -> list[TokenPiece]:
+        """Return tokens; behind the last there is an empty one."""
+        found: list[TokenPiece] = self._made.take(rows, mode="clip").tolist()
+        if not all(found):
+            for row in np.unique(rows).tolist():
+                if row < self.n and self._made[row] is None:
+                    text, special = (column[row].as_py() for column in self.batch.columns)
+                    self._made[row] = silent(text, special, True)  # noqa: FBT003 - as keys of a cache
+            found = self._made.take(rows, mode="clip").tolist()
+        return found
+
+
 def unpacked(
-    size: int, record: bytes, schema: pa.Schema, given: Mapping[str, Sequence[Line]]
+    size: int,
+    record: bytes,
+    schema: pa.Schema,
+    looks: Looks,
+    given: Mapping[str, Sequence[Line]],
 ) -> "Record":
     """Return a record.
 
@@ -159,6 +251,7 @@ def unpacked(
         size: Its size before it was compressed.
         record: It.
         schema: That of the analysis.
+        looks: The analysis's tokens.
         given: What people and models say of the feature: its lines of `annotations`, `interpretations` and
             `interpretation_scores`.
 
@@ -166,31 +259,28 @@ def unpacked(
         OSError: It is damaged.
         ValueError: Likewise.
     """
-    return Record({**content(size, record, schema), **given})
+    return Record({**content(size, record, schema), **given}, looks)
 
 
 def content(size: int, record: bytes, schema: pa.Schema) -> Mapping[str, Any]:
-    """Return what a record holds: the lines of each table, and the tokens.
+    """Return what a record holds: the lines of each table, and the tokens; those shown as an Arrow array.
 
     Raises:
         OSError: It is damaged.
         ValueError: Likewise.
     """
     batch = pa.ipc.read_record_batch(_CODEC.decompress(record, size), schema)
-    (row,) = batch.to_pylist()
-    return row
+    (row,) = batch.select([name for name in schema.names if name != SHOWN]).to_pylist()
+    shown: Any = batch[SHOWN]
+    return {**row, SHOWN: shown.flatten()}
 
 
 class Record:
     """A feature's lines as its page is built from them."""
 
-    def __init__(self, row: Mapping[str, Any]) -> None:
+    def __init__(self, row: Mapping[str, Any], looks: Looks) -> None:
         self._row = row
-        texts, marks = row[TEXTS], row[MARKS]
-        self._pieces = ordinary(texts)
-        for at, mark in enumerate(marks):
-            if mark != KEPT:
-                self._pieces[at] = silent(texts[at], bool(mark & SPECIAL), bool(mark & KEPT))
+        self._shown = _shown(row, looks)
         self._tokens = {each["token_id"]: each for each in row[TOKENS]}
         self._texts = {
             (each["context"], each["key"]): each["text"] for each in row.get("attention", ())
@@ -210,19 +300,28 @@ class Record:
         """Return how many kept rows hold a token of its `token_stats`."""
         return int(self._tokens[token_id]["n_rows"] or 0)
 
-    def stretch(self, line: Line) -> Stretch:
-        """Return what one of its `examples` shows of its context."""
-        return Stretch(
-            n_positions=line["n_positions"],
-            source=line["source"],
-            document=line["document"],
-            document_id=line["document_id"],
-            tokens=[*map(self._pieces.__getitem__, line["shown"])],
-        )
+    def shown(self, lines: Sequence[Line]) -> Shown:
+        """Return what some of its `examples` show of their contexts."""
+        names = ("first", "n_positions", "source", "document", "document_id")
+        return Shown(self._shown, *([line[name] for line in lines] for name in names))
 
     def piece(self, context: int, position: int) -> str:
         """Return the text at a position that its `attention` reads."""
         return str(self._texts[context, position])
+
+
+def _shown(row: Mapping[str, Any], looks: Looks) -> list[TokenPiece]:
+    """Return the tokens that a record shows, as if nothing fired there."""
+    numbers = arrow.plain(row[SHOWN])
+    found = looks.of(numbers)
+    others = [
+        silent(text, bool(mark & SPECIAL), bool(mark & KEPT))
+        for text, mark in zip(row[TEXTS], row[MARKS], strict=True)
+    ]
+    odd = np.flatnonzero(numbers >= looks.n)
+    for at, which in zip(odd.tolist(), (numbers[odd] - looks.n).tolist(), strict=True):
+        found[at] = others[which]
+    return found
 
 
 def _integers(table: pa.Table, column: str) -> Int64[np.ndarray, " _"]:
@@ -252,3 +351,21 @@ def _lists(ends: Int64[np.ndarray, " _"], values: Any) -> "pa.Array[Any]":
         arrow.column(ends.astype(np.int32), pa.int32()), values
     )
     return found
+
+
+def distinct(
+    numbers: Int32[np.ndarray, " position"], places: Int64[np.ndarray, " _"]
+) -> tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " position"]]:
+    """Return the different numbers in the order they first stand in, and where each is among them.
+
+    Args:
+        numbers: Numbers of tokens.
+        places: Room for one entry of each number there is; what is in it does not matter.
+    """
+    places[numbers[::-1]] = np.arange(len(numbers) - 1, -1, -1)  # the first of equal ones is last
+    stands_first = np.zeros(len(numbers), np.bool_)
+    stands_first[places[numbers]] = True
+    first = np.flatnonzero(stands_first)
+    found = numbers[first].astype(np.int64)
+    places[found] = np.arange(len(found))
+    return found, places[numbers]

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from saestore.features import Analysis, FeaturePage
 from saestore.features.analysis import FIRINGS
-from saestore.features.pieces import example, stretch, window
+from saestore.features.pieces import examples, window
 from saestore.interpret.contexts import Contexts
 from saestore.interpret.draw import Draw, Part
 from saestore.interpret.evidence import Evidence, Negative, Pick, Snippet
@@ -271,23 +271,16 @@ class Material:
         Args:
             wanted: Of which feature, which places, and how many tokens of each.
         """
-        contexts = self._analysis.stored.contexts(
-            {pick.context for _, picks, _ in wanted for pick in picks}
-        )
-        return [
-            Evidence(
-                draw.page,
-                tuple(self._snippet(draw, pick, width, contexts[pick.context]) for pick in picks),
-            )
-            for draw, picks, width in wanted
-        ]
+        lines = [self._line(draw, pick, width) for draw, picks, width in wanted for pick in picks]
+        # each place takes the next of them
+        shown = iter(examples(lines, self._analysis.stored.stretches.shown(lines)))
+        return [Evidence(draw.page, tuple(map(Snippet, picks, shown))) for draw, picks, _ in wanted]
 
-    def _snippet(
-        self, draw: FeatureDraw, pick: Pick, width: int, context: Mapping[str, Any]
-    ) -> Snippet:
-        start, length = window(pick.position, context["n_positions"], width)
+    def _line(self, draw: FeatureDraw, pick: Pick, width: int) -> Mapping[str, Any]:
+        """Return a place as a line of `examples`."""
+        start, length = window(pick.position, int(self._contexts.length[pick.context]), width)
         positions, values = draw.firings.inside(pick.context, start, length)
-        line = {
+        return {
             "context": pick.context,
             "rank": 0,
             "peak": max((abs(value) for value in values), default=0.0),
@@ -297,4 +290,3 @@ class Material:
             "positions": positions,
             "values": values,
         }
-        return Snippet(pick, example(line, stretch(line, context, self._analysis.vocabulary)))

@@ -8,13 +8,14 @@ from saestore.index.record import unpacked
 def differing_pages(analysis: Analysis) -> list[int]:
     """Return the features whose pages differ; none, if all is well."""
     made, found = documents.Documents(analysis), []
-    schema = documents.schema_of(made.of_analysis())
+    of = made.of_analysis()
+    schema, looks = documents.schema_of(of), documents.looks_of(of)
     for features in made.chunks:
         said = analysis.annotations.lines(features)
         explained = map(documents.explained_of, made.lines(features))
         for feature, page, models in zip(features, made.pages(features), explained, strict=True):
             given = {"annotations": said[feature], **models}
-            record = unpacked(page["size"], page["record"], schema, given)
+            record = unpacked(page["size"], page["record"], schema, looks, given)
             if analysis.stored.assembler.page(feature, record) != analysis.feature(feature):
                 found.append(feature)
     return found

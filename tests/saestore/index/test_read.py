@@ -10,7 +10,7 @@ from saestore.errors import ConfigError, FeatureNotFoundError, IndexUnavailableE
 from saestore.features import Analysis
 from saestore.index import Index, Place, layout
 from saestore.index.database import Database
-from saestore.index.stretches import distinct
+from saestore.index.record import distinct
 from saestore.testing.records import differing_pages
 from tests.saestore.index.conftest import ANALYSIS, SAID, told
 
