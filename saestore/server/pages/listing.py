@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
@@ -13,8 +13,8 @@ from saestore.features import Filter, ListingQuery, listing
 
 _CONDITIONS, _WORDS = 20, 1000
 """Conditions of an address and characters of its words, at most: as of the API."""
-ROWS = 60
-"""Lines that a page has before it is scrolled."""
+ROWS = 40
+"""Lines that a page has before it is scrolled: what a tall screen shows, and some more."""
 STRETCH = 120
 """Lines of a stretch that it scrolls to, at most."""
 
@@ -58,6 +58,7 @@ class State:
     """
 
     query: ListingQuery
+    rows: ClassVar[int] = ROWS
 
     @classmethod
     def of(cls, given: QueryParams, *, limit: int = ROWS, most: int = STRETCH) -> "State":

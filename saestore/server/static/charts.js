@@ -13,9 +13,13 @@ export const shown = (x) => {
 const probe = document.createElement("span");
 probe.hidden = true;
 document.body.append(probe);
+const known = new Map();
 const colour = (words) => {
-  probe.style.color = words;
-  return getComputedStyle(probe).color;
+  if (!known.has(words)) {
+    probe.style.color = words;
+    known.set(words, getComputedStyle(probe).color);
+  }
+  return known.get(words);
 };
 const COLOURS = ["var(--bar)", "var(--fire)", "var(--read)", "light-dark(#8856a7, #c39bd9)", "light-dark(#c51b7d, #f07ab8)", "var(--quiet)"];
 export const hue = (n) => colour(COLOURS[n % COLOURS.length]);
@@ -42,7 +46,7 @@ export const plot = (place, options, data) => {
   live.add(made);
   return { chart: made, end: () => { watch.disconnect(); live.delete(made); made.destroy(); place.replaceChildren(); } };
 };
-addEventListener("theme", () => { for (const each of live) each.redraw(false, true); });
+addEventListener("theme", () => { known.clear(); for (const each of live) each.redraw(false, true); });
 
 const short = (v) => (Math.abs(v) >= 1e4 ? `${Number((v / 1e3).toPrecision(3))}k` : String(Number(v.toPrecision(3))));
 export const counted = (values) => values.map((v) => (Number.isInteger(v) ? short(v) : ""));

@@ -1,9 +1,8 @@
 // The list of features as one table to scroll, however long: lines come from the server, drawn, as they
 // are looked at. Without this script the same address shows a page of them, with links to the next.
 const ROW = 32;
-const CHUNK = 60;
-const BESIDE = 20;
-const KEPT = 80;
+const BESIDE = 12;
+const KEPT = 120;
 
 const by = (id) => document.getElementById(id);
 let scroll;
@@ -13,6 +12,7 @@ const start = () => {
   const [sheet, body] = [by("sheet"), by("lines")];
   const total = Number(list.dataset.total);
   const url = list.dataset.rows;
+  const [size, begin] = [Number(list.dataset.chunk), Number(list.dataset.first)];
   const chunks = new Map();
   const width = sheet.querySelectorAll("thead th").length;
   const gap = () => {
@@ -29,7 +29,7 @@ const start = () => {
 
   const rows = async (chunk) => {
     if (!chunks.has(chunk)) {
-      const end = `offset=${chunk * CHUNK}&limit=${CHUNK}&rows`;
+      const end = `offset=${chunk * size}&limit=${size}&rows`;
       chunks.set(chunk, fetch(`${url}${url.includes("?") ? "&" : "?"}${end}`).then(async (answer) => {
         if (!answer.ok) throw new Error(`${answer.status}`);
         const table = document.createElement("table");
@@ -46,7 +46,7 @@ const start = () => {
     const head = sheet.querySelector("thead").offsetHeight;
     const first = Math.max(0, Math.floor(sheet.scrollTop / ROW) - BESIDE);
     const last = Math.min(total, Math.ceil((sheet.scrollTop + sheet.clientHeight - head) / ROW) + BESIDE);
-    const [from, to] = [Math.floor(first / CHUNK), Math.floor(Math.max(last - 1, 0) / CHUNK)];
+    const [from, to] = [Math.floor(first / size), Math.floor(Math.max(last - 1, 0) / size)];
     const name = `${from}-${to}`;
     const [top, end] = [Math.ceil(sheet.scrollTop / ROW - 0.1) + 1, Math.floor((sheet.scrollTop + sheet.clientHeight - head) / ROW + 0.1)];
     by("turn").querySelector("span").textContent = total ? `${top.toLocaleString("en")} to ${Math.min(total, end).toLocaleString("en")}` : "none";
@@ -62,8 +62,8 @@ const start = () => {
     if (mine !== asked) return; // scrolled on meanwhile
     const lines = found.flat();
     const focus = body.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
-    tall(above, from * CHUNK);
-    tall(below, Math.max(0, total - from * CHUNK - lines.length));
+    tall(above, from * size);
+    tall(below, Math.max(0, total - from * size - lines.length));
     body.replaceChildren(above, ...lines, below);
     drawn = name;
     if (focus) body.querySelector(`a[href="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
@@ -83,12 +83,17 @@ const start = () => {
   };
 
   by("turn").querySelectorAll("a").forEach((each) => each.remove());
-  // what the server drew is the first of it; the chunk around it follows
-  tall(above, Number(list.dataset.first));
-  tall(below, Math.max(0, total - Number(list.dataset.first) - body.rows.length));
+  // what the server drew is the first of it: a whole chunk is not asked for again
+  const given = [...body.rows];
+  if (begin % size === 0 && given.length === Math.min(size, total - begin)) {
+    chunks.set(begin / size, given);
+    drawn = `${begin / size}-${begin / size}`;
+  }
+  tall(above, begin);
+  tall(below, Math.max(0, total - begin - given.length));
   body.prepend(above);
   body.append(below);
-  sheet.scrollTop = Number(list.dataset.first) * ROW;
+  if (begin) sheet.scrollTop = begin * ROW;
   if (scroll) scroll.abort();
   scroll = new AbortController();
   let waiting = false;
@@ -98,7 +103,7 @@ const start = () => {
     waiting = true;
     requestAnimationFrame(() => { waiting = false; draw(); });
   }, { signal: scroll.signal, passive: true });
-  draw();
+  requestAnimationFrame(draw); // to measure the sheet before would lay the page out twice
 };
 
 // Words are searched while they are written: what the server draws then takes the place of the list.
@@ -110,7 +115,7 @@ const go = async (url, { keep = false } = {}) => {
     location.assign(url);
     return;
   }
-  for (const name of ["rows", "total", "first"]) by("list").dataset[name] = page.getElementById("list").dataset[name];
+  for (const name of ["rows", "total", "first", "chunk"]) by("list").dataset[name] = page.getElementById("list").dataset[name];
   for (const id of SWAPPED) by(id).replaceWith(page.getElementById(id));
   // the form stays while someone writes in it
   if (keep) by("found").replaceWith(page.getElementById("found"));

@@ -15,6 +15,7 @@ import saestore
 from saestore.api.serving import LiveModels
 from saestore.server import create_app
 from saestore.server.pages import assets
+from saestore.server.pages.listing import ROWS
 from saestore.testing.interpretations import Explained, interpretation_run
 from saestore_schemas.server import ServerSettings
 
@@ -319,9 +320,9 @@ def test_without_scripts_the_same_addresses_say_the_same(browser, url, ask):
         line["feature"]
         for line in ask("SELECT feature FROM features ORDER BY max DESC NULLS LAST, feature")
     ]
-    assert rows_of(view) == told[:60]
+    assert rows_of(view) == told[:ROWS]
     view.get_by_role("link", name="next →").click()
-    assert rows_of(view) == told[60:120]
+    assert rows_of(view) == told[ROWS : 2 * ROWS]
     view.goto(f"{FEATURES}/{told[0]}")
     assert view.locator(".chart svg").first.is_visible()
     context.close()
