@@ -87,7 +87,7 @@ format: $(VENV)/ready
 	$(BIN)/ruff format .
 
 bench: $(VENV)/ready
-	$(BIN)/python -m benchmarks $(BENCH)
+	$(BIN)/python -m benchmarks $(or $(BENCH),all)
 
 docs: $(VENV)/ready
 	$(BIN)/python docs/generate.py

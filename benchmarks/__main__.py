@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME`: one table and one JSON line each; without a name, all of them."""
+"""`python -m benchmarks NAME`: one table and one JSON line each; `all` for every one, hours of work."""
 
 import argparse
 import importlib
@@ -45,17 +45,26 @@ BENCHES = {
 }
 """Name to module, imported when its benchmark runs; each has a `BENCH`, or several in `BENCHES`."""
 
+ALL = "all"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the named benchmarks; 0 when all ran, 2 for an unknown name."""
+    """Run the named benchmarks; 0 when all ran, 2 without a name or for an unknown one."""
     asked = _parser().parse_args(arguments)
     if asked.list:
         for name in BENCHES:
             print(f"{name:21} {_bench(name).doc}")
         return 0
-    unknown = [name for name in asked.names if name not in BENCHES]
+    if not asked.names:
+        print(
+            f"name some of {', '.join(BENCHES)}; or {ALL}; --list says what they are",
+            file=sys.stderr,
+        )
+        return 2
+    names = list(BENCHES) if asked.names == [ALL] else asked.names
+    unknown = [name for name in names if name not in BENCHES]
     for name in unknown:
-        close = nearest(name, tuple(BENCHES)) or list(BENCHES)
+        close = nearest(name, (*BENCHES, ALL)) or list(BENCHES)
         print(f"no benchmark {name!r}: did you mean {' or '.join(close)}?", file=sys.stderr)
     if unknown:
         return 2
@@ -64,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quick=asked.quick, tune=asked.tune, firings=asked.firings, place=asked.place,
         seconds=asked.seconds, clients=asked.clients,
     )  # fmt: skip
-    for name in asked.names or BENCHES:
+    for name in names:
         harness.run(_bench(name), options, sys.stdout, _tell)
         print()
     return 0
@@ -72,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="which; absent, all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which, or `all`")
     parser.add_argument("--list", action="store_true", help="say what there is")
     parser.add_argument("--rounds", type=int, help="measured rounds")
     parser.add_argument("--model", help="model directory or hub name (capture)")

@@ -128,6 +128,8 @@ def test_the_program_lists_and_answers_an_unknown_name_with_the_nearest(monkeypa
     bench = Bench(clock.contender("ours", 1.0), clock.contender("theirs", 1.0))
     monkeypatch.setattr(program, "BENCHES", {"made_up": "nowhere"})
     monkeypatch.setattr(program, "_bench", lambda _: bench)
+    assert program.main([]) == 2
+    assert "made_up" in capsys.readouterr().err
     assert program.main(["--list"]) == 0
     assert "numbers from nowhere" in capsys.readouterr().out
     assert program.main(["made_up", "--rounds", "1"]) == 0
