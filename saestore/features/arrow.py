@@ -60,9 +60,7 @@ def plain(column: Any) -> Shaped[np.ndarray, " _"]:
 
 def characters(
     texts: Any,
-) -> tuple[
-    Int64[np.ndarray, " _"], UInt8[np.ndarray, " byte"], Int64[np.ndarray, " character"] | None
-]:
+) -> tuple[Int64[np.ndarray, " _"], UInt8[np.ndarray, " _"], Int64[np.ndarray, " _"] | None]:
     """Return where texts begin and the last one ends, counted in characters, and what they are made of.
 
     Args:
@@ -87,7 +85,7 @@ _CONTINUES = 0x80
 """The two upper bits of a byte of UTF-8 that goes on with a character; smaller bytes are one each."""
 
 
-def texts(edges: Int64[np.ndarray, " _"], data: UInt8[np.ndarray, " byte"]) -> "pa.Array[Any]":
+def texts(edges: Int64[np.ndarray, " _"], data: UInt8[np.ndarray, " _"]) -> "pa.Array[Any]":
     """Return the texts between bytes that follow one another."""
     array: Any = pa.StringArray
     held: tuple[Any, Any] = edges.astype(np.int32), data
