@@ -1,6 +1,7 @@
 """Words that pages use, in a terminal or a browser, and text in which nothing is invisible."""
 
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -74,6 +75,19 @@ def interval(low: float | None, high: float | None) -> str:
     ('0.71 to 0.80', '')
     """
     return "" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+
+
+def unreadable(runs: Mapping[str, str]) -> list[str]:
+    """Return what to say of runs of `interpret` that cannot be read: path to why.
+
+    >>> unreadable({"features/a/b/c/interpretations/r": "scores: missing"})[0].partition("; ")[0]
+    'features/a/b/c/interpretations/r cannot be read and is left out (scores: missing)'
+    """
+    return [
+        f"{path} cannot be read and is left out ({why}); `saestore verify {path}` says more, "
+        f"`saestore remove {path}` takes it away"
+        for path, why in runs.items()
+    ]
 
 
 WEAK = 0.33

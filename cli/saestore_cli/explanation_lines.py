@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from saestore.words import interval, outcome, score, visible
+from saestore.words import interval, outcome, score, unreadable, visible
 from saestore_cli.drawing import plain_table
 
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 def best(page: "FeaturePage") -> "Iterator[tuple[str, Text]]":
     """Yield the lines about the best explanation, or say that there is none; nothing without any run."""
+    for each in unreadable(page.unreadable):
+        yield "left out", Text(visible(each), style="yellow")
     found = page.explanation
     if found is None:
         if page.explanations:

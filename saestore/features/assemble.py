@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from saestore.features import relations
@@ -56,6 +57,7 @@ class Assembler:
         subsamples: Collection[str] | None = None,
         *,
         related: bool = True,
+        unreadable: Mapping[str, str] = MappingProxyType({}),
     ) -> FeaturePage:
         """Return the page of a feature.
 
@@ -64,6 +66,7 @@ class Assembler:
             lines: What the analysis says of it.
             subsamples: Of which subsamples examples are wanted; absent, all.
             related: Whether the tokens and features that it goes with are wanted.
+            unreadable: Runs of `interpret` that cannot be read, and why.
         """
         series, dictionary, analysis = self.ref.name.split("/")
         (known,) = lines.rows("features")
@@ -94,6 +97,7 @@ class Assembler:
             explanations=explanations(
                 lines.rows(INTERPRETATIONS.name), lines.rows(INTERPRETATION_SCORES.name)
             ),
+            unreadable=unreadable,
         )
 
     def _groups(self, lines: Lines, subsamples: Collection[str] | None) -> tuple[ExampleGroup, ...]:

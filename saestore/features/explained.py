@@ -31,11 +31,10 @@ class Explained:
 
     @classmethod
     def of(cls, runs: Interpretations, n_features: int) -> "Explained":
-        """Read the explanations of all finished runs.
+        """Read the explanations of all finished runs that can be read.
 
         Raises:
-            DamagedArtefactError: A file is missing or has another size, or a manifest is not one.
-            FormatVersionError: Another major version wrote one.
+            DamagedArtefactError: What a file holds cannot be decoded.
         """
         version, ranked = runs.version, runs.ranked()
         first = ranked.unique("feature", keep="first", maintain_order=True)

@@ -3,7 +3,8 @@
     <analysis>/interpretations/RUN/    an artefact of its own, which exists when its manifest does
 
 Runs come and go beside an analysis that does not change, so each question looks at their manifests; tables
-of a run that is still the same one are read once.
+of a run that is still the same one are read once. A run that cannot be read, because files are damaged or of
+another format, takes nothing away from the analysis: it is left out, and said.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,12 @@ from typing import Any, TypeVar, final
 import polars as pl
 import pyarrow as pa
 
-from saestore.errors import ArtefactNotFoundError, DamagedArtefactError, IncompleteArtefactError
+from saestore.errors import (
+    ArtefactNotFoundError,
+    DamagedArtefactError,
+    FormatVersionError,
+    IncompleteArtefactError,
+)
 from saestore.features.explanations import DIGITS
 from saestore.features.read import TableReader
 from saestore.fingerprint import fingerprint
@@ -102,25 +108,31 @@ class Interpretations:
 
     @property
     def runs(self) -> tuple[Run, ...]:
-        """The finished runs, the newest last.
+        """The finished runs that can be read, the newest last."""
+        return self._looked()[0]
 
-        Raises:
-            DamagedArtefactError: A manifest is not one.
-            FormatVersionError: Another major version wrote one.
-        """
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """The runs that cannot be read, by path, and why."""
+        return self._looked()[1]
+
+    def _looked(self) -> tuple[tuple[Run, ...], dict[str, str]]:
+        found, unreadable = [], {}
         with self._lock:
-            found = [run for ref in self.refs if (run := self._run(ref)) is not None]
+            for ref in self.refs:
+                try:
+                    run = self._run(ref)
+                except (DamagedArtefactError, FormatVersionError) as error:
+                    unreadable[ref.path] = " ".join(error.message.split())
+                    continue
+                if run is not None:
+                    found.append(run)
             self._known = {run.ref.name: run for run in found}
-        return tuple(sorted(found, key=lambda run: (run.manifest.created, run.name)))
+        return tuple(sorted(found, key=lambda run: (run.manifest.created, run.name))), unreadable
 
     @property
     def version(self) -> str:
-        """What changes with the runs: a digest of which there are, empty without any.
-
-        Raises:
-            DamagedArtefactError: A manifest is not one.
-            FormatVersionError: Another major version wrote one.
-        """
+        """What changes with the runs: a digest of which can be read, empty without any."""
         return version_of(run.manifest for run in self.runs)
 
     def lines(self, features: Sequence[int]) -> dict[int, dict[str, list[Line]]]:
@@ -133,23 +145,26 @@ class Interpretations:
             Feature to table to lines, those of the newest run last.
 
         Raises:
-            DamagedArtefactError: A file is missing or has another size, or a manifest is not one.
-            FormatVersionError: Another major version wrote one.
+            DamagedArtefactError: What a file holds cannot be decoded.
         """
         return self._steadily(lambda runs: _lines(runs, features))
 
     def _steadily(self, read: Callable[[tuple[Run, ...]], T]) -> T:
-        """Return what is read of all runs; once more if one was removed meanwhile.
+        """Return what is read of all runs; once more if one was removed or damaged meanwhile.
 
         Raises:
-            DamagedArtefactError: A file of a run that is there is not.
+            DamagedArtefactError: What a file of a run holds cannot be decoded.
         """
         for _ in range(_ATTEMPTS):
             runs = self.runs
             try:
                 return read(runs)
             except DamagedArtefactError:
-                if self.runs == runs:
+                with self._lock:
+                    self._known = {}  # files may have changed since they were looked at
+                if [(run.name, run.data) for run in self.runs] == [
+                    (run.name, run.data) for run in runs
+                ]:
                     raise
         return read(self.runs)
 
@@ -161,8 +176,7 @@ class Interpretations:
         run and then by explainer.
 
         Raises:
-            DamagedArtefactError: A file is missing or has another size, or a manifest is not one.
-            FormatVersionError: Another major version wrote one.
+            DamagedArtefactError: What a file holds cannot be decoded.
         """
         return self._steadily(_ranked)
 
@@ -181,6 +195,8 @@ class Interpretations:
             for name in (INTERPRETATIONS.name, INTERPRETATION_SCORES.name)
             if name in manifest.arrays
         }
+        for reader in readers.values():
+            reader.check()
         return Run(ref, manifest, data, readers)
 
 

@@ -5,7 +5,7 @@ Every number here stands in a table of the analysis; nothing is computed that SQ
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
@@ -321,6 +321,7 @@ class FeaturePage:
         annotations: What people say of it now, in the order of fields and authors.
         explanations: What it stands for, going by each explainer of each run of `interpret`, those of the
             newest run last.
+        unreadable: The runs of `interpret` that cannot be read, by path, and why: what they say is not here.
     """
 
     series: str
@@ -342,6 +343,7 @@ class FeaturePage:
     provenance: Provenance
     annotations: tuple[AnnotationEvent, ...] = ()
     explanations: tuple[Explanation, ...] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def max(self) -> float:

@@ -52,6 +52,16 @@ class TableReader:
             tuple[int, str], tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " _"]]
         ] = {}
 
+    def check(self) -> None:
+        """Open its files: they are there, of their size, and tables of this format.
+
+        Raises:
+            DamagedArtefactError: A file is missing, has another size or is no table.
+            FormatVersionError: Another major version of the table wrote it.
+        """
+        with self._lock:
+            _ = self._files
+
     def rows(
         self, key: str, values: Sequence[int], columns: Sequence[str] | None = None
     ) -> pa.Table:

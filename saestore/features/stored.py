@@ -108,7 +108,10 @@ class Stored:
             related: Whether the tokens and features that it goes with are wanted.
         """
         said = self.annotations.lines(features)
-        explained = self.interpretations.lines(features)
+        explained, unreadable = (
+            self.interpretations.lines(features),
+            self.interpretations.unreadable,
+        )
         lines = [
             _Lines(self, feature, {layout.ANNOTATIONS: said[feature], **explained[feature]})
             for feature in features
@@ -116,7 +119,9 @@ class Stored:
         shown = (line for each in lines for line in chosen(each, subsamples))
         self.stretches.read({line["context"] for line in shown})
         for feature, each in zip(features, lines, strict=True):
-            yield self.assembler.page(feature, each, subsamples, related=related)
+            yield self.assembler.page(
+                feature, each, subsamples, related=related, unreadable=unreadable
+            )
 
 
 class _Lines:

@@ -1,6 +1,6 @@
 """An analysis as an index holds it: its features' pages, without the lake's tables."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -30,6 +30,7 @@ class IndexedAnalysis:
         schema: That of its features' records.
         looks: The tokens that they show.
         assembler: What makes pages of them.
+        unreadable: Runs of `interpret` that cannot be read, and why.
     """
 
     database: Database
@@ -39,6 +40,7 @@ class IndexedAnalysis:
     schema: pa.Schema
     looks: Looks
     assembler: Assembler
+    unreadable: Mapping[str, str]
 
     @classmethod
     def open(cls, database: Database, analysis: Analysis) -> "IndexedAnalysis":
@@ -61,7 +63,16 @@ class IndexedAnalysis:
         assembler = Assembler(
             analysis.ref, analysis.manifest, analysis.settings, int(found["n_layers"])
         )
-        return cls(database, analysis, version, listed, schema, looks, assembler)
+        return cls(
+            database,
+            analysis,
+            version,
+            listed,
+            schema,
+            looks,
+            assembler,
+            analysis.interpretations.unreadable,
+        )
 
     @property
     def table(self) -> IndexedTable:
@@ -127,7 +138,9 @@ class IndexedAnalysis:
             except (OSError, ValueError, KeyError, TypeError) as error:
                 what = f"feature {feature} of {self.analysis.ref.path}"
                 raise _lacks(self.database, what, "run `saestore index rebuild`") from error
-            yield self.assembler.page(feature, record, subsamples, related=related)
+            yield self.assembler.page(
+                feature, record, subsamples, related=related, unreadable=self.unreadable
+            )
 
     def _explained(self, features: Sequence[int]) -> dict[int, dict[str, list[Line]]]:
         """Return what the runs say of some features, those that the index has; nothing without any run."""

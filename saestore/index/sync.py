@@ -19,7 +19,7 @@ from saestore.errors import (
     IncompleteArtefactError,
     UnsupportedError,
 )
-from saestore.features import Analysis, AnnotationLog
+from saestore.features import Analysis, AnnotationLog, Interpretations
 from saestore.index import layout
 from saestore.index.database import NAME, Database, Document
 from saestore.index.documents import Documents, listed_of, of_artefact, of_event
@@ -77,7 +77,9 @@ def held(lake: Lake) -> tuple[dict[Ref, Manifest], dict[str, str]]:
             continue
         except _UNREADABLE as error:
             unreadable[ref.path] = " ".join(error.message.split())
-    return found, unreadable
+    for ref in [each for each in found if each.kind == "features"]:
+        unreadable |= Interpretations(lake, ref).unreadable
+    return {ref: each for ref, each in found.items() if ref.path not in unreadable}, unreadable
 
 
 def sync(database: Database, lake: Lake, *, progress: Progress) -> Synced:

@@ -3,7 +3,7 @@
 from html import escape
 
 from saestore.features import Explanation, FeaturePage
-from saestore.words import interval, outcome, score
+from saestore.words import interval, outcome, score, unreadable
 
 
 _ROOM = 8_000
@@ -17,13 +17,14 @@ def explanations(page: FeaturePage) -> str:
 
     Long texts are cut, and many are not all shown; what is left out is told.
     """
+    lost = "".join(f'<p class="problem">{escape(each)}</p>' for each in unreadable(page.unreadable))
     if not page.explanations:
-        return ""
+        return f'<div class="explanations">{lost}</div>' if lost else ""
     best = page.explanation
     first = (
         '<p class="explained quiet">No model could explain it.</p>' if best is None else _best(best)
     )
-    return f'<div class="explanations">{first}{_all(page)}</div>'
+    return f'<div class="explanations">{first}{_all(page)}{lost}</div>'
 
 
 def _best(found: Explanation) -> str:

@@ -74,8 +74,8 @@ class Opened:
     @property
     def about(self) -> tuple[str, ...]:
         """What changes when it is made anew, or when something is said or found out about a feature of it."""
-        analysis = self.analysis
-        return self.tag, analysis.annotations.version, analysis.interpretations.version
+        runs = self.analysis.interpretations
+        return self.tag, self.analysis.annotations.version, runs.version, *runs.unreadable
 
     def texts(self) -> Texts:
         """Return what people say now about its features.

@@ -18,6 +18,7 @@ from saestore.server.pages.notes import summaries
 from saestore.server.pages.training import curves, fitting
 from saestore.server.routes import Segment, ServedLake
 from saestore.server.served import Opened, Served
+from saestore.words import unreadable
 
 
 routes = APIRouter(include_in_schema=False)
@@ -68,6 +69,7 @@ def features(
         "statistics": listing.STATISTICS,
         "analyses": analyses_of(served, whole),
         "overview": seen,
+        "unreadable": unreadable(opened.analysis.interpretations.unreadable),
         "densities": drawn(charts.densities(seen.densities)),
         "provenance": opened.analysis.provenance,
         **_trained(served, whole),

@@ -105,32 +105,51 @@ def test_a_run_that_is_not_finished_is_not_read(explained_lake):
     assert {each.run for each in analysis.feature(4).explanations} == {"zeta"}
 
 
-def test_damage_to_a_run_is_named(explained_lake):
-    run = explained_lake.artefact(Ref("interpretation", f"{ANALYSIS}/zeta"))
-    path = run.path("interpretation_scores/part-00000.parquet")
+ZETA = f"features/{ANALYSIS}/interpretations/zeta"
+
+
+def cut(lake):
+    path = lake.artefact(Ref("interpretation", f"{ANALYSIS}/zeta")).path(
+        "interpretation_scores/part-00000.parquet"
+    )
     path.write_bytes(path.read_bytes()[:-3])
-    for ask in (
-        lambda: Analysis.open(explained_lake, ANALYSIS).feature(4),
-        Analysis.open(explained_lake, ANALYSIS).interpretations.ranked,
-        lambda: query(explained_lake, "SELECT count(*) FROM interpretation_scores"),
-    ):
-        with pytest.raises(DamagedArtefactError, match="relu/default/zeta") as caught:
-            ask()
-        assert "interpretation_scores/part-00000.parquet" in caught.value.damage[0]
+
+
+def later_format(lake):
+    path = lake.artefact(Ref("interpretation", f"{ANALYSIS}/zeta")).path(layout.MANIFEST)
+    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 9'))
+
+
+def no_manifest(lake):
+    lake.artefact(Ref("interpretation", f"{ANALYSIS}/zeta")).path(layout.MANIFEST).write_text("{")
+
+
+@pytest.mark.parametrize("damage", [cut, later_format, no_manifest])
+def test_a_run_that_cannot_be_read_is_left_out_and_said(explained_lake, damage):
+    whole = Analysis.open(explained_lake, ANALYSIS).feature(4)
+    assert {each.run for each in whole.explanations} == {"alpha", "zeta"}
+    assert not whole.unreadable
+    damage(explained_lake)
+    analysis = Analysis.open(explained_lake, ANALYSIS)
+    page = analysis.feature(4)
+    assert page.statistics == whole.statistics
+    assert page.groups == whole.groups
+    assert {each.run for each in page.explanations} == {"alpha"}
+    assert list(page.unreadable) == [ZETA]
+    assert page.to_dict()["unreadable"] == dict(page.unreadable)
+    ranked = analysis.interpretations.ranked()
+    assert 0 < len(ranked) < 5
+    assert analysis.interpretations.version != ""
+
+
+def test_a_question_about_a_damaged_run_names_it(explained_lake):
+    cut(explained_lake)
+    with pytest.raises(DamagedArtefactError, match="relu/default/zeta") as caught:
+        query(explained_lake, "SELECT count(*) FROM interpretation_scores")
+    assert "interpretation_scores/part-00000.parquet" in caught.value.damage[0]
     assert query(explained_lake, "SELECT count(*) AS n FROM interpretations").to_pylist() == [
         {"n": 5}
     ]
-
-
-def test_a_run_of_another_format_is_refused(explained_lake):
-    run = explained_lake.artefact(Ref("interpretation", f"{ANALYSIS}/zeta"))
-    path = run.path(layout.MANIFEST)
-    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 9'))
-    with pytest.raises(FormatVersionError):
-        Analysis.open(explained_lake, ANALYSIS).feature(4)
-    with pytest.raises(FormatVersionError):
-        query(explained_lake, "SELECT * FROM interpretations")
-    assert query(explained_lake, "SELECT count(*) AS n FROM features").to_pylist() == [{"n": 9}]
 
 
 def test_sql_names_the_run(explained_lake):
@@ -204,3 +223,10 @@ def test_a_run_that_is_removed_while_it_is_read_is_as_if_it_had_not_been_there(
 
     monkeypatch.setattr(manifests, "check_sizes", removing)
     assert [each.run for each in analysis.feature(4).explanations] == ["alpha"]
+
+
+def test_a_question_about_a_run_of_another_format_is_refused(explained_lake):
+    later_format(explained_lake)
+    with pytest.raises(FormatVersionError):
+        query(explained_lake, "SELECT * FROM interpretations")
+    assert query(explained_lake, "SELECT count(*) AS n FROM features").to_pylist() == [{"n": 9}]

@@ -91,13 +91,23 @@ def test_verify_compares_explanations(own_lake, open_index):
     ]
 
 
-def test_a_run_that_cannot_be_read_is_told_and_the_others_are_indexed(own_lake, open_index):
-    ref = first(own_lake)
-    own_lake.artefact(ref).write(layout.MANIFEST, b"{}")
+@pytest.mark.parametrize("file", [layout.MANIFEST, "interpretations/part-00000.parquet"])
+def test_a_run_that_cannot_be_read_is_told_and_everything_else_is_indexed(
+    own_lake, open_index, file
+):
+    whole = first(own_lake)
+    ref = interpretation_run(own_lake, ANALYSIS, "again", [Explained(4, "the")])
     index = open_index(own_lake)
+    own_lake.artefact(ref).write(file, b"{}")
     done = index.sync()
     path = Ref("features", ANALYSIS).path
-    assert {path, ref.path} <= done.unreadable.keys()
-    assert "dictionaries/planted/relu" in done.written
-    assert {path, ref.path} <= index.status().unreadable.keys()
-    assert any(ref.path in line or path in line for line in index.verify())
+    assert list(done.unreadable) == [ref.path]
+    assert {path, whole.path} <= {*done.written}
+    assert list(index.status().unreadable) == [ref.path]
+    (line,) = index.verify()
+    assert ref.path in line
+    analysis = Analysis.open(own_lake, ANALYSIS)
+    page = index.analysis(analysis).feature(4)
+    assert page == analysis.feature(4)
+    assert list(page.unreadable) == [ref.path]
+    assert {each.run for each in page.explanations} == {"first"}

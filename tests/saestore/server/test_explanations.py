@@ -7,7 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from saestore.features import Analysis
-from saestore.lake import Lake
+from saestore.lake import Lake, layout
 from saestore.server import create_app
 from saestore.testing.analyses import planted_analysis
 from saestore.testing.interpretations import Explained, interpretation_run
@@ -140,3 +140,17 @@ def test_what_is_kept_is_made_again_when_a_run_comes_or_goes(client, lake):
         assert "midnight" in there.text
         lake.artefact(ref).remove()
         assert client.get(path, headers=tag).status_code == 304
+
+
+def test_a_run_that_cannot_be_read_takes_nothing_else_away(client, lake):
+    list_page, feature_page = f"/features/{NAME}", f"/features/{NAME}/7"
+    tag = {"If-None-Match": client.get(feature_page).headers["etag"]}
+    ref = interpretation_run(lake, NAME, "broken", [Explained(7, "midnight")])
+    lake.artefact(ref).write(layout.MANIFEST, b"{")
+    for path in (list_page, feature_page):
+        there = client.get(path, headers=tag)
+        assert there.status_code == 200
+        assert f"{ref.path} cannot be read and is left out" in there.text
+    assert list(client.get(f"{API}/7").json()["unreadable"]) == [ref.path]
+    lake.artefact(ref).remove()
+    assert "cannot be read" not in client.get(list_page).text
