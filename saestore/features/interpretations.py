@@ -123,6 +123,8 @@ class Interpretations:
                 try:
                     run = self._run(ref)
                 except (DamagedArtefactError, FormatVersionError) as error:
+                    if not self._lake.artefact(ref).exists(layout.MANIFEST):
+                        continue  # it is being removed
                     unreadable[ref.path] = " ".join(error.message.split())
                     continue
                 if run is not None:

@@ -131,9 +131,7 @@ class Documents:
 def listed_of(analysis: Analysis) -> str:
     """Return the version of the documents of `features` of an analysis: as it and the runs about it are now.
 
-    Raises:
-        DamagedArtefactError: The manifest of a run is not one.
-        FormatVersionError: Another major version wrote a run.
+    Runs that cannot be read do not count.
     """
     version = layout.version_of(analysis.manifest)
     return layout.listed_version(version, analysis.interpretations.version)
