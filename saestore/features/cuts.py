@@ -102,11 +102,6 @@ class Cuts:
         self._ids += map(str, homes.field("document_id").to_pylist())
         return slots
 
-    def lengths(self, slots: Int64[np.ndarray, " _"]) -> Int64[np.ndarray, " _"]:
-        """Return the tokens of some contexts."""
-        found: Int64[np.ndarray, " _"] = self._length.values[slots]
-        return found
-
     def numbers(
         self, windows: Windows
     ) -> tuple[Int32[np.ndarray, " position"], Int64[np.ndarray, " _"]]:

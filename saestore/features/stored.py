@@ -17,8 +17,8 @@ from saestore_schemas.analyze import AnalyzeSettings
 from saestore_schemas.manifest import Manifest
 
 
-_KEPT_MIB = {"contexts": 256, "features": 64, "logit_stats": 16}
-"""Row groups kept decoded of tables of which pages read little, from anywhere. Some 150 000 contexts of 128
+_KEPT_MIB = {"contexts": 128, "features": 64, "logit_stats": 16}
+"""Row groups kept decoded of tables of which pages read little, from anywhere. Some 75 000 contexts of 128
 tokens, and all of 131 072 features."""
 _TOKENS = 1 << 24
 """Tokens of contexts kept cut: 64 MiB, 131 072 contexts of 128."""
