@@ -80,7 +80,7 @@ class Assembler:
             n_features=self.manifest.counts["features"],
             n_layers=self.n_layers,
             statistics=statistics,
-            top_token=None if top is None else lines.token(int(top)),
+            top_token=None if top is None else lines.vocabulary.token(int(top)),
             histograms={
                 line["what"]: Histogram(line["what"], line["lo"], line["hi"], tuple(line["counts"]))
                 for line in lines.rows("histograms")
@@ -169,7 +169,8 @@ def _reads(lines: Lines, contexts: Collection[int]) -> Reads:
 def _logits(lines: Lines) -> tuple[LogitTable, ...]:
     ends: dict[tuple[str, int, int], list[LogitToken]] = {}
     for line in lines.rows("logits"):
-        token = LogitToken(line["token_id"], lines.token(line["token_id"]), line["value"])
+        token_id = line["token_id"]
+        token = LogitToken(token_id, lines.vocabulary.token(token_id), line["value"])
         ends.setdefault((line["score"], line["head"], line["sign"]), []).append(token)
     found = [
         LogitTable(

@@ -139,7 +139,7 @@ class Cuts:
         numbers, ends = self.numbers(windows)
         homes = self.homes(windows)
         return Shown(
-            tokens=self._objects.values.take(numbers).tolist(),
+            tokens=self._objects.values.take(numbers),
             firsts=ends[:-1].tolist(),
             n_positions=homes["n_positions"].tolist(),
             sources=homes["source"],

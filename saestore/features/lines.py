@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from saestore.features.pieces import Shown
+from saestore.features.pieces import Shown, Vocabulary
 
 
 Line = Mapping[str, Any]
@@ -22,12 +22,9 @@ class Lines(Protocol):
         """
         ...
 
-    def token(self, token_id: int) -> str:
-        """Return how a token is shown that one of its lines names."""
-        ...
-
-    def n_rows(self, token_id: int) -> int:
-        """Return how many kept rows hold a token of its `token_stats`."""
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens that its lines name."""
         ...
 
     def shown(self, lines: Sequence[Line]) -> Shown:

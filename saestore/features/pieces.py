@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Int64, Integer
+from jaxtyping import Bool, Int64, Integer, Shaped
 
 from saestore.features.page import Example, Read, TokenPiece
 
@@ -21,11 +21,16 @@ class Vocabulary:
         ids: Token ids, ascending.
         tokens: Display form of each.
         special: Whether it is a control token.
+        rows: How many kept rows hold it.
     """
+
+    COLUMNS: ClassVar = ("token_id", "token", "special", "n_rows")
+    """What `of` needs of the table `vocabulary`."""
 
     ids: Int64[np.ndarray, " vocab"]
     tokens: Sequence[str]
     special: Bool[np.ndarray, " vocab"]
+    rows: Sequence[int]
 
     @classmethod
     def of(cls, table: pa.Table) -> "Vocabulary":
@@ -34,12 +39,18 @@ class Vocabulary:
             np.array(table["token_id"].to_pylist(), dtype=np.int64),
             [str(token) for token in table["token"].to_pylist()],
             np.array(table["special"].to_pylist(), dtype=np.bool_),
+            [int(n or 0) for n in table["n_rows"].to_pylist()],
         )
 
     def token(self, token_id: int) -> str:
         """Return how a token is shown."""
         at = self._places.get(token_id)
         return f"#{token_id}" if at is None else self.tokens[at]
+
+    def n_rows(self, token_id: int) -> int:
+        """Return how many kept rows hold a token."""
+        at = self._places.get(token_id)
+        return 0 if at is None else self.rows[at]
 
     @cached_property
     def _places(self) -> Mapping[int, int]:
@@ -77,7 +88,7 @@ class Shown:
     """What lines of `examples` show of their contexts, as if nothing fired there; one entry of each.
 
     Attributes:
-        tokens: The tokens of all lines, those of a line together.
+        tokens: The tokens of all lines, those of a line together; who asked for them may change the array.
         firsts: Where among them those of each line begin.
         n_positions: Tokens in the whole context.
         sources: Corpus source of the context's first document.
@@ -85,7 +96,7 @@ class Shown:
         document_ids: Its id.
     """
 
-    tokens: Sequence[TokenPiece]
+    tokens: Shaped[np.ndarray, " position"]
     firsts: Sequence[int]
     n_positions: Sequence[int]
     sources: Sequence[str]
@@ -109,13 +120,13 @@ def examples(
         shown: What they show of their contexts.
         reads: What their peaks are the sums of.
     """
-    tokens = list(shown.tokens)
+    tokens = shown.tokens
     for line, first in zip(lines, shown.firsts, strict=True):
         begin = first - line["window_start"]
         for at, value in zip(line["positions"], line["values"], strict=True):
             silent = tokens[begin + at]
             tokens[begin + at] = TokenPiece(silent.text, value, silent.special, silent.kept)
-    whole = tuple(tokens)
+    whole = tuple(tokens.tolist())
     facts = (shown.firsts, shown.n_positions, shown.sources, shown.documents, shown.document_ids)
     return [
         Example(

@@ -16,10 +16,11 @@ def token_tables(lines: Lines, statistics: Mapping[str, Any]) -> tuple[TokenTabl
     """
     found: dict[int, list[TokenCount]] = {}
     firings, density = statistics["n_firings"], statistics["density"]
+    vocabulary = lines.vocabulary
     for line in lines.rows("token_stats"):
         token, n, shift = line["token_id"], line["n"], line["shift"]
-        lift = None if shift else n / lines.n_rows(token) / density
-        text = lines.token(token)
+        lift = None if shift else n / vocabulary.n_rows(token) / density
+        text = vocabulary.token(token)
         count = TokenCount(token, text, n, n / firings, line["sum"], line["max"], lift)
         found.setdefault(shift, []).append(count)
     return tuple(TokenTable(shift, tuple(tokens)) for shift, tokens in found.items())

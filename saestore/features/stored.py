@@ -62,19 +62,12 @@ class Stored:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The tokens."""
-        return Vocabulary.of(self.readers["vocabulary"].whole(["token_id", "token", "special"]))
+        return Vocabulary.of(self.readers["vocabulary"].whole(Vocabulary.COLUMNS))
 
     @cached_property
     def stretches(self) -> Stretches:
         """What examples show of their contexts."""
         return Stretches(self.readers["contexts"], self.vocabulary, room=_TOKENS)
-
-    @cached_property
-    def rows_of_tokens(self) -> Mapping[int, int]:
-        """How many kept rows hold each token."""
-        table = self.readers["vocabulary"].whole(["token_id", "n_rows"])
-        ids, rows = (table[name].to_pylist() for name in ("token_id", "n_rows"))
-        return {int(token or 0): int(n or 0) for token, n in zip(ids, rows, strict=True)}
 
     @cached_property
     def assembler(self) -> Assembler:
@@ -140,11 +133,9 @@ class _Lines:
         known = self._known.get(table)
         return self._stored.rows(table, self._feature) if known is None else known
 
-    def token(self, token_id: int) -> str:
-        return self._stored.vocabulary.token(token_id)
-
-    def n_rows(self, token_id: int) -> int:
-        return self._stored.rows_of_tokens[token_id]
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self._stored.vocabulary
 
     def shown(self, lines: Sequence[Line]) -> Shown:
         return self._stored.stretches.shown(lines)

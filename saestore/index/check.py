@@ -15,10 +15,10 @@ from saestore.index.documents import (
     Documents,
     differing,
     listed_of,
-    looks_of,
     of_artefact,
     of_event,
     schema_of,
+    vocabulary_of,
 )
 from saestore.index.record import content
 from saestore.index.sync import held, mirrored, versions_of
@@ -264,7 +264,7 @@ def _same_analysis(wanted: Document, found: Document) -> Document:
     try:
         alike = {
             "schema": schema_of(found).equals(schema_of(wanted)),
-            **dict.fromkeys(_PACKED, looks_of(found).batch.equals(looks_of(wanted).batch)),
+            **dict.fromkeys(_PACKED, vocabulary_of(found).equals(vocabulary_of(wanted))),
         }
     except (OSError, ValueError, KeyError, TypeError):
         return found

@@ -9,11 +9,12 @@ import pyarrow as pa
 
 from saestore.features import Analysis, FeatureTable
 from saestore.features.lines import Line
+from saestore.features.pieces import Vocabulary
 from saestore.features.search import words
 from saestore.fingerprint import canonical
 from saestore.index import layout
 from saestore.index.database import Document
-from saestore.index.record import Looks, Records, packed, vocabulary_of
+from saestore.index.record import Looks, Records, packed, packed_vocabulary, unpacked_vocabulary
 from saestore.lake import Ref
 from saestore.lake.layout import inside
 from saestore_schemas.manifest import Manifest
@@ -63,7 +64,7 @@ class Documents:
         Raises:
             DamagedArtefactError: A file is missing or has another size.
         """
-        size, vocabulary = vocabulary_of(self.analysis.stored)
+        size, vocabulary = packed_vocabulary(self.analysis.vocabulary)
         return {
             **of_artefact(self.analysis.ref, self.analysis.manifest),
             "vocabulary": vocabulary,
@@ -180,9 +181,14 @@ def schema_of(analysis: Document) -> pa.Schema:
     return pa.ipc.read_schema(pa.py_buffer(analysis["schema"]))
 
 
+def vocabulary_of(analysis: Document) -> pa.Table:
+    """Return the tokens of an analysis, from its document."""
+    return unpacked_vocabulary(analysis["vocabulary_size"], analysis["vocabulary"])
+
+
 def looks_of(analysis: Document) -> Looks:
     """Return how the tokens of an analysis look, from its document."""
-    return Looks(analysis["vocabulary_size"], analysis["vocabulary"])
+    return Looks(Vocabulary.of(vocabulary_of(analysis)))
 
 
 def of_event(version: str, line: Line) -> Document:

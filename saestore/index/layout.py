@@ -24,7 +24,7 @@ from saestore.index.database import Database, Document
 from saestore_schemas.manifest import Manifest
 
 
-FORM = 3
+FORM = 4
 """Form of the documents: another one is another version of every artefact."""
 
 TOGETHER = 512

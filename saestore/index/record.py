@@ -1,10 +1,10 @@
 """The record of one feature: its lines of every table, with the tokens that they name, in few bytes.
 
 A record is one row of an Arrow record batch whose columns are lists: of the feature's lines of each table,
-of the tokens that its examples show, and of those that its lines name. A token shown is its row of the
-vocabulary, where it looks as the vocabulary says: nearly always. Others, such as those that are left out or
-that complete a character, are numbered behind these, and the record has them itself. The schema and the
-vocabulary are the analysis's; a record is the message without them, compressed.
+and of the tokens that its examples show. A token shown is its row of the vocabulary, where it looks as the
+vocabulary says: nearly always. Others, such as those that are left out or that complete a character, are
+numbered behind these, and the record has them itself. The schema and the vocabulary are the analysis's; a
+record is the message without them, compressed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,35 +13,29 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int32, Int64, Integer
+from jaxtyping import Int32, Int64, Integer, Shaped
 
 from saestore.features import arrow
 from saestore.features.cuts import KEPT, SPECIAL, Windows
 from saestore.features.lines import Line
 from saestore.features.page import TokenPiece
-from saestore.features.pieces import Shown, silent
+from saestore.features.pieces import Shown, Vocabulary, silent
 from saestore.features.stored import Stored
 from saestore.features.stretches import Stretches
 
 
-SHOWN, TEXTS, MARKS, TOKENS = "shown", "odd_texts", "odd_marks", "named_tokens"
+SHOWN, TEXTS, MARKS = "shown", "odd_texts", "odd_marks"
 """Columns beside the tables: the numbers of all tokens shown; of those that the vocabulary lacks the texts and
-whether they are special (1) and kept (2); and the tokens that lines name."""
+whether they are special (1) and kept (2)."""
 
 NOT_OF_FEATURES = ("contexts", "documents", "vocabulary")
 NOT_ON_PAGES = ("firings_by_feature", "firings_by_context", "head_firings")
-
-_NAMING = ("logits", "token_stats")
-"""Tables with a column `token_id`."""
 
 _ROOM = 1 << 27
 """Tokens of contexts that are kept while records are made: 512 MiB, a million contexts of 128."""
 
 _CODEC = pa.Codec("zstd", compression_level=1)
 
-_NAMED: Any = pa.struct(
-    [("token_id", pa.uint32()), ("token", pa.string()), ("n_rows", pa.uint64())]
-)
 _PLACES: tuple[tuple[str, Any], ...] = (
     ("n_positions", pa.uint16()),
     ("source", pa.string()),
@@ -62,10 +56,9 @@ class Records:
         )
         apart = {*NOT_OF_FEATURES, *NOT_ON_PAGES}
         self._tables = sorted(set(stored.readers) - apart)
-        vocabulary = stored.readers["vocabulary"].whole(["token_id", "token", "n_rows"])
-        self._vocabulary = vocabulary.combine_chunks()
-        self._ids = np.from_dlpack(self._vocabulary["token_id"].combine_chunks())
-        looks = zip(stored.vocabulary.tokens, stored.vocabulary.special.tolist(), strict=True)
+        known = stored.vocabulary
+        self._n_tokens = len(known.ids)
+        looks = zip(known.tokens, known.special.tolist(), strict=True)
         self._looks: dict[tuple[str, bool], int] = {}
         for row, look in enumerate(looks):
             self._looks.setdefault(look, row)
@@ -93,7 +86,6 @@ class Records:
             name: _nested(table, ends[name]) for name, table in whole.items()
         }
         columns |= self._shown(windows, bounds[ends["examples"]])
-        columns[TOKENS] = self._named(lines, ends)
         return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
     def _windows(self, examples: pa.Table, lengths: Int64[np.ndarray, " _"]) -> Windows:
@@ -126,7 +118,7 @@ class Records:
         odd: list[TokenPiece] = []
         sizes = [0]
         places = np.empty(len(pieces), np.int64)
-        behind = len(self._ids)
+        behind = self._n_tokens
         for low, high in pairwise(ends.tolist()):
             here = low + np.flatnonzero(shown[low:high] < 0)
             different, which = distinct(numbers[here], places)
@@ -163,30 +155,6 @@ class Records:
         ]
         return attention.append_column("text", arrow.column(texts, pa.string()))
 
-    def _named(
-        self, lines: Mapping[str, pa.Table], ends: Mapping[str, Int64[np.ndarray, " _"]]
-    ) -> "pa.Array[Any]":
-        """Return the tokens that the lines of each feature name, ascending."""
-        n = lines["features"].num_rows
-        top = lines["features"]["top_token_id"].combine_chunks()
-        sources = [(top.drop_null(), np.flatnonzero(np.asarray(top.is_valid())))]
-        for name in _NAMING:
-            if name in lines:
-                owner = np.repeat(np.arange(n), np.diff(ends[name]))
-                sources.append((lines[name]["token_id"].combine_chunks(), owner))
-        keys = [
-            owner.astype(np.int64) << 32 | np.from_dlpack(ids).astype(np.int64)
-            for ids, owner in sources
-        ]
-        unique = np.unique(np.concatenate(keys))
-        ids = unique & 0xFFFFFFFF
-        at = np.searchsorted(self._ids, ids).clip(max=max(0, len(self._ids) - 1))
-        known = self._vocabulary.take(at[self._ids[at] == ids] if len(self._ids) else [])
-        owners = (unique >> 32)[self._ids[at] == ids] if len(self._ids) else unique[:0]
-        fields = [known[field.name].combine_chunks() for field in _NAMED]
-        offsets = np.searchsorted(owners, np.arange(n + 1))
-        return _lists(offsets, pa.StructArray.from_arrays(fields, fields=list(_NAMED)))
-
 
 def packed(batch: pa.RecordBatch) -> Iterator[tuple[int, bytes]]:
     """Yield the record of each row: its size before it is compressed, and it."""
@@ -195,17 +163,29 @@ def packed(batch: pa.RecordBatch) -> Iterator[tuple[int, bytes]]:
         yield message.size, _CODEC.compress(message, asbytes=True)
 
 
-def vocabulary_of(stored: Stored) -> tuple[int, bytes]:
-    """Return how the tokens of an analysis look: their size before they are compressed, and they."""
-    known = stored.vocabulary
-    columns = [arrow.column(known.tokens, pa.string()), arrow.column(known.special, pa.bool_())]
-    batch = pa.RecordBatch.from_arrays(columns, schema=_LOOKS)
-    message = batch.serialize()
+def packed_vocabulary(known: Vocabulary) -> tuple[int, bytes]:
+    """Return the tokens of an analysis: their size before they are compressed, and they."""
+    columns = (known.ids, known.tokens, known.special, known.rows)
+    arrays = [
+        arrow.column(column, dtype) for column, dtype in zip(columns, _LOOKS.types, strict=True)
+    ]
+    message = pa.RecordBatch.from_arrays(arrays, schema=_LOOKS).serialize()
     return message.size, _CODEC.compress(message, asbytes=True)
 
 
-_COLUMNS: list[Any] = [pa.field("token", pa.string()), pa.field("special", pa.bool_())]
-_LOOKS = pa.schema(_COLUMNS)
+def unpacked_vocabulary(size: int, packed: bytes) -> pa.Table:
+    """Return the table of what `packed_vocabulary` made.
+
+    Raises:
+        OSError: It is damaged.
+        ValueError: Likewise.
+    """
+    batch = pa.ipc.read_record_batch(_CODEC.decompress(packed, size), _LOOKS)
+    return pa.Table.from_batches([batch])
+
+
+_TYPES: tuple[Any, ...] = (pa.uint32(), pa.string(), pa.bool_(), pa.uint64())
+_LOOKS = pa.schema(list(zip(Vocabulary.COLUMNS, _TYPES, strict=True)))
 
 
 class Looks:
@@ -214,28 +194,25 @@ class Looks:
     Threads may share it.
     """
 
-    def __init__(self, size: int, packed: bytes) -> None:
-        """Read what `vocabulary_of` made.
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.n = len(vocabulary.ids)
+        self._pieces = np.empty(self.n + 1, np.object_)
+        self._made = np.zeros(self.n + 1, np.bool_)  # after the piece, as threads share it
+        self._pieces[self.n] = silent("", False, True)  # noqa: FBT003 - as keys of a cache
+        self._made[self.n] = True
 
-        Raises:
-            OSError: It is damaged.
-            ValueError: Likewise.
-        """
-        self.batch = pa.ipc.read_record_batch(_CODEC.decompress(packed, size), _LOOKS)
-        self.n = self.batch.num_rows
-        self._made = np.empty(self.n + 1, np.object_)  # arrays of objects give many at once
-        self._made[self.n] = silent("", False, True)  # noqa: FBT003 - as keys of a cache
-
-    def of(self, rows: Integer[np.ndarray, " _"]) -> list[TokenPiece]:
+    def of(self, rows: Integer[np.ndarray, " position"]) -> Shaped[np.ndarray, " position"]:
         """Return tokens; behind the last there is an empty one."""
-        found: list[TokenPiece] = self._made.take(rows, mode="clip").tolist()
-        if not all(found):
-            for row in np.unique(rows).tolist():
-                if row < self.n and self._made[row] is None:
-                    text, special = (column[row].as_py() for column in self.batch.columns)
-                    self._made[row] = silent(text, special, True)  # noqa: FBT003 - as keys of a cache
-            found = self._made.take(rows, mode="clip").tolist()
-        return found
+        rows = np.minimum(rows, self.n)
+        missing = rows[~self._made[rows]]
+        known = self.vocabulary
+        for row in np.unique(missing).tolist() if len(missing) else ():
+            self._pieces[row] = TokenPiece(
+                text=known.tokens[row], value=0.0, special=bool(known.special[row]), kept=True
+            )
+            self._made[row] = True
+        return self._pieces.take(rows)
 
 
 def unpacked(
@@ -279,9 +256,9 @@ class Record:
     """A feature's lines as its page is built from them."""
 
     def __init__(self, row: Mapping[str, Any], looks: Looks) -> None:
+        self.vocabulary = looks.vocabulary
         self._row = row
         self._shown = _shown(row, looks)
-        self._tokens = {each["token_id"]: each for each in row[TOKENS]}
         self._texts = {
             (each["context"], each["key"]): each["text"] for each in row.get("attention", ())
         }
@@ -290,15 +267,6 @@ class Record:
         """Return its lines of a table in stored order; none where the analysis has no such table."""
         found: Sequence[Line] = self._row.get(table, ())
         return found
-
-    def token(self, token_id: int) -> str:
-        """Return how a token is shown that one of its lines names."""
-        known = self._tokens.get(token_id)
-        return f"#{token_id}" if known is None else str(known["token"])
-
-    def n_rows(self, token_id: int) -> int:
-        """Return how many kept rows hold a token of its `token_stats`."""
-        return int(self._tokens[token_id]["n_rows"] or 0)
 
     def shown(self, lines: Sequence[Line]) -> Shown:
         """Return what some of its `examples` show of their contexts."""
@@ -310,7 +278,7 @@ class Record:
         return str(self._texts[context, position])
 
 
-def _shown(row: Mapping[str, Any], looks: Looks) -> list[TokenPiece]:
+def _shown(row: Mapping[str, Any], looks: Looks) -> Shaped[np.ndarray, " position"]:
     """Return the tokens that a record shows, as if nothing fired there."""
     numbers = arrow.plain(row[SHOWN])
     found = looks.of(numbers)
