@@ -9,6 +9,7 @@ from saestore.features import relations
 from saestore.features.annotations import events_of, latest
 from saestore.features.explanations import explanations
 from saestore.features.lines import Line, Lines
+from saestore.features.makers import maker
 from saestore.features.page import (
     Example,
     ExampleGroup,
@@ -29,6 +30,8 @@ from saestore_schemas.interpretation_tables import INTERPRETATION_SCORES, INTERP
 from saestore_schemas.manifest import Manifest
 from saestore_schemas.tables import REMAINDER
 
+
+_logit = maker(LogitToken)
 
 _KEYS = {"feature", "score", "head"}
 _ORDER: Mapping[str, int] = {score: place for place, score in enumerate(LOGIT_SCORES)}
@@ -170,7 +173,9 @@ def _logits(lines: Lines) -> tuple[LogitTable, ...]:
     ends: dict[tuple[str, int, int], list[LogitToken]] = {}
     for line in lines.rows("logits"):
         token_id = line["token_id"]
-        token = LogitToken(token_id, lines.vocabulary.token(token_id), line["value"])
+        token = _logit(
+            token_id=token_id, token=lines.vocabulary.token(token_id), value=line["value"]
+        )
         ends.setdefault((line["score"], line["head"], line["sign"]), []).append(token)
     found = [
         LogitTable(

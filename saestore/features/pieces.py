@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int64, Integer, Shaped
 
+from saestore.features.makers import maker
 from saestore.features.page import Example, Read, TokenPiece
 
 
@@ -108,6 +109,7 @@ Reads: TypeAlias = Mapping[tuple[int, int], tuple[Read, ...]]
 """Of features that attend, what values are the sums of, by context and position."""
 
 _NO_READS: Reads = MappingProxyType({})
+_token, _example = maker(TokenPiece), maker(Example)
 
 
 def examples(
@@ -125,11 +127,13 @@ def examples(
         begin = first - line["window_start"]
         for at, value in zip(line["positions"], line["values"], strict=True):
             silent = tokens[begin + at]
-            tokens[begin + at] = TokenPiece(silent.text, value, silent.special, silent.kept)
+            tokens[begin + at] = _token(
+                text=silent.text, value=value, special=silent.special, kept=silent.kept
+            )
     whole = tuple(tokens.tolist())
     facts = (shown.firsts, shown.n_positions, shown.sources, shown.documents, shown.document_ids)
     return [
-        Example(
+        _example(
             context=line["context"],
             rank=line["rank"],
             peak=line["peak"],

@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from saestore.features.lines import Lines
+from saestore.features.makers import maker
 from saestore.features.page import Coactive, Neighbour, TokenCount, TokenTable
+
+
+_count, _coactive, _neighbour = maker(TokenCount), maker(Coactive), maker(Neighbour)
 
 
 def token_tables(lines: Lines, statistics: Mapping[str, Any]) -> tuple[TokenTable, ...]:
@@ -21,15 +25,24 @@ def token_tables(lines: Lines, statistics: Mapping[str, Any]) -> tuple[TokenTabl
         token, n, shift = line["token_id"], line["n"], line["shift"]
         lift = None if shift else n / vocabulary.n_rows(token) / density
         text = vocabulary.token(token)
-        count = TokenCount(token, text, n, n / firings, line["sum"], line["max"], lift)
-        found.setdefault(shift, []).append(count)
+        found.setdefault(shift, []).append(
+            _count(
+                token_id=token,
+                token=text,
+                n=n,
+                share=n / firings,
+                sum=line["sum"],
+                max=line["max"],
+                lift=lift,
+            )
+        )
     return tuple(TokenTable(shift, tuple(tokens)) for shift, tokens in found.items())
 
 
 def coactive(lines: Lines) -> tuple[Coactive, ...]:
     """Return the features that fire with it."""
     return tuple(
-        Coactive(
+        _coactive(
             feature=line["other"],
             era=line["sum_product"] / line["sum_feature"],
             **{name: line[name] for name in ("n_both", "n_rows", "phi", "jaccard", "lift")},
@@ -41,6 +54,6 @@ def coactive(lines: Lines) -> tuple[Coactive, ...]:
 def neighbours(lines: Lines) -> tuple[Neighbour, ...]:
     """Return the features with similar vectors."""
     return tuple(
-        Neighbour(line["method"], line["neighbour"], line["score"])
+        _neighbour(method=line["method"], feature=line["neighbour"], score=line["score"])
         for line in lines.rows("neighbours")
     )
