@@ -1,5 +1,5 @@
 import pickle
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 from pydantic_core import to_json
@@ -18,7 +18,7 @@ def test_what_it_makes_is_what_the_class_makes():
     assert repr(made) == repr(wanted)
     assert to_json(made) == to_json(wanted)
     assert replace(made, value=2.0) == replace(wanted, value=2.0)
-    assert pickle.loads(pickle.dumps(made)) == wanted  # noqa: S301 - our own
+    assert pickle.loads(pickle.dumps(made)) == wanted
     assert type(made) is TokenPiece
 
 
@@ -31,5 +31,8 @@ def test_what_it_makes_is_frozen_and_its_own():
 
 
 def test_a_field_with_a_default_may_be_left_out():
-    given = {field.name: 0 for field in fields(Example) if field.name != "reads"}
+    given = {
+        "context": 3, "rank": 0, "peak": 1.5, "peak_position": 2, "window_start": 0, "n_positions": 1,
+        "source": "s", "document": 4, "document_id": "d", "tokens": (),
+    }  # fmt: skip
     assert maker(Example)(**given) == Example(**given)
