@@ -1,15 +1,12 @@
 """The server process: one socket, one event loop, and an end that lets requests finish."""
 
 import asyncio
-import re
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import h11
 import uvicorn
@@ -20,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from saestore.errors import ConfigError
 from saestore.lake import Lake
 from saestore.server.app import check, create_app
+from saestore.server.memory import held
 from saestore.server.served import Live
 from saestore_schemas.server import ServerSettings
 
@@ -169,30 +167,6 @@ def serve(
         place = Place(address[0], address[1])
         say = (lambda: None) if started is None else lambda: started(place)
         _Server(config, say, threads=chosen.threads).run([sock])
-
-
-@contextmanager
-def held(mib: int) -> Iterator[None]:
-    """Let this process take no more memory than it has and so many MiB, where the system can see to it.
-
-    DuckDB's own limit does not count what a function makes of one row, such as `range(1000000000)`. So
-    that fails, instead of everything.
-    """
-    if sys.platform != "linux":
-        yield
-        return
-    import resource  # noqa: PLC0415 - of Linux alone
-
-    found = re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text("ascii"))
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = (int(found[1]) << 10 if found else 0) + (mib << 20)
-    hard = before[1]
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def _listening(settings: ServerSettings) -> socket.socket:

@@ -17,9 +17,12 @@ from saestore.lake import Lake, Ref
 from saestore.server.answers import Kept
 from saestore.server.metrics import Metrics
 from saestore.server.problems import refused
+from saestore.server.processes import SqlProcesses
+from saestore.server.tables import Question
 from saestore.server.waiting import Turns
 from saestore_schemas.manifest import Manifest
 from saestore_schemas.server import ServerSettings
+from saestore_schemas.wire import TableAnswer
 
 
 OPEN = 8
@@ -104,7 +107,7 @@ class Served:
         live: What runs texts, or None.
         kept: Answers that are kept.
         metrics: What is counted.
-        sql_turns: Where questions in SQL wait for their turn.
+        sql: What answers questions in SQL.
         live_turns: Where texts do.
     """
 
@@ -116,7 +119,8 @@ class Served:
         self.kept = Kept(settings.kept_mib)
         self.metrics = Metrics()
         wait = settings.sql_seconds
-        self.sql_turns = Turns(settings.sql_at_once, wait, "questions in SQL")
+        self.sql = SqlProcesses(lake, settings)
+        self._sql_turns = Turns(settings.sql_at_once, wait, "questions in SQL")
         self.live_turns = Turns(1, wait, "texts")
         self._lock = RLock()
         self._opened: OrderedDict[str, tuple[float, Opened]] = OrderedDict()
@@ -126,6 +130,17 @@ class Served:
         """Return what the application serves that a request came to."""
         served: Served = request.app.state.served
         return served
+
+    async def ask(self, question: Question) -> TableAnswer:
+        """Return the answer to a question in SQL, when its turn has come.
+
+        Raises:
+            Refused: It did not come.
+            SaestoreError: The question was refused, its time is up, or the lake cannot be read.
+        """
+        async with self._sql_turns.turn():
+            with self.metrics.sql_busy.track_inprogress(), self.metrics.sql_seconds.time():
+                return await self.sql.answer(question)
 
     def analysis(self, name: str) -> Opened:
         """Return the analysis `series/name/analysis`.

@@ -1,46 +1,76 @@
 """An answer to SQL as far as a browser can take it: so many rows, so many bytes."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from saestore.errors import QueryError
-from saestore.features import Limits, Take
+from saestore.features import Limits, stream, stream_named
+from saestore.lake import Lake
 from saestore.plain import plain
 from saestore_schemas.server import ServerSettings
 from saestore_schemas.wire import AnswerColumn, TableAnswer
 
 
-def limits(settings: ServerSettings) -> Limits:
-    """Return what one question may take."""
-    return Limits(
-        memory_mib=settings.sql_memory_mib,
-        spill_mib=settings.sql_memory_mib,
-        threads=settings.sql_threads,
-        seconds=settings.sql_seconds,
-    )
+@dataclass(frozen=True)
+class Question:
+    """What is asked.
+
+    Attributes:
+        text: SQL, or the name of a question that is ready.
+        params: Values of its parameters.
+        rows: Rows wanted, at most; None, as many as are given.
+        analysis: The analysis that a ready question is about; None, the only one there is.
+        ready: Whether it is a ready one.
+    """
+
+    text: str
+    params: Mapping[str, Any]
+    rows: int | None = None
+    analysis: str | None = None
+    ready: bool = False
 
 
-def answered(
-    settings: ServerSettings, wanted: int | None, ask: Callable[[Take[TableAnswer]], TableAnswer]
-) -> TableAnswer:
-    """Return an answer, no larger than the settings say.
+@dataclass(frozen=True)
+class Bounds:
+    """What a question may take.
 
-    Args:
-        settings: How large.
-        wanted: Rows wanted, at most; None, as many as are given.
-        ask: Asks, and lets the answer be taken while it is found.
+    Attributes:
+        limits: Of the machine.
+        rows: Rows of its answer, at most.
+        bytes: Bytes of it, about, at most.
+    """
+
+    limits: Limits
+    rows: int
+    bytes: int
+
+    @classmethod
+    def of(cls, settings: ServerSettings) -> "Bounds":
+        """Return those that settings say."""
+        limits = Limits(
+            memory_mib=settings.sql_memory_mib,
+            spill_mib=settings.sql_memory_mib,
+            threads=settings.sql_threads,
+            seconds=settings.sql_seconds,
+        )
+        return cls(limits, settings.sql_rows, settings.sql_answer_mib << 20)
+
+
+def answered(lake: Lake, bounds: Bounds, question: Question) -> TableAnswer:
+    """Return the answer to a question, no larger than it may be.
 
     Raises:
         QueryError: It was refused, or its time is up.
     """
     began = time.perf_counter()
-    most = min(wanted or settings.sql_rows, settings.sql_rows)
+    most = min(question.rows or bounds.rows, bounds.rows)
 
     def take(schema: pa.Schema, pieces: Iterator[pa.RecordBatch]) -> TableAnswer:
-        rows, truncated = _rows(pieces, most, settings.sql_answer_mib << 20)
+        rows, truncated = _rows(pieces, most, bounds.bytes)
         return TableAnswer(
             columns=[AnswerColumn(name=f.name, type=str(f.type)) for f in schema],
             rows=rows,
@@ -48,7 +78,16 @@ def answered(
             seconds=time.perf_counter() - began,
         )
 
-    return ask(take)
+    if not question.ready:
+        return stream(lake, question.text, take, question.params, limits=bounds.limits)
+    return stream_named(
+        lake,
+        question.text,
+        take,
+        question.params,
+        analysis=question.analysis,
+        limits=bounds.limits,
+    )
 
 
 def _cells(column: "pa.Array[Any]", name: str) -> list[Any]:

@@ -1,6 +1,7 @@
 """Work that takes long, a few at a time: what waits in vain is told to come back, and the rest is served."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import anyio
@@ -35,6 +36,16 @@ class Turns:
         Raises:
             Refused: Its turn did not come.
         """
+        async with self.turn():
+            return await to_thread.run_sync(work, limiter=self._threads)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn, and have it while the block runs.
+
+        Raises:
+            Refused: It did not come.
+        """
         try:
             with anyio.fail_after(self._wait_s):
                 await self._turns.acquire()
@@ -46,6 +57,6 @@ class Turns:
                 headers={"Retry-After": "5"},
             ) from error
         try:
-            return await to_thread.run_sync(work, limiter=self._threads)
+            yield
         finally:
             self._turns.release()

@@ -48,15 +48,16 @@ class ServerSettings(BaseSettings):
     threads take more memory, and answer more only where the lake is far away."""
     memory_mib: int = Field(default=8192, ge=512)
     """MiB of memory beyond what the server has when it starts, where the system can hold it to that
-    (Linux). A question in SQL that takes more fails, whatever it does."""
+    (Linux). Questions in SQL are answered in processes of their own, and do not count."""
     sql_seconds: float = Field(default=10.0, gt=0)
-    """Seconds of one question in SQL."""
+    """Seconds of one question in SQL. What cannot be interrupted ends 5 seconds later, with its process."""
     sql_rows: int = Field(default=10_000, ge=1)
     """Rows of its answer, at most; the answer says that there were more."""
     sql_answer_mib: int = Field(default=16, ge=1)
     """MiB of its answer, about, at most; likewise."""
     sql_memory_mib: int = Field(default=1024, ge=16)
-    """MiB of memory of one question."""
+    """MiB of memory of one question; where the system can hold it to that (Linux), its process takes at most a
+    GiB more, whatever it does."""
     sql_threads: int = Field(default=1, ge=1)
     """CPU threads of one question."""
     sql_at_once: int = Field(default=2, ge=1)

@@ -6,10 +6,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from markupsafe import Markup
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from saestore.errors import SaestoreError
-from saestore.features import NamedQuery, Take, named_queries, stream, stream_named
+from saestore.features import NamedQuery, named_queries
 from saestore.features.views import KEYS, VIEWS
 from saestore.numbers import count, value
 from saestore.server import tables
@@ -73,21 +74,12 @@ class Question:
         sent = bool(self.params) or not known
         return sent and all(each.default is not None or each.name in self.params for each in known)
 
-    def ask(self, served: Served) -> TableAnswer:
-        """Return the answer.
-
-        Raises:
-            SaestoreError: It was refused, or its time is up.
-        """
-        limits = tables.limits(served.settings)
-
-        def asked(take: Take[TableAnswer]) -> TableAnswer:
-            if self.query is None:
-                return stream(served.lake, self.sql, take, limits=limits)
-            name, on = self.query.name, self.on
-            return stream_named(served.lake, name, take, self.params, analysis=on, limits=limits)
-
-        return tables.answered(served.settings, None, asked)
+    @property
+    def question(self) -> tables.Question:
+        """What a process is asked."""
+        if self.query is None:
+            return tables.Question(self.sql, {})
+        return tables.Question(self.query.name, self.params, analysis=self.on, ready=True)
 
     def api(self) -> dict[str, Any]:
         """Return how a program asks the same."""
@@ -105,7 +97,8 @@ async def sql(request: Request, served: ServedLake) -> Response:
     answer, problem = None, None
     if asked.whole and not elsewhere:
         try:
-            answer = await served.sql_turns.take(lambda: _answer(asked.ask(served), asked))
+            found = await served.ask(asked.question)
+            answer = await run_in_threadpool(_answer, found, asked)
         except SaestoreError as error:
             problem = problem_of(error)
         except Refused as error:
@@ -126,7 +119,10 @@ async def sql(request: Request, served: ServedLake) -> Response:
     }
     crumbs = [("SQL", "/sql"), (asked.query.name, "")] if asked.query else [("SQL", "")]
     status = 200 if problem is None else problem.status
-    return await run_in_threadpool(page, request, "sql.html", model, crumbs=crumbs, status=status)
+    shown = await run_in_threadpool(page, request, "sql.html", model, crumbs=crumbs, status=status)
+    # who looks at the page is about to ask
+    shown.background = BackgroundTask(served.sql.prepare)
+    return shown
 
 
 def from_elsewhere(request: Request) -> bool:

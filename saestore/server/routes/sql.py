@@ -1,14 +1,13 @@
 """Questions in SQL, one's own and those that are ready: they read the lake, and end in time."""
 
-from collections.abc import Callable
-
 from fastapi import Request, Response
+from starlette.concurrency import run_in_threadpool
 
-from saestore.features import Take, named_queries, stream, stream_named
-from saestore.server import tables
+from saestore.features import named_queries
 from saestore.server.answers import json_response, tagged
 from saestore.server.routes import Segment, ServedLake, router
 from saestore.server.served import Served
+from saestore.server.tables import Question
 from saestore_schemas.wire import (
     Asked,
     AskedNamed,
@@ -25,13 +24,7 @@ routes = router("sql")
 @routes.post("/sql", response_model=TableAnswer)
 async def sql(served: ServedLake, asked: Asked) -> Response:
     """Answer one question in SQL over all analyses; the reference of tables says what there is."""
-    return await _answer(
-        served,
-        asked.limit,
-        lambda take: stream(
-            served.lake, asked.sql, take, asked.params, limits=tables.limits(served.settings)
-        ),
-    )
+    return await _answer(served, Question(asked.sql, asked.params, asked.limit))
 
 
 @routes.get("/queries", response_model=QueryLines)
@@ -64,25 +57,9 @@ def query_lines() -> tuple[QueryLine, ...]:
 @routes.post("/queries/{query}", response_model=TableAnswer)
 async def named(served: ServedLake, query: Segment, asked: AskedNamed) -> Response:
     """Answer a question that is ready, inside one analysis."""
-    return await _answer(
-        served,
-        asked.limit,
-        lambda take: stream_named(
-            served.lake,
-            query,
-            take,
-            asked.params,
-            analysis=asked.analysis,
-            limits=tables.limits(served.settings),
-        ),
-    )
+    question = Question(query, asked.params, asked.limit, analysis=asked.analysis, ready=True)
+    return await _answer(served, question)
 
 
-async def _answer(
-    served: Served, wanted: int | None, ask: Callable[[Take[TableAnswer]], TableAnswer]
-) -> Response:
-    def work() -> Response:
-        with served.metrics.sql_busy.track_inprogress(), served.metrics.sql_seconds.time():
-            return json_response(tables.answered(served.settings, wanted, ask))
-
-    return await served.sql_turns.take(work)
+async def _answer(served: Served, question: Question) -> Response:
+    return await run_in_threadpool(json_response, await served.ask(question))

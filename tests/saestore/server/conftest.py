@@ -1,6 +1,7 @@
 """The demo's lake, as a server has it."""
 
 import shutil
+from contextlib import ExitStack
 
 import pytest
 from starlette.testclient import TestClient
@@ -25,13 +26,18 @@ def own_lake(demo_lake_folder, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def client_of(own_lake):
-    """A function from settings of the server to a client of it, on this machine."""
+    """A function from settings of the server to a client of it, on this machine.
 
-    def client(*, live=None, host="localhost", **settings):
-        app = create_app(own_lake.lake, ServerSettings(**settings), live=live)
-        return TestClient(app, base_url=f"http://{host}", follow_redirects=False)
+    Each has one event loop to its end: processes that answer SQL end with theirs.
+    """
+    with ExitStack() as open_clients:
 
-    return client
+        def client(*, live=None, host="localhost", **settings):
+            app = create_app(own_lake.lake, ServerSettings(**settings), live=live)
+            made = TestClient(app, base_url=f"http://{host}", follow_redirects=False)
+            return open_clients.enter_context(made)
+
+        yield client
 
 
 @pytest.fixture(scope="session")

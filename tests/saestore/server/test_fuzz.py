@@ -4,6 +4,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings, strategies as st
 from schemathesis.checks import not_a_server_error
+from schemathesis.python import asgi
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -56,7 +57,9 @@ statements = st.builds(
 def operations(own_lake):
     app = create_app(own_lake.lake, ServerSettings(annotate=True, sql_seconds=1.0))
     schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", app, headers=HOST)
-    return [each.ok() for each in schema.get_all_operations()]
+    # one event loop for all requests: processes that answer SQL end with theirs
+    with asgi.get_client(app) as session:
+        yield [each.ok() for each in schema.get_all_operations()], session
 
 
 def led_to_what_is_there(case, n_features, data):
@@ -84,11 +87,12 @@ def led_to_what_is_there(case, n_features, data):
 
 def holds(operations, own_lake, data):
     n_features = own_lake.analysis("demo/topk-32").n_features
-    operation = data.draw(st.sampled_from(operations))
+    known, session = operations
+    operation = data.draw(st.sampled_from(known))
     case = data.draw(operation.as_strategy())
     if data.draw(st.integers(0, 4)):
         led_to_what_is_there(case, n_features, data)
-    answer = case.call(headers=HOST)
+    answer = case.call(headers=HOST, session=session)
     case.validate_response(answer, checks=CHECKS)
 
 

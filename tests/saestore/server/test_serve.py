@@ -11,6 +11,7 @@ import time
 from contextlib import contextmanager
 
 import httpx
+import psutil
 import pytest
 
 from saestore.api.serving import token_in
@@ -100,6 +101,61 @@ def test_a_slow_question_delays_no_other_request_and_it_ends_in_order(path):
             assert answers[-1] == 422  # it was answered, before the end
         assert process.wait(20) == 0
         assert process.stderr.read() == ""
+
+
+ENDLESS = "SELECT levenshtein(repeat('a', 10000000), repeat('b', 10000000))"
+"""One step of the engine's, and so nothing interrupts it."""
+
+
+def asked(said, sql):
+    answer = httpx.post(f"{said['url']}/api/v1/sql", json={"sql": sql}, timeout=60)
+    return answer.status_code, answer.json()
+
+
+def processes_for_sql(server):
+    """The server's processes that answer questions."""
+    return psutil.Process(server.pid).children()
+
+
+def test_a_question_that_nothing_interrupts_ends_and_the_next_one_is_answered(path):
+    with served(path, SAESTORE_SERVER_SQL_SECONDS="0.5") as (process, said):
+        began = time.monotonic()
+        status, problem = asked(said, ENDLESS)
+        assert (status, "time is up" in problem["detail"]) == (422, True)
+        assert time.monotonic() - began < 30
+        assert processes_for_sql(process) == []
+        assert asked(said, "SELECT 1")[1]["rows"] == [[1]]
+        (kept,) = processes_for_sql(process)
+        assert asked(said, "SELECT 2")[1]["rows"] == [[2]]
+        assert processes_for_sql(process) == [kept]  # it answers many
+
+
+def test_a_process_that_is_killed_takes_only_its_question_along(path):
+    with served(path, SAESTORE_SERVER_SQL_SECONDS="60") as (process, said):
+        answers = []
+        asking = threading.Thread(target=lambda: answers.append(asked(said, ENDLESS)))
+        asking.start()
+        while "saestore_sql_in_progress 1.0" not in httpx.get(f"{said['url']}/metrics").text:
+            time.sleep(0.01)
+        while not (found := processes_for_sql(process)) or found[0].cpu_times().user < 3:
+            time.sleep(0.05)  # until it is past its imports
+        found[0].kill()
+        asking.join(30)
+        ((status, problem),) = answers
+        assert (status, "ended" in problem["detail"]) == (422, True)
+        assert asked(said, "SELECT 1")[1]["rows"] == [[1]]
+
+
+def test_no_process_outlives_a_server_that_is_killed(path):
+    with served(path, SAESTORE_SERVER_SQL_SECONDS="1") as (process, said):
+        assert asked(said, "SELECT 1")[0] == 200
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{said['url']}/api/v1/sql", json={"sql": ENDLESS}, timeout=0.5)
+        left = processes_for_sql(process)
+        assert left
+        process.kill()
+        gone, alive = psutil.wait_procs(left, timeout=30)
+        assert (len(gone), alive) == (len(left), [])
 
 
 def test_a_port_that_is_taken_is_said(own_lake):
