@@ -15,6 +15,14 @@ from pathlib import Path
 from typing import Any
 
 
+COMMAND = (
+    sys.executable,
+    "-c",
+    "import sys; from saestore_cli.main import main; sys.exit(main())",
+)
+"""`saestore`, as this interpreter runs it."""
+
+
 def serve(start: Callable[[], Any]) -> None:
     """Answer requests with the methods of what is started, until there are no more."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)

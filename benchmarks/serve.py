@@ -12,7 +12,6 @@ import re
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import urllib.request
@@ -28,7 +27,7 @@ from playwright.sync_api import sync_playwright
 import saestore
 from benchmarks import index_data
 from benchmarks.harness import Amount, Contender, Limit, Note, Options, Setup
-from benchmarks.process import Process
+from benchmarks.process import COMMAND, Process
 from benchmarks.serve_client import ALONE, MIX
 from saestore.features import Analysis
 from saestore.lake import Lake
@@ -47,7 +46,6 @@ _USABLE_MS = 300
 _BYTES = 200_000
 _GROWTH = 1.05
 
-_PROGRAM = "import sys; from saestore_cli.main import main; sys.exit(main())"
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -260,8 +258,7 @@ def _serving(lake: Lake) -> Iterator[tuple[str, int]]:
     """Start the command; yield where it listens, and the number of its process."""
     process = subprocess.Popen(
         [
-            sys.executable, "-c", _PROGRAM, "serve", "--lake", str(lake.storage.url),
-            "--port", "0", "--output", "json",
+            *COMMAND, "serve", "--lake", str(lake.storage.url), "--port", "0", "--output", "json",
         ],
         stdout=subprocess.PIPE, text=True, env={**os.environ},
     )  # fmt: skip
