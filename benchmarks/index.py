@@ -30,7 +30,7 @@ from pymongo import MongoClient
 import saestore
 from benchmarks import index_data
 from benchmarks.harness import Amount, Contender, Goal, Limit, Note, Options, Setup, timed
-from benchmarks.process import COMMAND
+from benchmarks.process import COMMAND, Process
 from saestore.features import Analysis, FeatureTable, Filter, ListingQuery
 from saestore.index import Index, IndexedAnalysis, Place, layout
 from saestore.progress import Silent
@@ -43,6 +43,8 @@ ASKED = 200
 """Pages asked for."""
 WRITE_MS, READ_MS = 19.0, 15.7
 """What the reference takes for a feature."""
+SIDES = {"index": "page, index", "lake": "page, lake", "bare": "bare find_one"}
+"""Where pages are read from, each by a process of its own."""
 DATABASE = "bench"
 _BARE = 16
 """Batches of documents that are inserted bare."""
@@ -82,7 +84,8 @@ class IndexBench:
             seconds = timed(partial(_synced, analysis, server))
             index = stack.enter_context(Index.at(Place(server.uri, DATABASE), analysis.lake))
             client = stack.enter_context(MongoClient[Any](server.uri))
-            yield _prepare(_Asked(analysis, index, server, client, seconds))
+            readers = {side: stack.enter_context(_reader(analysis, server, side)) for side in SIDES}
+            yield _prepare(_Asked(analysis, index, client, seconds, readers))
 
 
 @dataclass
@@ -91,9 +94,9 @@ class _Asked:
 
     analysis: Analysis
     index: Index
-    server: MongoServer
     client: MongoClient[Any]
     synced: float
+    readers: dict[str, Process]
     pages: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -107,15 +110,11 @@ class _Asked:
     def database(self) -> Any:
         return self.client[DATABASE]
 
-    def read(self, side: str, page: Callable[[int], object]) -> tuple[float, float]:
+    def read(self, side: str) -> tuple[float, float]:
         """Ask for pages, one after the other; what each takes is kept."""
-        took = [timed(partial(page, feature)) for feature in self.features]
+        took = self.readers[side].ask("read", features=self.features)["seconds"]
         self.pages[side] = took
         return len(took), sum(took)
-
-    def bare(self, feature: int) -> object:
-        """Find the document that a page needs, and do nothing with it."""
-        return self.database[layout.PAGES].find_one(layout.feature_id(self.held.version, feature))
 
     def quantiles(self, side: str) -> str:
         """Return p50, p99 and the slowest page of the last round, in words."""
@@ -190,14 +189,25 @@ def _synced(analysis: Analysis, server: MongoServer) -> None:
     subprocess.run(command, check=True, env={**os.environ, **settings}, stdout=subprocess.DEVNULL)
 
 
+@contextmanager
+def _reader(analysis: Analysis, server: MongoServer, side: str) -> Iterator[Process]:
+    """Start a process that reads pages of one side."""
+    process = Process("benchmarks.index_pages")
+    try:
+        process.ask(
+            "open", lake=analysis.lake.storage.full_url, name=analysis.ref.name, uri=server.uri,
+            database=DATABASE, side=side,
+        )  # fmt: skip
+        yield process
+    finally:
+        process.close()
+
+
 def _prepare(of: _Asked) -> Setup:
     """Return the contenders."""
-    pages = {"index": of.held.feature, "lake": of.analysis.feature}
     contenders = [
-        Contender(f"page, {side}", partial(of.read, side, page), _release())
-        for side, page in pages.items()
+        Contender(name, partial(of.read, side), _release()) for side, name in SIDES.items()
     ]
-    contenders.append(Contender("bare find_one", partial(of.read, "bare", of.bare), _release()))
     for name, query in LISTS.items():
         for side, ask in {"index": of.held.listing, "lake": of.table.listing}.items():
             work = partial(_once, partial(ask, query, {}))
