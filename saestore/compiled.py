@@ -19,7 +19,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import crc32c
 import numpy as np
-from jaxtyping import UInt32
+from jaxtyping import Shaped, UInt32
 
 
 P = ParamSpec("P")
@@ -90,6 +90,19 @@ def stream_end() -> None:
         TypeError: It was called by the interpreter.
     """
     raise TypeError("stream_end exists inside compiled functions only")
+
+
+def prefetch(array: Shaped[np.ndarray, " _"], index: int) -> None:
+    """Ask for the part of an array around an index, which will be looked at soon, inside a compiled function.
+
+    Memory takes as long as a hundred steps of a loop; what was asked for meanwhile is there. An index that
+    the array does not have does no harm.
+
+    Raises:
+        TypeError: It was called by the interpreter.
+    """
+    del array, index
+    raise TypeError("prefetch exists inside compiled functions only")
 
 
 def float16_bits(value: np.float32) -> np.uint16:
@@ -234,6 +247,7 @@ def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
 def _extend() -> None:
     """Teach numba this module's functions."""
     _teach_copying()
+    _teach_prefetching()
     _teach_float16()
     _teach_reading()
     _teach_crc32c()
@@ -275,6 +289,37 @@ def _teach_copying() -> None:
     def end() -> Any:
         def run() -> None:
             fence()  # type: ignore[call-arg] # as above
+
+        return inspect.unwrap(run)
+
+
+def _teach_prefetching() -> None:
+    from llvmlite import ir  # noqa: PLC0415 - as above
+    from numba.core import cgutils, types  # noqa: PLC0415 - as above
+    from numba.extending import intrinsic, overload  # noqa: PLC0415 - as above
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = signature.args[0]
+        array = context.make_array(kind)(context, builder, values[0])
+        place = cgutils.get_item_pointer(  # type: ignore[no-untyped-call] # numba's
+            context, builder, kind, array, [values[1]], wraparound=False
+        )
+        address, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = ir.FunctionType(ir.VoidType(), [address, number, number, number])
+        asked = builder.module.declare_intrinsic("llvm.prefetch", [address], function)
+        reading, all_caches, data = number(0), number(3), number(1)
+        builder.call(asked, [builder.bitcast(place, address), reading, all_caches, data])
+        return context.get_dummy_value()
+
+    @intrinsic
+    def ask(_: object, array: Any, index: object) -> tuple[Any, Any]:
+        del index
+        return types.void(array, types.intp), emit
+
+    @overload(prefetch)
+    def ask_for(array: Any, index: Any) -> Any:  # noqa: ARG001 - as above
+        def run(array: Any, index: Any) -> None:
+            ask(array, index)  # type: ignore[call-arg] # as above
 
         return inspect.unwrap(run)
 

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Float64, Int8, Int64, UInt32
 
 from saestore.analyze.block import FeatureBlock
 from saestore.analyze.scope import Scope
-from saestore.compiled import compiled
+from saestore.compiled import compiled, prefetch
 from saestore.dictionaries.selection_loops import on_threads
 
 
@@ -25,8 +25,10 @@ SHIFTS = (-1, 0, 1)
 _A_THREAD = 1 << 14
 """Fewer firings than this are not worth another thread."""
 
-_AT_ONCE = 1 << 12
-"""Firings brought together before they are counted, and those of one row: 64 KiB."""
+_LINE = 16
+"""Firings in one line of a cache, in a column of 4 bytes."""
+_SOON, _LATER = 8, 16
+"""Rows lie anywhere: the firings of the eighth one from now are asked for, and where those of the sixteenth lie."""
 
 _ROUNDING = 1e-9
 """More than rounding does to a correlation."""
@@ -327,27 +329,28 @@ def _together(first: int, stop: int, block: Any, rows: Any, wanted: Any, out: An
     # What is not kept is added up too, where nobody looks: no branch is as fast.
     slot = (top_k + np.arange(len(counts)) % _UNSEEN).astype(np.uint32)
     product = np.zeros(top_k + _UNSEEN)
-    taken = np.empty(_AT_ONCE + len(counts), np.uint32), np.empty(_AT_ONCE + len(counts))
     spread = np.sqrt(counts * (n_rows - counts.astype(np.float64)))
     for feature in range(first, stop):
-        here = slice(offsets[feature], offsets[feature + 1])
-        on, own = row[here], first_feature + feature
-        if len(on) < min_both:
+        here, own = (offsets[feature], offsets[feature + 1]), first_feature + feature
+        if here[1] - here[0] < min_both:
             continue
         pairs = 0
-        for at in on:
-            pairs += starts[at + 1] - starts[at]
+        for at in range(here[0], here[1]):
+            pairs += starts[row[at] + 1] - starts[row[at]]
         few = pairs < len(both) // _FEW
         if few:
-            seen = _met(on, starts, others, both, touched, taken[0])
+            seen = _met(row, here, starts, others, both, touched)
         else:
-            seen = _counted(on, starts, others, min_both, both, touched, taken[0])
+            seen = _counted(row, here, starts, others, min_both, both, touched)
         both[own] = 0
         kept = _correlated(
-            (touched[:seen], both, counts, spread), (len(on), n_rows, min_both), scores, names
+            (touched[:seen], both, counts, spread),
+            (here[1] - here[0], n_rows, min_both),
+            scores,
+            names,
         )
         if kept > 0:
-            _products(on, value[here], rows, names[:kept], slot, product, taken)
+            _products(row, value, here, rows, names[:kept], slot, product)
         place = ends[feature]
         for rank in range(kept):
             out_other[place + rank], out_both[place + rank] = names[rank], both[names[rank]]
@@ -386,12 +389,13 @@ def _correlated(met: Any, wanted: Any, scores: Any, names: Any) -> int:
 
 
 @compiled
-def _met(rows: Any, starts: Any, others: Any, both: Any, touched: Any, taken: Any) -> int:
-    """Count firings on some rows by feature, and put the features into `touched`; return how many."""
-    at = seen = 0
-    while at < len(rows):
-        at, n = _brought(rows, at, starts, others, taken)
-        for other in taken[:n]:
+def _met(row: Any, here: Any, starts: Any, others: Any, both: Any, touched: Any) -> int:
+    """Count firings on a feature's rows by feature, and put the features into `touched`; return how many."""
+    seen = 0
+    for at in range(here[0], here[1]):
+        _ask(row, at, starts, others)
+        for firing in range(starts[row[at]], starts[row[at] + 1]):
+            other = others[firing]
             touched[seen] = other
             seen += both[other] == 0
             both[other] += 1
@@ -400,57 +404,42 @@ def _met(rows: Any, starts: Any, others: Any, both: Any, touched: Any, taken: An
 
 @compiled
 def _counted(  # noqa: PLR0917 - arrays of one loop
-    rows: Any, starts: Any, others: Any, least: int, both: Any, touched: Any, taken: Any
+    row: Any, here: Any, starts: Any, others: Any, least: int, both: Any, touched: Any
 ) -> int:
     """Likewise for many firings: put into `touched` the features that have `least`."""
-    at = seen = 0
-    while at < len(rows):
-        at, n = _brought(rows, at, starts, others, taken)
-        for other in taken[:n]:
-            both[other] += 1
+    for at in range(here[0], here[1]):
+        _ask(row, at, starts, others)
+        for firing in range(starts[row[at]], starts[row[at] + 1]):
+            both[others[firing]] += 1
+    seen = 0
     for other in range(len(both)):
-        if both[other] >= least:
-            touched[seen] = other
-            seen += 1
+        touched[seen] = other
+        seen += both[other] >= least
     return seen
 
 
 @compiled
-def _brought(rows: Any, at: int, starts: Any, others: Any, taken: Any) -> tuple[int, int]:
-    """Bring firings of some rows together; return the next row, and how many firings they are.
-
-    Rows lie anywhere, and a processor that is busy counting one does not fetch the next ones. A loop
-    from 0 over two arrays is one over vectors.
-    """
-    n = 0
-    while n < _AT_ONCE and at < len(rows):
-        source = others[starts[rows[at]] : starts[rows[at] + 1]]
-        target = taken[n : n + len(source)]
-        for firing in range(len(source)):
-            target[firing] = source[firing]
-        n, at = n + len(source), at + 1
-    return at, n
+def _ask(row: Any, at: int, starts: Any, column: Any) -> None:
+    """Ask for what is looked at some rows on, of the next feature too."""
+    if at + _LATER < len(row):
+        prefetch(starts, row[at + _LATER])
+        begin, end = starts[row[at + _SOON]], starts[row[at + _SOON] + 1]
+        for firing in range(begin, end, _LINE):
+            prefetch(column, firing)
+        prefetch(column, end - 1)
 
 
 @compiled
 def _products(  # noqa: PLR0917 - arrays of one loop
-    on: Any, value: Any, rows: Any, names: Any, slot: Any, product: Any, taken: Any
+    row: Any, value: Any, here: Any, rows: Any, names: Any, slot: Any, product: Any
 ) -> None:
     """Add up value times value with some features: few pairs are kept of those counted."""
     starts, others, values, _ = rows
-    other, times = taken
     for rank in range(len(names)):
         slot[names[rank]], product[rank] = rank, 0.0
-    at = 0
-    while at < len(on):
-        low = at
-        at, n = _brought(on, at, starts, others, other)
-        n = 0
-        for firing in range(low, at):
-            source = values[starts[on[firing]] : starts[on[firing] + 1]]
-            target, given = times[n : n + len(source)], np.float64(value[firing])
-            for which in range(len(source)):
-                target[which] = given * source[which]
-            n += len(source)
-        for firing in range(n):
-            product[slot[other[firing]]] += times[firing]
+    for at in range(here[0], here[1]):
+        _ask(row, at, starts, others)
+        _ask(row, at, starts, values)
+        given = np.float64(value[at])
+        for firing in range(starts[row[at]], starts[row[at] + 1]):
+            product[slot[others[firing]]] += given * values[firing]
