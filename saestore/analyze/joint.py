@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int64, Shaped
 from pydantic import JsonValue
 
 from saestore.analyze import segments
@@ -51,8 +51,8 @@ class Sample:
         start = self.start[block.context]
         inside = start >= 0
         counts = segments.totals(inside, block.offsets)
-        row = start[inside] + block.position[inside]
-        return np.concatenate([[0], np.cumsum(counts)]), row, block.value[inside]
+        row = _those(inside, start) + _those(inside, block.position)
+        return np.concatenate([[0], np.cumsum(counts)]), row, _those(inside, block.value)
 
 
 class Sampler:
@@ -99,13 +99,13 @@ class Sampler:
         """
         start = self._start[firings.context]
         inside = start >= 0
-        row = start[inside] + firings.position[inside]
+        row = _those(inside, start) + _those(inside, firings.position)
         if not len(row):
             return
         low = int(row[0])
         counts = np.bincount(row - low)
         self._counts[low : low + len(counts)] += counts
-        columns = firings.feature[inside], firings.value[inside]
+        columns = _those(inside, firings.feature), _those(inside, firings.value)
         with storage_errors(f"writing {self._folder}"):
             for path, column in zip(self._paths, columns, strict=True):
                 with path.open("ab") as file:
@@ -144,6 +144,13 @@ class Sampler:
         pairs = np.zeros(self._scope.n_contexts, np.int64)
         pairs[taken] = before[stop] - before[self._start[taken]]
         return drawn(self._scope, pairs, self._settings.pairs, whole=True)
+
+
+def _those(
+    flags: Bool[np.ndarray, " _"], values: Shaped[np.ndarray, " _"]
+) -> Shaped[np.ndarray, " _"]:
+    """Return the flagged values: mostly all of them, which are not copied."""
+    return values if flags.all() else values[flags]
 
 
 def drawn(

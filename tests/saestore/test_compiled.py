@@ -17,6 +17,7 @@ from saestore.compiled import (
     float16_bits,
     float32_of,
     knows_float16,
+    prefetch,
     read_at,
     reads_files,
     stream_copy,
@@ -134,7 +135,7 @@ def test_every_float16_that_is_a_number_comes_back():
 def test_the_interpreter_has_no_such_functions():
     one = np.float32(1), np.uint16(1)
     calls = [lambda: float16_bits(one[0]), lambda: float32_of(one[1])]
-    calls += [lambda: stream_copy(0, 0, 0), stream_end]
+    calls += [lambda: stream_copy(0, 0, 0), stream_end, lambda: prefetch(np.zeros(1), 0)]
     calls += [lambda: read_at(0, 0, 0, 0), lambda: crc32c_of(0, 0, crc32c_shifts())]
     for call in calls:
         with pytest.raises(TypeError, match="inside compiled functions only"):
