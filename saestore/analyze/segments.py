@@ -9,6 +9,12 @@ partial sums of different workers are never merged.
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, Shaped, UInt32, UInt64
 
+from saestore.analyze.segment_loops import order_runs
+
+
+_LONG = 400
+"""Elements of a run from which on, in the mean, all are put in order in less time without comparing."""
+
 
 def run_of(offsets: Int64[np.ndarray, " _"]) -> Int64[np.ndarray, " firing"]:
     """Return for each element the index of its run."""
@@ -76,6 +82,8 @@ def order_within(
     keys: UInt32[np.ndarray, " firing"], offsets: Int64[np.ndarray, " _"]
 ) -> Int64[np.ndarray, " firing"]:
     """Return the indices that put each run in ascending order, ties as they stand."""
+    if len(keys) >= _LONG * (len(offsets) - 1):
+        return order_runs(keys, offsets)
     order: np.ndarray = np.argsort(_composite(keys, offsets), kind="stable")
     return order
 

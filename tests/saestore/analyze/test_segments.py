@@ -1,9 +1,12 @@
 import math
 
 import numpy as np
+import pytest
+import torch
 from hypothesis import given, settings, strategies as st
 
 from saestore.analyze import segments
+from saestore.analyze.segment_loops import order_runs
 
 
 runs = st.lists(
@@ -82,3 +85,41 @@ def test_ragged_stretches_are_laid_end_to_end(pairs):
     rows, offsets = segments.ragged(start, stop)
     assert rows.tolist() == [i for a, n in pairs for i in range(a, a + n)]
     assert np.diff(offsets).tolist() == [n for _, n in pairs]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.sampled_from([0, 1, 2, 300, 5_000]), min_size=1, max_size=8),
+    st.integers(0, 32),
+    st.integers(0, 1 << 30),
+)
+def test_runs_of_any_length_and_keys_are_sorted_as_numpy_sorts_them(lengths, bits, seed):
+    rng = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    most = max(1, (1 << bits) - 1)
+    keys = rng.integers(0, most, offsets[-1], np.uint32, endpoint=True)
+    keys ^= np.uint32(seed)  # what all have in common stands anywhere
+    before = keys.copy()
+    by_run = np.lexsort((keys, segments.run_of(offsets)))
+    assert np.array_equal(segments.order_within(keys, offsets), by_run)
+    assert np.array_equal(order_runs(keys, offsets), by_run)
+    assert np.array_equal(segments.sorted_within(keys, offsets), keys[by_run])
+    assert np.array_equal(keys, before)
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_threads_order_what_one_orders():
+    rng = np.random.default_rng(5)
+    offsets = np.concatenate([[0, 0], np.cumsum(rng.integers(0, 9_000, 80)), [0]])
+    offsets[-1] = offsets[-2]
+    keys = rng.integers(0, 1 << 32, offsets[-1], np.uint32)
+    assert offsets[-1] > 4 << 16  # each has a share
+    assert np.array_equal(order_runs(keys, offsets), np.lexsort((keys, segments.run_of(offsets))))
