@@ -166,7 +166,7 @@ class CoactivationSettings(Model):
     """Whole contexts are drawn until they have this many kept rows."""
     pairs: int = Field(default=2_000_000_000, ge=1)
     """Fewer contexts are used where these have more pairs of firings on one row than this, which is what
-    counting takes: a thread counts some 200 million a second."""
+    counting takes: a thread counts some 300 million a second."""
     min_both: int = Field(default=10, ge=1)
     """Fewest rows on which both fire."""
     top_k: int = Field(default=64, ge=1, le=1024)
