@@ -1,9 +1,10 @@
 """Questions in SQL, answered in processes of their own.
 
 The engine interrupts a question between two steps; some functions of text make one enormous step, for
-hours. Such a question ends with its process, and what takes too much memory takes the server with it no more.
+hours. Such a question ends with its process, and one that takes too much memory fails alone.
 """
 
+import asyncio
 import logging
 import signal
 import time
@@ -48,9 +49,24 @@ class SqlProcesses:
         self._bounds = Bounds.of(settings)
         self._memory = settings.sql_memory_mib + _ROOM_MIB
         self._limiter = CapacityLimiter(settings.sql_at_once)
+        self._preparing: asyncio.Task[None] | None = None
 
-    async def prepare(self) -> None:
-        """Have a process ready before the first question comes: it takes a second or two to start."""
+    def prepare(self) -> None:
+        """Have a process ready before the first question comes: it takes a second or two to start.
+
+        Nobody waits for it: a connection takes the next request when all of the one before is done.
+        """
+        if self._pending is None:
+            self._preparing = asyncio.get_running_loop().create_task(self._prepared())
+
+    @property
+    def _pending(self) -> "asyncio.Task[None] | None":
+        """What makes a process ready, if it still does and for this event loop: processes end with theirs."""
+        task = self._preparing
+        here = asyncio.get_running_loop()
+        return None if task is None or task.done() or task.get_loop() is not here else task
+
+    async def _prepared(self) -> None:
         if not self._limiter.available_tokens:
             return
         try:
@@ -65,6 +81,8 @@ class SqlProcesses:
             QueryError: It was refused, its time is up, or its process was ended.
             SaestoreError: The lake cannot be read.
         """
+        if (preparing := self._pending) is not None:  # it is ready before another one would be
+            await asyncio.wait([preparing])
         began = time.monotonic()
         try:
             found: TableAnswer = await self._run(

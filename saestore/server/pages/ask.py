@@ -6,7 +6,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from markupsafe import Markup
-from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from saestore.errors import SaestoreError
@@ -119,10 +118,8 @@ async def sql(request: Request, served: ServedLake) -> Response:
     }
     crumbs = [("SQL", "/sql"), (asked.query.name, "")] if asked.query else [("SQL", "")]
     status = 200 if problem is None else problem.status
-    shown = await run_in_threadpool(page, request, "sql.html", model, crumbs=crumbs, status=status)
-    # who looks at the page is about to ask
-    shown.background = BackgroundTask(served.sql.prepare)
-    return shown
+    served.sql.prepare()  # who looks at the page is about to ask
+    return await run_in_threadpool(page, request, "sql.html", model, crumbs=crumbs, status=status)
 
 
 def from_elsewhere(request: Request) -> bool:

@@ -130,6 +130,17 @@ def test_a_question_that_nothing_interrupts_ends_and_the_next_one_is_answered(pa
         assert processes_for_sql(process) == [kept]  # it answers many
 
 
+def test_who_looks_at_the_page_finds_a_process_ready(path):
+    with served(path) as (process, said):
+        assert processes_for_sql(process) == []
+        assert httpx.get(f"{said['url']}/sql", timeout=30).status_code == 200
+        while not processes_for_sql(process):
+            time.sleep(0.01)
+        (one,) = processes_for_sql(process)
+        assert asked(said, "SELECT 1")[1]["rows"] == [[1]]
+        assert processes_for_sql(process) == [one]
+
+
 def test_a_process_that_is_killed_takes_only_its_question_along(path):
     with served(path, SAESTORE_SERVER_SQL_SECONDS="60") as (process, said):
         answers = []
