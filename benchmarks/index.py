@@ -85,9 +85,8 @@ class IndexBench:
             seconds = timed(partial(_synced, analysis, server))
             index = stack.enter_context(Index.at(Place(server.uri, DATABASE), analysis.lake))
             client = stack.enter_context(MongoClient[Any](server.uri))
-            client.admin.command(
-                "fsync"
-            )  # what it has yet to write would take a processor from who reads
+            # what it has yet to write would take a processor from who reads
+            client.admin.command("fsync")
             readers = {side: stack.enter_context(_reader(analysis, server, side)) for side in SIDES}
             yield _prepare(_Asked(analysis, index, client, seconds, readers))
 
