@@ -1,6 +1,8 @@
 """Arrow tables from numpy columns, by schema, and back into arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -56,6 +58,55 @@ def repeated(text: str, n: int) -> "pa.Array[Any]":
 def plain(column: Any) -> Shaped[np.ndarray, " _"]:
     """Return a column of numbers without nulls; pyarrow's own `to_numpy` would import pandas."""
     return np.from_dlpack(_whole(column))
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Lists of numbers.
+
+    Attributes:
+        ends: Where each list begins, and the end of the last.
+        values: The elements of all lists.
+    """
+
+    ends: Int64[np.ndarray, " _"]
+    values: Shaped[np.ndarray, " _"]
+
+    @classmethod
+    def of(cls, lists: Sequence[Sequence[Any]]) -> "Ragged":
+        """Return some lists of numbers."""
+        ends = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+        return cls(ends, np.array(list(chain.from_iterable(lists))))
+
+
+def columns(names: Iterable[str], arrays: Iterable[Any]) -> dict[str, Any]:
+    """Return columns as what is quick to work with.
+
+    Args:
+        names: Their names.
+        arrays: They: Arrow arrays, chunked or not.
+
+    Returns:
+        By name, of numbers an array, of lists of numbers `Ragged`, of all else, and where anything is null, a list.
+    """
+    return dict(zip(names, map(_quick, arrays), strict=True))
+
+
+def _quick(column: Any) -> Any:
+    array = _whole(column)
+    kind = array.type
+    if not array.null_count:
+        if _numeric(kind):
+            return np.from_dlpack(array)
+        if pa.types.is_list(kind) and _numeric(kind.value_type) and not array.values.null_count:
+            ends = np.from_dlpack(array.offsets).astype(np.int64)
+            values = np.from_dlpack(array.values)[ends[0] : ends[-1]]
+            return Ragged(ends - ends[0], values)
+    return array.to_pylist()
+
+
+def _numeric(kind: Any) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
 def characters(

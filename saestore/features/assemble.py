@@ -2,16 +2,16 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
 from saestore.features import relations
 from saestore.features.annotations import events_of, latest
 from saestore.features.explanations import explanations
-from saestore.features.lines import Line, Lines
-from saestore.features.makers import maker
+from saestore.features.lines import Lines
+from saestore.features.making import LazySequence, made, runs
 from saestore.features.page import (
-    Example,
     ExampleGroup,
     FeaturePage,
     HeadPair,
@@ -30,8 +30,6 @@ from saestore_schemas.interpretation_tables import INTERPRETATION_SCORES, INTERP
 from saestore_schemas.manifest import Manifest
 from saestore_schemas.tables import REMAINDER
 
-
-_logit = maker(LogitToken)
 
 _KEYS = {"feature", "score", "head"}
 _ORDER: Mapping[str, int] = {score: place for place, score in enumerate(LOGIT_SCORES)}
@@ -104,14 +102,11 @@ class Assembler:
         )
 
     def _groups(self, lines: Lines, subsamples: Collection[str] | None) -> tuple[ExampleGroup, ...]:
-        wanted = chosen(lines, subsamples)
-        reads = _reads(lines, {line["context"] for line in wanted})
-        groups: dict[tuple[str, int], list[Example]] = {}
-        eligible: dict[tuple[str, int], int] = {}
-        for line, each in zip(wanted, examples(wanted, lines.shown(wanted), reads), strict=True):
-            group = (line["subsample"], line["stratum"])
-            groups.setdefault(group, []).append(each)
-            eligible[group] = line["n_eligible"]
+        wanted = lines.examples(subsamples)
+        shown, reads = lines.shown(wanted), _reads(lines, wanted["context"].tolist())
+        every = cache(lambda: examples(wanted, shown, reads))
+        names, n_eligible = wanted["subsample"], wanted["n_eligible"].tolist()
+        groups = runs(zip(names, wanted["stratum"].tolist(), strict=True))
         order = list(self.settings.subsamples)
         return tuple(
             ExampleGroup(
@@ -119,11 +114,11 @@ class Assembler:
                 kind=self.settings.subsamples[name].kind,
                 stratum=stratum,
                 strata=getattr(self.settings.subsamples[name], "q", 1),
-                n_eligible=eligible[name, stratum],
-                examples=tuple(members),
+                n_eligible=n_eligible[start],
+                examples=LazySequence.part(every, start, stop),
             )
-            for (name, stratum), members in sorted(
-                groups.items(), key=lambda item: (order.index(item[0][0]), item[0][1])
+            for (name, stratum), start, stop in sorted(
+                groups, key=lambda run: (order.index(run[0][0]), run[0][1])
             )
         )
 
@@ -144,18 +139,14 @@ class Assembler:
         )
 
 
-def chosen(lines: Lines, subsamples: Collection[str] | None) -> list[Line]:
-    """Return a feature's lines of `examples` that belong to some subsamples; absent, all."""
-    every = lines.rows("examples")
-    return [line for line in every if subsamples is None or line["subsample"] in subsamples]
-
-
 def _reads(lines: Lines, contexts: Collection[int]) -> Reads:
     """Return what the feature reads from, by context and position where it fires."""
+    attention = lines.rows("attention")
+    wanted = set(contexts) if attention else ()
     found: dict[tuple[int, int], list[Read]] = {}
-    for line in lines.rows("attention"):
+    for line in attention:
         context, key = line["context"], line["key"]
-        if context not in contexts:  # of a subsample that is not asked for
+        if context not in wanted:  # of a subsample that is not asked for
             continue
         read = (
             Read(None, "", line["value"])
@@ -170,19 +161,31 @@ def _reads(lines: Lines, contexts: Collection[int]) -> Reads:
 
 
 def _logits(lines: Lines) -> tuple[LogitTable, ...]:
-    ends: dict[tuple[str, int, int], list[LogitToken]] = {}
-    for line in lines.rows("logits"):
-        token_id = line["token_id"]
-        token = _logit(
-            token_id=token_id, token=lines.vocabulary.token(token_id), value=line["value"]
+    table = lines.columns("logits")
+    if not table:
+        return ()
+    vocabulary = lines.vocabulary
+
+    @cache
+    def tokens() -> list[LogitToken]:
+        token_ids, values = table["token_id"], table["value"]
+        columns = (token_ids.tolist(), vocabulary.texts(token_ids), values.tolist())
+        return made(
+            LogitToken,
+            [
+                {"token_id": token_id, "token": token, "value": value}
+                for token_id, token, value in zip(*columns, strict=True)
+            ],
         )
-        ends.setdefault((line["score"], line["head"], line["sign"]), []).append(token)
+
+    where = zip(table["score"], table["head"].tolist(), table["sign"].tolist(), strict=True)
+    ends = {end: LazySequence.part(tokens, start, stop) for end, start, stop in runs(where)}
     found = [
         LogitTable(
             score=stats["score"],
             head=stats["head"],
-            promoted=tuple(ends.get((stats["score"], stats["head"], 1), ())),
-            suppressed=tuple(ends.get((stats["score"], stats["head"], -1), ())),
+            promoted=ends.get((stats["score"], stats["head"], 1), ()),
+            suppressed=ends.get((stats["score"], stats["head"], -1), ()),
             statistics={k: v for k, v in stats.items() if k not in _KEYS},
         )
         for stats in lines.rows("logit_stats")

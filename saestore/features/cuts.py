@@ -5,6 +5,7 @@ by whole arrays, and only for different ones by Python.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,7 @@ class Cuts:
         numbers, ends = self.numbers(windows)
         homes = self.homes(windows)
         return Shown(
-            tokens=self._objects.values.take(numbers),
+            tokens=partial(self._objects.values.take, numbers),
             firsts=ends[:-1].tolist(),
             n_positions=homes["n_positions"].tolist(),
             sources=homes["source"],

@@ -48,4 +48,7 @@ class Explained:
         """Which features have which words in any explanation."""
         said: list[str] = self.ranked["text"].to_list()
         features = self.ranked["feature"].to_numpy().astype(np.int64)
-        return WordIndex.of(features, np.arange(len(said)), said.__getitem__, len(self.scores))
+        every = np.arange(len(said))
+        return WordIndex.of(
+            features, every, lambda which: [said[at] for at in which.tolist()], len(self.scores)
+        )

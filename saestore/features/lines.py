@@ -1,9 +1,12 @@
 """What an analysis says of one feature, wherever it lies: in the tables of a lake, or in an index."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from saestore.features.pieces import Shown, Vocabulary
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from saestore.features.pieces import Columns, Shown, Vocabulary
 
 
 Line = Mapping[str, Any]
@@ -22,15 +25,41 @@ class Lines(Protocol):
         """
         ...
 
+    def columns(self, table: str) -> Columns:
+        """Return the same by columns, which is quicker for many; none where there is no such table."""
+        ...
+
+    def examples(self, subsamples: Collection[str] | None) -> Columns:
+        """Return the columns of its `examples` that belong to some subsamples; absent, to any."""
+        ...
+
     @property
     def vocabulary(self) -> Vocabulary:
         """The tokens that its lines name."""
         ...
 
-    def shown(self, lines: Sequence[Line]) -> Shown:
-        """Return what some of its `examples` show of their contexts."""
+    def shown(self, examples: Columns) -> Shown:
+        """Return what some of its lines of `examples` show of their contexts."""
         ...
 
     def piece(self, context: int, position: int) -> str:
         """Return the text at a position that its `attention` reads."""
         ...
+
+
+def of_subsamples(examples: Any, subsamples: Collection[str] | None) -> Any:
+    """Return the lines of `examples` that belong to some subsamples; absent, all.
+
+    Args:
+        examples: A table, or an array of structs.
+        subsamples: Which.
+    """
+    if subsamples is None:
+        return examples
+    wanted = pa.array(sorted(subsamples), pa.string())
+    names = (
+        pc.struct_field(examples, "subsample")
+        if isinstance(examples, pa.Array)
+        else examples["subsample"]
+    )
+    return examples.filter(pc.is_in(names, wanted))

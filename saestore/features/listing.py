@@ -325,7 +325,7 @@ class FeatureTable:
                     feature=feature,
                     statistics=line,
                     top_token=None if top is None else vocabulary.token(int(top)),
-                    promotes=tuple(vocabulary.token(t) for t in promotes.tolist() if t >= 0),
+                    promotes=tuple(vocabulary.texts(promotes[promotes >= 0])),
                     explanation=explained.texts.get(feature),
                     explanation_score=_defined(float(explained.scores[feature])),
                 )
@@ -386,8 +386,8 @@ class FeatureTable:
             own = columns.filter(pc.field("shift") == 0).select(["feature", "token_id"])
             pairs.append(_numbers(own))
         both = np.concatenate(pairs) if pairs else np.empty((0, 2), dtype=np.int64)
-        token = self.analysis.vocabulary.token
-        return WordIndex.of(both[:, 0], both[:, 1], token, self.analysis.n_features)
+        texts = self.analysis.vocabulary.texts
+        return WordIndex.of(both[:, 0], both[:, 1], texts, self.analysis.n_features)
 
     @cached_property
     def _explained(self) -> list[Explained]:

@@ -4,13 +4,14 @@ Every number here stands in a table of the analysis; nothing is computed that SQ
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
 
 from saestore.features.explanations import Explanation, best
+from saestore.features.making import LazySequence
 from saestore_schemas.annotations import AnnotationEvent
 
 
@@ -108,7 +109,7 @@ class ExampleGroup:
     stratum: int
     strata: int
     n_eligible: int
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,8 @@ class LogitTable:
 
     score: str
     head: int
-    promoted: tuple[LogitToken, ...]
-    suppressed: tuple[LogitToken, ...]
+    promoted: Sequence[LogitToken]
+    suppressed: Sequence[LogitToken]
     statistics: Mapping[str, float | None]
 
 
@@ -226,7 +227,7 @@ class TokenTable:
     """
 
     shift: int
-    tokens: tuple[TokenCount, ...]
+    tokens: Sequence[TokenCount]
 
 
 @dataclass(frozen=True)
@@ -337,8 +338,8 @@ class FeaturePage:
     writes: tuple[Written, ...]
     pairs: tuple[HeadPair, ...]
     tokens: tuple[TokenTable, ...]
-    coactive: tuple[Coactive, ...]
-    neighbours: tuple[Neighbour, ...]
+    coactive: Sequence[Coactive]
+    neighbours: Sequence[Neighbour]
     groups: tuple[ExampleGroup, ...]
     provenance: Provenance
     annotations: tuple[AnnotationEvent, ...] = ()
@@ -423,6 +424,6 @@ def _plain(value: Any) -> Any:
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | LazySequence):
         return [_plain(item) for item in value]
     return value

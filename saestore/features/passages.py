@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int64, Integer
 
 from saestore.features import arrow
 from saestore.features.cuts import Cuts, Windows
 from saestore.features.lines import Line
 from saestore.features.page import Example
-from saestore.features.pieces import Vocabulary, examples, window
+from saestore.features.pieces import Vocabulary, by_columns, examples, window
 
 
 Ties = Literal["smaller", "larger"]
@@ -163,14 +163,9 @@ class Passages:
             chosen = [(int(self._at[p]), int(p)) for p in peaks[order][:k]]
         else:
             chosen = [(line, self._peak_in(line)) for line in range(len(self.text_of))[:k]]
-        lines = [self._line(*each, rank, width) for rank, each in enumerate(chosen)]
-        windows = Windows(
-            np.array([line for line, _ in chosen], np.int64),
-            *(
-                np.array([line[name] for line in lines], np.int64)
-                for name in ("peak_position", "window_start", "window_length")
-            ),
-        )
+        lines = by_columns([self._line(*each, rank, width) for rank, each in enumerate(chosen)])
+        at = ([line for line, _ in chosen], *(lines[name] for name in _WINDOW))
+        windows = Windows(*(np.asarray(each, np.int64) for each in at))
         return examples(lines, self._cuts.shown(windows))
 
     def _peaks(self) -> tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]:
@@ -224,7 +219,7 @@ class Passages:
     ) -> pa.Table:
         """Return a line of each of some firings."""
         line, position = self._at[firings], self._position[firings]
-        tokens = [self.vocabulary.token(each) for each in self._token_ids(line, position)]
+        tokens = self.vocabulary.texts(self._token_ids(line, position))
         return arrow.rows(
             schema,
             {
@@ -240,12 +235,15 @@ class Passages:
 
     def _token_ids(
         self, line: Int64[np.ndarray, " firing"], position: Int64[np.ndarray, " firing"]
-    ) -> list[int]:
+    ) -> Integer[np.ndarray, " firing"]:
         """Return the token at each of some positions."""
         lists: Any = self.contexts["token_ids"].combine_chunks()
         starts, flat = np.from_dlpack(lists.offsets), np.from_dlpack(lists.values)
-        found: list[int] = flat[starts[line].astype(np.int64) + position].tolist()
+        found: Integer[np.ndarray, " firing"] = flat[starts[line].astype(np.int64) + position]
         return found
+
+
+_WINDOW = ("peak_position", "window_start", "window_length")
 
 
 def _changes(*keys: Int64[np.ndarray, " firing"]) -> Bool[np.ndarray, " firing"]:

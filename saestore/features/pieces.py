@@ -1,6 +1,6 @@
 """Contexts as pieces of text: tokens with a feature's values, cut to a window."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from types import MappingProxyType
@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int64, Integer, Shaped
 
-from saestore.features.makers import maker
+from saestore.features import arrow
+from saestore.features.making import made
 from saestore.features.page import Example, Read, TokenPiece
 
 
@@ -31,7 +32,7 @@ class Vocabulary:
     ids: Int64[np.ndarray, " vocab"]
     tokens: Sequence[str]
     special: Bool[np.ndarray, " vocab"]
-    rows: Sequence[int]
+    rows: Int64[np.ndarray, " vocab"]
 
     @classmethod
     def of(cls, table: pa.Table) -> "Vocabulary":
@@ -40,23 +41,41 @@ class Vocabulary:
             np.array(table["token_id"].to_pylist(), dtype=np.int64),
             [str(token) for token in table["token"].to_pylist()],
             np.array(table["special"].to_pylist(), dtype=np.bool_),
-            [int(n or 0) for n in table["n_rows"].to_pylist()],
+            np.array([n or 0 for n in table["n_rows"].to_pylist()], dtype=np.int64),
         )
 
     def token(self, token_id: int) -> str:
         """Return how a token is shown."""
-        at = self._places.get(token_id)
-        return f"#{token_id}" if at is None else self.tokens[at]
+        (text,) = self.texts(np.array([token_id]))
+        return text
 
-    def n_rows(self, token_id: int) -> int:
-        """Return how many kept rows hold a token."""
-        at = self._places.get(token_id)
-        return 0 if at is None else self.rows[at]
+    def texts(self, token_ids: Integer[np.ndarray, " _"]) -> list[str]:
+        """Return how some tokens are shown."""
+        tokens, n = self.tokens, len(self.tokens)
+        asked = zip(token_ids.tolist(), self._places(token_ids).tolist(), strict=True)
+        return [tokens[at] if at < n else f"#{token}" for token, at in asked]
+
+    def n_rows(self, token_ids: Integer[np.ndarray, " _"]) -> Int64[np.ndarray, " _"]:
+        """Return how many kept rows hold each of some tokens."""
+        found: Int64[np.ndarray, " _"] = self._rows[self._places(token_ids)]
+        return found
+
+    def _places(self, token_ids: Integer[np.ndarray, " _"]) -> Int64[np.ndarray, " _"]:
+        """Return where tokens stand; behind the last what is none."""
+        at = self._by_id
+        found: Int64[np.ndarray, " _"] = at[np.minimum(token_ids, len(at) - 1)]
+        return found
 
     @cached_property
-    def _places(self) -> Mapping[int, int]:
-        """Where each token stands: a page asks for hundreds, one by one."""
-        return {token: at for at, token in enumerate(self.ids.tolist())}
+    def _by_id(self) -> Int64[np.ndarray, " token_id"]:
+        """Where the token of each id stands, behind the last where there is none."""
+        found = np.full(int(self.ids[-1]) + 2 if len(self.ids) else 1, len(self.ids))
+        found[self.ids] = np.arange(len(self.ids))
+        return found
+
+    @cached_property
+    def _rows(self) -> Int64[np.ndarray, " _"]:
+        return np.append(self.rows, 0)
 
     @cached_property
     def control(self) -> frozenset[int]:
@@ -89,7 +108,7 @@ class Shown:
     """What lines of `examples` show of their contexts, as if nothing fired there; one entry of each.
 
     Attributes:
-        tokens: The tokens of all lines, those of a line together; who asked for them may change the array.
+        tokens: Returns the tokens of all lines, those of a line together.
         firsts: Where among them those of each line begin.
         n_positions: Tokens in the whole context.
         sources: Corpus source of the context's first document.
@@ -97,24 +116,28 @@ class Shown:
         document_ids: Its id.
     """
 
-    tokens: Shaped[np.ndarray, " position"]
+    tokens: Callable[[], Shaped[np.ndarray, " position"]]
     firsts: Sequence[int]
     n_positions: Sequence[int]
     sources: Sequence[str]
     documents: Sequence[int]
     document_ids: Sequence[str]
 
+    def contexts(self) -> Iterator[tuple[int, str, int, str]]:
+        """Yield of each line what its context is: tokens, source, document, its id."""
+        facts = (self.n_positions, self.sources, self.documents, self.document_ids)
+        return zip(*facts, strict=True)
 
+
+Columns: TypeAlias = Mapping[str, Any]
+"""Lines of a table by columns, as `arrow.columns` has them."""
 Reads: TypeAlias = Mapping[tuple[int, int], tuple[Read, ...]]
 """Of features that attend, what values are the sums of, by context and position."""
 
 _NO_READS: Reads = MappingProxyType({})
-_token, _example = maker(TokenPiece), maker(Example)
 
 
-def examples(
-    lines: Sequence[Mapping[str, Any]], shown: Shown, reads: Reads = _NO_READS
-) -> list[Example]:
+def examples(lines: Columns, shown: Shown, reads: Reads = _NO_READS) -> list[Example]:
     """Return the examples of some lines of `examples`.
 
     Args:
@@ -122,34 +145,52 @@ def examples(
         shown: What they show of their contexts.
         reads: What their peaks are the sums of.
     """
-    tokens = shown.tokens
-    for line, first in zip(lines, shown.firsts, strict=True):
-        begin = first - line["window_start"]
-        for at, value in zip(line["positions"], line["values"], strict=True):
-            silent = tokens[begin + at]
-            tokens[begin + at] = _token(
-                text=silent.text, value=value, special=silent.special, kept=silent.kept
-            )
-    whole = tuple(tokens.tolist())
-    facts = (shown.firsts, shown.n_positions, shown.sources, shown.documents, shown.document_ids)
-    return [
-        _example(
-            context=line["context"],
-            rank=line["rank"],
-            peak=line["peak"],
-            peak_position=line["peak_position"],
-            window_start=line["window_start"],
-            n_positions=n_positions,
-            source=source,
-            document=document,
-            document_id=document_id,
-            tokens=whole[first : first + line["window_length"]],
-            reads=reads.get((line["context"], line["peak_position"]), ()),
-        )
-        for line, first, n_positions, source, document, document_id in zip(
-            lines, *facts, strict=True
-        )
-    ]
+    positions, values = lines["positions"], lines["values"]
+    begins = np.array(shown.firsts, np.int64) - lines["window_start"]
+    at = np.repeat(begins, np.diff(positions.ends)) + positions.values
+    whole = shown.tokens().tolist()
+    silent = [whole[place] for place in at.tolist()]
+    fired = made(
+        TokenPiece,
+        [
+            {"text": token.text, "value": value, "special": token.special, "kept": token.kept}
+            for token, value in zip(silent, values.values.tolist(), strict=True)
+        ],
+    )
+    for place, token in zip(at.tolist(), fired, strict=True):
+        whole[place] = token
+    tokens = tuple(whole)
+    facts = (lines[name].tolist() for name in _FACTS)
+    return made(
+        Example,
+        [
+            {
+                "context": context, "rank": rank, "peak": peak, "peak_position": peak_position,
+                "window_start": start, "n_positions": n_positions, "source": source,
+                "document": document, "document_id": document_id,
+                "tokens": tokens[first : first + length],
+                "reads": reads.get((context, peak_position), ()),
+            }
+            for context, rank, peak, peak_position, start, length, first, (
+                n_positions, source, document, document_id,
+            ) in zip(*facts, shown.firsts, shown.contexts(), strict=True)
+        ],
+    )  # fmt: skip
+
+
+_FACTS = ("context", "rank", "peak", "peak_position", "window_start", "window_length")
+"""Columns of `examples` that examples need beside positions and values."""
+
+
+def by_columns(lines: Sequence[Mapping[str, Any]]) -> Columns:
+    """Return what `examples` needs of some lines."""
+    return {
+        **{name: np.array([line[name] for line in lines]) for name in _FACTS},
+        **{
+            name: arrow.Ragged.of([line[name] for line in lines])
+            for name in ("positions", "values")
+        },
+    }
 
 
 _KNOWN = 1 << 16

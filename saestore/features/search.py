@@ -70,7 +70,7 @@ class WordIndex:
         cls,
         features: Int64[np.ndarray, " pair"],
         tokens: Int64[np.ndarray, " pair"],
-        text_of: Callable[[int], str],
+        texts_of: Callable[[Int64[np.ndarray, " _"]], Sequence[str]],
         n_features: int,
     ) -> "WordIndex":
         """Return the index of features that have tokens.
@@ -78,11 +78,11 @@ class WordIndex:
         Args:
             features: Feature of each pair.
             tokens: Token of each pair.
-            text_of: A token's text.
+            texts_of: Returns the texts of some tokens.
             n_features: Features there are.
         """
         ids, place = np.unique(tokens, return_inverse=True)
-        of_token = [words(text_of(token)) for token in ids.tolist()]
+        of_token = [words(text) for text in texts_of(ids)]
         distinct = sorted({word for each in of_token for word in each})
         number = {word: n for n, word in enumerate(distinct)}
         most = max(map(len, of_token), default=0)

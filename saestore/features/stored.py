@@ -3,13 +3,17 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
+import pyarrow as pa
+
+from saestore.features import arrow
 from saestore.features.annotations import AnnotationLog
-from saestore.features.assemble import Assembler, chosen
+from saestore.features.assemble import Assembler
 from saestore.features.interpretations import Interpretations
-from saestore.features.lines import Line
+from saestore.features.lines import Line, of_subsamples
 from saestore.features.page import FeaturePage
-from saestore.features.pieces import Shown, Vocabulary
+from saestore.features.pieces import Columns, Shown, Vocabulary
 from saestore.features.read import TableReader
 from saestore.features.stretches import Stretches
 from saestore.lake import Lake, Ref, layout
@@ -82,6 +86,12 @@ class Stored:
             return []
         return self.readers[table].rows("feature", [feature]).to_pylist()
 
+    def columns(self, table: str, feature: int) -> Columns:
+        """Return the same by columns, none where the analysis has no such table."""
+        if table not in self.readers:
+            return {}
+        return _columns(self.readers[table].rows("feature", [feature]))
+
     def page(self, feature: int) -> FeaturePage:
         """Return the page of a feature that exists."""
         return next(self.pages([feature]))
@@ -109,8 +119,8 @@ class Stored:
             _Lines(self, feature, {layout.ANNOTATIONS: said[feature], **explained[feature]})
             for feature in features
         ]
-        shown = (line for each in lines for line in chosen(each, subsamples))
-        self.stretches.read({line["context"] for line in shown})
+        shown = (each.examples(subsamples)["context"].tolist() for each in lines)
+        self.stretches.read(set(chain.from_iterable(shown)))
         for feature, each in zip(features, lines, strict=True):
             yield self.assembler.page(
                 feature, each, subsamples, related=related, unreadable=unreadable
@@ -127,18 +137,29 @@ class _Lines:
     def __init__(self, stored: Stored, feature: int, given: Mapping[str, Sequence[Line]]) -> None:
         self._stored = stored
         self._feature = feature
-        self._known = {"examples": stored.rows("examples", feature), **given}
+        self._given = given
+        self._examples = stored.readers["examples"].rows("feature", [feature])
 
     def rows(self, table: str) -> Sequence[Line]:
-        known = self._known.get(table)
+        known = self._given.get(table)
         return self._stored.rows(table, self._feature) if known is None else known
+
+    def columns(self, table: str) -> Columns:
+        return self._stored.columns(table, self._feature)
+
+    def examples(self, subsamples: Collection[str] | None) -> Columns:
+        return _columns(of_subsamples(self._examples, subsamples))
 
     @property
     def vocabulary(self) -> Vocabulary:
         return self._stored.vocabulary
 
-    def shown(self, lines: Sequence[Line]) -> Shown:
-        return self._stored.stretches.shown(lines)
+    def shown(self, examples: Columns) -> Shown:
+        return self._stored.stretches.shown(examples)
 
     def piece(self, context: int, position: int) -> str:
         return self._stored.stretches.token(context, position)
+
+
+def _columns(table: pa.Table) -> Columns:
+    return arrow.columns(table.column_names, table.columns)

@@ -1,6 +1,6 @@
 """What examples show of the contexts of one analysis, each read and cut into tokens once, as long as there is room."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from threading import RLock
 
 import numpy as np
@@ -9,9 +9,8 @@ from jaxtyping import Int64
 
 from saestore.features import arrow
 from saestore.features.cuts import SHOWN, Cuts, Windows
-from saestore.features.lines import Line
 from saestore.features.parquet import CONTEXTS_GROUP
-from saestore.features.pieces import Shown, Vocabulary
+from saestore.features.pieces import Columns, Shown, Vocabulary
 from saestore.features.read import TableReader
 
 
@@ -44,23 +43,12 @@ class Stretches:
         with self._lock:
             self.slots(np.fromiter(contexts, np.int64, len(contexts)))
 
-    def shown(self, lines: Sequence[Line]) -> Shown:
+    def shown(self, examples: Columns) -> Shown:
         """Return what lines of `examples` show of their contexts."""
-        asked = np.array(
-            [
-                (
-                    each["context"],
-                    each["peak_position"],
-                    each["window_start"],
-                    each["window_length"],
-                )
-                for each in lines
-            ],
-            np.int64,
-        ).reshape(-1, 4)
-        contexts, peaks, starts, lengths = asked.T
+        names = ("context", "peak_position", "window_start", "window_length")
+        contexts, *window = (examples[name].astype(np.int64) for name in names)
         with self._lock:
-            return self.cuts.shown(Windows(self.slots(contexts), peaks, starts, lengths))
+            return self.cuts.shown(Windows(self.slots(contexts), *window))
 
     def token(self, context: int, position: int) -> str:
         """Return the text at a position of a context; empty behind its end."""

@@ -3,8 +3,6 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from saestore.errors import IndexUnavailableError
 from saestore.features import Analysis, FeaturePage
 from saestore.features.assemble import Assembler
@@ -15,7 +13,7 @@ from saestore.index import layout
 from saestore.index.database import Database
 from saestore.index.documents import explained_of, listed_of, looks_of, schema_of
 from saestore.index.listing import IndexedTable
-from saestore.index.record import Looks, unpacked
+from saestore.index.record import Form, Looks, unpacked
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class IndexedAnalysis:
         analysis: The analysis in the lake: of it, the manifest is read.
         version: Its version.
         listed: The version of its features' documents in `features`, which goes with the runs about it too.
-        schema: That of its features' records.
+        form: How its features' records are laid out.
         looks: The tokens that they show.
         assembler: What makes pages of them.
         unreadable: Runs of `interpret` that cannot be read, and why.
@@ -37,7 +35,7 @@ class IndexedAnalysis:
     analysis: Analysis
     version: str
     listed: str
-    schema: pa.Schema
+    form: Form
     looks: Looks
     assembler: Assembler
     unreadable: Mapping[str, str]
@@ -57,7 +55,7 @@ class IndexedAnalysis:
         if found is None:
             raise _lacks(database, analysis.ref.path)
         try:
-            schema, looks = schema_of(found), looks_of(found)
+            form, looks = Form(schema_of(found)), looks_of(found)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _lacks(database, analysis.ref.path, "run `saestore index rebuild`") from error
         assembler = Assembler(
@@ -68,7 +66,7 @@ class IndexedAnalysis:
             analysis,
             version,
             listed,
-            schema,
+            form,
             looks,
             assembler,
             analysis.interpretations.unreadable,
@@ -125,7 +123,9 @@ class IndexedAnalysis:
         said = self.analysis.annotations.lines(features)
         names = [layout.feature_id(self.version, feature) for feature in features]
         with self.database.asking():
-            pages = self.database[layout.PAGES].find({"_id": {"$in": names}})
+            # MongoDB answers what asks for one by its name without a plan
+            asked = names[0] if len(names) == 1 else {"$in": names}
+            pages = self.database[layout.PAGES].find({"_id": asked})
             found = {each["_id"]: each for each in pages}
             explained = self._explained(features)
         for feature, name in zip(features, names, strict=True):
@@ -134,13 +134,14 @@ class IndexedAnalysis:
             held = found[name]
             try:
                 given = {layout.ANNOTATIONS: said[feature], **explained[feature]}
-                record = unpacked(held["size"], held["record"], self.schema, self.looks, given)
+                record = unpacked(held["size"], held["record"], self.form, self.looks, given)
+                page = self.assembler.page(
+                    feature, record, subsamples, related=related, unreadable=self.unreadable
+                )
             except (OSError, ValueError, KeyError, TypeError) as error:
                 what = f"feature {feature} of {self.analysis.ref.path}"
                 raise _lacks(self.database, what, "run `saestore index rebuild`") from error
-            yield self.assembler.page(
-                feature, record, subsamples, related=related, unreadable=self.unreadable
-            )
+            yield page
 
     def _explained(self, features: Sequence[int]) -> dict[int, dict[str, list[Line]]]:
         """Return what the runs say of some features, those that the index has; nothing without any run."""

@@ -7,7 +7,8 @@ numbered behind these, and the record has them itself. The schema and the vocabu
 record is the message without them, compressed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,9 +18,9 @@ from jaxtyping import Int32, Int64, Integer, Shaped
 
 from saestore.features import arrow
 from saestore.features.cuts import KEPT, SPECIAL, Windows
-from saestore.features.lines import Line
+from saestore.features.lines import Line, of_subsamples
 from saestore.features.page import TokenPiece
-from saestore.features.pieces import Shown, Vocabulary, silent
+from saestore.features.pieces import Columns, Shown, Vocabulary, silent
 from saestore.features.stored import Stored
 from saestore.features.stretches import Stretches
 
@@ -215,19 +216,33 @@ class Looks:
         return self._pieces.take(rows)
 
 
+class Form:
+    """How the records of an analysis are laid out.
+
+    Attributes:
+        schema: Their schema.
+        columns: The columns of each table: asking Arrow takes longer than reading some of them.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.schema = schema
+        kinds: Mapping[str, Any] = {field.name: field.type.value_type for field in schema}
+        self.columns = {
+            name: tuple(field.name for field in kind)
+            for name, kind in kinds.items()
+            if pa.types.is_struct(kind)
+        }
+
+
 def unpacked(
-    size: int,
-    record: bytes,
-    schema: pa.Schema,
-    looks: Looks,
-    given: Mapping[str, Sequence[Line]],
+    size: int, record: bytes, form: Form, looks: Looks, given: Mapping[str, Sequence[Line]]
 ) -> "Record":
     """Return a record.
 
     Args:
         size: Its size before it was compressed.
         record: It.
-        schema: That of the analysis.
+        form: How those of the analysis are laid out.
         looks: The analysis's tokens.
         given: What people and models say of the feature: its lines of `annotations`, `interpretations` and
             `interpretation_scores`.
@@ -236,60 +251,95 @@ def unpacked(
         OSError: It is damaged.
         ValueError: Likewise.
     """
-    return Record({**content(size, record, schema), **given}, looks)
+    return Record(content(size, record, form.schema), form, looks, given)
 
 
-def content(size: int, record: bytes, schema: pa.Schema) -> Mapping[str, Any]:
-    """Return what a record holds: the lines of each table, and the tokens; those shown as an Arrow array.
+def content(size: int, record: bytes, schema: pa.Schema) -> pa.RecordBatch:
+    """Return what a record holds: one row, of the lines of each table, and of the tokens.
 
     Raises:
         OSError: It is damaged.
         ValueError: Likewise.
     """
-    batch = pa.ipc.read_record_batch(_CODEC.decompress(record, size), schema)
-    (row,) = batch.select([name for name in schema.names if name != SHOWN]).to_pylist()
-    shown: Any = batch[SHOWN]
-    return {**row, SHOWN: shown.flatten()}
+    return pa.ipc.read_record_batch(_CODEC.decompress(record, size), schema)
 
 
 class Record:
-    """A feature's lines as its page is built from them."""
+    """A feature's lines as its page is built from them.
 
-    def __init__(self, row: Mapping[str, Any], looks: Looks) -> None:
+    Reading any of them raises what `unpacked` raises where the record is damaged.
+    """
+
+    def __init__(
+        self, batch: pa.RecordBatch, form: Form, looks: Looks, given: Mapping[str, Sequence[Line]]
+    ) -> None:
         self.vocabulary = looks.vocabulary
-        self._row = row
-        self._shown = _shown(row, looks)
-        self._texts = {
-            (each["context"], each["key"]): each["text"] for each in row.get("attention", ())
-        }
+        self._batch = batch
+        self._form = form
+        self._given = given
+        self._looks = looks
 
     def rows(self, table: str) -> Sequence[Line]:
         """Return its lines of a table in stored order; none where the analysis has no such table."""
-        found: Sequence[Line] = self._row.get(table, ())
+        if table in self._given or table not in self._form.columns:
+            return self._given.get(table, ())
+        found: Sequence[Line] = self._lines(table).to_pylist()
         return found
 
-    def shown(self, lines: Sequence[Line]) -> Shown:
+    def columns(self, table: str) -> Columns:
+        """Return the same by columns; none where the analysis has no such table."""
+        return self._columns(table, self._lines(table)) if table in self._form.columns else {}
+
+    def examples(self, subsamples: Collection[str] | None) -> Columns:
+        """Return the columns of its `examples` that belong to some subsamples; absent, to any."""
+        return self._columns("examples", of_subsamples(self._lines("examples"), subsamples))
+
+    def shown(self, examples: Columns) -> Shown:
         """Return what some of its `examples` show of their contexts."""
-        names = ("first", "n_positions", "source", "document", "document_id")
-        return Shown(self._shown, *([line[name] for line in lines] for name in names))
+        first, n_positions, document = (
+            examples[name].tolist() for name in ("first", "n_positions", "document")
+        )
+        source, document_id = examples["source"], examples["document_id"]
+        numbers, others = arrow.plain(self._lines(SHOWN)), self._others()
+        if len(numbers) and int(numbers.max()) >= self._looks.n + len(others):
+            raise ValueError("it shows tokens that it does not have")
+        tokens = partial(self._tokens, numbers, others)
+        return Shown(tokens, first, n_positions, source, document, document_id)
+
+    def _columns(self, table: str, lines: Any) -> Columns:
+        names = self._form.columns[table]
+        return arrow.columns(names, map(lines.field, range(len(names))))
 
     def piece(self, context: int, position: int) -> str:
         """Return the text at a position that its `attention` reads."""
         return str(self._texts[context, position])
 
+    @cached_property
+    def _texts(self) -> Mapping[tuple[int, int], str]:
+        return {(line["context"], line["key"]): line["text"] for line in self.rows("attention")}
 
-def _shown(row: Mapping[str, Any], looks: Looks) -> Shaped[np.ndarray, " position"]:
-    """Return the tokens that a record shows, as if nothing fired there."""
-    numbers = arrow.plain(row[SHOWN])
-    found = looks.of(numbers)
-    others = [
-        silent(text, bool(mark & SPECIAL), bool(mark & KEPT))
-        for text, mark in zip(row[TEXTS], row[MARKS], strict=True)
-    ]
-    odd = np.flatnonzero(numbers >= looks.n)
-    for at, which in zip(odd.tolist(), (numbers[odd] - looks.n).tolist(), strict=True):
-        found[at] = others[which]
-    return found
+    def _lines(self, name: str) -> Any:
+        """Return the elements of the one list of a column: what lies behind it is that list's."""
+        column: Any = self._batch[name]
+        return column.values
+
+    def _others(self) -> list[TokenPiece]:
+        """Return the tokens that it shows and the vocabulary has not."""
+        texts, marks = (self._lines(name).to_pylist() for name in (TEXTS, MARKS))
+        return [
+            silent(text, bool(mark & SPECIAL), bool(mark & KEPT))
+            for text, mark in zip(texts, marks, strict=True)
+        ]
+
+    def _tokens(
+        self, numbers: Integer[np.ndarray, " position"], others: Sequence[TokenPiece]
+    ) -> Shaped[np.ndarray, " position"]:
+        """Return the tokens that it shows, as if nothing fired there."""
+        found, n = self._looks.of(numbers), self._looks.n
+        odd = np.flatnonzero(numbers >= n)
+        for at, which in zip(odd.tolist(), (numbers[odd] - n).tolist(), strict=True):
+            found[at] = others[which]
+        return found
 
 
 def _integers(table: pa.Table, column: str) -> Int64[np.ndarray, " _"]:

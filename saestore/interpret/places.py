@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from saestore.features import Analysis, FeaturePage
 from saestore.features.analysis import FIRINGS
-from saestore.features.pieces import examples, window
+from saestore.features.pieces import by_columns, examples, window
 from saestore.interpret.contexts import Contexts
 from saestore.interpret.draw import Draw, Part
 from saestore.interpret.evidence import Evidence, Negative, Pick, Snippet
@@ -271,7 +271,9 @@ class Material:
         Args:
             wanted: Of which feature, which places, and how many tokens of each.
         """
-        lines = [self._line(draw, pick, width) for draw, picks, width in wanted for pick in picks]
+        lines = by_columns(
+            [self._line(draw, pick, width) for draw, picks, width in wanted for pick in picks]
+        )
         # each place takes the next of them
         shown = iter(examples(lines, self._analysis.stored.stretches.shown(lines)))
         return [Evidence(draw.page, tuple(map(Snippet, picks, shown))) for draw, picks, _ in wanted]

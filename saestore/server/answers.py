@@ -15,6 +15,8 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
+from saestore.features.making import LazySequence
+
 
 RELEASE = importlib.metadata.version("saestore")
 """The release that answers."""
@@ -74,7 +76,7 @@ def known(request: Request, tag: str) -> bool:
 
 def json_response(value: Any, *, headers: dict[str, str] | None = None) -> Response:
     """Return a value, a record or a model as JSON; undefined numbers are null."""
-    return Response(_json(value), headers=headers, media_type=_MEDIA)
+    return Response(json_of(value), headers=headers, media_type=_MEDIA)
 
 
 def tagged(request: Request, kept: Kept, about: Iterable[str], make: Callable[[], Any]) -> Response:
@@ -92,10 +94,18 @@ def tagged(request: Request, kept: Kept, about: Iterable[str], make: Callable[[]
         return Response(status_code=304, headers=headers)
     body = kept.get(tag)
     if body is None:
-        body = _json(make())
+        body = json_of(make())
         kept.put(tag, body)
     return Response(body, headers=headers, media_type=_MEDIA)
 
 
-def _json(value: Any) -> bytes:
-    return to_json(value, inf_nan_mode="null")
+def json_of(value: Any) -> bytes:
+    """Return the body of an answer; of what is undefined, null."""
+    return to_json(value, inf_nan_mode="null", fallback=_listed)
+
+
+def _listed(value: Any) -> list[Any]:
+    """Return what JSON says of a sequence that is neither list nor tuple."""
+    if isinstance(value, LazySequence):
+        return list(value)
+    raise TypeError(f"no JSON of {type(value).__name__}")

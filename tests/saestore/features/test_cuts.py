@@ -16,7 +16,10 @@ from saestore_schemas import tables
 
 
 VOCABULARY = Vocabulary(
-    np.array([0, 3, 7]), ["<bos>", " a", "b"], np.array([True, False, False]), [2, 3, 4]
+    np.array([0, 3, 7]),
+    ["<bos>", " a", "b"],
+    np.array([True, False, False]),
+    np.array([2, 3, 4]),
 )
 
 # characters of 1 to 4 bytes; tokens without any complete a character of the one before
@@ -80,7 +83,7 @@ def test_tokens_and_documents_are_those_of_slices(batches, data):
         line, pieces = every[slot]
         first = shown.firsts[at]
         wanted = cut_by_hand(line, pieces)[start : start + length]
-        assert shown.tokens[first : first + length].tolist() == wanted
+        assert shown.tokens()[first : first + length].tolist() == wanted
         home = home_by_hand(line, peak)
         assert (shown.documents[at], shown.document_ids[at]) == (
             home["document"],
@@ -102,21 +105,23 @@ def window_of(n):
 @pytest.mark.parametrize(("room", "near"), [(0, False), (0, True), (40, True), (1 << 20, False)])
 def test_whatever_room_there_is_the_same_is_shown_to_any_thread(planted_lake, room, near):
     analysis = Analysis.open(planted_lake, "planted/relu/default")
-    lines = [line for n in range(11) for line in analysis.stored.rows("examples", n)]
+    table = analysis.rows("examples", range(11)).combine_chunks()
+    names = ("context", "peak_position", "window_start", "window_length")
+    lines = arrow.columns(names, map(table.column, names))
     wanted = analysis.stored.stretches.shown(lines)
     held = Stretches(analysis.stored.readers["contexts"], analysis.vocabulary, room=room, near=near)
 
     def ask(seed):
-        some = np.random.default_rng(seed).permutation(len(lines))[:5].tolist()
-        found = held.shown([lines[at] for at in some])
+        some = np.random.default_rng(seed).permutation(table.num_rows)[:5].tolist()
+        found = held.shown({name: column[some] for name, column in lines.items()})
         return all(
             np.array_equal(
-                found.tokens[first : first + length], wanted.tokens[begin : begin + length]
+                found.tokens()[first : first + length], wanted.tokens()[begin : begin + length]
             )
             and found.document_ids[n] == wanted.document_ids[at]
             for n, at in enumerate(some)
             for first, begin, length in [
-                (found.firsts[n], wanted.firsts[at], lines[at]["window_length"])
+                (found.firsts[n], wanted.firsts[at], int(lines["window_length"][at]))
             ]
         )
 

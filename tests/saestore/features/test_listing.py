@@ -123,7 +123,9 @@ def test_what_people_wrote_is_searched_with_the_tokens(table):
 )
 def test_the_word_index_is_a_search_through_all_pairs(pairs, tokens, query):
     array = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    index = WordIndex.of(array[:, 0], array[:, 1], tokens.__getitem__, 5)
+    index = WordIndex.of(
+        array[:, 0], array[:, 1], lambda ids: [tokens[at] for at in ids.tolist()], 5
+    )
     for feature, found in enumerate(index.matching(query).tolist()):
         there = {w for f, token in pairs if f == feature for w in words(tokens[token])}
         assert found == all(any(w.startswith(p) for w in there) for p in words(query))
