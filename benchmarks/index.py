@@ -8,7 +8,7 @@ histograms, logits, tokens, co-active features and neighbours.
 
 Files are read before, so they lie in memory. Pages are of features drawn at random, the same in each round: what
 lies beside them in a file was not decoded for another. Their times are of all rounds, the first, which warms up,
-among them.
+among them. A page read has its lines as columns; as JSON, every line is looked at.
 """
 
 import os
@@ -44,7 +44,13 @@ ASKED = 200
 """Pages asked for."""
 WRITE_MS, READ_MS = 19.0, 15.7
 """What the reference takes for a feature."""
-SIDES = {"index": "page, index", "lake": "page, lake", "bare": "bare find_one"}
+SIDES = {
+    "index": "page, index",
+    "lake": "page, lake",
+    "index as JSON": "page, index, as JSON",
+    "lake as JSON": "page, lake, as JSON",
+    "bare": "bare find_one",
+}
 """Where pages are read from, each by a process of its own."""
 DATABASE = "bench"
 _BARE = 16
@@ -238,7 +244,9 @@ def _prepare(of: _Asked) -> Setup:
             Note("sync again", of.again),
             Note("size", of.size),
             Note("pages from the index", partial(of.quantiles, "index")),
+            Note("pages from the index, as JSON", partial(of.quantiles, "index as JSON")),
             Note("pages from Parquet", partial(of.quantiles, "lake")),
+            Note("pages from Parquet, as JSON", partial(of.quantiles, "lake as JSON")),
             Note("bare find_one", partial(of.quantiles, "bare")),
             Note("the reference's pages", lambda: f"{READ_MS} ms"),
             Note("verify", of.verified),

@@ -13,6 +13,7 @@ from benchmarks.harness import timed
 from saestore.features import Analysis
 from saestore.index import Index, Place, layout
 from saestore.lake import Lake
+from saestore.server.answers import json_of
 
 
 class Pages:
@@ -29,18 +30,20 @@ class Pages:
             name: The analysis.
             uri: Where MongoDB is.
             database: The index's name there.
-            side: `index`, `lake` or `bare`: the document that a page is made of, and nothing done with it.
+            side: `index`, `lake`, either with ` as JSON`: the body that the server sends, with every line of the
+                page; or `bare`: the document that a page is made of, and nothing done with it.
         """
         analysis = Analysis.open(Lake.at(lake), name)
         index = Index.at(Place(uri, database), analysis.lake)
-        if side == "lake":
-            self._page = analysis.feature
-        elif side == "index":
-            self._page = index.analysis(analysis).feature
-        else:
-            version = index.analysis(analysis).version
-            pages = index.database[layout.PAGES]
-            self._page = lambda feature: pages.find_one(layout.feature_id(version, feature))
+        where, _, form = side.partition(" as ")
+        held = index.analysis(analysis)
+        pages = index.database[layout.PAGES]
+        page = {
+            "lake": analysis.feature,
+            "index": held.feature,
+            "bare": lambda feature: pages.find_one(layout.feature_id(held.version, feature)),
+        }[where]
+        self._page = (lambda feature: json_of(page(feature))) if form else page
         return {}
 
     def read(self, *, features: Sequence[int]) -> dict[str, Any]:
