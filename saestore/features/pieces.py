@@ -67,7 +67,7 @@ class Vocabulary:
         return found
 
     @cached_property
-    def _by_id(self) -> Int64[np.ndarray, " token_id"]:
+    def _by_id(self) -> Int64[np.ndarray, " _"]:
         """Where the token of each id stands, behind the last where there is none."""
         found = np.full(int(self.ids[-1]) + 2 if len(self.ids) else 1, len(self.ids))
         found[self.ids] = np.arange(len(self.ids))
