@@ -1,7 +1,8 @@
 """Selection on the CPU as compiled loops over rows; `selection` says what each must return.
 
-`torch.topk` sorts what it returns and looks at rows as if nothing were known about k; here a row is
-scanned once against the k-th largest score so far, which few scores exceed. Rows are shared out to as
+`torch.topk` sorts what it returns and looks at rows as if nothing were known about them; here a row is scanned
+against what the k-th largest of the row before lets expect, and of the few that exceed it the largest are
+selected. Rows are shared out to as
 many threads as torch uses; what is returned does not depend on their number.
 """
 
@@ -28,8 +29,8 @@ ROWS_A_THREAD = 64
 STRETCH = 256
 """Rows that one thread counts or sums at least."""
 
-LARGEST_K = 64
-"""Up to here the largest of a row are found by putting each in its place among those before."""
+_EXPECTED = 0.85, 0.5
+"""The k-th largest of a row is expected above this share of the row's before; what is found does not depend on it."""
 
 Found = tuple[Int64[Tensor, " _"], Int64[Tensor, " firing"]]
 
@@ -171,25 +172,24 @@ def _largest(
     counts: Int64[np.ndarray, " row"],
 ) -> None:
     width, k = scores.shape[1], indices.shape[1]
-    best = np.zeros(k, dtype=scores.dtype)  # the k largest so far, falling
-    places = np.empty(width, dtype=np.int64)  # what was among them once, ascending
+    places, values = np.empty(width, dtype=np.int64), np.empty(width, dtype=scores.dtype)
+    limits = np.zeros(len(_EXPECTED) + 1, dtype=scores.dtype)
     for row in range(first, stop):
-        best[:] = 0
-        seen = 0
         line = scores[row]
-        for feature in range(width):
-            score = line[feature]
-            if score > best[k - 1]:
-                places[seen] = feature
-                seen += 1
-                at = k - 1
-                while at > 0 and best[at - 1] < score:
-                    best[at] = best[at - 1]
-                    at -= 1
-                best[at] = score
-        least = best[k - 1]
-        # Of scores equal to the least, the first ones: a later one never was among them.
-        ties = np.count_nonzero(best == least) if least > 0 else 0
+        seen = 0
+        for attempt in range(len(limits)):
+            seen = _exceeding(line, limits[attempt], places)
+            if seen >= k:
+                break
+        for i in range(seen):
+            values[i] = line[places[i]]
+        least = _number(values, seen, k)
+        for i in range(len(_EXPECTED)):
+            limits[i] = least * _EXPECTED[i]
+        # Of scores equal to the least, the first ones.
+        ties = k
+        for i in range(seen):
+            ties -= values[i] > least
         count = 0
         for i in range(seen):
             score = line[places[i]]
@@ -199,6 +199,41 @@ def _largest(
                 indices[row, count] = places[i]
                 count += 1
         counts[row] = count
+
+
+@compiled
+def _exceeding(line: Any, limit: Any, places: Any) -> int:
+    """Write where scores exceed a limit, ascending; return how many do."""
+    seen = 0
+    for feature in range(len(line)):
+        places[seen] = feature  # a branch would be guessed wrong as often as it is taken
+        seen += line[feature] > limit
+    return seen
+
+
+@compiled
+def _number(values: Any, held: int, k: int) -> Any:
+    """Return the k-th largest of those held, which it moves about; 0 if they are fewer.
+
+    Source: Hoare, "Algorithm 65: FIND" (1961).
+    """
+    if held < k:
+        return values.dtype.type(0)
+    low, high, place = 0, held - 1, k - 1
+    while low < high:
+        middle, up, down = values[(low + high) // 2], low, high
+        while up <= down:
+            while values[up] > middle:
+                up += 1
+            while values[down] < middle:
+                down -= 1
+            if up <= down:
+                values[up], values[down] = values[down], values[up]
+                up, down = up + 1, down - 1
+        if down < place < up:
+            break
+        low, high = (low, down) if place <= down else (up, high)
+    return values[place]
 
 
 @compiled

@@ -32,7 +32,7 @@ class Loops(Torch):
     @override
     def largest(self, scores: Float[Tensor, "row d_sae"], k: int) -> Chosen:
         """Return at most k pairs of each row: its largest scores, positive ones only."""
-        if _known(scores) and k <= selection_loops.LARGEST_K:
+        if _known(scores):
             return selection_loops.largest(scores, k)
         return super().largest(scores, k)
 
