@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt16, UInt32
 
 from saestore.analyze import segments
+from saestore.analyze.segment_loops import parted
 
 
 @dataclass(frozen=True)
@@ -81,21 +82,9 @@ class FeatureBlock:
     @cached_property
     def peaks(self) -> Peaks:
         """The contexts where each feature fires."""
-        fresh = np.ones(len(self.context), dtype=bool)
-        fresh[1:] = self.context[1:] != self.context[:-1]
-        fresh[self.offsets[:-1][self.counts > 0]] = True
-        start = np.flatnonzero(fresh)
-        bounds = np.append(start, len(self.context))
-        strength = segments.maxima(self.strength, bounds)
-        at = segments.first_of(strength, self.strength, bounds)
-        return Peaks(
-            offsets=np.searchsorted(start, self.offsets).astype(np.int64),
-            context=self.context[start],
-            start=start,
-            stop=bounds[1:],
-            strength=strength,
-            position=self.position[at],
-        )
+        offsets, parts = parted(self.context, self.position, self.strength, self.offsets)
+        context, start, stop, strength, position = parts
+        return Peaks(offsets, context, start, stop, strength, position)
 
     def select(self, first: int, n: int) -> "FeatureBlock":
         """Return the block of `n` of its features, starting at feature `first`."""

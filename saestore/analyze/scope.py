@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float32, Int32, Int64, Shaped, UInt32
 
 from saestore.analyze import segments
 from saestore.analyze.order import shuffle_ranks
+from saestore.analyze.segment_loops import first_of_runs
 
 
 _CONTEXTS = 4096
@@ -76,7 +77,7 @@ class Scope:
             part = np.asarray(kept[ends[low] : ends[high]])
             bounds = ends[low : high + 1] - ends[low]
             counts[low:high] = segments.totals(part, bounds)
-            at = segments.first_of(np.ones(high - low, dtype=bool), part, bounds)
+            at = first_of_runs(np.ones(high - low, dtype=bool), part, bounds)
             first[low:high] = np.where(at < len(part), at - bounds[:-1], -1)
         return cls(
             n_rows=int(counts.sum()),

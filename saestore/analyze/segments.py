@@ -51,25 +51,6 @@ def minima(
     return _reduce(np.minimum, values, offsets)
 
 
-def first_of(
-    wanted: Shaped[np.ndarray, " feature"],
-    values: Shaped[np.ndarray, " firing"],
-    offsets: Int64[np.ndarray, " _"],
-) -> Int64[np.ndarray, " feature"]:
-    """Return where each run first holds what is wanted in it; len(values) where it does not.
-
-    Args:
-        wanted: What to look for, one for each run.
-        values: The elements.
-        offsets: The runs.
-    """
-    hits = np.flatnonzero(values == np.repeat(wanted, np.diff(offsets)))
-    hits = np.append(hits, len(values))
-    found: np.ndarray = hits[np.searchsorted(hits, offsets[:-1])]
-    found[found >= offsets[1:]] = len(values)
-    return found
-
-
 def sorted_within(
     keys: UInt32[np.ndarray, " firing"], offsets: Int64[np.ndarray, " _"]
 ) -> UInt32[np.ndarray, " firing"]:

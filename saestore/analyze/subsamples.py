@@ -17,6 +17,7 @@ from saestore.analyze.negative_loops import near_others, on_token
 from saestore.analyze.negatives import Negatives
 from saestore.analyze.order import sample_offsets
 from saestore.analyze.scope import Scope
+from saestore.analyze.segment_loops import first_free, smallest_of_runs
 from saestore.analyze.top_tokens import top_tokens
 from saestore.dictionaries.selection_loops import on_threads
 from saestore_schemas.analyze import (
@@ -81,27 +82,22 @@ def choose(subsample: Subsample, asked: Asked) -> Chosen:
 
 def _top(subsample: TopSubsample, asked: Asked) -> Chosen:
     peaks = asked.block.peaks
-    pair = segments.order_within(~segments.as_keys(peaks.strength), peaks.offsets)
-    return _first(pair, peaks.offsets, subsample.n, asked.block, strata=1)
+    return _smallest(~segments.as_keys(peaks.strength), peaks.offsets, subsample.n, asked.block)
 
 
 def _uniform(subsample: UniformSubsample, asked: Asked) -> Chosen:
-    offsets = asked.block.peaks.offsets
-    pair = segments.order_within(_random(asked), offsets)
-    return _first(pair, offsets, subsample.n, asked.block, strata=1)
+    return _smallest(_random(asked), asked.block.peaks.offsets, subsample.n, asked.block)
 
 
 def _quantile(subsample: QuantileSubsample, asked: Asked) -> Chosen:
     block = asked.block
     peaks, q = block.peaks, subsample.q
     ascending = segments.order_within(segments.as_keys(peaks.strength), peaks.offsets)
-    counts = np.repeat(np.diff(peaks.offsets), np.diff(peaks.offsets))
-    stratum = segments.rank_within(peaks.offsets) * q // np.maximum(counts, 1)
-    run = segments.run_of(peaks.offsets) * q + stratum
-    sizes = np.bincount(run, minlength=block.n * q)
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    order = segments.order_within(_random(asked)[ascending], offsets)
-    return _first(ascending[order], offsets, subsample.n, block, strata=q)
+    # number i of n is of stratum i q // n: of stratum s are those from ceil(s n / q) on
+    counts = np.diff(peaks.offsets)
+    within = -(-np.arange(q) * counts[:, None] // q)
+    offsets = np.append((peaks.offsets[:-1, None] + within).reshape(-1), peaks.offsets[-1])
+    return _smallest(_random(asked), offsets, subsample.n, block, strata=q, pairs=ascending)
 
 
 def _interval(subsample: IntervalSubsample, asked: Asked) -> Chosen:
@@ -114,8 +110,7 @@ def _interval(subsample: IntervalSubsample, asked: Asked) -> Chosen:
     run = segments.run_of(peaks.offsets) * q + stratum
     by_run = np.argsort(run, kind="stable")
     offsets = np.concatenate([[0], np.cumsum(np.bincount(run, minlength=block.n * q))])
-    order = segments.order_within(_random(asked)[by_run], offsets)
-    return _first(by_run[order], offsets, subsample.n, block, strata=q)
+    return _smallest(_random(asked), offsets, subsample.n, block, strata=q, pairs=by_run)
 
 
 def _proportion(subsample: ProportionSubsample, asked: Asked) -> Chosen:
@@ -123,17 +118,17 @@ def _proportion(subsample: ProportionSubsample, asked: Asked) -> Chosen:
     peaks = block.peaks
     limit = np.repeat(block.maxima.astype(np.float64), np.diff(peaks.offsets)) * subsample.p
     weak = peaks.strength <= limit
-    order = segments.order_within(~segments.as_keys(peaks.strength), peaks.offsets)
     offsets = np.concatenate([[0], np.cumsum(segments.totals(weak, peaks.offsets))])
-    firing = _first(order[weak[order]], offsets, subsample.n, block, strata=1)
+    keys = ~segments.as_keys(peaks.strength)
+    firing = _smallest(keys, offsets, subsample.n, block, pairs=np.flatnonzero(weak))
     if not subsample.include_silent:
         return firing
     total = asked.scope.n_contexts
     free = total - np.diff(peaks.offsets)
     found = np.minimum(np.diff(offsets), subsample.n)
-    feature, rank, place = _free(
-        peaks.context.astype(np.int64), peaks.offsets, np.minimum(free, subsample.n - found), total
-    )
+    wanted = np.minimum(free, subsample.n - found)
+    place, ends = first_free(peaks.context, peaks.offsets, wanted, total)
+    feature, rank = segments.run_of(ends), segments.rank_within(ends)
     eligible = np.diff(offsets) + free
     parts = [
         replace(firing, n_eligible=eligible[firing.feature]),
@@ -160,9 +155,10 @@ def _silent(subsample: SilentSubsample, asked: Asked) -> Chosen:
     """Choose the first n places of the random order that no firing context occupies."""
     block, scope = asked.block, asked.scope
     offsets, total = block.peaks.offsets, scope.n_contexts
-    taken = segments.sorted_within(_random(asked), offsets).astype(np.int64)
     free = total - np.diff(offsets)
-    feature, rank, place = _free(taken, offsets, np.minimum(free, subsample.n), total)
+    wanted = np.minimum(free, subsample.n)
+    place, ends = first_free(_random(asked), offsets, wanted, total)
+    feature, rank = segments.run_of(ends), segments.rank_within(ends)
     start = _starts(asked)
     context_at = np.empty(total, np.uint32)
     context_at[scope.shuffle_rank] = np.arange(total, dtype=np.uint32)
@@ -175,32 +171,6 @@ def _silent(subsample: SilentSubsample, asked: Asked) -> Chosen:
         position=np.zeros(len(feature), np.int64),
         n_eligible=free[feature],
     )
-
-
-def _free(
-    taken: Int64[np.ndarray, " pair"],
-    offsets: Int64[np.ndarray, " _"],
-    wanted: Int64[np.ndarray, " feature"],
-    total: int,
-) -> tuple[
-    Int64[np.ndarray, " example"], Int64[np.ndarray, " example"], Int64[np.ndarray, " example"]
-]:
-    """Return the first free places of each feature, as features, ranks from 0 and places.
-
-    With the taken places ascending, place number t less t counts the free places before it; so the
-    k-th free place is k plus how many of those counts are at most k.
-
-    Args:
-        taken: Places that are not free, ascending inside each feature.
-        offsets: Where each feature's end.
-        wanted: How many places of each feature; not more than are free.
-        total: How many places there are.
-    """
-    free_before = taken - segments.rank_within(offsets) + segments.run_of(offsets) * (total + 1)
-    feature = np.repeat(np.arange(len(wanted)), wanted)
-    rank = segments.rank_within(np.concatenate([[0], np.cumsum(wanted)]))
-    at_most = np.searchsorted(free_before, feature * (total + 1) + rank, side="right")
-    return feature, rank, rank + at_most - offsets[feature]
 
 
 def _near(subsample: NearSubsample, asked: Asked) -> Chosen:
@@ -292,25 +262,35 @@ def _random(asked: Asked) -> UInt32[np.ndarray, " pair"]:
     return place.astype(np.uint32)
 
 
-def _first(
-    pair: Int64[np.ndarray, " pair"],
+def _smallest(
+    keys: UInt32[np.ndarray, " pair"],
     offsets: Int64[np.ndarray, " _"],
     n: int,
     block: FeatureBlock,
     *,
-    strata: int,
+    strata: int = 1,
+    pairs: Int64[np.ndarray, " _"] | None = None,
 ) -> Chosen:
-    """Return the first n pairs of each run, where runs are features times strata."""
-    rank = segments.rank_within(offsets)
-    kept = rank < n
-    run = segments.run_of(offsets)[kept]
+    """Return the n pairs of smallest key of each run.
+
+    Args:
+        keys: Of all pairs.
+        offsets: Ends of the runs, features times strata.
+        n: How many of a run.
+        block: The features.
+        strata: Strata of a feature.
+        pairs: What stands in the runs; absent, all pairs in order.
+    """
+    found, ends = smallest_of_runs(keys if pairs is None else keys[pairs], offsets, n)
+    pair = found if pairs is None else pairs[found]
+    run = segments.run_of(ends)
     return Chosen(
         feature=run // strata,
         stratum=run % strata,
-        rank=rank[kept],
-        context=block.peaks.context[pair[kept]],
-        pair=pair[kept],
-        position=block.peaks.position[pair[kept]].astype(np.int64),
+        rank=segments.rank_within(ends),
+        context=block.peaks.context[pair],
+        pair=pair,
+        position=block.peaks.position[pair].astype(np.int64),
         n_eligible=np.diff(offsets)[run],
     )
 

@@ -1,17 +1,19 @@
 """The `histograms` table: of each feature's values, and of its logit scores, in fixed numbers of bins."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Float64, Int64
 
-from saestore.analyze import segments
 from saestore.analyze.block import FeatureBlock
 from saestore.analyze.collectors.collector import Pieces
 from saestore.analyze.collectors.statistics import logit_scale
 from saestore.analyze.logits import LogitHistogram
 from saestore.analyze.scope import Scope
+from saestore.analyze.segment_loops import over_runs
+from saestore.compiled import compiled
 from saestore.features import arrow
 from saestore_schemas import tables
 
@@ -22,6 +24,8 @@ POSITIONS = 32
 """Equal bins over the context."""
 LOG_EDGES = 2.0 ** (np.arange(-96, 64) / 4)
 """Lower edges of `log_value`: quarter octaves; the ends absorb the rest."""
+_LOWEST = 127 - 24
+"""Biased exponent of the lowest edge, 2^-24."""
 
 
 class Histograms:
@@ -47,19 +51,10 @@ class Histograms:
         zero = np.zeros(block.n, np.float32)
         parts = [
             *fixed(log_counts(block), position_counts(block, self._scope), self._scope),
-            (
-                "peak",
-                counted(
-                    equal_bins(peaks.strength, peaks.offsets, block.maxima), peaks.offsets, BINS
-                ),
-                zero,
-                block.maxima,
-            ),
+            ("peak", equal_counts(peaks.strength, peaks.offsets, block.maxima), zero, block.maxima),
             (
                 "value",
-                counted(
-                    equal_bins(block.strength, block.offsets, block.maxima), block.offsets, BINS
-                ),
+                equal_counts(block.strength, block.offsets, block.maxima),
                 zero,
                 block.maxima,
             ),
@@ -78,37 +73,72 @@ class Histograms:
         return self.pieces.table()
 
 
-def equal_bins(
+def equal_counts(
     values: Float32[np.ndarray, " firing"],
     offsets: Int64[np.ndarray, " _"],
     top: Float32[np.ndarray, " feature"],
-) -> Int64[np.ndarray, " firing"]:
-    """Return min(floor(value / max * 50), 49) in float64, max being that of the value's run."""
-    share: Float64[np.ndarray, " firing"] = values.astype(np.float64)
-    share /= np.repeat(top.astype(np.float64), np.diff(offsets))
-    share *= BINS
-    return np.minimum(share.astype(np.int64), BINS - 1)
-
-
-def counted(
-    bins: Int64[np.ndarray, " firing"], offsets: Int64[np.ndarray, " _"], n: int
-) -> Int64[np.ndarray, "feature bin"]:
-    """Return how many elements of each run fall into each of n bins."""
-    runs = len(offsets) - 1
-    flat = np.bincount(segments.run_of(offsets) * n + bins, minlength=runs * n)
-    return flat.reshape(runs, n)
+) -> Int64[np.ndarray, "feature 50"]:
+    """Return how many values of each run are in bin min(floor(value / top * 50), 49), in float64."""
+    counts = np.zeros((len(offsets) - 1, BINS), np.int64)
+    over_runs(_count_equal, offsets, values, top.astype(np.float64), counts)
+    return counts
 
 
 def log_counts(block: FeatureBlock) -> Int64[np.ndarray, "feature 160"]:
     """Return each feature's firings in the bins of `log_value`."""
-    place = np.searchsorted(LOG_EDGES, block.strength.astype(np.float64), side="right") - 1
-    return counted(np.maximum(place, 0), block.offsets, len(LOG_EDGES))
+    counts = np.zeros((block.n, len(LOG_EDGES)), np.int64)
+    strength = np.ascontiguousarray(block.strength)
+    over_runs(_count_log, block.offsets, strength, strength.view(np.uint32), LOG_EDGES, counts)
+    return counts
 
 
 def position_counts(block: FeatureBlock, scope: Scope) -> Int64[np.ndarray, "feature 32"]:
     """Return each feature's firings in the bins of `position`."""
-    place = block.position.astype(np.int64) * POSITIONS // scope.context_size
-    return counted(np.minimum(place, POSITIONS - 1), block.offsets, POSITIONS)
+    counts = np.zeros((block.n, POSITIONS), np.int64)
+    places = np.arange(scope.context_size) * POSITIONS // scope.context_size
+    over_runs(_count_places, block.offsets, block.position, places, counts)
+    return counts
+
+
+@compiled
+def _count_equal(first: int, stop: int, offsets: Any, values: Any, top: Any, counts: Any) -> None:
+    bins = counts.shape[1]
+    for run in range(first, stop):
+        for at in range(offsets[run], offsets[run + 1]):
+            place = np.int64(np.float64(values[at]) / top[run] * bins)
+            counts[run, min(place, bins - 1)] += 1
+
+
+@compiled
+def _count_log(  # noqa: PLR0917 - arrays of one loop
+    first: int, stop: int, offsets: Any, values: Any, bits: Any, edges: Any, counts: Any
+) -> None:
+    octaves = len(edges) // 4
+    for run in range(first, stop):
+        for at in range(offsets[run], offsets[run + 1]):
+            # an octave is an exponent of float32; edges inside one are no float32
+            octave = np.int64(bits[at] >> np.uint32(23)) - _LOWEST
+            if octave < 0:
+                counts[run, 0] += 1
+            elif octave >= octaves:
+                counts[run, 4 * octaves - 1] += 1
+            else:
+                value, place = np.float64(values[at]), 4 * octave
+                place += (
+                    (value >= edges[place + 1])
+                    + (value >= edges[place + 2])
+                    + (value >= edges[place + 3])
+                )
+                counts[run, place] += 1
+
+
+@compiled
+def _count_places(
+    first: int, stop: int, offsets: Any, position: Any, places: Any, counts: Any
+) -> None:
+    for run in range(first, stop):
+        for at in range(offsets[run], offsets[run + 1]):
+            counts[run, places[min(np.int64(position[at]), len(places) - 1)]] += 1
 
 
 Part = tuple[str, np.ndarray, np.ndarray, np.ndarray]

@@ -12,6 +12,7 @@ from saestore.analyze.collectors.collector import Pieces
 from saestore.analyze.exact_sums import ExactSums
 from saestore.analyze.order import sample_offsets
 from saestore.analyze.scope import Scope
+from saestore.analyze.segment_loops import first_of_runs
 from saestore.analyze.top_tokens import top_tokens
 from saestore.analyze.weights import WeightFacts
 from saestore.features import arrow
@@ -129,7 +130,7 @@ def moments(block: FeatureBlock) -> dict[str, Float64[np.ndarray, " feature"]]:
 
 def extremes(block: FeatureBlock) -> dict[str, np.ndarray]:
     """Return each feature's largest strength with its first place, and its smallest."""
-    at = segments.first_of(block.maxima, block.strength, block.offsets)
+    at = first_of_runs(block.maxima, block.strength, block.offsets)
     at = np.where(block.counts > 0, at, 0)
     context, position = (
         column[at] if len(column) else np.zeros(block.n, column.dtype)
