@@ -5,9 +5,11 @@ contexts by their shuffle rank, which SQL can draw again. Firings of these conte
 working files as they come, and read back if there is room, else mapped.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Shaped
@@ -18,12 +20,17 @@ from saestore.analyze.block import FeatureBlock
 from saestore.analyze.relation_loops import JointRows
 from saestore.analyze.scope import Scope
 from saestore.analyze.sort import Firings
+from saestore.compiled import compiled
 from saestore.lake.storage import storage_errors
 from saestore_schemas.analyze import CoactivationSettings
 
 
 _AT_ONCE = 1 << 22
 """Firings looked at at a time."""
+_KINDS = np.uint32, np.float32
+"""Types of the columns kept: feature and value."""
+_BYTES = sum(np.dtype(each).itemsize for each in _KINDS)
+"""Of a firing."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ class Sampler:
             settings: How many rows are drawn.
             folder: For working files, which are the caller's to remove.
             features: Features of the dictionary.
-            memory_mib: Memory for the firings; where they need more, their files are mapped.
+            memory_mib: Memory for the firings; where they need more than a quarter, they are written to files, and
+                where more than half, these are mapped.
         """
         self._scope = scope
         self._settings = settings
@@ -85,11 +93,9 @@ class Sampler:
         lengths = np.where(taken, scope.length, 0)
         self._start = np.where(taken, np.cumsum(lengths) - lengths, -1)
         self._counts = np.zeros(int(lengths.sum()), np.int64)
-        folder.mkdir(parents=True, exist_ok=True)
+        self._held: list[tuple[np.ndarray, ...]] = []
+        self._n_held = 0
         self._paths = folder / "feature", folder / "value"
-        with storage_errors(f"writing {folder}"):
-            for path in self._paths:
-                path.write_bytes(b"")
 
     def add(self, firings: Firings) -> None:
         """Take firings that come after all earlier ones by (context, position).
@@ -97,27 +103,30 @@ class Sampler:
         Raises:
             StorageError: The disk is full.
         """
-        start = self._start[firings.context]
-        inside = start >= 0
-        row = _those(inside, start) + _those(inside, firings.position)
-        if not len(row):
+        n = _count(firings.context, firings.position, self._start, self._counts)
+        if not n:
             return
-        low = int(row[0])
-        counts = np.bincount(row - low)
-        self._counts[low : low + len(counts)] += counts
-        columns = _those(inside, firings.feature), _those(inside, firings.value)
+        columns = firings.feature, firings.value
+        if n < len(firings):
+            inside = self._start[firings.context] >= 0
+            columns = firings.feature[inside], firings.value[inside]
+        self._held.append(columns)
+        self._n_held += n
+        if self._n_held * _BYTES > self._memory // 4:
+            self._spill()
+
+    def _spill(self) -> None:
         with storage_errors(f"writing {self._folder}"):
-            for path, column in zip(self._paths, columns, strict=True):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for path, columns in zip(self._paths, zip(*self._held, strict=True), strict=True):
                 with path.open("ab") as file:
-                    file.write(column.data)
+                    file.writelines(each.data for each in columns)
+        self._held, self._n_held = [], 0
 
     def sample(self) -> Sample:
         """Return the contexts drawn, fewer if they have too many pairs, with their firings."""
         ends = np.concatenate([[0], np.cumsum(self._counts)])
-        feature, value = (
-            self._read(path, dtype, int(ends[-1]))
-            for path, dtype in zip(self._paths, (np.uint32, np.float32), strict=True)
-        )
+        feature, value = self._columns(int(ends[-1]))
         start = np.where(self._few(), self._start, -1)
         kept = self._scope.kept_in[start >= 0].sum()
         used = np.repeat(start >= 0, np.where(self._start >= 0, self._scope.length, 0))
@@ -130,11 +139,19 @@ class Sampler:
             counts += np.bincount(part, minlength=self._features)
         return Sample(start, JointRows(int(kept), ends, feature, value, counts))
 
-    def _read(self, path: Path, dtype: type, firings: int) -> np.ndarray:
-        """Return a working file's content: in memory, where pages are large, if there is room."""
-        if 2 * firings * np.dtype(dtype).itemsize <= self._memory:
-            return np.fromfile(path, dtype=dtype)
-        return np.asarray(np.memmap(path, dtype=dtype, mode="r+"))
+    def _columns(self, firings: int) -> Iterator[np.ndarray]:
+        """Yield the firings' features, then their values."""
+        spilled = self._n_held < firings
+        if spilled and self._held:
+            self._spill()
+        for column, (path, dtype) in enumerate(zip(self._paths, _KINDS, strict=True)):
+            if not spilled:
+                yield np.concatenate([np.empty(0, dtype), *(each[column] for each in self._held)])
+            elif 2 * firings * np.dtype(dtype).itemsize <= self._memory:
+                yield np.fromfile(path, dtype=dtype)  # in memory pages are large
+            else:
+                yield np.asarray(np.memmap(path, dtype=dtype, mode="r+"))
+        self._held = []
 
     def _few(self) -> Bool[np.ndarray, " context"]:
         """Return the contexts drawn whose pairs, and those of all drawn before, are not too many."""
@@ -151,6 +168,18 @@ def _those(
 ) -> Shaped[np.ndarray, " _"]:
     """Return the flagged values: mostly all of them, which are not copied."""
     return values if flags.all() else values[flags]
+
+
+@compiled
+def _count(context: Any, position: Any, start: Any, counts: Any) -> int:
+    """Count firings by row of the sample; return how many are in it."""
+    inside = 0
+    for firing in range(len(context)):
+        first = start[context[firing]]
+        if first >= 0:
+            counts[first + position[firing]] += 1
+            inside += 1
+    return inside
 
 
 def drawn(
