@@ -81,7 +81,7 @@ class Sampler:
             settings: How many rows are drawn.
             folder: For working files, which are the caller's to remove.
             features: Features of the dictionary.
-            memory_mib: Memory for the firings; where they need more than a quarter, they are written to files, and
+            memory_mib: Memory for the firings; where they need more than an eighth, they are written to files, and
                 where more than half, these are mapped.
         """
         self._scope = scope
@@ -112,7 +112,7 @@ class Sampler:
             columns = firings.feature[inside], firings.value[inside]
         self._held.append(columns)
         self._n_held += n
-        if self._n_held * _BYTES > self._memory // 4:
+        if self._n_held * _BYTES > self._memory // 8:
             self._spill()
 
     def _spill(self) -> None:
