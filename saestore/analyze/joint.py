@@ -96,6 +96,11 @@ class Sampler:
         self._held: list[tuple[np.ndarray, ...]] = []
         self._n_held = 0
         self._paths = folder / "feature", folder / "value"
+        with storage_errors(f"writing {folder}"):
+            for path in self._paths:
+                path.unlink(
+                    missing_ok=True
+                )  # of a run that was killed: more would be put behind it
 
     def add(self, firings: Firings) -> None:
         """Take firings that come after all earlier ones by (context, position).

@@ -48,6 +48,17 @@ def sample_of(planted, folder, settings=TOGETHER, *, pieces=3, room=16):
     return sampler.sample()
 
 
+@pytest.mark.parametrize("room", [0, 16])
+def test_working_files_of_a_run_that_was_killed_do_not_show(tmp_path, room):
+    planted = plant()
+    for name in ("feature", "value"):
+        (tmp_path / name).write_bytes(b"left" * 9)
+    found = sample_of(planted, tmp_path, room=room).rows
+    wanted = sample_of(planted, tmp_path / "empty").rows
+    for name in ("ends", "feature", "value", "counts"):
+        assert np.array_equal(getattr(found, name), getattr(wanted, name))
+
+
 class TestTokens(CollectorContract):
     def make(self, scope, *, features):
         del features
